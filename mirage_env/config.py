@@ -1,0 +1,206 @@
+"""`mirage.json`: what a world model needs to know beside its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from mirage_env.errors import InvalidOptionError
+
+FORMAT_VERSION = 1
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True)
+class ReadoutConfig:
+    """How the memory is read (`nearest` and one layer are the paper's).
+
+    Raises:
+        InvalidOptionError: an unknown rule or a negative number.
+    """
+
+    winner: Literal["best_fit", "nearest"] = "best_fit"
+    depth_tolerance: float = 0.10
+    """Points within this share of the nearest depth compete by fit."""
+    footprint: float = 1.2
+    """Second layer: a point also covers this multiple of its own footprint; 0 reads the one-cell layer only."""
+    footprint_cap: float = 4.0
+    """Largest footprint of the second layer, cells."""
+
+    def __post_init__(self) -> None:
+        _one_of(("best_fit", "nearest"), winner=self.winner)
+        _at_least(0.0, depth_tolerance=self.depth_tolerance, footprint=self.footprint, footprint_cap=self.footprint_cap)
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """Which new cells are written: those that the memory does not show yet, or shows worse.
+
+    Raises:
+        InvalidOptionError: a negative number.
+    """
+
+    depth_change: float = 0.05
+    """A cell whose depth differs from the memory's by more than this share is new."""
+    misfit: float = 0.35
+    """A cell the memory shows with a larger offset (cells) plus |log scale| than this is written again."""
+    max_points: int = 0
+    """Oldest blocks beyond this many points are evicted, the start view never; 0: no limit."""
+
+    def __post_init__(self) -> None:
+        _at_least(0.0, depth_change=self.depth_change, misfit=self.misfit, max_points=self.max_points)
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Which cells never reach the memory (paper, section on the update).
+
+    Raises:
+        InvalidOptionError: a negative number.
+    """
+
+    edge_jump: float = 0.08
+    """Relative depth jump above which a pixel lies on an edge."""
+    edge_share: float = 0.0
+    """Share of edge pixels above which a cell is dropped; 1 keeps edge cells at their median depth."""
+    dynamic_share: float = 0.15
+    """Share of mover or sky pixels above which a cell is dropped."""
+
+    def __post_init__(self) -> None:
+        _at_least(0.0, edge_jump=self.edge_jump, edge_share=self.edge_share, dynamic_share=self.dynamic_share)
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How a chunk is drawn.
+
+    Raises:
+        InvalidOptionError: an unknown prediction, no step at all, or a shift that is not positive.
+    """
+
+    steps: int = 2
+    shift: float = 5.0
+    """Flow shift s: sigma -> s sigma / (1 + (s - 1) sigma)."""
+    prediction: Literal["sample", "flow"] = "sample"
+    """What the network predicts: the clean latent minus the known one, or the flow velocity (noise minus data)."""
+    couple: bool = True
+    """Start observed cells from the refined readout instead of noise."""
+
+    def __post_init__(self) -> None:
+        _one_of(("sample", "flow"), prediction=self.prediction)
+        _at_least(1, steps=self.steps)
+        if not self.shift > 0.0:
+            raise InvalidOptionError(f"shift is {self.shift}; it must be positive")
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Everything in `mirage.json`. Lengths in metres, angles in radians.
+
+    Raises:
+        InvalidOptionError: a value out of range, an unknown key, or a newer format.
+    """
+
+    name: str
+    image_size: tuple[int, int]  # H, W
+    latent_size: tuple[int, int]  # h, w
+    latent_channels: int
+    chunk_latents: int = 9
+    """T: latents of a chunk, the first shared with the chunk before."""
+    preceding_latents: int = 1
+    """P: clean latents before the chunk that the network sees."""
+    frames_per_second: float = 8.0
+    fov: float = math.radians(75.0)
+    """Horizontal field of view that is assumed where a start image comes without intrinsics."""
+    near: float = 0.1
+    far: float = 50.0
+    readout: ReadoutConfig = field(default_factory=ReadoutConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    shares: str | None = None
+    """Another model's folder, relative to this one, that gives the parts this one does not hold itself."""
+    version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        (H, W), (h, w) = self.image_size, self.latent_size
+        if min(H, W, h, w) < 1 or H % h or W % w or H // h != W // w:
+            raise InvalidOptionError(f"image_size {(H, W)} must be one whole multiple of latent_size {(h, w)}")
+        if self.chunk_latents < 2 or self.preceding_latents < 0:
+            raise InvalidOptionError("a chunk needs chunk_latents >= 2 and preceding_latents >= 0")
+        if not 0.0 < self.near < self.far:
+            raise InvalidOptionError(f"near {self.near} and far {self.far} must satisfy 0 < near < far")
+        if self.version > FORMAT_VERSION:
+            raise InvalidOptionError(f"mirage.json has version {self.version}; this release reads {FORMAT_VERSION}")
+
+    @property
+    def stride(self) -> int:
+        """Image pixels per latent cell."""
+        return self.image_size[0] // self.latent_size[0]
+
+    @property
+    def frames_per_chunk(self) -> int:
+        """New image frames per chunk; the shared first frame is not counted."""
+        return self.chunk_latents - 1
+
+    def save(self, folder: Path) -> None:
+        """Write `mirage.json` into `folder`."""
+        (folder / "mirage.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @staticmethod
+    def load(folder: Path) -> WorldModelConfig:
+        """Read `mirage.json` of a model folder.
+
+        Raises:
+            InvalidOptionError: no JSON, an unknown or missing key, or a value out of range.
+        """
+        try:
+            values = json.loads((folder / "mirage.json").read_text())
+        except ValueError as error:
+            raise InvalidOptionError(f"{folder / 'mirage.json'} is no JSON ({error}); copy the model again") from error
+        return from_dict(WorldModelConfig, values, "mirage.json")
+
+
+_NESTED = {"readout": ReadoutConfig, "gate": GateConfig, "filters": FilterConfig, "sampler": SamplerConfig}
+
+
+def from_dict(cls: type[ConfigT], values: Any, where: str) -> ConfigT:
+    """Build a config dataclass from JSON.
+
+    Raises:
+        InvalidOptionError: not an object, an unknown or missing key, or a value out of range.
+    """
+    if not isinstance(values, dict):
+        raise InvalidOptionError(f"{where} is {values!r}; give an object with names and values")
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    known = {f.name for f in fields}
+    if unknown := sorted(set(values) - known):
+        raise InvalidOptionError(f"{where} has unknown keys {unknown}; known ones are {sorted(known)}")
+    needed = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
+    if missing := sorted(needed - set(values)):
+        raise InvalidOptionError(f"{where} lacks the keys {missing}")
+    converted = {
+        key: from_dict(_NESTED[key], value, f"{where}:{key}")
+        if key in _NESTED
+        else tuple(value)
+        if isinstance(value, list)
+        else value
+        for key, value in values.items()
+    }
+    return cls(**converted)
+
+
+def _one_of(allowed: tuple[str, ...], **options: str) -> None:
+    for name, value in options.items():
+        if value not in allowed:
+            raise InvalidOptionError(f"{name} is {value!r}; choose one of {allowed}")
+
+
+def _at_least(least: float, **options: float) -> None:
+    for name, value in options.items():
+        if not value >= least:
+            raise InvalidOptionError(f"{name} is {value}; it must be at least {least:g}")

@@ -1,0 +1,213 @@
+"""`Mirage/World-v0`: the learned world as a Gymnasium environment."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mirage_env.camera import Camera
+from mirage_env.chunk_env import ChunkEnv, as_camera, check_options
+from mirage_env.errors import InvalidOptionError
+from mirage_env.interfaces import Readout, StartViews
+from mirage_env.observations import Info, Observation, Shown, WorldFormat
+from mirage_env.world_model import WorldModel, WorldState, frames_to_uint8
+
+OPTIONS = ("image", "depth", "camera", "prompt", "cache")
+"""Options of `MirageEnv.reset`."""
+
+
+class MirageEnv(ChunkEnv[WorldState]):
+    """A world imagined from one image. One step walks one chunk of F frames.
+
+    Action, by `control` (module `actions`): `"relative_pose"` in `Box(-1, 1, (6,))`, the pose of the chunk's last
+    camera in the frame of the current one; `"waypoints"` in `Box(-1, 1, (F, 6))`; `"absolute_pose"`, seven numbers.
+
+    Observation: `pixels` (last frame, uint8 [H, W, 3]) and `agent_pos` (x, y, z, qw, qx, qy, qz; float32), and what
+    `observe` asks for: `readout` (what the memory showed of the last frame, decoded, uint8 [H, W, 3]), `observed`
+    (its visibility, float32 [h, w] in [0, 1]), `depth` (metres, clipped to the model's near and far, float32 [H, W]).
+
+    `info`, with the same keys after reset (one frame) and step (F frames): `poses` [F, 7], `chunk` (0 at the start),
+    `coverage` (share of cells the memory showed), `memory_points`, `memory_bytes`, `is_success` (False: no task),
+    `frame_rewards` [F]. With `info_frames` also `frames` uint8 [F, H, W, 3], `frame_depth` [F, H, W], `frame_labels`
+    [F, H, W], `frame_poses` [F, 4, 4] and `intrinsics` [3, 3].
+
+    There is no task: the reward is 0 and episodes do not end by themselves.
+
+    Options of `reset`: `image` (uint8 [H, W, 3]) with its true `depth` (metres, [H, W]) and `camera` (a `Camera`, a
+    4 x 4 pose or a pose vector) where they are known; `cache`, the path of a saved world; `prompt`, for world models
+    that take one. With neither image nor cache a start view is drawn.
+
+    Args:
+        model: a world model, or a name or folder for `load_world_model`.
+        start_views: draws the view of a `reset` without image; a function or `"module:function"`.
+        control: one of `actions.CONTROLS`.
+        max_translation: metres per chunk and axis that an action of 1 means.
+        max_rotation: radians per chunk and axis that an action of 1 means.
+        observe: additions to the observation: `"readout"`, `"observed"`, `"depth"`.
+        info_frames: put whole chunks into `info`.
+        render_mode: `"rgb_array"` (last frame) or `"rgb_array_list"` (all frames since the last `render`).
+
+    Raises:
+        InvalidOptionError: an argument with a value that is not on offer.
+        ModelNotFoundError: no world model of that name.
+        WeightsError: its weight files cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel | str | Path = "rooms",
+        start_views: StartViews | str | None = None,
+        control: str = "relative_pose",
+        max_translation: float = 1.0,
+        max_rotation: float = 0.7,
+        observe: Sequence[str] = (),
+        info_frames: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        if isinstance(model, str | Path):
+            # Brings in diffusers and transformers, which a ready model does not need again.
+            from mirage_env.models.loading import load_world_model
+
+            model = load_world_model(model)
+        c = model.config
+        world = WorldFormat(c.image_size, c.latent_size, c.frames_per_chunk, c.near, c.far, c.frames_per_second)
+        super().__init__(world, control, max_translation, max_rotation, observe, info_frames, render_mode)
+        self.model = model
+        self.start_views = _imported(start_views) if isinstance(start_views, str) else start_views
+
+    def open_world(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[WorldState, Shown]:
+        """A world from an image, a cache, or a start view drawn from `rng`."""
+        self._check(options)
+        if "cache" in options:
+            state = self._read(options["cache"])
+            return state, self.look(state)
+        if "image" in options:
+            image, depth = options["image"], options.get("depth")
+            camera = Camera.from_fov(self.model.config.fov, *self.model.config.image_size)
+            if options.get("camera") is not None:
+                camera = as_camera(options["camera"], camera)
+        elif self.start_views is None:
+            raise InvalidOptionError("there is no view to start from; give options={'image': ...} or `start_views`")
+        else:
+            view = self.start_views(rng)
+            image, depth, camera = view.image, view.depth, view.camera
+        chunk, state = self.model.start(image, camera, depth, seed=int(rng.integers(2**63)))
+        return state, self._shown(
+            chunk.cameras, chunk.frames, chunk.depth, chunk.labels, chunk.readout, chunk.known, state
+        )
+
+    def walk(self, states: Sequence[WorldState], paths: Sequence[Sequence[Camera]]) -> list[tuple[WorldState, Shown]]:
+        """The next chunk of each world, all in one network call."""
+        chunks, after = self.model.step_batch(states, paths)
+        return [
+            (s, self._shown(c.cameras, c.frames, c.depth, c.labels, c.readout, c.known, s))
+            for c, s in zip(chunks, after, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def look(self, state: WorldState) -> Shown:
+        """The last frame of a world: its last latent, decoded.
+
+        Raises:
+            InvalidOptionError: not a `WorldState`, or one of a world model of another shape.
+        """
+        if not isinstance(state, WorldState):
+            raise InvalidOptionError(f"the state is a {type(state).__name__}; give a WorldState (see `get_state`)")
+        c, model = self.model.config, self.model
+        shape = (1 + c.preceding_latents, c.latent_channels, *c.latent_size)
+        size = (state.camera.height, state.camera.width)
+        if tuple(state.latents.shape) != shape or size != c.image_size:
+            raise InvalidOptionError(
+                f"the state has latents of shape {tuple(state.latents.shape)} and images of {size}; the model "
+                f"{c.name!r} has {shape} and {c.image_size}: use the model that the state comes from"
+            )
+        views = (state.camera,)
+        readout = state.memory.read(views, now=state.chunk)
+        frames = model.codec.decode(state.latents[-1:])
+        depth = model.depth.estimate(frames, views, known=readout.depth)
+        labels = model.segmenter.segment(frames)
+        return self._shown(views, frames, depth, labels, readout, model.refiner.refine(readout), state)
+
+    def save(self, path: str | Path) -> None:
+        """Write the world to a cache, from which `load` or `reset(options={"cache": path})` goes on.
+
+        Raises:
+            CacheExistsError: there is something at `path` already.
+            ResetNeeded: there is no world yet.
+        """
+        from mirage_env import store
+
+        store.save_world(path, self.get_state(), self.model)
+
+    def load(self, path: str | Path) -> tuple[Observation, Info]:
+        """Go on from a saved world; the next step is the one that would have followed when it was saved.
+
+        Raises:
+            StoreError: there is no cache, or it is damaged, too new, or of another model; the subclass says which.
+        """
+        return self.set_state(self._read(path))
+
+    def _read(self, path: str | Path) -> WorldState:
+        from mirage_env import store
+
+        return store.load_world(path, self.model)
+
+    def _check(self, options: dict[str, Any]) -> None:
+        check_options(options, OPTIONS)
+        if options.get("prompt") is not None:
+            raise InvalidOptionError(f"the world model {self.model.config.name!r} takes no prompt; leave it out")
+        if "cache" in options and (others := sorted(set(options) & {"image", "depth", "camera"})):
+            raise InvalidOptionError(f"options {others} do not go with 'cache', which holds a whole world")
+        if "image" not in options and (others := sorted(set(options) & {"depth", "camera"})):
+            raise InvalidOptionError(f"options {others} describe the option 'image'; give that too")
+
+    @torch.inference_mode()
+    def _shown(
+        self,
+        cameras: Sequence[Camera],
+        frames: Tensor,  # [F, 3, H, W]
+        depth: Tensor,  # [F, H, W]
+        labels: Tensor,  # [F, H, W]
+        readout: Readout,  # F views
+        known: Tensor,  # [F, C, h, w]
+        state: WorldState,
+    ) -> Shown:
+        seen: NDArray[np.uint8] | None = None
+        if "readout" in self.extras:
+            seen = frames_to_uint8(self.model.codec.decode(known[-1:]))[0]
+        return Shown(
+            cameras=tuple(cameras),
+            frames=frames_to_uint8(frames),
+            depth=depth.float().cpu().numpy(),
+            labels=labels.to("cpu", torch.uint8).numpy(),
+            readout=seen,
+            observed=readout.observed[-1].float().cpu().numpy(),
+            chunk=state.chunk,
+            coverage=float(readout.observed.float().mean()),
+            memory_points=int(state.memory.points),
+            memory_bytes=int(state.memory.nbytes),
+        )
+
+
+def _imported(name: str) -> StartViews:
+    """The function that `"module:function"` names.
+
+    Raises:
+        InvalidOptionError: there is no such module or function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidOptionError(f"start_views is {name!r}, which is no 'module:function': {error}") from error
+    if not callable(found):
+        raise InvalidOptionError(f"start_views is {name!r}, which is a {type(found).__name__}; name a function")
+    views: StartViews = found
+    return views

@@ -1,0 +1,69 @@
+"""What can go wrong, one class per mistake.
+
+Every class has two parents: `MirageError`, so that one `except` catches all of ours, and the built-in that a caller
+would expect. Every message says what came, what is allowed and what to do.
+"""
+
+
+class MirageError(Exception):
+    """Base class of every error this project raises on purpose."""
+
+
+class InvalidImageError(MirageError, ValueError):
+    """An image has the wrong size, channels, type or range."""
+
+
+class InvalidDepthError(MirageError, ValueError):
+    """A depth map has the wrong size, or holds NaN or non-positive values."""
+
+
+class InvalidPoseError(MirageError, ValueError):
+    """A matrix is no rigid motion, or a quaternion is not of unit length."""
+
+
+class InvalidCameraError(MirageError, ValueError):
+    """Intrinsics or image sizes that no pinhole camera has."""
+
+
+class InvalidActionError(MirageError, ValueError):
+    """An action lies outside the action space or is not finite."""
+
+
+class InvalidOptionError(MirageError, ValueError):
+    """An option of `reset`, of a command or of a configuration is unknown or out of range."""
+
+
+class ModelNotFoundError(MirageError, FileNotFoundError):
+    """No world model of that name, in that folder or under that hub id."""
+
+
+class WeightsError(MirageError, RuntimeError):
+    """A weight file is truncated, or its keys or shapes are not those of the network."""
+
+
+class StoreError(MirageError):
+    """A cache on disk cannot be used; the subclasses say why."""
+
+
+class CacheNotFoundError(StoreError, FileNotFoundError):
+    """There is no cache at that place."""
+
+
+class CacheExistsError(StoreError, FileExistsError):
+    """A cache would overwrite another one."""
+
+
+class CacheCorruptError(StoreError, ValueError):
+    """A cache has arrays of the wrong shape or type, non-finite values, or a missing part."""
+
+
+class CacheVersionError(StoreError, ValueError):
+    """A cache was written by a newer version of the format."""
+
+
+class CacheModelError(StoreError, ValueError):
+    """A cache was written by another world model."""
+
+
+class ConformanceError(MirageError, AssertionError):
+    """An environment breaks a promise that `check_world_env` tests; the message begins with the promise's name."""

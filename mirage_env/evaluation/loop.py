@@ -1,0 +1,390 @@
+"""The closed loop: walk away, come back, and see whether the world is still the same (`mirage eval loop`).
+
+Worlds of the test split are opened from one true image without its depth. Every variant walks the same paths with the
+same noise, so that differences are paired by world. Results are appended world by world; a run that was stopped goes on
+where it ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from mirage_env.errors import InvalidOptionError
+from mirage_env.evaluation import report
+from mirage_env.evaluation.metrics import dilate, mean, psnr, ssim
+from mirage_env.evaluation.oracle import WRITTEN, oracle_record
+from mirage_env.evaluation.paths import FAMILIES, LoopWalk, loop_walk
+from mirage_env.evaluation.variants import ROLLOUTS, Load, load_paper, variant
+from mirage_env.rgb_memory import cells_to_pixels
+from mirage_env.rooms import Room
+from mirage_env.world_model import WorldModel, frames_to_uint8
+
+MOVER_MARGIN = 2
+"""Pixels by which mover masks are grown: anti-aliased borders and contact shadows."""
+NEW_VIEW_CHUNKS = 2
+"""Chunks whose first visits count as new views."""
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What `run` measures.
+
+    Raises:
+        InvalidOptionError: a value out of range, or an unknown variant.
+    """
+
+    out: Path = Path("eval-loop")
+    """Folder for results.json, table.md, plots and contact sheets."""
+    model: str = "rooms"
+    paper_model: str = "rooms-paper"
+    """Weights of the paper's variant; left out, with a note, where there are none."""
+    worlds: int = 50
+    chunks: int = 8
+    drift_worlds: int = 20
+    drift_chunks: int = 16
+    oracle_worlds: int = 30
+    """Worlds of the table that shows what the memory, the codec and the networks each lose."""
+    batch: int = 8
+    """Worlds that walk together in one network call."""
+    variants: tuple[str, ...] = ROLLOUTS
+    sheets: int = 10
+    """Contact sheets to draw."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.variants) - set(ROLLOUTS)):
+            raise InvalidOptionError(f"variants {unknown} are unknown; choose from {', '.join(ROLLOUTS)}")
+        if "full" not in self.variants:
+            raise InvalidOptionError("variants must contain 'full': the others are compared with it")
+        if self.worlds < 1 or self.batch < 1 or min(self.drift_worlds, self.oracle_worlds, self.sheets) < 0:
+            raise InvalidOptionError("worlds and batch must be at least 1, the other counts at least 0")
+        if self.chunks < 2 or self.drift_chunks < 4:
+            raise InvalidOptionError(
+                f"chunks is {self.chunks} and drift_chunks {self.drift_chunks}; coming back takes at least 2 and 4"
+            )
+
+    @property
+    def drift_lap(self) -> int:
+        """Chunks per lap of the drift walk: chunk 2 is seen again at chunk 2 + lap and 2 + 2 lap."""
+        return (self.drift_chunks - 2) // 2
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the simulator shows along a walk of N frames, the start view included."""
+
+    seed: int
+    walk: LoopWalk
+    images: NDArray[np.uint8]  # [N, H, W, 3]
+    still: Tensor  # [N, H, W] bool, pixels well away from movers
+
+    @property
+    def frames(self) -> Tensor:  # [N, 3, H, W] in [-1, 1]
+        return torch.from_numpy(self.images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What a variant shows along a walk of N frames; frame 0 is the start image."""
+
+    frames: Tensor  # [N, 3, H, W]
+    seen: Tensor  # [N, H, W] bool, pixels of cells that the memory knew before the frame was made
+    readouts: dict[str, Tensor]  # "bare" and "refined": [N, 3, H, W], where asked for
+    coverage: list[float]  # per chunk, share of cells
+    points: list[int]  # after the start view and after each chunk
+    nbytes: list[int]
+
+
+def run(config: LoopConfig, load: Load | None = None) -> dict[str, Any]:
+    """Measure everything, write it to `config.out`, and return the content of `results.json`.
+
+    Args:
+        config: what to measure.
+        load: makes a world model of a name; `load_world_model` if not given.
+
+    Raises:
+        InvalidOptionError: the folder holds results of other settings, or the paper's variant does not fit.
+        ModelNotFoundError: no such model.
+        WeightsError: weights that do not fit their networks.
+    """
+    if load is None:
+        from mirage_env.models.loading import load_world_model
+
+        load = load_world_model
+    model = load(config.model)
+    names, notes, paper = list(config.variants), [], None
+    if "paper" in names:
+        paper, note = load_paper(config.paper_model, model, load)
+        if paper is None:
+            names.remove("paper")
+            notes.append(note)
+    models = {name: variant(name, model, paper) for name in names}
+    config.out.mkdir(parents=True, exist_ok=True)
+    settings = _settings(config, models)
+    journal = Journal(config.out / "worlds.jsonl", settings)
+    _measure_loops(config, models, journal)
+    _measure_drift(config, model, journal)
+    _measure_oracle(config, model, journal)
+    counts = {"loop": config.worlds, "drift": config.drift_worlds, "oracle": config.oracle_worlds}
+    records = [r for r in journal.records if r["seed"] < counts[r["experiment"]]]
+    notes.append("LPIPS not measured: its weights are no part of the package.")
+    results = {**settings, "machine": _machine(), "notes": notes, **report.summarise(records)}
+    report.write(config.out, results, records)
+    return results
+
+
+def _measure_loops(config: LoopConfig, models: dict[str, WorldModel], journal: Journal) -> None:
+    todo = [w for w in range(config.worlds) if not journal.has("loop", w)]
+    total = len(todo) * len(FAMILIES) * len(models) * config.chunks
+    with tqdm(total=total, desc="closed loops", unit="chunk", disable=not todo) as bar:
+        for worlds in _batches(todo, config.batch):
+            records: list[Record] = []
+            pictures: dict[int, list[NDArray[np.uint8]]] = {w: [] for w in worlds if w < config.sheets}
+            for family in FAMILIES:
+                lap = config.chunks // 2 if family == "orbit" else config.chunks
+                truths = _truths(config, models["full"], worlds, family, config.chunks, lap)
+                records += [_record("loop", family, "simulator", t, t.frames, None) for t in truths]
+                known: list[Rollout] = []
+                for name, model in models.items():
+                    began = time.perf_counter()
+                    rollouts = roll_out(model, truths, config.seed, name == "full", bar.update)
+                    seconds = (time.perf_counter() - began) / (len(truths) * config.chunks)
+                    known = known or rollouts
+                    for truth, rollout, full in zip(truths, rollouts, known, strict=True):
+                        record = _record("loop", family, name, truth, rollout.frames, full.seen)
+                        records.append({**record, **_cost(rollout), "seconds_per_chunk": seconds})
+                        for by, frames in rollout.readouts.items():
+                            records.append(_record("loop", family, by, truth, frames, full.seen, first=rollout.frames))
+                for truth, full in zip(truths, known, strict=True):
+                    if truth.seed in pictures:
+                        pictures[truth.seed] += [truth.images, frames_to_uint8(full.frames)]
+            for world, rows in pictures.items():
+                report.save_sheet(config.out / f"world_{world:02d}.png", rows)
+            journal.add(records)
+
+
+def _measure_drift(config: LoopConfig, model: WorldModel, journal: Journal) -> None:
+    """Three laps of the same walk, the families taking turns: the same poses at chunk 2 and two laps later."""
+    todo = [w for w in range(config.drift_worlds) if not journal.has("drift", w)]
+    with tqdm(total=len(todo) * config.drift_chunks, desc="drift", unit="chunk", disable=not todo) as bar:
+        for first, family in enumerate(FAMILIES):
+            for worlds in _batches([w for w in todo if w % len(FAMILIES) == first], config.batch):
+                truths = _truths(config, model, worlds, family, config.drift_chunks, config.drift_lap)
+                rollouts = roll_out(model, truths, config.seed, False, bar.update)
+                journal.add(
+                    [
+                        {
+                            **_record("drift", family, "full", t, r.frames, r.seen),
+                            **_cost(r),
+                            "compare": [2, 2 + 2 * config.drift_lap],
+                        }
+                        for t, r in zip(truths, rollouts, strict=True)
+                    ]
+                )
+
+
+def _measure_oracle(config: LoopConfig, model: WorldModel, journal: Journal) -> None:
+    todo = [w for w in range(config.oracle_worlds) if not journal.has("oracle", w)]
+    for world in tqdm(todo, desc="oracle", unit="world", disable=not todo):
+        journal.add([{**oracle_record(model, world, config.seed), "experiment": "oracle", "seed": world}])
+
+
+def _truths(
+    config: LoopConfig, model: WorldModel, worlds: Sequence[int], family: str, chunks: int, lap: int
+) -> list[Truth]:
+    per_chunk = model.config.frames_per_chunk
+
+    def one(world: int) -> Truth:
+        room = Room.generate(world, "test")
+        rng = np.random.default_rng([config.seed, world, FAMILIES.index(family), chunks])
+        walk = loop_walk(family, room, rng, chunks, per_chunk, lap * per_chunk, *model.config.image_size)
+        return true_views(world, room, walk, rng.uniform(0.0, 20.0), 1.0 / model.config.frames_per_second)
+
+    # The ray-caster runs without the interpreter's lock.
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        return list(pool.map(one, worlds))
+
+
+def true_views(seed: int, room: Room, walk: LoopWalk, start: float, seconds: float) -> Truth:
+    """Render a walk that begins at time `start` and takes `seconds` per frame (0: time stands still)."""
+    views = [room.render(camera, start + i * seconds) for i, camera in enumerate(walk.cameras)]
+    movers = torch.from_numpy(np.stack([v.mover for v in views]))
+    return Truth(seed, walk, np.stack([v.image for v in views]), ~dilate(movers, MOVER_MARGIN))
+
+
+@torch.inference_mode()
+def roll_out(
+    model: WorldModel,
+    truths: Sequence[Truth],  # B worlds whose walks are equally long
+    seed: int = 0,
+    readouts: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> list[Rollout]:
+    """Walk B worlds together, from the true start image with estimated depth.
+
+    Args:
+        model: the variant.
+        truths: where to start and where to go.
+        seed: seed of the noise; world and seed determine it.
+        readouts: decode the bare and the refined readout too.
+        progress: called with B after every chunk.
+    """
+    size, per_chunk = model.config.image_size, model.config.frames_per_chunk
+    opened = [model.start(t.images[0], t.walk.cameras[0], seed=seed * 1_000_003 + t.seed) for t in truths]
+    states = [state for _, state in opened]
+    shown = [[chunk.frames] for chunk, _ in opened]
+    seen = [[torch.ones(1, *size, dtype=torch.bool)] for _ in truths]
+    decoded = [{"bare": [c.frames], "refined": [c.frames]} if readouts else {} for c, _ in opened]
+    coverage: list[list[float]] = [[] for _ in truths]
+    points, nbytes = [[s.memory.points] for s in states], [[s.memory.nbytes] for s in states]
+    for first in range(1, len(truths[0].walk.cameras), per_chunk):
+        chunks, states = model.step_batch(states, [t.walk.cameras[first : first + per_chunk] for t in truths])
+        for i, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
+            shown[i].append(chunk.frames.float().cpu())
+            seen[i].append(cells_to_pixels(chunk.readout.observed > 0, size))
+            if readouts:
+                decoded[i]["bare"].append(model.codec.decode(chunk.readout.latent).float().cpu())
+                decoded[i]["refined"].append(model.codec.decode(chunk.known).float().cpu())
+            coverage[i].append(chunk.coverage)
+            points[i].append(state.memory.points)
+            nbytes[i].append(state.memory.nbytes)
+        if progress is not None:
+            progress(len(truths))
+    return [
+        Rollout(
+            torch.cat(shown[i]),
+            torch.cat(seen[i]),
+            {name: torch.cat(parts) for name, parts in decoded[i].items()},
+            coverage[i],
+            points[i],
+            nbytes[i],
+        )
+        for i in range(len(truths))
+    ]
+
+
+def measure(
+    truth: Truth,
+    frames: Tensor,  # [N, 3, H, W]
+    seen: Tensor,  # [N, H, W] bool
+    first: Tensor | None = None,  # [N, 3, H, W] what was shown at the first visit, `frames` itself if not given
+) -> dict[str, float]:
+    """All figures of one walk: PSNR in dB, SSIM; movers of both frames are masked.
+
+    `first_*`: revisit against first visit; `truth_*`: revisit against the simulator at the same moment; `then_*`:
+    against the simulator at the moment of the first visit (time frozen); `new_*`: new views of the first chunks
+    against the simulator. `*_seen` and `*_unseen` count only the cells that the memory knew or did not know.
+    """
+    first, true, walk = frames if first is None else first, truth.frames, truth.walk
+    early, late = (torch.tensor(x, dtype=torch.long) for x in zip(*walk.revisits, strict=True))
+    still = truth.still[early] & truth.still[late]
+    figures = {
+        "first_psnr": psnr(frames[late], first[early], still),
+        "first_ssim": ssim(frames[late], first[early], still),
+        "first_seen_psnr": psnr(frames[late], first[early], still & seen[late]),
+        "truth_psnr": psnr(frames[late], true[late], still),
+        "truth_ssim": ssim(frames[late], true[late], still),
+        "truth_seen_psnr": psnr(frames[late], true[late], still & seen[late]),
+        "then_psnr": psnr(frames[late], true[early], still),
+    }
+    back = set(late.tolist())
+    new = [f for f in range(1, len(frames)) if walk.chunk_of(f) <= NEW_VIEW_CHUNKS and f not in back]
+    still = truth.still[new]
+    figures |= {
+        "new_psnr": psnr(frames[new], true[new], still),
+        "new_seen_psnr": psnr(frames[new], true[new], still & seen[new]),
+        "new_unseen_psnr": psnr(frames[new], true[new], still & ~seen[new]),
+    }
+    return {name: mean(values.tolist()) for name, values in figures.items()}
+
+
+def _record(
+    experiment: str,
+    family: str,
+    name: str,
+    truth: Truth,
+    frames: Tensor,
+    seen: Tensor | None,
+    first: Tensor | None = None,
+) -> Record:
+    seen = torch.ones_like(truth.still) if seen is None else seen
+    curve = psnr(frames, truth.frames, truth.still)
+    return {
+        "experiment": experiment,
+        "family": family,
+        "seed": truth.seed,
+        "variant": name,
+        "figures": measure(truth, frames, seen, first),
+        "frame_psnr": [round(x, 3) for x in curve[1:].tolist()],
+        "chunk": [truth.walk.chunk_of(i) for i in range(1, len(frames))],
+    }
+
+
+def _cost(rollout: Rollout) -> Record:
+    return {"coverage": rollout.coverage, "points": rollout.points, "bytes": rollout.nbytes}
+
+
+class Journal:
+    """Records on disk: a line of settings, then one line per batch of worlds, all or nothing.
+
+    Raises:
+        InvalidOptionError: the file holds records of other settings.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.records: list[Record] = []
+        # Which worlds are asked for may change from run to run; how each is measured may not.
+        counts = ("worlds", "drift_worlds", "oracle_worlds", "batch", "sheets", "out")
+        kept = {k: v for k, v in settings["config"].items() if k not in counts}
+        header = json.loads(json.dumps({**settings, "config": kept}))
+        text = path.read_text() if path.exists() else ""
+        # A run that was killed may have left half a line.
+        whole = text[: text.rfind("\n") + 1] or json.dumps(header) + "\n"
+        if whole != text:
+            path.write_text(whole)
+        found, *lines = whole.splitlines()
+        if json.loads(found) != header:
+            raise InvalidOptionError(
+                f"{path} holds results of other settings or another model; choose another folder, or delete it"
+            )
+        for line in lines:
+            self.records += [report.with_nan(record) for record in json.loads(line)]
+
+    def has(self, experiment: str, world: int) -> bool:
+        """Whether that world has been measured."""
+        return any(r["experiment"] == experiment and r["seed"] == world for r in self.records)
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Append records in one write."""
+        self.records += records
+        with self.path.open("a") as file:
+            file.write(json.dumps([report.without_nan(r) for r in records]) + "\n")
+
+
+def _settings(config: LoopConfig, models: dict[str, WorldModel]) -> dict[str, Any]:
+    chosen = {**dataclasses.asdict(config), "out": str(config.out), "oracle_written": list(WRITTEN)}
+    return {"config": chosen, "split": "test", "models": {name: m.identity for name, m in models.items()}}
+
+
+def _machine() -> dict[str, Any]:
+    return {"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__}
+
+
+def _batches(items: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]

@@ -1,0 +1,321 @@
+"""Time and memory of the whole cycle (`mirage eval speed`).
+
+The parts of a world model are wrapped in clocks behind the same Protocols; the model itself is not changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mirage_env.camera import Camera
+from mirage_env.config import WorldModelConfig
+from mirage_env.errors import InvalidOptionError
+from mirage_env.evaluation import report
+from mirage_env.evaluation.paths import LoopWalk, loop_walk
+from mirage_env.evaluation.variants import Load
+from mirage_env.interfaces import Memory, Readout
+from mirage_env.rooms import Room, RoomView
+from mirage_env.world_model import WorldModel
+
+WARM_CHUNKS = 2
+"""Chunks before the clock starts: kernels are compiled and loaded in them."""
+MIB = 2.0**20
+HEAVY = ("diffusers", "transformers", "zarr", "matplotlib", "numba")
+"""Libraries that `import mirage_env` must leave alone."""
+
+
+@dataclass(frozen=True)
+class SpeedConfig:
+    """What `run` measures.
+
+    Raises:
+        InvalidOptionError: a count out of range.
+    """
+
+    out: Path = Path("eval-speed")
+    """Folder for speed.json."""
+    model: str = "rooms"
+    chunks: int = 20
+    """Chunks that are timed."""
+    loop_chunks: int = 500
+    """Chunks of the loop on which resident memory is watched; 0 leaves it out."""
+    threads: int = 2
+    world: int = 0
+    baseline: Path | None = None
+    """An older speed.json to compare with."""
+
+    def __post_init__(self) -> None:
+        if self.chunks < 1 or self.loop_chunks < 0 or self.threads < 1:
+            raise InvalidOptionError(
+                f"chunks is {self.chunks}, loop_chunks {self.loop_chunks}, threads {self.threads}; at least 1, 0 and 1"
+            )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured number with its unit and which way is better."""
+
+    value: float
+    unit: str
+    better: str  # "higher" or "lower"
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each part."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, its time booked on that part."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*args, **kwargs)
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+            return result
+
+        return call
+
+
+class _Timed:
+    """Stands in for a network: the named methods are timed."""
+
+    def __init__(self, target: object, clock: Clock, parts: Mapping[str, str]) -> None:
+        for method, part in parts.items():
+            setattr(self, method, clock.timed(part, getattr(target, method)))
+
+
+@dataclass(frozen=True)
+class TimedMemory:
+    """A memory whose reads and writes are timed (`Memory`)."""
+
+    memory: Memory
+    clock: Clock
+
+    @property
+    def points(self) -> int:
+        return self.memory.points
+
+    @property
+    def nbytes(self) -> int:
+        return self.memory.nbytes
+
+    def write(
+        self, latents: Tensor, images: Tensor, depth: Tensor, keep: Tensor, cameras: Sequence[Camera], born: int
+    ) -> TimedMemory:
+        """`Memory.write`, timed."""
+        write = self.clock.timed("write", self.memory.write)
+        return TimedMemory(write(latents, images, depth, keep, cameras, born), self.clock)
+
+    def read(self, cameras: Sequence[Camera], now: int) -> Readout:
+        """`Memory.read`, timed."""
+        readout: Readout = self.clock.timed("readout", self.memory.read)(cameras, now)
+        return readout
+
+
+def timed(model: WorldModel, clock: Clock) -> WorldModel:
+    """The same world model with a clock around every part."""
+
+    def memory(config: WorldModelConfig) -> Memory:
+        return TimedMemory(model.memory_factory(config), clock)
+
+    parts: dict[str, Any] = {
+        "codec": _Timed(model.codec, clock, {"encode": "encode", "decode": "decode"}),
+        "depth": _Timed(model.depth, clock, {"estimate": "depth"}),
+        "segmenter": _Timed(model.segmenter, clock, {"segment": "segment"}),
+        "refiner": _Timed(model.refiner, clock, {"refine": "refine"}),
+        "generator": _Timed(model.generator, clock, {"generate": "generate"}),
+    }
+    return replace(model, memory_factory=memory, **parts)
+
+
+def run(config: SpeedConfig, load: Load | None = None) -> dict[str, Any]:
+    """Measure speed, time shares, bytes, resident memory and import time; write `speed.json` to `config.out`.
+
+    Args:
+        config: what to measure.
+        load: makes a world model of a name; `load_world_model` if not given.
+
+    Raises:
+        InvalidOptionError: the baseline is no speed.json.
+        ModelNotFoundError: no such model.
+        WeightsError: weights that do not fit their networks.
+    """
+    if load is None:
+        from mirage_env.models.loading import load_world_model
+
+        load = load_world_model
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        model = load(config.model)
+        figures, shares = step_figures(model, config.chunks, config.world)
+        figures |= cache_figures(model, config.world)
+        curve = resident_curve(model, config.loop_chunks, config.world) if config.loop_chunks else []
+    finally:
+        torch.set_num_threads(before)
+    if curve:
+        warm = curve[len(curve) // 10]
+        figures["resident_peak"] = Figure(max(curve), "MiB", "lower")
+        figures["resident_growth"] = Figure(curve[-1] - warm, "MiB after the first tenth of the loop", "lower")
+    figures["import"] = Figure(import_seconds(), "s", "lower")
+    results: dict[str, Any] = {
+        "config": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()},
+        "model": model.identity,
+        "machine": {"threads": config.threads, "machine": platform.machine(), "torch": torch.__version__},
+        "figures": {name: dataclasses.asdict(figure) for name, figure in figures.items()},
+        "time_shares": shares,
+        "resident_curve_mib": [round(x, 1) for x in curve],
+        "bars": _bars(figures),
+    }
+    if config.baseline is not None:
+        results["against_baseline"] = compare(results, config.baseline)
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "speed.json").write_text(json.dumps(report.without_nan(results), indent=1) + "\n")
+    return results
+
+
+def step_figures(model: WorldModel, chunks: int, world: int) -> tuple[dict[str, Figure], dict[str, float]]:
+    """Generated frames per second of the whole cycle, and the share of time of every part."""
+    clock = Clock()
+    watched = timed(model, clock)
+    view, walk = _walk(model, world, "out_and_back", lap_chunks=8)
+    _, state = watched.start(view.image, walk.cameras[0])
+    per_chunk = model.config.frames_per_chunk
+    seconds = []
+    for index in range(WARM_CHUNKS + chunks):
+        if index == WARM_CHUNKS:
+            clock.seconds.clear()
+        began = time.perf_counter()
+        _, state = watched.step(state, _cameras(walk, index, per_chunk))
+        seconds.append(time.perf_counter() - began)
+    spent = sum(seconds[WARM_CHUNKS:])
+    shares = {part: s / spent for part, s in sorted(clock.seconds.items(), key=lambda item: -item[1])}
+    shares["other"] = 1.0 - sum(shares.values())
+    figures = {
+        "frames_per_second": Figure(chunks * per_chunk / spent, "generated frames/s", "higher"),
+        "chunk": Figure(spent / chunks, "s per chunk", "lower"),
+        "chunk_worst": Figure(max(seconds[WARM_CHUNKS:]), "s per chunk", "lower"),
+        "readout_and_update": Figure(shares.get("readout", 0.0) + shares.get("write", 0.0), "share of a step", "lower"),
+    }
+    return figures, shares
+
+
+def cache_figures(model: WorldModel, world: int, chunks: int = 4) -> dict[str, Figure]:
+    """Bytes that walking forward into new ground writes."""
+    view, walk = _walk(model, world, "out_and_back", lap_chunks=2 * chunks)
+    _, state = model.start(view.image, walk.cameras[0])
+    sizes = [state.memory.nbytes]
+    for index in range(chunks):
+        _, state = model.step(state, _cameras(walk, index, model.config.frames_per_chunk))
+        sizes.append(state.memory.nbytes)
+    grown = float(np.diff(sizes).mean())
+    return {
+        "cache_start": Figure(sizes[0] / MIB, "MiB of the start view", "lower"),
+        "cache_per_chunk": Figure(grown / MIB, "MiB per chunk on new ground", "lower"),
+        "cache_per_frame": Figure(grown / model.config.frames_per_chunk, "bytes per frame on new ground", "lower"),
+    }
+
+
+def resident_curve(model: WorldModel, chunks: int, world: int) -> list[float]:
+    """Resident size of this process after every chunk of a loop walked again and again, MiB."""
+    view, walk = _walk(model, world, "orbit", lap_chunks=4)
+    _, state = model.start(view.image, walk.cameras[0])
+    curve = []
+    for index in tqdm(range(chunks), desc="resident memory", unit="chunk"):
+        _, state = model.step(state, _cameras(walk, index, model.config.frames_per_chunk))
+        curve.append(resident_mib())
+    return curve
+
+
+def resident_mib() -> float:
+    """Resident size of this process, MiB (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+
+
+def import_seconds(repeats: int = 3) -> float:
+    """Fastest `import mirage_env` in a fresh interpreter, seconds.
+
+    Raises:
+        InvalidOptionError: the import loads one of the heavy libraries.
+    """
+    code = "import sys, time; t = time.perf_counter(); import mirage_env; print(time.perf_counter() - t, *sys.modules)"
+    best = float("inf")
+    for _ in range(repeats):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds, *modules = done.stdout.split()
+        if loaded := sorted(set(HEAVY) & set(modules)):
+            raise InvalidOptionError(f"`import mirage_env` loads {loaded}; import them where they are used")
+        best = min(best, float(seconds))
+    return best
+
+
+def compare(results: Mapping[str, Any], baseline: Path) -> dict[str, float]:
+    """How every figure stands against an older `speed.json`: above 1 is better.
+
+    Raises:
+        InvalidOptionError: the file is missing or holds no figures.
+    """
+    try:
+        old = json.loads(baseline.read_text())["figures"]
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InvalidOptionError(
+            f"baseline {baseline} is no speed.json ({error}); write one with --out first"
+        ) from error
+    ratios = {}
+    for name, figure in results["figures"].items():
+        before, now = old.get(name, {}).get("value"), figure["value"]
+        if before and now and before > 0.0 and now > 0.0:
+            ratios[name] = now / before if figure["better"] == "higher" else before / now
+    return ratios
+
+
+def _bars(figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
+    bars = (
+        ("frames_per_second", "at least 20", lambda x: x >= 20.0),
+        ("readout_and_update", "at most 0.10", lambda x: x <= 0.10),
+        ("cache_per_chunk", "at most 0.1", lambda x: x <= 0.1),
+        ("resident_peak", "at most 1536", lambda x: x <= 1536.0),
+        ("import", "at most 0.5", lambda x: x <= 0.5),
+    )
+    return [
+        {
+            "what": f"{name}, {figures[name].unit}",
+            "bar": bar,
+            "measured": figures[name].value,
+            "met": met(figures[name].value),
+        }
+        for name, bar, met in bars
+        if name in figures
+    ]
+
+
+def _walk(model: WorldModel, world: int, family: str, lap_chunks: int) -> tuple[RoomView, LoopWalk]:
+    """The start view of a test world, and one lap from it."""
+    room, frames = Room.generate(world, "test"), model.config.frames_per_chunk
+    rng = np.random.default_rng(world)
+    walk = loop_walk(family, room, rng, lap_chunks, frames, lap_chunks * frames, *model.config.image_size)
+    return room.render(walk.cameras[0]), walk
+
+
+def _cameras(walk: LoopWalk, chunk: int, per_chunk: int) -> list[Camera]:
+    """Cameras of any chunk of a walk that goes on for ever."""
+    first = 1 + (chunk * per_chunk) % (len(walk.cameras) - 1)
+    return list(walk.cameras[first : first + per_chunk])

@@ -1,0 +1,99 @@
+"""The rivals of the full model: the same networks with another memory, or with none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mirage_env.camera import Camera
+from mirage_env.config import WorldModelConfig
+from mirage_env.errors import InvalidOptionError, ModelNotFoundError
+from mirage_env.interfaces import Readout
+from mirage_env.rgb_memory import RgbMemory
+from mirage_env.world_model import WorldModel
+
+LABELS = {
+    "full": "(a) full model",
+    "no_memory": "(b) no memory",
+    "rgb": "(c) RGB point memory",
+    "paper": "(d) paper's variant",
+    "bare": "(e) bare readout decoded",
+    "refined": "(f) refined readout decoded",
+    "simulator": "true simulator",
+}
+"""Every row of the tables. The first four are rollouts of their own, the next two come with the full model's."""
+ROLLOUTS = ("full", "no_memory", "rgb", "paper")
+Load = Callable[[str], WorldModel]
+
+
+@dataclass(frozen=True)
+class BlankMemory:
+    """Remembers nothing (`Memory`): the network goes by its last frames alone."""
+
+    channels: int
+    latent_size: tuple[int, int]  # h, w
+
+    @staticmethod
+    def empty(config: WorldModelConfig) -> BlankMemory:
+        """What `WorldModel.memory_factory` takes."""
+        return BlankMemory(config.latent_channels, config.latent_size)
+
+    @property
+    def points(self) -> int:
+        return 0
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    def write(
+        self, latents: Tensor, images: Tensor, depth: Tensor, keep: Tensor, cameras: Sequence[Camera], born: int
+    ) -> BlankMemory:
+        """Drop everything (`Memory.write`)."""
+        return self
+
+    def read(self, cameras: Sequence[Camera], now: int) -> Readout:
+        """Nothing observed anywhere (`Memory.read`)."""
+        T, (h, w) = len(cameras), self.latent_size
+        blank = torch.zeros(T, h, w)
+        return Readout(torch.zeros(T, self.channels, h, w), blank, blank, torch.zeros(T, 2, h, w), blank, blank)
+
+
+def variant(name: str, model: WorldModel, paper: WorldModel | None = None) -> WorldModel:
+    """The world model of a rollout variant.
+
+    Raises:
+        InvalidOptionError: an unknown variant, or the paper's without its weights.
+    """
+    match name:
+        case "full":
+            return model
+        case "no_memory":
+            return replace(model, memory_factory=BlankMemory.empty)
+        case "rgb":
+            return replace(model, memory_factory=RgbMemory.factory(model.codec))
+        case "paper" if paper is not None:
+            return paper
+    raise InvalidOptionError(f"variant is {name!r}; choose from {', '.join(ROLLOUTS)} (paper needs its own weights)")
+
+
+def load_paper(name: str, model: WorldModel, load: Load) -> tuple[WorldModel | None, str]:
+    """The paper's variant, or None and the reason why there is none.
+
+    Raises:
+        InvalidOptionError: it works at another image size or chunk length than the model it is compared with.
+    """
+    try:
+        paper = load(name)
+    except ModelNotFoundError as error:
+        return None, f"{LABELS['paper']} not measured: {error}"
+    ours, theirs = model.config, paper.config
+    if (ours.image_size, ours.chunk_latents) != (theirs.image_size, theirs.chunk_latents):
+        raise InvalidOptionError(
+            f"paper_model {name!r} has images of {theirs.image_size} and chunks of {theirs.chunk_latents} latents; the "
+            f"model has {ours.image_size} and {ours.chunk_latents}: they cannot walk the same paths"
+        )
+    return paper, ""

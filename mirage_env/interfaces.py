@@ -1,0 +1,125 @@
+"""The values that flow through a world, and the Protocols of the networks that make them.
+
+Letters in shapes: T latent frames, F image frames, H x W image pixels, h x w latent cells, C latent channels, N points,
+B worlds. Images are float in [-1, 1], RGB. Depth is z in metres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from mirage_env.camera import Camera
+
+STATIC, MOVER, SKY = 0, 1, 2
+"""Labels of `StaticSegmenter`."""
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What a memory shows at T target cameras, and what it knows of the point that won each cell.
+
+    Where `observed` is 0 every other field is 0.
+    """
+
+    latent: Tensor  # [T, C, h, w] feature of the winner
+    observed: Tensor  # [T, h, w] 1 where a point was found
+    depth: Tensor  # [T, h, w] z of the winner in the target camera, metres
+    offset: Tensor  # [T, 2, h, w] place of the winner in its cell, (x, y) in cells from the centre
+    scale: Tensor  # [T, h, w] log of the winner's footprint (metres) over the footprint of the cell at its depth
+    age: Tensor  # [T, h, w] chunks since the winner was written
+
+    def __getitem__(self, index: int | slice) -> Self:
+        """The readout of some of the cameras (time stays the first axis)."""
+        index = slice(index, index + 1 or None) if isinstance(index, int) else index
+        return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class StartView:
+    """A view to open a world with."""
+
+    image: NDArray[np.uint8]  # [H, W, 3]
+    camera: Camera
+    depth: NDArray[np.float32] | None = None  # [H, W], metres; estimated if not given
+
+
+StartViews = Callable[[np.random.Generator], StartView]
+"""Draws a start view: what an environment calls when `reset` is given no image."""
+
+
+class Memory(Protocol):
+    """A persistent world: written from views, read at any camera. Immutable; `write` returns a new one."""
+
+    def write(
+        self,
+        latents: Tensor,  # [T, C, h, w] clean latents
+        images: Tensor,  # [T, 3, H, W] the same views as images
+        depth: Tensor,  # [T, H, W]
+        keep: Tensor,  # [T, h, w] bool, cells that may be written
+        cameras: Sequence[Camera],
+        born: int,
+    ) -> Memory: ...
+
+    def read(self, cameras: Sequence[Camera], now: int) -> Readout: ...
+
+    @property
+    def points(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class LatentCodec(Protocol):
+    """Images to latents of unit scale and back, one latent per image."""
+
+    def encode(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, C, h, w]
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:  # [F, C, h, w] -> [F, 3, H, W]
+        ...
+
+
+class DepthEstimator(Protocol):
+    """Metric depth of images; what the memory already knows keeps its scale consistent."""
+
+    def estimate(
+        self,
+        images: Tensor,  # [F, 3, H, W]
+        cameras: Sequence[Camera],
+        known: Tensor | None = None,  # [F, h, w] z-depth the memory shows, 0 where it shows nothing
+    ) -> Tensor:  # [F, H, W] metres, positive
+        ...
+
+
+class StaticSegmenter(Protocol):
+    """Labels every pixel STATIC, MOVER or SKY."""
+
+    def segment(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, H, W] int64
+        ...
+
+
+class ReadoutRefiner(Protocol):
+    """Moves read-out latents to where the winner's geometry says they belong."""
+
+    def refine(self, readout: Readout) -> Tensor:  # [T, C, h, w], 0 where nothing was observed
+        ...
+
+
+class ChunkGenerator(Protocol):
+    """Generates the next chunk of latents for B worlds at once."""
+
+    def generate(
+        self,
+        known: Tensor,  # [B, T, C, h, w] refined readout; frame 0 is the clean latent shared with the chunk before
+        readout: Sequence[Readout],  # B readouts of T cameras
+        rays: Tensor,  # [B, T, 6, h, w] camera rays in the frame of the chunk's first camera
+        preceding: Tensor,  # [B, P, C, h, w] clean latents before the chunk, newest last
+        generators: Sequence[Generator],  # one per world: its noise depends on nothing else
+    ) -> Tensor:  # [B, T, C, h, w]
+        ...

@@ -1,0 +1,38 @@
+"""Which cells of a new view may be remembered: valid depth, static, not sky, not on a depth edge (paper, update)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mirage_env.config import FilterConfig
+from mirage_env.geometry import depth_edges
+from mirage_env.interfaces import STATIC
+
+
+def keep_cells(
+    depth: Tensor,  # [F, H, W] metres
+    labels: Tensor,  # [F, H, W] STATIC, MOVER, SKY
+    grid: tuple[int, int],  # h, w
+    config: FilterConfig,
+    near: float,
+    far: float,
+) -> Tensor:  # [F, h, w] bool
+    """keep = valid & static & not sky & not edge.
+
+    A cell is dropped where more than `dynamic_share` of its pixels move or are sky, where the depth of any static
+    pixel is outside (near, far) or not finite, or where more than `edge_share` of its pixels lie on a depth jump above
+    `edge_jump`.
+    """
+    valid = torch.isfinite(depth) & (depth > near) & (depth < far)
+    dynamic = _share(labels != STATIC, grid) > config.dynamic_share
+    invalid = _share(~valid & (labels == STATIC), grid) > 0.0
+    jump = depth_edges(torch.where(valid, depth, far)) > config.edge_jump
+    edge = _share(jump, grid) > config.edge_share
+    return ~(dynamic | invalid | edge)
+
+
+def _share(mask: Tensor, grid: tuple[int, int]) -> Tensor:  # [F, H, W] bool -> [F, h, w] in [0, 1]
+    stride = (mask.shape[-2] // grid[0], mask.shape[-1] // grid[1])
+    return F.avg_pool2d(mask.float()[:, None], stride)[:, 0]

@@ -1,0 +1,30 @@
+"""What moves, what is sky, and what may be remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from mirage_env.interfaces import MOVER, SKY, STATIC
+from mirage_env.models.unet import UNet
+
+
+class SegmentationUNet(ModelMixin, ConfigMixin):
+    """Logits of (STATIC, MOVER, SKY) for every pixel (`StaticSegmenter`)."""
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, widths: Sequence[int] = (24, 48, 72, 96)) -> None:
+        super().__init__()
+        self.unet = UNet(in_channels=3, out_channels=len((STATIC, MOVER, SKY)), widths=widths)
+
+    def forward(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, 3, H, W] logits
+        return self.unet(images)
+
+    def segment(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, H, W] int64
+        """See `StaticSegmenter.segment`."""
+        return self(images).argmax(1)

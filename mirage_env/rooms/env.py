@@ -1,0 +1,161 @@
+"""`Rooms/World-v0`: the true simulator as a Gymnasium environment with the spaces of the learned world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mirage_env.camera import Camera
+from mirage_env.chunk_env import ChunkEnv, as_camera, check_options
+from mirage_env.errors import InvalidCameraError, InvalidOptionError
+from mirage_env.interfaces import MOVER, SKY, STATIC
+from mirage_env.observations import Shown, WorldFormat
+from mirage_env.rooms.room import FOV, FRAME_SECONDS, SPLITS, Room
+from mirage_env.vector_env import ChunkVectorEnv
+
+OPTIONS = ("room", "split", "camera")
+"""Options of `RoomsEnv.reset`."""
+
+
+@dataclass(frozen=True)
+class RoomState:
+    """A room at one moment."""
+
+    room: Room
+    camera: Camera
+    chunk: int = 0
+    time: float = 0.0
+    """Simulated seconds; decides where the movers are."""
+
+
+class RoomsEnv(ChunkEnv[RoomState]):
+    """A room as it truly is. Spaces, controls, `info` and chunks are those of `MirageEnv`, whose docstring has them.
+
+    With the default sizes it fits the shipped model; with the same seed both begin in the same room with the same
+    view. Everything is seen: `observed` is 1, `readout` is the image, `coverage` is 1, and there is no memory.
+    As in the learned world there is no contact: the camera passes through walls.
+
+    Options of `reset`: `room` (seed of the room) and `split` (`"train"`, `"validation"`, `"test"`), drawn from the
+    seed and the constructor's if not given, and `camera` (a `Camera`, a 4 x 4 pose or a pose vector in the room's
+    frame, z up), else a free place with a view.
+
+    Args:
+        image_size: H, W pixels.
+        latent_size: h, w of `observed`; a cell per 8 x 8 pixels if not given.
+        chunk_frames: F, frames per step.
+        split: rooms to draw from.
+        near, far: bounds of the observation `depth`, metres.
+        samples: rays per pixel and direction.
+        control, max_translation, max_rotation, observe, info_frames, render_mode: as for `MirageEnv`.
+
+    Raises:
+        InvalidOptionError: an argument with a value that is not on offer.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] = (128, 128),
+        latent_size: tuple[int, int] | None = None,
+        chunk_frames: int = 8,
+        split: str = "test",
+        near: float = 0.1,
+        far: float = 50.0,
+        samples: int = 2,
+        control: str = "relative_pose",
+        max_translation: float = 1.0,
+        max_rotation: float = 0.7,
+        observe: Sequence[str] = (),
+        info_frames: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        H, W = image_size
+        h, w = latent_size or (H // 8, W // 8)
+        if min(H, W, h, w, chunk_frames) < 1 or not 0.0 < near < far:
+            raise InvalidOptionError(
+                f"image_size {(H, W)}, latent_size {(h, w)} and chunk_frames {chunk_frames} must be at least 1, and "
+                f"0 < near < far (near is {near}, far {far})"
+            )
+        world = WorldFormat((H, W), (h, w), chunk_frames, near, far, 1.0 / FRAME_SECONDS)
+        super().__init__(world, control, max_translation, max_rotation, observe, info_frames, render_mode)
+        self.split = _checked_split(split)
+        self.samples = samples
+
+    def open_world(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[RoomState, Shown]:
+        """A room and a place in it; what the options leave open is drawn from `rng`."""
+        check_options(options, OPTIONS)
+        split = _checked_split(options.get("split", self.split))
+        seed = options.get("room")
+        if seed is None:
+            seed = rng.integers(2**31)
+        elif isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise InvalidOptionError(f"the option 'room' is {seed!r}; give the seed of a room, an integer from 0")
+        room = Room.generate(int(seed), split)
+        H, W = self.world.image_size
+        if options.get("camera") is None:
+            camera = room.start_camera(rng, H, W)
+        else:
+            camera = as_camera(options["camera"], Camera.from_fov(FOV, H, W))
+            if (camera.height, camera.width) != (H, W):
+                raise InvalidCameraError(
+                    f"the camera has image size {(camera.height, camera.width)}; this environment renders {(H, W)}: "
+                    "use camera.resized(*image_size)"
+                )
+        state = RoomState(room, camera)
+        return state, self.look(state)
+
+    def walk(self, states: Sequence[RoomState], paths: Sequence[Sequence[Camera]]) -> list[tuple[RoomState, Shown]]:
+        """The next chunk of each room; simulated time goes on by `FRAME_SECONDS` per frame."""
+        result = []
+        for state, path in zip(states, paths, strict=True):
+            times = [state.time + (i + 1) * FRAME_SECONDS for i in range(len(path))]
+            after = replace(state, camera=path[-1], chunk=state.chunk + 1, time=times[-1])
+            result.append((after, self._render(after, path, times)))
+        return result
+
+    def look(self, state: RoomState) -> Shown:
+        """The last frame of a room.
+
+        Raises:
+            InvalidOptionError: not a `RoomState`.
+        """
+        if not isinstance(state, RoomState):
+            raise InvalidOptionError(f"the state is a {type(state).__name__}; give a RoomState (see `get_state`)")
+        return self._render(state, [state.camera], [state.time])
+
+    def _render(self, state: RoomState, cameras: Sequence[Camera], times: Sequence[float]) -> Shown:
+        views = [state.room.render(c, t, self.samples) for c, t in zip(cameras, times, strict=True)]
+        frames = np.stack([v.image for v in views])
+        return Shown(
+            cameras=tuple(cameras),
+            frames=frames,
+            depth=np.stack([v.depth for v in views]),
+            labels=np.stack([np.where(v.sky, SKY, np.where(v.mover, MOVER, STATIC)).astype(np.uint8) for v in views]),
+            readout=frames[-1],
+            observed=np.ones(self.world.latent_size, np.float32),
+            chunk=state.chunk,
+            coverage=1.0,
+            memory_points=0,
+            memory_bytes=0,
+        )
+
+
+class RoomsVectorEnv(ChunkVectorEnv[RoomState]):
+    """Several rooms at once; arguments as for `RoomsEnv`.
+
+    Args:
+        num_envs: number of worlds.
+        max_episode_steps: truncate episodes after so many steps.
+        **kwargs: of `RoomsEnv`.
+    """
+
+    def __init__(self, num_envs: int = 1, max_episode_steps: int | None = None, **kwargs: Any) -> None:
+        super().__init__(RoomsEnv(**kwargs), num_envs, max_episode_steps)
+
+
+def _checked_split(split: str) -> str:
+    if split not in SPLITS:
+        raise InvalidOptionError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+    return split

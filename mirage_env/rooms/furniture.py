@@ -1,0 +1,439 @@
+"""What stands in a room: parts with materials, in their own frame (floor at z = 0, back towards -y), metres."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mirage_env.rooms.raycast import BOX, CYLINDER, SPHERE
+from mirage_env.rooms.textures import PAINTINGS, texture_id
+
+Color = tuple[float, float, float]
+Vector = tuple[float, float, float]
+
+WHITE: Color = (1.0, 1.0, 1.0)
+_WOODS = ((0.72, 0.56, 0.40), (0.60, 0.43, 0.29), (0.80, 0.68, 0.52), (0.50, 0.36, 0.27), (0.86, 0.78, 0.66))
+_FABRICS = ("plain", "plaster", "plaid", "dots", "wide_stripes", "carpet", "stripes")
+_PAINTINGS = tuple(f"painting_{kind}" for kind in PAINTINGS)
+
+
+@dataclass(frozen=True)
+class Material:
+    """Texture, its tint (linear), tiles per metre (0: once over each face) and how much it shines by itself."""
+
+    texture: str
+    tint: Color
+    scale: float = 0.6
+    emission: float = 0.0
+
+    def row(self, rng: np.random.Generator) -> list[float]:
+        """Row of the ray-caster's material table; the texture is shifted at random."""
+        return [float(texture_id(self.texture)), *self.tint, self.scale, *rng.uniform(0.0, 1.0, 2), self.emission]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One primitive: kind, centre, half sizes, turn about z."""
+
+    kind: int
+    center: Vector
+    half: Vector
+    turn: float
+    material: Material
+
+    def placed(self, x: float, y: float, turn: float) -> Part:
+        c, s = math.cos(turn), math.sin(turn)
+        px, py, pz = self.center
+        return replace(self, center=(x + c * px - s * py, y + s * px + c * py, pz), turn=self.turn + turn)
+
+    def wrapped(self) -> Material:
+        """The material, stretched so that it closes around a cylinder or a sphere."""
+        if self.kind == BOX or self.material.scale == 0.0:
+            return self.material
+        turn = 2.0 * math.pi * self.half[0]
+        return replace(self.material, scale=max(1, round(turn * self.material.scale)) / turn)
+
+    def row(self) -> list[float]:
+        return [*self.center, *self.half, math.cos(self.turn), math.sin(self.turn)]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A piece of furniture; `half` is its footprint."""
+
+    parts: list[Part]
+    half: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours and textures that one room keeps to."""
+
+    hue: float
+    wall: tuple[str, Color, float]
+    accent_wall: Color
+    ceiling: Color
+    trim: Color
+    wood: Color
+    wood_texture: str
+
+    @staticmethod
+    def draw(rng: np.random.Generator) -> Palette:
+        # Warm and blue-green hues; pink and violet walls are rare in real rooms.
+        hue = _pick(rng, (rng.uniform(0.04, 0.17), rng.uniform(0.04, 0.17), rng.uniform(0.28, 0.62), rng.uniform()))
+        texture, scale = _pick(rng, (("plain", 0.4), ("plaster", 0.5), ("stucco", 0.6), ("plain", 0.5), ("stripes", 1.0)))
+        wall = color(hue, rng.uniform(0.03, 0.16), rng.uniform(0.86, 0.97))
+        accent = color(hue + rng.uniform(-0.08, 0.08), rng.uniform(0.15, 0.34), rng.uniform(0.68, 0.88))
+        trim = color(hue, 0.04, 0.95) if rng.uniform() < 0.6 else _shade(_pick(rng, _WOODS), 0.9)
+        wood = _shade(_pick(rng, _WOODS), rng.uniform(0.9, 1.08))
+        return Palette(
+            hue, (texture, wall, scale), accent, color(hue, 0.02, 0.97), trim, wood, _pick(rng, ("grain", "dark_grain"))
+        )
+
+    def fabric(self, rng: np.random.Generator) -> Material:
+        hue = self.hue + _pick(rng, (0.0, 0.5, 0.33, 0.67, 0.1)) + rng.uniform(-0.05, 0.05)
+        tint = color(hue, rng.uniform(0.15, 0.5), rng.uniform(0.55, 0.88))
+        return Material(_pick(rng, _FABRICS), tint, rng.uniform(1.0, 1.6))
+
+    def timber(self, rng: np.random.Generator) -> Material:
+        if rng.uniform() < 0.2:
+            return Material("plain", color(self.hue, 0.06, 0.93), 0.5)
+        return Material(self.wood_texture, _shade(self.wood, rng.uniform(0.92, 1.08)), 0.9)
+
+
+def color(hue: float, saturation: float, value: float) -> Color:
+    """Display hue, saturation and value as linear reflectance."""
+    r, g, b = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
+    return r**2.2, g**2.2, b**2.2
+
+
+def shell_materials(
+    rng: np.random.Generator, palette: Palette, courtyard: bool
+) -> tuple[Material, Material, Material]:
+    """Materials of the floor, the walls and the lower part of the walls."""
+    if courtyard:
+        floors = (
+            ("grass", color(rng.uniform(0.23, 0.32), 0.45, 0.68), 0.45),
+            ("flagstones", color(rng.uniform(0.05, 0.13), 0.12, 0.82), 0.5),
+            ("gravel", color(0.1, 0.15, 0.85), 0.5),
+            ("tiles", color(0.06, 0.30, 0.80), 0.5),
+            ("concrete", color(0.1, 0.06, 0.82), 0.4),
+        )
+        lowers = (("blocks", color(0.1, 0.1, 0.80), 0.5), ("plain", color(0.09, 0.16, 0.78), 0.5))
+        walls = (
+            ("bricks", color(rng.uniform(0.02, 0.07), rng.uniform(0.2, 0.45), 0.82), 0.55),
+            ("blocks", color(rng.uniform(0.06, 0.14), 0.12, 0.88), 0.5),
+            ("stucco", color(rng.uniform(0.05, 0.15), rng.uniform(0.1, 0.3), 0.92), 0.4),
+            ("concrete", color(palette.hue, 0.06, 0.84), 0.35),
+        )
+    else:
+        wood = _shade(_pick(rng, _WOODS), 1.0)
+        floors = (
+            ("planks", wood, 0.55),
+            ("boards", wood, 0.6),
+            ("parquet", wood, 0.8),
+            ("tiles", color(palette.hue, 0.08, 0.88), 0.5),
+            ("checks", color(palette.hue + 0.1, 0.12, 0.88), 0.5),
+            ("carpet", color(palette.hue + 0.4, 0.18, 0.70), 0.7),
+            ("marble", color(palette.hue + 0.5, 0.06, 0.88), 0.4),
+            ("rings", color(palette.hue + 0.5, 0.25, 0.68), 0.9),
+        )
+        walls = (palette.wall, palette.wall, palette.wall, ("bricks", color(0.05, rng.uniform(0.05, 0.3), 0.92), 0.55))
+        lowers = (
+            ("boards", _shade(palette.wood, 1.1), 0.8),
+            ("plain", color(palette.hue + 0.08, 0.22, 0.74), 0.5),
+            ("small_tiles", color(palette.hue + 0.5, 0.12, 0.90), 0.8),
+            ("stripes", color(palette.hue, 0.2, 0.78), 0.9),
+        )
+    return Material(*_pick(rng, floors)), Material(*_pick(rng, walls)), Material(*_pick(rng, lowers))
+
+
+def wall_thing(
+    rng: np.random.Generator, palette: Palette, courtyard: bool, height: float
+) -> tuple[tuple[float, float], float, float, Material]:
+    """Half width and height, centre height, half depth and material of a picture, a door or a window."""
+    choice = rng.uniform()
+    if choice < 0.2:
+        top = min(2.05, height - 0.1)
+        tint = palette.trim if rng.uniform() < 0.5 else color(palette.hue + 0.5, 0.28, 0.62)
+        return (rng.uniform(0.40, 0.48), top / 2), top / 2, 0.03, Material("door", tint, 0.0)
+    if choice < 0.42:
+        half = (rng.uniform(0.4, 0.8), rng.uniform(0.35, 0.55))
+        return half, min(1.55, height - half[1] - 0.15), 0.025, Material("window", WHITE, 0.0, 0.0 if courtyard else 0.85)
+    half_width = rng.uniform(0.2, 0.55)
+    half = (half_width, half_width * rng.uniform(0.7, 1.2))
+    z = min(rng.uniform(1.35, 1.65), height - half[1] - 0.1)
+    return half, z, 0.02, Material(_pick(rng, _PAINTINGS), _pick(rng, (WHITE, (1.0, 0.85, 0.75), (0.8, 0.92, 1.0))), 0.0)
+
+
+def ceiling_lamp(height: float) -> list[Part]:
+    shade = Material("plain", (1.0, 0.97, 0.90), 0.5, 1.0)
+    return [Part(CYLINDER, (0.0, 0.0, height - 0.06), (0.24, 0.24, 0.06), 0.0, shade)]
+
+
+def large(rng: np.random.Generator, palette: Palette, courtyard: bool) -> Thing:
+    makers = (_bench, _planter, _hedge, _shed) if courtyard else (_sofa, _shelf, _bed, _cupboard, _desk)
+    return _pick(rng, makers)(rng, palette)
+
+
+def small(rng: np.random.Generator, palette: Palette, courtyard: bool) -> Thing:
+    makers = (_plant, _planter, _barrel, _crate, _bench) if courtyard else (_plant, _floor_lamp, _chest, _shelf, _chair)
+    return _pick(rng, makers)(rng, palette)
+
+
+def standing(rng: np.random.Generator, palette: Palette, courtyard: bool) -> Thing:
+    makers = (_table, _tree, _ball, _crate, _plant, _column) if courtyard else (_table, _stool, _ball, _crate, _chair)
+    return _pick(rng, makers)(rng, palette)
+
+
+def moving(rng: np.random.Generator, palette: Palette) -> tuple[list[Part], float, float, float]:
+    """Parts, radius (m), speed (m/s) and bounce (m) of a person, a ball or a cart."""
+    choice = rng.uniform()
+    if choice < 0.5:
+        return _person(rng, palette), 0.27, rng.uniform(0.35, 0.8), 0.0
+    if choice < 0.75:
+        radius = rng.uniform(0.14, 0.26)
+        ball = Part(SPHERE, (0.0, 0.0, radius), (radius,) * 3, 0.0, Material("wide_stripes", _bright(rng), 1.2))
+        return [ball], radius, rng.uniform(0.4, 0.8), _pick(rng, (0.0, rng.uniform(0.2, 0.6)))
+    return _cart(rng, palette), 0.42, rng.uniform(0.3, 0.7), 0.0
+
+
+def _box(center: Vector, half: Vector, material: Material, turn: float = 0.0) -> Part:
+    return Part(BOX, center, half, turn, material)
+
+
+def _post(x: float, y: float, z0: float, z1: float, radius: float, material: Material) -> Part:
+    return Part(CYLINDER, (x, y, 0.5 * (z0 + z1)), (radius, radius, 0.5 * (z1 - z0)), 0.0, material)
+
+
+def _sphere(x: float, y: float, z: float, radius: float, material: Material) -> Part:
+    return Part(SPHERE, (x, y, z), (radius,) * 3, 0.0, material)
+
+
+def _legs(hx: float, hy: float, height: float, thick: float, material: Material) -> list[Part]:
+    return [
+        _box((sx * (hx - thick), sy * (hy - thick), 0.5 * height), (thick, thick, 0.5 * height), material)
+        for sx in (-1, 1)
+        for sy in (-1, 1)
+    ]
+
+
+def _table(rng: np.random.Generator, palette: Palette) -> Thing:
+    hx, hy, z = rng.uniform(0.4, 0.85), rng.uniform(0.35, 0.5), rng.uniform(0.45, 0.78)
+    wood = palette.timber(rng)
+    parts = [_box((0.0, 0.0, z), (hx, hy, 0.03), wood), *_legs(hx, hy, z - 0.03, 0.035, wood)]
+    if rng.uniform() < 0.7:
+        x = rng.uniform(-0.5, 0.5) * hx
+        parts.append(_post(x, 0.0, z + 0.03, z + rng.uniform(0.2, 0.35), 0.09, Material("plain", _bright(rng), 1.0)))
+    if rng.uniform() < 0.5:
+        fruit = Material("plain", _bright(rng), 1.0)
+        parts.append(_sphere(rng.uniform(-0.6, 0.6) * hx, 0.4 * hy, z + 0.13, 0.10, fruit))
+    return Thing(parts, (hx, hy))
+
+
+def _desk(rng: np.random.Generator, palette: Palette) -> Thing:
+    wood, hx = palette.timber(rng), rng.uniform(0.6, 0.8)
+    screen = Material("painting_waves", (0.7, 0.8, 1.0), 0.0)
+    dark = Material("plain", color(palette.hue, 0.1, 0.35), 0.5)
+    parts = [_box((0.0, 0.0, 0.74), (hx, 0.35, 0.025), wood), _box((hx - 0.2, 0.0, 0.36), (0.2, 0.33, 0.355), wood)]
+    parts += [_box((0.04 - hx, 0.0, 0.36), (0.03, 0.33, 0.355), wood)]
+    parts += [_box((-0.1, -0.15, 1.05), (0.32, 0.02, 0.2), screen), _box((-0.1, -0.17, 0.81), (0.05, 0.03, 0.06), dark)]
+    return Thing(parts, (hx, 0.36))
+
+
+def _chair(rng: np.random.Generator, palette: Palette) -> Thing:
+    wood, seat = palette.timber(rng), palette.fabric(rng)
+    parts = [_box((0.0, 0.0, 0.45), (0.23, 0.23, 0.035), seat), *_legs(0.23, 0.23, 0.42, 0.022, wood)]
+    return Thing([*parts, _box((0.0, -0.21, 0.70), (0.22, 0.02, 0.22), wood)], (0.24, 0.24))
+
+
+def _stool(rng: np.random.Generator, palette: Palette) -> Thing:
+    radius, z = rng.uniform(0.18, 0.32), rng.uniform(0.38, 0.5)
+    return Thing([_post(0.0, 0.0, 0.0, z, radius, palette.fabric(rng))], (radius, radius))
+
+
+def _sofa(rng: np.random.Generator, palette: Palette) -> Thing:
+    cloth, hx = palette.fabric(rng), rng.uniform(0.7, 1.05)
+    cushion = palette.fabric(rng)
+    parts = [_box((0.0, 0.03, 0.22), (hx, 0.38, 0.22), cloth), _box((0.0, -0.32, 0.42), (hx, 0.1, 0.42), cloth)]
+    parts += [_box((s * (hx + 0.07), 0.0, 0.3), (0.08, 0.42, 0.3), cloth) for s in (-1, 1)]
+    parts += [_box((s * 0.55 * hx, -0.12, 0.58), (0.2, 0.06, 0.16), cushion) for s in (-1, 1)]
+    return Thing(parts, (hx + 0.15, 0.43))
+
+
+def _bed(rng: np.random.Generator, palette: Palette) -> Thing:
+    hx, wood, cloth = rng.uniform(0.5, 0.8), palette.timber(rng), palette.fabric(rng)
+    pillow = Material("plain", color(palette.hue, 0.05, 0.95), 0.5)
+    parts = [_box((0.0, 0.0, 0.15), (hx, 1.0, 0.12), wood), _box((0.0, 0.02, 0.36), (hx - 0.02, 0.97, 0.11), cloth)]
+    parts += [_box((0.0, -0.98, 0.45), (hx, 0.03, 0.45), wood), _box((0.0, -0.68, 0.52), (0.6 * hx, 0.18, 0.06), pillow)]
+    return Thing(parts, (hx, 1.01))
+
+
+def _shelf(rng: np.random.Generator, palette: Palette) -> Thing:
+    hx, height, wood = rng.uniform(0.4, 0.75), rng.uniform(1.1, 2.0), palette.timber(rng)
+    rows = 3 if height < 1.5 else 4
+    step = (height - 0.05) / rows
+    parts = [_box((s * hx, 0.0, 0.5 * height), (0.02, 0.17, 0.5 * height), wood) for s in (-1, 1)]
+    parts += [_box((0.0, -0.15, 0.5 * height), (hx, 0.02, 0.5 * height), wood)]
+    parts += [_box((0.0, 0.0, 0.03 + i * step), (hx, 0.17, 0.02), wood) for i in range(rows + 1)]
+    for i in range(rows):
+        z = 0.05 + i * step
+        if rng.uniform() < 0.65:
+            share = rng.uniform(0.5, 0.95)
+            books = Material("books", _pick(rng, (WHITE, (1.0, 0.85, 0.7), (0.8, 0.9, 1.0))), 0.0)
+            tall = 0.42 * step
+            parts.append(_box(((share - 1.0) * hx, 0.0, z + tall), (share * (hx - 0.03), 0.12, tall), books))
+        else:
+            vase = Material("plain", _bright(rng), 1.0)
+            parts.append(_post(rng.uniform(-0.6, 0.6) * hx, 0.02, z, z + 0.6 * step, 0.09, vase))
+    return Thing(parts, (hx + 0.02, 0.18))
+
+
+def _cupboard(rng: np.random.Generator, palette: Palette) -> Thing:
+    hx, height = rng.uniform(0.45, 0.8), rng.uniform(1.7, 2.1)
+    parts = [_box((0.0, 0.0, 0.5 * height), (hx, 0.28, 0.5 * height), palette.timber(rng))]
+    front = Material("door", _shade(palette.wood, 1.1), 0.0)
+    parts += [_box((s * 0.5 * hx, 0.28, 0.5 * height), (0.47 * hx, 0.015, 0.47 * height), front) for s in (-1, 1)]
+    return Thing(parts, (hx, 0.3))
+
+
+def _chest(rng: np.random.Generator, palette: Palette) -> Thing:
+    hx, wood = rng.uniform(0.35, 0.6), palette.timber(rng)
+    drawer = replace(wood, tint=_shade(wood.tint, 1.15))
+    parts = [_box((0.0, 0.0, 0.42), (hx, 0.22, 0.42), wood)]
+    parts += [_box((0.0, 0.22, 0.15 + 0.27 * i), (0.93 * hx, 0.015, 0.115), drawer) for i in range(3)]
+    if rng.uniform() < 0.6:
+        parts.append(_post(rng.uniform(-0.5, 0.5) * hx, 0.0, 0.84, 1.1, 0.1, Material("plain", _bright(rng), 1.0)))
+    return Thing(parts, (hx, 0.24))
+
+
+def _floor_lamp(rng: np.random.Generator, palette: Palette) -> Thing:
+    metal = Material("plain", color(palette.hue, 0.1, 0.5), 0.5)
+    shade = Material("plain", (1.0, 0.90, 0.70), 0.5, 0.75)
+    parts = [_post(0.0, 0.0, 0.0, 0.03, 0.17, metal), _post(0.0, 0.0, 0.03, 1.3, 0.022, metal)]
+    return Thing([*parts, _post(0.0, 0.0, 1.3, 1.6, 0.2, shade)], (0.21, 0.21))
+
+
+def _plant(rng: np.random.Generator, palette: Palette) -> Thing:
+    pot = Material("plaster", color(rng.uniform(0.02, 0.1), rng.uniform(0.2, 0.55), 0.72), 1.0)
+    parts = [_post(0.0, 0.0, 0.0, 0.38, 0.17, pot)]
+    for _ in range(4):
+        x, y = rng.uniform(-0.14, 0.14, 2)
+        parts.append(_sphere(x, y, rng.uniform(0.52, 0.95), rng.uniform(0.14, 0.21), _leaves(rng)))
+    return Thing(parts, (0.3, 0.3))
+
+
+def _planter(rng: np.random.Generator, palette: Palette) -> Thing:
+    hx = rng.uniform(0.45, 0.9)
+    parts = [_box((0.0, 0.0, 0.22), (hx, 0.22, 0.22), Material("boards", palette.wood, 0.9))]
+    count = max(3, int(hx / 0.16))
+    for i in range(count):
+        x = (2 * i + 1 - count) / count * (hx - 0.05)
+        parts.append(_sphere(x, 0.0, rng.uniform(0.48, 0.62), rng.uniform(0.16, 0.22), _leaves(rng)))
+        if rng.uniform() < 0.5:
+            parts.append(_sphere(x, 0.12, rng.uniform(0.62, 0.74), 0.075, Material("plain", _bright(rng), 1.0)))
+    return Thing(parts, (hx, 0.26))
+
+
+def _hedge(rng: np.random.Generator, palette: Palette) -> Thing:
+    hx, height = rng.uniform(0.6, 1.3), rng.uniform(0.7, 1.3)
+    return Thing([_box((0.0, 0.0, 0.5 * height), (hx, 0.28, 0.5 * height), _leaves(rng))], (hx, 0.28))
+
+
+def _bench(rng: np.random.Generator, palette: Palette) -> Thing:
+    wood, hx = Material("boards", palette.wood, 1.0), rng.uniform(0.6, 0.9)
+    parts = [_box((0.0, 0.0, 0.44), (hx, 0.22, 0.03), wood), _box((0.0, -0.21, 0.72), (hx, 0.025, 0.17), wood)]
+    parts += [_box((s * (hx - 0.1), 0.0, 0.21), (0.05, 0.2, 0.21), wood) for s in (-1, 1)]
+    return Thing(parts, (hx, 0.25))
+
+
+def _shed(rng: np.random.Generator, palette: Palette) -> Thing:
+    hx, height = rng.uniform(0.6, 0.9), rng.uniform(1.7, 2.1)
+    wall = Material("boards", color(palette.hue + 0.5, 0.25, 0.75), 0.9)
+    parts = [_box((0.0, 0.0, 0.5 * height), (hx, 0.5, 0.5 * height), wall)]
+    parts += [_box((0.0, 0.03, height + 0.04), (hx + 0.1, 0.6, 0.04), Material("boards", palette.wood, 0.8))]
+    parts += [_box((0.0, 0.5, 0.85), (0.36, 0.02, 0.82), Material("door", palette.trim, 0.0))]
+    return Thing(parts, (hx + 0.1, 0.6))
+
+
+def _barrel(rng: np.random.Generator, palette: Palette) -> Thing:
+    radius, height = rng.uniform(0.22, 0.3), rng.uniform(0.6, 0.85)
+    return Thing([_post(0.0, 0.0, 0.0, height, radius, Material("boards", palette.wood, 1.1))], (radius, radius))
+
+
+def _crate(rng: np.random.Generator, palette: Palette) -> Thing:
+    half = rng.uniform(0.2, 0.34)
+    parts = [_box((0.0, 0.0, half), (half,) * 3, Material("planks", _shade(palette.wood, 1.1), 1.0))]
+    if rng.uniform() < 0.5:
+        top = 0.65 * half
+        parts.append(_box((0.03, 0.0, 2 * half + top), (top,) * 3, palette.fabric(rng), rng.uniform(0.2, 1.2)))
+    return Thing(parts, (half, half))
+
+
+def _column(rng: np.random.Generator, palette: Palette) -> Thing:
+    stone = Material("marble", color(0.1, 0.06, 0.92), 0.6)
+    parts = [_box((0.0, 0.0, 0.08), (0.3, 0.3, 0.08), stone), _post(0.0, 0.0, 0.16, 1.0, 0.2, stone)]
+    return Thing([*parts, _sphere(0.0, 0.0, 1.22, 0.23, Material("marble", _bright(rng), 0.8))], (0.3, 0.3))
+
+
+def _tree(rng: np.random.Generator, palette: Palette) -> Thing:
+    height = rng.uniform(1.1, 1.6)
+    parts = [_post(0.0, 0.0, 0.0, height, 0.09, Material("dark_grain", _shade(_WOODS[3], 0.9), 1.0))]
+    for _ in range(5):
+        x, y = rng.uniform(-0.3, 0.3, 2)
+        parts.append(_sphere(x, y, height + rng.uniform(0.1, 0.6), rng.uniform(0.28, 0.45), _leaves(rng)))
+    return Thing(parts, (0.45, 0.45))
+
+
+def _ball(rng: np.random.Generator, palette: Palette) -> Thing:
+    radius = rng.uniform(0.16, 0.4)
+    texture = _pick(rng, ("plain", "wide_stripes", "dots", "marble"))
+    return Thing([_sphere(0.0, 0.0, radius, radius, Material(texture, _bright(rng), 0.9))], (radius, radius))
+
+
+def rug(rng: np.random.Generator, palette: Palette) -> Thing:
+    half = (rng.uniform(0.7, 1.3), rng.uniform(0.5, 0.9))
+    texture = _pick(rng, ("rug_stripes", "rug_diamonds", "rug_rings"))
+    tint = _pick(rng, (WHITE, (1.0, 0.85, 0.7), (0.75, 0.9, 1.0)))
+    return Thing([_box((0.0, 0.0, 0.006), (*half, 0.006), Material(texture, tint, 0.0))], half)
+
+
+def _person(rng: np.random.Generator, palette: Palette) -> list[Part]:
+    trousers = Material("plain", color(rng.uniform(), rng.uniform(0.1, 0.4), rng.uniform(0.3, 0.55)), 1.0)
+    shirt = Material(_pick(rng, ("plain", "stripes", "plaid", "dots")), _bright(rng), 1.5)
+    skin = Material("plain", _pick(rng, ((0.75, 0.50, 0.38), (0.55, 0.33, 0.22), (0.30, 0.17, 0.11))), 1.0)
+    hair = Material("plain", color(rng.uniform(0.02, 0.12), 0.5, rng.uniform(0.2, 0.6)), 1.0)
+    s = rng.uniform(0.85, 1.05)
+    parts = [_post(0.0, side * 0.09 * s, 0.0, 0.80 * s, 0.085 * s, trousers) for side in (-1, 1)]
+    parts += [_post(0.0, 0.0, 0.76 * s, 1.34 * s, 0.18 * s, shirt)]
+    parts += [_post(0.0, side * 0.225 * s, 0.78 * s, 1.32 * s, 0.05 * s, shirt) for side in (-1, 1)]
+    parts += [_sphere(0.0, 0.0, 1.34 * s, 0.18 * s, shirt), _sphere(0.0, 0.0, 1.62 * s, 0.125 * s, skin)]
+    return [*parts, _sphere(-0.025 * s, 0.0, 1.655 * s, 0.122 * s, hair)]
+
+
+def _cart(rng: np.random.Generator, palette: Palette) -> list[Part]:
+    body, wheel = Material("boards", _bright(rng), 1.2), Material("plain", color(0.1, 0.1, 0.35), 1.0)
+    parts = [_box((0.0, 0.0, 0.40), (0.34, 0.22, 0.18), body)]
+    parts += [_sphere(sx * 0.22, sy * 0.2, 0.11, 0.11, wheel) for sx in (-1, 1) for sy in (-1, 1)]
+    parts += [_box((-0.33, 0.0, 0.72), (0.02, 0.2, 0.16), wheel)]
+    return [*parts, _sphere(0.05, 0.0, 0.66, 0.14, Material("plain", _bright(rng), 1.0))]
+
+
+def _leaves(rng: np.random.Generator) -> Material:
+    return Material("leaves", color(rng.uniform(0.22, 0.36), rng.uniform(0.35, 0.55), rng.uniform(0.5, 0.72)), 0.9)
+
+
+def _bright(rng: np.random.Generator) -> Color:
+    return color(rng.uniform(), rng.uniform(0.3, 0.6), rng.uniform(0.65, 0.9))
+
+
+def _shade(tint: Color, factor: float) -> Color:
+    """The display colour times a factor, as linear reflectance where `tint` is one of ours already."""
+    return tuple(min(1.0, (c * factor)) for c in tint)
+
+
+def _pick(rng: np.random.Generator, options):
+    return options[int(rng.integers(len(options)))]

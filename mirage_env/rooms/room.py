@@ -1,0 +1,154 @@
+"""A room: a world of known geometry that can be looked at from any pose at any time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mirage_env.camera import Camera
+from mirage_env.errors import InvalidOptionError, InvalidPoseError
+from mirage_env.rooms import raycast, scene
+from mirage_env.rooms.textures import atlas
+from mirage_env.rooms.walks import upright
+
+SPLITS = ("train", "validation", "test")
+FOV = math.radians(75.0)
+"""Default horizontal field of view, radians."""
+FRAME_SECONDS = 1.0 / 8.0
+"""Simulated time per frame, seconds."""
+
+
+@dataclass(frozen=True)
+class RoomView:
+    """What a camera sees. Depth, instance, mover and sky belong to the ray through the pixel centre.
+
+    Attributes:
+        depth: z in metres, infinite in the sky.
+        instance: 0 sky, 1 floor, 2 ceiling, 3 to 6 walls, then one number per thing.
+        mover: pixels of things that move.
+    """
+
+    image: NDArray[np.uint8]  # [H, W, 3]
+    depth: NDArray[np.float32]  # [H, W]
+    instance: NDArray[np.int16]  # [H, W]
+    mover: NDArray[np.bool_]  # [H, W]
+    sky: NDArray[np.bool_]  # [H, W]
+
+
+@dataclass(frozen=True)
+class StartView:
+    """An image to begin a world with, its camera, and its depth where that is known."""
+
+    image: NDArray[np.uint8]  # [H, W, 3]
+    camera: Camera
+    depth: NDArray[np.float32] | None  # [H, W]
+
+
+@dataclass(frozen=True)
+class Room:
+    """A procedural room or courtyard; make one with `Room.generate`. Immutable, cheap to share between threads."""
+
+    seed: int
+    split: str
+    scene: scene.Scene
+
+    @staticmethod
+    def generate(seed: int, split: str = "train") -> Room:
+        """The world of that seed; worlds of different splits are never the same.
+
+        Raises:
+            InvalidOptionError: an unknown split, or a negative seed.
+        """
+        if split not in SPLITS:
+            raise InvalidOptionError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+        if seed < 0:
+            raise InvalidOptionError(f"seed is {seed}; it must not be negative")
+        rng = np.random.default_rng(np.random.SeedSequence([int(seed), SPLITS.index(split)]))
+        return Room(int(seed), split, scene.generate(rng))
+
+    def render(self, camera: Camera, time: float = 0.0, samples: int = 2) -> RoomView:
+        """Cast rays: one through each pixel centre for the geometry, `samples` x `samples` per pixel for the colour.
+
+        Args:
+            camera: pose in the room's frame (z up, metres).
+            time: simulated seconds; moves the movers and nothing else.
+            samples: anti-aliasing, 1 to 8 per direction.
+
+        Raises:
+            InvalidOptionError: `samples` out of range or a `time` that is not finite.
+        """
+        if not 1 <= samples <= 8:
+            raise InvalidOptionError(f"samples is {samples}; give 1 to 8 per pixel and direction")
+        if not math.isfinite(time):
+            raise InvalidOptionError(f"time is {time}; give finite seconds")
+        s, shape, K = self.scene, (camera.height, camera.width), camera.K_image
+        image, depth = np.empty((*shape, 3), np.uint8), np.empty(shape, np.float32)
+        instance, mover = np.empty(shape, np.int16), np.empty(shape, np.bool_)
+        R = np.ascontiguousarray(camera.T_world_cam[:3, :3])
+        raycast.render(
+            scene.geometry_at(s, time), s.kind, s.material, s.label, s.shell, s.lights, s.ambient, s.sky, atlas(),
+            R, camera.position.copy(), K[0, 0], K[1, 1], K[0, 2], K[1, 2], samples, image, depth, instance, mover,
+        )  # fmt: skip
+        return RoomView(image, depth, instance, mover, instance == 0)
+
+    def is_free(self, position: ArrayLike, radius: float = 0.25) -> bool:
+        """Whether a walker with eyes at that point [3] keeps `radius` metres from walls, things and mover paths.
+
+        Raises:
+            InvalidPoseError: not three finite numbers.
+        """
+        x = np.asarray(position, np.float64)
+        if x.shape != (3,) or not np.isfinite(x).all():
+            raise InvalidPoseError(f"position is {x.tolist()}; give three finite numbers x, y, z in metres")
+        if not 0.2 < x[2] < self.scene.shell[2] - 0.1:
+            return False
+        return bool(scene.clearance(self.scene, x[None, :2], float(x[2]))[0] > radius)
+
+    def view_distance(self, x: float, y: float, yaw: float, z: float = 1.1) -> float:
+        """Distance from a point to the first static surface along a level direction, metres."""
+        direction = np.array([math.cos(yaw), math.sin(yaw)])
+        return raycast.level_distance(self.scene.geometry, self.scene.kind, self.scene.mover_of, self.scene.shell,
+                                      x, y, z, direction[0], direction[1])  # fmt: skip
+
+    def start_camera(self, rng: np.random.Generator, height: int = 128, width: int = 128) -> Camera:
+        """An upright camera at a free place, looking at something and not straight into a near wall."""
+        cells = np.argwhere(self._free)
+        best, best_score = None, -np.inf
+        for _ in range(10):
+            x, y = (cells[rng.integers(len(cells))] + 0.5) * scene.CELL
+            z, yaw, pitch = rng.uniform(1.2, 1.6), rng.uniform(-math.pi, math.pi), rng.uniform(-0.16, 0.04)
+            T_world_cam = upright(x, y, z, yaw, pitch)
+            view = self.render(Camera.from_fov(FOV, 16, 16, T_world_cam), samples=1)
+            score = _interest(view)
+            if self.is_free((x, y, z), scene.WALK_RADIUS) and score > best_score:
+                best, best_score = T_world_cam, score
+            if best_score > 1.0:
+                break
+        if best is None:
+            return self.start_camera(rng, height, width)
+        return Camera.from_fov(FOV, height, width, best)
+
+    @cached_property
+    def _free(self) -> NDArray[np.bool_]:
+        return scene.free_cells(self.scene)
+
+
+def start_view(rng: np.random.Generator) -> StartView:
+    """A view of a room of the test split, drawn from `rng`."""
+    room = Room.generate(int(rng.integers(2**31)), "test")
+    camera = room.start_camera(rng)
+    view = room.render(camera)
+    return StartView(view.image, camera, view.depth)
+
+
+def _interest(view: RoomView) -> float:
+    """Above 1 for a view with room ahead and several things in it."""
+    depth = view.depth[5:11, 4:12]
+    things = len(np.unique(view.instance[view.instance > 6]))
+    near = float((view.depth < 0.8).mean())
+    ahead = min(float(np.median(np.minimum(depth, 6.0))) / 2.2, 1.3)
+    return ahead * (0.55 + 0.15 * min(things, 5)) - 2.0 * near - (1.5 if float(depth.min()) < 1.2 else 0.0)

@@ -1,0 +1,234 @@
+"""`mirage train STAGE`: every stage from clips to a model folder, each a command that can be repeated.
+
+    record -> codec, scene -> encode -> refiner -> base -> branch -> lora -> export
+
+A stage reads what earlier stages left in `--out` and adds its own: `runs/<stage>` holds the log and the checkpoint it
+resumes from, `model/` the world model as it grows. The stages `branch` and `lora` take `--paper` for the paper's
+condition (one-cell nearest readout and mask only), which the evaluation compares with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import WanTransformer3DModel
+from safetensors.torch import save_file
+
+from mirage_env.config import FilterConfig, ReadoutConfig, SamplerConfig, WorldModelConfig
+from mirage_env.errors import InvalidOptionError
+from mirage_env.models.control import ControlBranch
+from mirage_env.models.denoiser import ChunkDenoiser
+from mirage_env.models.depth import DepthUNet
+from mirage_env.models.loading import load_module, save_module
+from mirage_env.models.refiner import BareReadout, ConvRefiner
+from mirage_env.models.segmentation import SegmentationUNet
+from mirage_env.models.vae import ConvCodec
+from mirage_env.training.conditioning import ConditionSampler, LatentClips, encode_clips
+from mirage_env.training.data import Clips, record_rooms
+from mirage_env.training.loop import LoopConfig
+from mirage_env.training.lora import add_lora, lora_state
+from mirage_env.training.stage0 import ScenePair, train_codec, train_scene
+from mirage_env.training.stages import Variant, train_denoiser, train_refiner
+
+Stage = Literal["record", "codec", "scene", "encode", "refiner", "base", "branch", "lora", "export"]
+PAPER_READOUT = ReadoutConfig(winner="nearest", footprint=0.0)
+PAPER_SAMPLER = SamplerConfig(steps=2, shift=1.0, couple=False)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training stage.
+
+    Attributes:
+        stage: which.
+        out: folder of clips, runs and the model.
+        minutes: how long the stage may take; its learning rate ends at zero then.
+        steps: most optimiser steps.
+        clips: worlds to record, one walk of `frames` frames each (stage `record`).
+        size: image size in pixels, a multiple of 16.
+        paper: train the paper's condition instead of ours (stages `branch`, `lora`, `export`).
+        threads: CPU threads.
+        seed: seed of initial weights and batches.
+    """
+
+    stage: Stage
+    out: Path
+    minutes: float = 20.0
+    steps: int = 100_000
+    clips: int = 520
+    frames: int = 32
+    size: int = 128
+    paper: bool = False
+    threads: int = 2
+    seed: int = 0
+
+
+def rooms_config(size: int = 128, paper: bool = False) -> WorldModelConfig:
+    """Configuration of the "rooms" model, or of its twin with the paper's condition."""
+    config = WorldModelConfig(
+        name="rooms",
+        image_size=(size, size),
+        latent_size=(size // 8, size // 8),
+        latent_channels=16,
+        sampler=SamplerConfig(steps=2, shift=1.0),
+        filters=FilterConfig(edge_share=1.0),
+    )
+    if not paper:
+        return config
+    return dataclasses.replace(
+        config, name="rooms-paper", readout=PAPER_READOUT, sampler=PAPER_SAMPLER, shares="../rooms"
+    )
+
+
+def run(config: TrainConfig) -> None:
+    """Run one stage.
+
+    Raises:
+        ModelNotFoundError: an earlier stage has not run yet.
+    """
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    {
+        "record": _record,
+        "codec": _codec,
+        "scene": _scene,
+        "encode": _encode,
+        "refiner": _refiner,
+        "base": _base,
+        "branch": _branch,
+        "lora": _lora,
+        "export": _export,
+    }[config.stage](config)
+
+
+def _loop(config: TrainConfig, lr: float, warmup: int = 100, ema: float = 0.995) -> LoopConfig:
+    return LoopConfig(config.steps, lr=lr, warmup=warmup, ema=ema, minutes=config.minutes, seed=config.seed)
+
+
+def _run(config: TrainConfig, name: str) -> Path:
+    return config.out / "runs" / (f"{name}-paper" if config.paper else name)
+
+
+def _clips(config: TrainConfig) -> Clips:
+    return Clips(config.out / "clips" / "train")
+
+
+def _record(config: TrainConfig) -> None:
+    folder = config.out / "clips"
+    record_rooms(folder / "train", "train", config.clips, config.frames, config.size, workers=config.threads)
+
+
+def _codec(config: TrainConfig) -> None:
+    loop = _loop(config, lr=5e-4, warmup=150)
+    save_module(train_codec(_clips(config), _run(config, "codec"), loop), config.out / "model" / "codec")
+
+
+def _scene(config: TrainConfig) -> None:
+    grid = rooms_config(config.size).latent_size
+    pair: ScenePair = train_scene(_clips(config), _run(config, "scene"), _loop(config, lr=2e-3), grid=grid)
+    save_module(pair.depth, config.out / "model" / "depth")
+    save_module(pair.segmentation, config.out / "model" / "segmentation")
+
+
+def _encode(config: TrainConfig) -> None:
+    model = config.out / "model"
+    encode_clips(
+        _clips(config),
+        config.out / "latents",
+        rooms_config(config.size),
+        load_module(ConvCodec, model / "codec"),
+        load_module(DepthUNet, model / "depth") if (model / "depth").is_dir() else None,
+        load_module(SegmentationUNet, model / "segmentation") if (model / "segmentation").is_dir() else None,
+    )
+
+
+def _sampler(config: TrainConfig) -> ConditionSampler:
+    return ConditionSampler(LatentClips(_clips(config), config.out / "latents"), rooms_config(config.size))
+
+
+def _refiner(config: TrainConfig) -> None:
+    refiner = train_refiner(_sampler(config), _run(config, "refiner"), _loop(config, lr=5e-4))
+    save_module(refiner, config.out / "model" / "refiner")
+
+
+def _transformer() -> WanTransformer3DModel:
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=6,
+        attention_head_dim=32,
+        in_channels=16,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=128,
+        ffn_dim=768,
+        num_layers=6,
+    )
+
+
+def _variant(config: TrainConfig, transformer: WanTransformer3DModel, branch: ControlBranch | None) -> Variant:
+    world = rooms_config(config.size, config.paper)
+    refiner = BareReadout() if config.paper else load_module(ConvRefiner, config.out / "model" / "refiner")
+    return Variant(ChunkDenoiser(transformer, branch, world.sampler), refiner, world.readout)
+
+
+def _base(config: TrainConfig) -> None:
+    """The backbone alone: half of the chunks start from noise, half from what the memory shows."""
+    variant = _variant(config, _transformer(), None)
+    loop = _loop(config, lr=1e-3, warmup=200)
+    trainable = list(variant.denoiser.parameters())
+    trained = train_denoiser(variant, trainable, _sampler(config), _run(config, "base"), loop, drop=0.5)
+    save_module(trained.denoiser.transformer, config.out / "model" / "transformer")
+
+
+def _branch(config: TrainConfig) -> None:
+    """Stage 1: the side branch on the frozen backbone."""
+    transformer = load_module(WanTransformer3DModel, config.out / "model" / "transformer")
+    parts = rooms_parts(config.paper)
+    variant = _variant(config, transformer, ControlBranch.from_transformer(transformer, parts, (0, 2, 4)))
+    branch = variant.denoiser.branch
+    if branch is None:
+        raise InvalidOptionError("stage `branch` needs a side branch")
+    loop = _loop(config, lr=1e-3)
+    trained = train_denoiser(variant, branch.parameters(), _sampler(config), _run(config, "branch"), loop)
+    if trained.denoiser.branch is not None:
+        save_module(trained.denoiser.branch, _folder(config) / "control")
+
+
+def rooms_parts(paper: bool) -> tuple[str, ...]:
+    """Condition parts of our branch and of the paper's."""
+    return ("readout", "observed") if paper else ("known", "observed", "winner", "rays")
+
+
+def _folder(config: TrainConfig) -> Path:
+    return config.out / ("model-paper" if config.paper else "model")
+
+
+def _lora(config: TrainConfig) -> None:
+    """Stage 2: rank-64 LoRA on self-attention, together with the branch (PAPER, training)."""
+    transformer = load_module(WanTransformer3DModel, config.out / "model" / "transformer")
+    branch = load_module(ControlBranch, _folder(config) / "control")
+    variant = _variant(config, transformer, branch)
+    lora = add_lora(variant.denoiser.transformer)
+    trainable = [*lora, *branch.parameters()]
+    loop = _loop(config, lr=3e-4, ema=0.99)
+    trained = train_denoiser(variant, trainable, _sampler(config), _run(config, "lora"), loop)
+    (_folder(config) / "lora").mkdir(parents=True, exist_ok=True)
+    state = {k: v.half().contiguous() for k, v in lora_state(trained.denoiser.transformer).items()}
+    save_file(state, _folder(config) / "lora" / "pytorch_lora_weights.safetensors")
+    if trained.denoiser.branch is not None:
+        save_module(trained.denoiser.branch, _folder(config) / "control")
+
+
+def _export(config: TrainConfig) -> None:
+    """Write `mirage.json`, which makes the folder a world model, with the curves of all stages beside it."""
+    folder = _folder(config)
+    rooms_config(config.size, config.paper).save(folder)
+    for log in sorted((config.out / "runs").glob("*/log.csv")):
+        if log.parent.name.endswith("-paper") == config.paper:
+            (folder / "curves").mkdir(exist_ok=True)
+            shutil.copy(log, folder / "curves" / f"{log.parent.name}.csv")

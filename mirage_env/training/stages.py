@@ -1,0 +1,107 @@
+"""Refiner, base model, and the paper's two stages: side branch, then LoRA with the branch (PAPER, training)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mirage_env.config import ReadoutConfig
+from mirage_env.interfaces import Readout, ReadoutRefiner
+from mirage_env.models.denoiser import ChunkDenoiser
+from mirage_env.models.refiner import ConvRefiner
+from mirage_env.training.conditioning import Batch, ConditionSampler
+from mirage_env.training.loop import LoopConfig, train
+
+LORA_TARGETS = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]
+
+
+def train_refiner(
+    sampler: ConditionSampler, folder: Path, config: LoopConfig, refiner: ConvRefiner | None = None, batch: int = 2
+) -> ConvRefiner:
+    """Move read-out latents towards the true ones, on observed cells."""
+    refiner = (refiner or ConvRefiner(sampler.config.latent_channels)).to(memory_format=torch.channels_last)
+
+    def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        (drawn,) = sampler.draw(batch, generator)
+        bare = refined = torch.zeros(())
+        cells = torch.zeros(())
+        for truth, readout in zip(drawn.latents, drawn.readout, strict=True):
+            seen = readout.observed[:, None]
+            refined = refined + (seen * (refiner(readout).float() - truth) ** 2).sum()
+            bare = bare + (seen * (readout.latent - truth) ** 2).sum()
+            cells = cells + seen.sum() * truth.shape[1]
+        refined, bare = refined / cells.clamp_min(1.0), bare / cells.clamp_min(1.0)
+        return {"loss": refined, "bare": bare}
+
+    return train(refiner, loss_fn, folder, config)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A denoiser with the readout rule, refiner and sampler it is trained for."""
+
+    denoiser: ChunkDenoiser
+    refiner: ReadoutRefiner
+    readout: ReadoutConfig
+
+
+def blank(readout: Readout) -> Readout:
+    """What a memory of nothing shows."""
+    return Readout(**{f.name: torch.zeros_like(getattr(readout, f.name)) for f in fields(readout)})
+
+
+def flow_loss(variant: Variant, batch: Batch, generator: torch.Generator, drop: float = 0.1) -> dict[str, Tensor]:
+    """Error of the predicted clean chunk, frame 0 left out; the memory is dropped now and then.
+
+    sigma is 1 half of the time, since a few-step sampler spends its steps there, and uniform otherwise.
+    """
+    with torch.no_grad():
+        dropped = torch.rand(len(batch.readout), generator=generator) < drop
+        readout = [blank(r) if d else r for r, d in zip(batch.readout, dropped, strict=True)]
+        known = torch.stack([variant.refiner.refine(r) for r in readout]).float()
+        observed = torch.stack([r.observed[:, None] for r in readout])
+        known[:, 0] = batch.latents[:, 0]
+        noise = torch.randn(known.shape, generator=generator)
+        source, prior = variant.denoiser.source(known, observed, noise)
+        sigma = 0.2 + 0.8 * torch.rand(len(known), generator=generator)
+        sigma = torch.where(torch.rand(len(known), generator=generator) < 0.5, 1.0, sigma)
+        level = sigma[:, None, None, None, None]
+        x = (1.0 - level) * batch.latents + level * source
+        x[:, 0] = batch.latents[:, 0]
+        cond = variant.denoiser.condition(known, readout, batch.rays)
+    predicted = variant.denoiser.predict(x, sigma, prior, batch.preceding, cond)
+    error = (predicted.float() - batch.latents)[:, 1:] ** 2
+    seen = observed[:, 1:]
+    channels = error.shape[2]
+    return {
+        "loss": error.mean(),
+        "seen": (error.detach() * seen).sum() / (seen.sum() * channels).clamp_min(1.0),
+        "unseen": (error.detach() * (1 - seen)).sum() / ((1 - seen).sum() * channels).clamp_min(1.0),
+    }
+
+
+def train_denoiser(
+    variant: Variant,
+    trainable: Iterable[nn.Parameter],
+    sampler: ConditionSampler,
+    folder: Path,
+    config: LoopConfig,
+    batch: int = 4,
+    drop: float = 0.1,
+) -> Variant:
+    """Train the given parameters of a variant's denoiser; the rest is frozen."""
+    denoiser = variant.denoiser
+    denoiser.requires_grad_(False)
+    for parameter in trainable:
+        parameter.requires_grad_(True)
+
+    def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        (drawn,) = sampler.draw(batch, generator, [variant.readout])
+        return flow_loss(variant, drawn, generator, drop)
+
+    trained = train(denoiser, loss_fn, folder, config)
+    return Variant(trained, variant.refiner, variant.readout)  # type: ignore[arg-type]

@@ -1,0 +1,84 @@
+"""Wrappers around the environments of this package."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import NDArray
+
+from mirage_env.errors import InvalidOptionError
+
+
+class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Records every frame of every chunk, one mp4 per episode.
+
+    (Gymnasium's `RecordVideo` keeps one frame per step.) An episode is written when the next one begins or the
+    environment is closed, to `episode_0000.mp4` and so on.
+    Files that are there already are kept, and counting goes on behind them. Frames are held in memory until then.
+
+    Args:
+        env: an environment of this package, wrapped or not.
+        folder: where to write; made if need be.
+        fps: frames per second of the video; those of the environment if not given.
+
+    Raises:
+        InvalidOptionError: an environment without chunks, or a frame rate that is not positive.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], folder: str | Path, fps: float | None = None) -> None:
+        RecordConstructorArgs.__init__(self, folder=str(folder), fps=fps)
+        super().__init__(env)
+        if not env.has_wrapper_attr("shown_frames"):
+            raise InvalidOptionError(
+                f"{env} does not show chunks (it has no shown_frames); use Gymnasium's RecordVideo"
+            )
+        self.fps = float(env.metadata.get("render_fps", 8)) if fps is None else float(fps)
+        if not 0.0 < self.fps < float("inf"):
+            raise InvalidOptionError(f"fps is {fps}; give a positive number of frames per second")
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        numbers = [int(m[1]) for p in self.folder.iterdir() if (m := re.fullmatch(r"episode_(\d+)\.mp4", p.name))]
+        self._episode = max(numbers, default=-1) + 1
+        self._chunks: list[NDArray[np.uint8]] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment, and write the episode that this ends."""
+        result = super().reset(seed=seed, options=options)
+        self.write()
+        self._chunks.append(self._shown())
+        return result
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step, and keep every frame that it shows."""
+        result = super().step(action)
+        self._chunks.append(self._shown())
+        return result
+
+    def write(self) -> Path | None:
+        """Write what was recorded since the last file; the path, or None where there is nothing to write."""
+        # Starts ffmpeg, which only recording needs.
+        from mirage_env.pictures import write_video
+
+        if not self._chunks:
+            return None
+        path = self.folder / f"episode_{self._episode:04d}.mp4"
+        write_video(path, np.concatenate(self._chunks), self.fps)
+        self._chunks = []
+        self._episode += 1
+        return path
+
+    def close(self) -> None:
+        """Write the last episode and close the environment."""
+        try:
+            self.write()
+        finally:
+            super().close()
+
+    def _shown(self) -> NDArray[np.uint8]:  # [F, H, W, 3]
+        frames: NDArray[np.uint8] = self.get_wrapper_attr("shown_frames")()
+        return frames

@@ -1,0 +1,1 @@
+"""Policies that drive any environment with Mirage's action space; they know Gymnasium and not Mirage."""

@@ -1,0 +1,1 @@
+"""The ROS 2 side of Mirage. It uses `mirage_env`; `mirage_env` knows nothing of it."""

@@ -1,0 +1,19 @@
+"""What all tests share."""
+
+import os
+
+# Before NumPy and torch start their threads: the arrays here are too small to share, and machines are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# The first call of a kernel compiles it, and shared machines stall: the time of one example says nothing.
+settings.register_profile("mirage", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("mirage")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,0 +1,97 @@
+"""Parts that show what they were asked and answer what a test wants, around the real parts of a tiny world model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from tiny import tiny_world_model
+from torch import Tensor
+
+from mirage_env.camera import Camera, between, pose_from_rotation_vector
+from mirage_env.config import WorldModelConfig
+from mirage_env.interfaces import STATIC
+from mirage_env.memory import LatentMemory
+from mirage_env.world_model import WorldModel
+
+
+class Recorder:
+    """Passes every call on to a real part and remembers it."""
+
+    def __init__(self, part: Any) -> None:
+        self.part = part
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = []  # method, arguments, result
+
+    def __getattr__(self, name: str) -> Any:
+        def method(*args: Any, **kwargs: Any) -> Any:
+            result = getattr(self.part, name)(*args, **kwargs)
+            self.calls.append((name, args, kwargs, result))
+            return result
+
+        return method
+
+    def of(self, method: str) -> list[tuple[tuple[Any, ...], dict[str, Any], Any]]:
+        """Arguments and result of every call of a method."""
+        return [call[1:] for call in self.calls if call[0] == method]
+
+
+class Wall:
+    """A slightly slanted wall before every camera (`DepthEstimator`). Random weights see edges everywhere."""
+
+    def estimate(self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None) -> Tensor:
+        return torch.linspace(2.0, 2.4, images.shape[-1]).expand(len(images), *images.shape[-2:]).clone()
+
+
+@dataclass
+class Labels:
+    """The same labels for every image (`StaticSegmenter`)."""
+
+    label: Tensor = field(default_factory=lambda: torch.full((32, 32), STATIC))  # [H, W]
+
+    def segment(self, images: Tensor) -> Tensor:
+        return self.label.expand(len(images), -1, -1)
+
+
+class Written:
+    """A memory factory whose memories remember what was written (`MemoryFactory`, `Memory`)."""
+
+    def __init__(self) -> None:
+        self.writes: list[dict[str, Any]] = []
+
+    def __call__(self, config: WorldModelConfig) -> Written._Memory:
+        return Written._Memory(LatentMemory.empty(config), self.writes)
+
+    class _Memory:
+        def __init__(self, memory: LatentMemory, writes: list[dict[str, Any]]) -> None:
+            self.memory, self.writes = memory, writes
+
+        def write(self, latents, images, depth, keep, cameras, born):
+            self.writes.append(
+                {"latents": latents, "images": images, "depth": depth, "keep": keep, "cameras": cameras, "born": born}
+            )
+            return Written._Memory(self.memory.write(latents, images, depth, keep, cameras, born), self.writes)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.memory, name)
+
+
+def walled_world_model(label: Tensor | None = None, **changes: Any) -> WorldModel:
+    """The tiny world model, seeing a static wall, so that its memory fills although its weights are random."""
+    labels = Labels() if label is None else Labels(label)
+    return replace(tiny_world_model(), **{"depth": Wall(), "segmenter": labels, **changes})
+
+
+def picture(seed: int = 0) -> np.ndarray:  # [32, 32, 3] uint8
+    """A smooth random image."""
+    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    image = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")[0].permute(1, 2, 0)
+    return (255 * image).to(torch.uint8).numpy()
+
+
+def path(camera: Camera, turn: float = 0.3, forward: float = 0.4, count: int = 4) -> list[Camera]:
+    """One camera per new frame of a chunk."""
+    end = camera.moved(pose_from_rotation_vector([0.1, 0.0, forward], [0.0, turn, 0.0]))
+    return between(camera, end, count)

@@ -1,0 +1,256 @@
+"""Who may import whom, and what no file does. The tables are the rules; the tests at the end break each of them."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import pytest
+from repository import PACKAGES, ROOT, repository_files
+
+LIBRARY = tuple(f"{package}/*" for package in PACKAGES)
+LEAVES = ("mirage_env/rooms/*", "mirage_env/training/*", "mirage_env/evaluation/*")
+
+
+@dataclass(frozen=True)
+class Only:
+    """Among the files `where`, only those of `by` may import `modules`."""
+
+    modules: tuple[str, ...]
+    by: tuple[str, ...]
+    where: tuple[str, ...] = LIBRARY
+
+
+RULES = (
+    Only(("diffusers", "transformers"), ("mirage_env/models/*", "mirage_env/training/*", "mirage_env/evaluation/*")),
+    Only(("zarr",), ("mirage_env/store.py",)),
+    Only(("rclpy",), ("ros_bridge/_ros.py",)),
+    Only(
+        ("transforms3d",),
+        ("mirage_env/camera.py", "mirage_env/actions.py", "ros_bridge/conversions.py", "ros_bridge/frames.py"),
+    ),
+    # The core knows none of the leaves; the command line starts them.
+    Only(("mirage_env.rooms", "mirage_env.training", "mirage_env.evaluation"), (*LEAVES, "mirage_env/cli.py")),
+    # The networks meet the world model through the Protocols of interfaces.py; loading puts the two together.
+    Only(
+        ("mirage_env.world_model", "mirage_env.env", "mirage_env.store", "mirage_env.viewer"),
+        ("mirage_env/models/loading.py",),
+        where=("mirage_env/models/*",),
+    ),
+    Only(("policies",), ("policies/*", "ros_bridge/policy_node.py")),
+    Only(("ros_bridge",), ("ros_bridge/*",)),
+    # What executes code on loading.
+    Only(("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), (), where=("*",)),
+)
+
+LAYERS = (
+    ("errors", "config"),
+    ("camera",),
+    ("interfaces", "geometry", "splat"),
+    ("memory", "masks"),
+    ("world_model",),
+)
+"""Modules of `mirage_env`, lowest first: each imports its own layer and those below. All others stand on top."""
+
+POLICIES_MAY_IMPORT = {"gymnasium", "numpy", "torch", "policies", *sys.stdlib_module_names}
+"""And `mirage_env` for type checking, or in policies/planner.py, which plans inside a world model."""
+
+FORBIDDEN_CALLS = {
+    "print": "prints; use logging, or return the text",
+    "torch.load": "unpickles; weights are safetensors",
+    "eval": "runs text as code",
+    "exec": "runs text as code",
+}
+MAY_PRINT = ("mirage_env/cli.py", "examples/*", "benchmarks/*", "tests/*")
+WORLD_MODEL_LINES = 250
+
+
+@dataclass(frozen=True)
+class Import:
+    module: str
+    line: int
+    typing_only: bool  # under `if TYPE_CHECKING:`
+    lazy: bool  # inside a function
+
+
+def imports_of(tree: ast.AST, package: str, typing_only: bool = False, lazy: bool = False) -> Iterator[Import]:
+    """Every import of a file, `from a import b` as `a.b`; `package` is where relative imports start."""
+    for node in ast.iter_child_nodes(tree):
+        names: list[str] = []
+        match node:
+            case ast.Import():
+                names = [alias.name for alias in node.names]
+            case ast.ImportFrom():
+                parents = package.split(".")[: 1 - node.level or None] if node.level else []
+                base = ".".join([*parents, *([node.module] if node.module else [])])
+                names = [f"{base}.{alias.name}" for alias in node.names]
+            case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__")):
+                names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+        yield from (Import(name, node.lineno, typing_only, lazy) for name in names)
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        is_typing = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        yield from imports_of(node, package, typing_only or is_typing, lazy or is_function)
+
+
+def matches(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(path, pattern) for pattern in patterns)
+
+
+def within(module: str, ancestors: tuple[str, ...]) -> bool:
+    return any(module == ancestor or module.startswith(ancestor + ".") for ancestor in ancestors)
+
+
+def layer_of(module: str) -> int:
+    """Index of a module of the core in `LAYERS`; its length for the modules on top."""
+    name = module.split(".")[1]
+    return next((i for i, layer in enumerate(LAYERS) if name in layer), len(LAYERS))
+
+
+def module_of(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def package_of(path: str) -> str:
+    return path.rpartition("/")[0].replace("/", ".")
+
+
+def wrong_imports(path: str, tree: ast.AST) -> Iterator[str]:
+    module, top = module_of(path), path.split("/")[0]
+    for found in imports_of(tree, package_of(path)):
+        root = found.module.split(".")[0]
+        place = f"{path}:{found.line} imports {found.module}"
+        for rule in RULES:
+            if matches(path, rule.where) and within(found.module, rule.modules) and not matches(path, rule.by):
+                yield f"{place}; only {', '.join(rule.by) or 'nobody'} may"
+        both_in_core = module.startswith("mirage_env.") and found.module.startswith("mirage_env.")
+        if both_in_core and not found.typing_only and layer_of(module) < layer_of(found.module):
+            yield f"{place}, which lies above it (see LAYERS)"
+        adapter = root == "mirage_env" and (found.typing_only or path == "policies/planner.py")
+        if top == "policies" and root not in POLICIES_MAY_IMPORT and not adapter:
+            yield f"{place}; policies know only Gymnasium, NumPy and torch"
+        if top == "ros_bridge" and root == "mirage_env" and "._" in found.module:
+            yield f"{place}; the bridge uses public names only"
+
+
+def bad_habits(path: str, tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        place = f"{path}:{getattr(node, 'lineno', 0)}"
+        match node:
+            case ast.Call(func=ast.Name() | ast.Attribute()):
+                name = ast.unparse(node.func)
+                if name in FORBIDDEN_CALLS and not (name == "print" and matches(path, MAY_PRINT)):
+                    yield f"{place} {FORBIDDEN_CALLS[name]}"
+                for keyword in node.keywords:
+                    value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+                    if keyword.arg == "allow_pickle" and value is not False:
+                        yield f"{place} unpickles; arrays are plain"
+                    if name.endswith("load_state_dict") and keyword.arg == "strict" and value is not True:
+                        yield f"{place} loads weights without checking their keys"
+            case ast.Attribute(value=ast.Name(id="sys"), attr="path"):
+                yield f"{place} touches sys.path; install the package instead"
+            case ast.ImportFrom(module="sys") if any(alias.name == "path" for alias in node.names):
+                yield f"{place} touches sys.path; install the package instead"
+            case ast.ExceptHandler(type=None):
+                yield f"{place} catches everything; name the error"
+            case ast.ExceptHandler(type=caught):
+                names = {ast.unparse(n) for n in (caught.elts if isinstance(caught, ast.Tuple) else [caught])}
+                if names & {"Exception", "BaseException"}:
+                    yield f"{place} catches everything; name the error"
+
+
+def violations(path: str, source: str) -> list[str]:
+    """What is wrong with one file, by its path in the repository."""
+    tree = ast.parse(source)
+    return [*wrong_imports(path, tree), *bad_habits(path, tree)]
+
+
+PYTHON_FILES = [path for path in repository_files() if path.endswith(".py")]
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES)
+def test_file_keeps_the_rules(path):
+    found = violations(path, (ROOT / path).read_text())
+    assert not found, "\n".join(found)
+
+
+def test_modules_import_each_other_without_cycles():
+    paths = {module_of(path): path for path in PYTHON_FILES if matches(path, LIBRARY)}
+    graph: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        tree = ast.parse((ROOT / path).read_text())
+        found = {i.module for i in imports_of(tree, package_of(path)) if not (i.typing_only or i.lazy)}
+        known = {name if name in paths else name.rpartition(".")[0] for name in found}
+        graph[module] = {name for name in known if name in paths and name != module}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_world_model_is_one_screenful_of_files():
+    lines = len((ROOT / "mirage_env/world_model.py").read_text().splitlines())
+    assert lines <= WORLD_MODEL_LINES, f"world_model.py has {lines} lines; it is the data flow and nothing else"
+
+
+def test_importing_the_package_leaves_heavy_libraries_alone():
+    code = "import sys, mirage_env; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy = {"diffusers", "transformers", "zarr", "matplotlib", "numba", "peft", "accelerate", "imageio_ffmpeg"}
+    assert not heavy & set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "says"),
+    [
+        ("mirage_env/env.py", "import diffusers", "only mirage_env/models"),
+        ("mirage_env/env.py", "def f():\n    from transformers import AutoModel", "imports transformers.AutoModel"),
+        ("mirage_env/env.py", "import importlib\nimportlib.import_module('zarr')", "imports zarr"),
+        ("mirage_env/memory.py", "import zarr.storage", "only mirage_env/store.py"),
+        ("ros_bridge/world_node.py", "import rclpy.node", "only ros_bridge/_ros.py"),
+        ("mirage_env/memory.py", "from transforms3d import quaternions", "only mirage_env/camera.py"),
+        ("mirage_env/env.py", "def f():\n    from mirage_env.rooms import Room", "imports mirage_env.rooms"),
+        ("mirage_env/env.py", "from mirage_env import training", "imports mirage_env.training"),
+        ("mirage_env/env.py", "from . import evaluation", "imports mirage_env.evaluation"),
+        ("mirage_env/models/vae.py", "from ..world_model import WorldModel", "only mirage_env/models/loading.py"),
+        ("mirage_env/env.py", "from policies.base import Policy", "only policies/*"),
+        ("mirage_env/cli.py", "import ros_bridge", "only ros_bridge/*"),
+        ("ros_bridge/world_node.py", "import policies", "ros_bridge/policy_node.py may"),
+        ("ros_bridge/world_node.py", "from mirage_env.memory import _pack", "public names only"),
+        ("mirage_env/camera.py", "from mirage_env.memory import LatentMemory", "lies above it"),
+        ("mirage_env/world_model.py", "from mirage_env.models.vae import Codec", "lies above it"),
+        ("mirage_env/splat.py", "from mirage_env import helpers", "lies above it"),
+        ("policies/scripted.py", "import mirage_env", "policies know only"),
+        ("policies/learned.py", "import stable_baselines3", "policies know only"),
+        ("benchmarks/step.py", "import pickle", "nobody may"),
+        ("mirage_env/store.py", "import torch\ntorch.load('a')", "unpickles"),
+        ("mirage_env/store.py", "import numpy as np\nnp.load('a', allow_pickle=True)", "unpickles"),
+        ("mirage_env/models/loading.py", "net.load_state_dict(weights, strict=False)", "without checking"),
+        ("examples/01_walk.py", "import sys\nsys.path.append('.')", "sys.path"),
+        ("tests/test_a.py", "from sys import path", "sys.path"),
+        ("mirage_env/env.py", "try:\n    f()\nexcept:\n    pass", "catches everything"),
+        ("mirage_env/env.py", "try:\n    f()\nexcept (OSError, Exception):\n    pass", "catches everything"),
+        ("mirage_env/env.py", "print('hello')", "prints"),
+    ],
+)
+def test_broken_rule_is_seen(path, source, says):
+    found = violations(path, source)
+    assert len(found) == 1
+    assert says in found[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("mirage_env/models/denoiser.py", "from diffusers import WanTransformer3DModel"),
+        ("mirage_env/cli.py", "print('hello')\nfrom mirage_env.rooms import Room"),
+        ("mirage_env/models/loading.py", "from mirage_env.world_model import WorldModel"),
+        ("mirage_env/memory.py", "if TYPE_CHECKING:\n    from mirage_env.world_model import WorldState"),
+        ("policies/rollout.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import mirage_env"),
+        ("policies/planner.py", "from mirage_env import WorldModel"),
+        ("ros_bridge/policy_node.py", "from policies.base import Policy"),
+        ("tests/test_store.py", "import zarr"),
+        ("mirage_env/training/stage2.py", "from mirage_env.rooms import Room\nimport transformers"),
+    ],
+)
+def test_kept_rule_is_not_reported(path, source):
+    assert violations(path, source) == []

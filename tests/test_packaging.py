@@ -1,0 +1,257 @@
+"""pip and colcon install the same package, whole, and the README's commands are the ones that are tested."""
+
+import ast
+import configparser
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tarfile
+import tomllib
+import xml.etree.ElementTree as ET
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from repository import PACKAGES, ROOT, copy_repository, repository_files
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+README = (ROOT / "README.md").read_text()
+PACKAGE_FILES = {path for path in repository_files() if path.split("/")[0] in PACKAGES}
+
+
+@pytest.fixture(scope="module")
+def setup_cfg() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+@pytest.fixture(scope="module")
+def package_xml() -> ET.Element:
+    return ET.parse(ROOT / "package.xml").getroot()
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory) -> tuple[set[str], set[str], str]:
+    """Files of a wheel and of a source distribution, built as pip builds them, and the wheel's entry points."""
+    source = copy_repository(tmp_path_factory.mktemp("source"))
+    out = tmp_path_factory.mktemp("dist")
+    for kind in ("sdist", "wheel"):
+        hook = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
+        subprocess.run([sys.executable, "-c", hook, str(out)], cwd=source, check=True, capture_output=True)
+    with zipfile.ZipFile(next(out.glob("*.whl"))) as wheel:
+        in_wheel = set(wheel.namelist())
+        entry_points = wheel.read(next(n for n in in_wheel if n.endswith("entry_points.txt"))).decode()
+    with tarfile.open(next(out.glob("*.tar.gz"))) as sdist:
+        in_sdist = {name.partition("/")[2] for name in sdist.getnames()}
+    return in_wheel, in_sdist, entry_points
+
+
+def code_block(marker: str) -> str:
+    """The fenced block of the README under an HTML comment."""
+    found = re.search(rf"<!-- {marker} -->\n```\w*\n(.*?)\n```", README, re.DOTALL)
+    assert found, f"README.md has no block marked {marker!r}"
+    return found[1]
+
+
+def requirements(*extras: str) -> list[Requirement]:
+    """Direct dependencies, with those of extras; an extra that names others brings theirs."""
+    found = [Requirement(line) for line in PROJECT["dependencies"]]
+    for extra in extras:
+        for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
+            own = requirement.name == PROJECT["name"]
+            found += requirements(*sorted(requirement.extras)) if own else [requirement]
+    return found
+
+
+def test_setup_cfg_says_what_pyproject_says(setup_cfg):
+    metadata = setup_cfg["metadata"]
+    for key in ("name", "version", "description", "license"):
+        assert metadata[key] == PROJECT[key], key
+    for role in ("author", "maintainer"):
+        assert [{"name": metadata[role], "email": metadata[f"{role}_email"]}] == PROJECT[f"{role}s"]
+    assert setup_cfg["options"]["python_requires"] == PROJECT["requires-python"]
+
+
+def test_setup_cfg_installs_what_pyproject_installs(setup_cfg):
+    find = PYPROJECT["tool"]["setuptools"]["packages"]["find"]
+    assert setup_cfg["options.packages.find"]["include"].split() == find["include"]
+    assert find["namespaces"] is False
+    scripts = dict(
+        line.split(" = ") for line in setup_cfg["options.entry_points"]["console_scripts"].strip().split("\n")
+    )
+    assert scripts == PROJECT["scripts"]
+    assert setup_cfg["options.extras_require"]["test"] == "pytest"
+    assert "pytest" in {r.name for r in requirements("test")}
+
+
+def test_package_xml_says_what_pyproject_says(package_xml):
+    assert package_xml.get("format") == "3"
+    assert canonicalize_name(package_xml.findtext("name")) == canonicalize_name(PROJECT["name"])
+    assert package_xml.findtext("version") == PROJECT["version"]
+    assert package_xml.findtext("description") == PROJECT["description"]
+    assert package_xml.findtext("license") == PROJECT["license"]
+    for role in ("author", "maintainer"):
+        people = [{"name": person.text, "email": person.get("email")} for person in package_xml.findall(role)]
+        assert people == PROJECT[f"{role}s"]
+    assert package_xml.findtext("export/build_type") == "ament_python"
+
+
+def test_ros_names_agree(setup_cfg, package_xml):
+    name = package_xml.findtext("name")
+    data_files = setup_cfg["options.data_files"]
+    marker = data_files["share/ament_index/resource_index/packages"]
+    assert marker == f"ros_bridge/resource/{name}"
+    assert (ROOT / marker).is_file()
+    assert data_files[f"share/{name}"] == "package.xml"
+    assert setup_cfg["develop"]["script_dir"] == setup_cfg["install"]["install_scripts"] == f"$base/lib/{name}"
+
+
+def test_rclpy_comes_from_ros_and_pip_packages_from_pip(package_xml):
+    depends = {element.text for element in package_xml if element.tag.endswith("depend")}
+    assert "rclpy" in depends
+    assert not depends & {r.name for r in requirements("test")}, "rosdep does not know pip's names"
+    assert not {r.name for r in requirements("test")} & {"rclpy", "ros-rclpy"}
+
+
+def test_setup_py_holds_nothing():
+    assert (ROOT / "setup.py").read_text() == "from setuptools import setup\n\nsetup()\n"
+
+
+def test_constraints_satisfy_the_declared_ranges():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    for requirement in requirements("test"):
+        version = pins.get(canonicalize_name(requirement.name))
+        assert version, f"constraints.txt does not pin {requirement.name}"
+        assert requirement.specifier.contains(version), f"{requirement.name}=={version} is not {requirement.specifier}"
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_import_name_has_one_owner(name):
+    owners = {canonicalize_name(owner) for owner in packages_distributions().get(name, [])}
+    assert owners == {PROJECT["name"]}, f"{name} is installed by {owners or 'nobody'}; run pip install -e '.[test]'"
+
+
+def test_imports_are_declared_dependencies():
+    owners = packages_distributions()
+    declared = {canonicalize_name(r.name) for r in requirements("train", "eval", "rl")}
+    undeclared = set()
+    for path in sorted(PACKAGE_FILES):
+        if not path.endswith(".py") or path == "ros_bridge/_ros.py":
+            continue
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [node.module or ""]
+            for root in {module.split(".")[0] for module in modules} - {*PACKAGES, *sys.stdlib_module_names}:
+                if not {canonicalize_name(owner) for owner in owners.get(root, [])} & declared:
+                    undeclared.add(f"{path} imports {root}")
+    assert not undeclared
+
+
+def test_wheel_holds_the_packages_and_nothing_else(distributions):
+    in_wheel, _, entry_points = distributions
+    assert in_wheel >= PACKAGE_FILES
+    assert {"mirage_env/py.typed"} <= in_wheel
+    assert any(name.startswith("mirage_env/weights/") and name.endswith(".safetensors") for name in in_wheel)
+    stem = f"{canonicalize_name(PROJECT['name']).replace('-', '_')}-{PROJECT['version']}"
+    assert {name.split("/")[0] for name in in_wheel} == {*PACKAGES, f"{stem}.dist-info", f"{stem}.data"}
+    assert f"{stem}.data/data/share/ament_index/resource_index/packages/mirage_env" in in_wheel
+    assert f"{stem}.data/data/share/mirage_env/package.xml" in in_wheel
+    assert "mirage = mirage_env.cli:main" in entry_points
+
+
+def test_sdist_holds_what_a_build_and_a_test_need(distributions):
+    _, in_sdist, _ = distributions
+    needed = {path for path in repository_files() if path.startswith("tests/")} | PACKAGE_FILES
+    needed |= {"pyproject.toml", "setup.py", "setup.cfg", "package.xml", "constraints.txt", "README.md", "LICENSE"}
+    assert needed <= in_sdist
+
+
+@pytest.mark.parametrize("options", [[], ["--symlink-install"]], ids=["copy", "symlink"])
+def test_colcon_builds_a_ros_package(options, tmp_path):
+    source = copy_repository(tmp_path / "src" / "mirage_env")
+    colcon = Path(sys.executable).parent / "colcon"
+    folders = ["--base-paths", "src", "--build-base", "build", "--install-base", "install"]
+    command = [str(colcon), "--log-base", "log", "build", *folders, *options]
+    environment = {**os.environ, "COLCON_HOME": str(tmp_path / "home")}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    prefix = tmp_path / "install" / "mirage_env"
+    assert (prefix / "share/ament_index/resource_index/packages/mirage_env").is_file()
+    assert (prefix / "share/mirage_env/package.xml").read_text() == (source / "package.xml").read_text()
+    assert os.access(prefix / "lib/mirage_env/mirage", os.X_OK)
+
+    files = "print(*(p.__file__ for p in (mirage_env, policies, ros_bridge)), sep='\\n')"
+    script = f'. install/setup.sh && "$0" -c "import mirage_env, policies, ros_bridge; {files}"'
+    environment["COLCON_CURRENT_PREFIX"] = str(tmp_path / "install")
+    sourced = ["bash", "-c", script, sys.executable]
+    found = subprocess.run(sourced, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    for path in found.stdout.split():
+        assert Path(path).is_relative_to(tmp_path)
+        assert Path(path).resolve().is_relative_to(source) == bool(options)
+
+
+def test_ci_runs_the_readme_test_command():
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    shown = subprocess.run([ROOT / ".ci/run", "--show"], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == code_block("test command")
+
+
+@pytest.mark.parametrize("marker", ["first command", "test command"])
+def test_readme_command_names_what_exists(marker):
+    command = code_block(marker)
+    assert "\n" not in command
+    words = shlex.split(command)
+    constraints, target = words[words.index("-c") + 1], words[words.index("-e") + 1]
+    assert (ROOT / constraints).is_file()
+    assert target.startswith(".")
+    extras = target.removeprefix(".").strip("[]")
+    assert set(filter(None, extras.split(","))) <= set(PROJECT["optional-dependencies"])
+    last = words[len(words) - words[::-1].index("&&")]
+    assert last in {*PROJECT["scripts"], "pytest"}
+
+
+def test_readme_python_runs(tmp_path):
+    code = code_block("python")
+    assert len(code.splitlines()) <= 10
+    command = [sys.executable, "-W", "error", "-c", code]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "my_world.zarr").exists()
+
+
+def test_readme_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", README)
+    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert not missing
+
+
+def test_changelog_has_this_version():
+    assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        (r"(?<![\w.~$})*/-])/(?:(?:home|root|work|mnt|Users)/\w|opt/(?!ros\b))", "a path of somebody's machine"),
+        (r"--(?:extra-)?index-url|--find-(?:links)|PIP_\w*(?:INDEX|LINKS|CERT)", "a pip source"),
+        (r"\b(?:pypi|pythonhosted|download\.pytorch)\.\w|file:/{2}", "a registry host"),
+    ],
+)
+def test_files_name_no_machine(pattern, what):
+    found = []
+    for path in repository_files():
+        content = (ROOT / path).read_bytes()
+        if b"\0" in content:
+            continue
+        lines = content.decode().splitlines()
+        found += [f"{path}:{n}: {line.strip()}" for n, line in enumerate(lines, 1) if re.search(pattern, line)]
+    assert not found, f"{what}: " + "\n".join(found)
