@@ -78,12 +78,16 @@ def unpack(source: Path, folder: Path) -> None:
 
 
 def sweep(path: Path, blocks: set[str]) -> None:
-    """Remove what a killed writer has left: half-written files, and blocks other than those named."""
+    """Remove what a killed writer has left: half-written files, and all blocks but `blocks`."""
     for file in path.rglob("*.partial"):
         file.unlink(missing_ok=True)
-    for folder in (path / "blocks").iterdir():
-        if folder.is_dir() and folder.name not in blocks:
-            shutil.rmtree(folder)
+    sweep_blocks(path, {folder.name for folder in (path / "blocks").iterdir() if folder.is_dir()} - blocks)
+
+
+def sweep_blocks(path: Path, names: set[str]) -> None:
+    """Remove blocks by name."""
+    for name in names:
+        shutil.rmtree(path / "blocks" / name)
 
 
 def stored_bytes(path: Path) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 from numpy.typing import NDArray
 
-from mirage_env.errors import ConformanceError, InvalidActionError, InvalidOptionError
+from mirage_env.errors import ConformanceError, InvalidActionError, InvalidOptionError, MirageError
 
 Env = gymnasium.Env[Any, Any]
 Promise = Callable[[Env], Iterator[str]]
@@ -140,20 +140,6 @@ def results_share_nothing(env: Env) -> Iterator[str]:
             yield f"{name} of {_name(call)} and {other} of {_name(other_call)} share memory; return copies"
 
 
-def results_are_copies_of_the_inside(env: Env) -> Iterator[str]:
-    """Writing into what was returned does not change the world."""
-    expected = _rollout(env)
-    results: list[Any] = [env.reset(seed=0)]
-    for call, action in enumerate(_actions(env), start=1):
-        for _, array in _arrays(results[-1]):
-            if array.flags.writeable:
-                array[...] = 0
-        results.append(env.step(action))
-        if not _same(results[-1], expected[call]):
-            yield f"writing into the result of {_name(call - 1)} changes that of {_name(call)}; return copies"
-            return
-
-
 def seeds_determine_everything(env: Env) -> Iterator[str]:
     """The same seed and actions give the same results, and so does the unseeded reset that follows."""
     first = [*_rollout(env), env.reset()]
@@ -162,6 +148,24 @@ def seeds_determine_everything(env: Env) -> Iterator[str]:
         if not _same(a, b):
             name = _name(call) if call < len(first) - 1 else "the reset without seed that follows"
             yield f"{name} gives another result when everything is repeated with the same seed"
+            return
+
+
+def results_are_copies_of_the_inside(env: Env) -> Iterator[str]:
+    """Writing into what was returned does not change the world."""
+    expected = _rollout(env)
+    results: list[Any] = [env.reset(seed=0)]
+    for call, action in enumerate(_actions(env), start=1):
+        for _, array in _arrays(results[-1]):
+            if array.flags.writeable:
+                array[...] = 0
+        try:
+            results.append(env.step(action))
+        except MirageError as error:
+            yield f"writing into the result of {_name(call - 1)} makes {_name(call)} fail ({error}); return copies"
+            return
+        if not _same(results[-1], expected[call]):
+            yield f"writing into the result of {_name(call - 1)} changes that of {_name(call)}; return copies"
             return
 
 
@@ -255,8 +259,8 @@ PROMISES: tuple[Promise, ...] = (
     agent_pos_is_the_last_pose,
     rendering_shows_what_was_seen,
     results_share_nothing,
-    results_are_copies_of_the_inside,
     seeds_determine_everything,
+    results_are_copies_of_the_inside,
     a_failed_step_changes_nothing,
     a_failed_reset_changes_nothing,
     forks_are_independent,

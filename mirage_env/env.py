@@ -135,16 +135,16 @@ class MirageEnv(ChunkEnv[WorldState]):
         labels = model.segmenter.segment(frames)
         return self._shown(views, frames, depth, labels, readout, model.refiner.refine(readout), state)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the world to a cache, from which `load` or `reset(options={"cache": path})` goes on.
 
         Raises:
-            CacheExistsError: there is something at `path` already.
+            CacheExistsError: there is something at `path` already, and `overwrite` is not set.
             ResetNeeded: there is no world yet.
         """
         from mirage_env import store
 
-        store.save_world(path, self.get_state(), self.model)
+        store.save_world(path, self.get_state(), self.model, overwrite=overwrite)
 
     def load(self, path: str | Path) -> tuple[Observation, Info]:
         """Go on from a saved world; the next step is the one that would have followed when it was saved.

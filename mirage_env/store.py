@@ -10,82 +10,42 @@ gives the `WorldState` back; `open_cache` tells what is there without a model.
 
 from __future__ import annotations
 
-import dataclasses
-import re
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
-import torch
 import zarr
-from numpy.typing import DTypeLike, NDArray
-from zarr.codecs import ZstdCodec
+from numpy.typing import NDArray
 from zarr.storage import LocalStore, ZipStore
 
 from mirage_env import cache_files
-from mirage_env.camera import Camera
-from mirage_env.config import GateConfig, ReadoutConfig, from_dict
-from mirage_env.errors import (
-    CacheCorruptError,
-    CacheModelError,
-    CacheVersionError,
-    InvalidOptionError,
-    StoreError,
+from mirage_env.cache_format import (
+    FORMAT,
+    VERSION,
+    CacheInfo,
+    Commit,
+    Group,
+    read_commit,
+    read_frames,
+    read_info,
+    read_state,
+    storable_memory,
+    write_blocks,
+    write_path,
+    write_state,
+    write_world,
 )
-from mirage_env.memory import LatentMemory, MemoryBlock
-from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
+from mirage_env.errors import CacheCorruptError, CacheVersionError, InvalidOptionError, StoreError
+from mirage_env.world_model import Chunk, WorldModel, WorldState
 
-FORMAT = "mirage_cache"
-VERSION = 1
+__all__ = ["CacheInfo", "CacheWriter", "copy_cache", "load_frames", "load_world", "open_cache", "save_world"]
+
 ATTEMPTS = 5
 """How often a reader starts over because a writer has committed in between."""
-_PATH_ROWS = 64
-_NAME = re.compile(r"\d{8,}")
-_COMPRESSORS = (ZstdCodec(level=3, checksum=True),)
 ResultT = TypeVar("ResultT")
-
-
-@dataclass(frozen=True)
-class CacheInfo:
-    """What is in a cache."""
-
-    path: Path
-    model: str
-    identity: str
-    """Fingerprint of the model that wrote it."""
-    software: str
-    created: str
-    chunks: int
-    """Chunks generated; the start view is not counted."""
-    blocks: int
-    points: int
-    nbytes: int
-    """Bytes of the memory when loaded."""
-    stored_bytes: int
-    """Bytes of all files."""
-    bounds: NDArray[np.float64] | None  # [2, 3] lowest and highest coordinates, metres; None without points
-    cameras: tuple[Camera, ...]
-    """The path, one camera per frame; the world goes on from the last."""
-    has_frames: bool
-    """Whether the images of the path are stored (`load_frames`)."""
-
-
-@dataclass(frozen=True)
-class _Commit:
-    """The marker: what belongs to the last complete step."""
-
-    chunk: int
-    cameras: int
-    slot: int
-    noise_crc32: int
-    blocks: tuple[str, ...]
 
 
 def save_world(
@@ -111,9 +71,10 @@ def save_world(
         CacheExistsError: something is there.
         InvalidOptionError: a memory that is no `LatentMemory`, or chunks that do not end at the state's camera.
     """
-    _check_storable(state, chunks)
+    memory = storable_memory(state, chunks)
     with cache_files.new_cache(Path(path), overwrite) as folder:
-        _write_new(folder, state, model, chunks, frames)
+        root = zarr.open_group(LocalStore(folder), mode="w-", zarr_format=3)
+        write_world(root, memory, state, model, chunks, frames)
 
 
 def copy_cache(source: str | Path, target: str | Path, overwrite: bool = False) -> None:
@@ -137,7 +98,7 @@ def load_world(path: str | Path, model: WorldModel) -> WorldState:
         CacheModelError: another model wrote it.
         CacheCorruptError: arrays of the wrong shape or type, non-finite values, or a missing part.
     """
-    return _read(Path(path), lambda root, commit: _read_state(root, commit, model))[0]
+    return _read(Path(path), lambda root, commit: read_state(root, commit, model))[0]
 
 
 def load_frames(path: str | Path) -> NDArray[np.uint8] | None:  # [N, H, W, 3]
@@ -146,7 +107,7 @@ def load_frames(path: str | Path) -> NDArray[np.uint8] | None:  # [N, H, W, 3]
     Raises:
         CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
     """
-    return _read(Path(path), _read_frames)[0]
+    return _read(Path(path), read_frames)[0]
 
 
 def open_cache(path: str | Path) -> CacheInfo:
@@ -155,7 +116,7 @@ def open_cache(path: str | Path) -> CacheInfo:
     Raises:
         CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
     """
-    return _read(Path(path), lambda root, commit: _read_info(Path(path), root, commit))[0]
+    return _read(Path(path), lambda root, commit: read_info(Path(path), root, commit))[0]
 
 
 class CacheWriter:
@@ -166,11 +127,11 @@ class CacheWriter:
         state: the world as last committed.
     """
 
-    def __init__(self, path: Path, state: WorldState, commit: _Commit) -> None:
+    def __init__(self, path: Path, state: WorldState, commit: Commit) -> None:
         self.path = path
         self.state = state
         self._commit = commit
-        self._root = zarr.open_group(LocalStore(path), mode="r+")
+        self._root: Group = zarr.open_group(LocalStore(path), mode="r+")
 
     @classmethod
     def create(
@@ -203,7 +164,7 @@ class CacheWriter:
         """
         path = Path(path)
         cache_files.check_folder(path)
-        state, commit = _read(path, lambda root, commit: _read_state(root, commit, model))
+        state, commit = _read(path, lambda root, commit: read_state(root, commit, model))
         cache_files.sweep(path, set(commit.blocks))
         return cls(path, state, commit)
 
@@ -214,23 +175,57 @@ class CacheWriter:
             InvalidOptionError: the state is not the step after the last one, or the chunk does not lead to it.
             StoreError: another writer has appended meanwhile.
         """
-        _check_storable(state, [chunk])
-        before = self._commit
+        memory, before = storable_memory(state, [chunk]), self._commit
         if state.chunk != before.chunk + 1:
             raise InvalidOptionError(
-                f"{self.path} holds a world after {before.chunk} chunks, the state given is after {state.chunk}; append "
-                "every step in order, and give a fork a cache of its own"
+                f"{self.path} holds a world after {before.chunk} chunks, the state given is after {state.chunk}; "
+                "append every step in order, and give a fork a cache of its own"
             )
-        if _parse_commit(self._root) != before:
+        if read_commit(self._root) != before:
             raise StoreError(f"another writer has appended to {self.path}; open it again, or write to another place")
-        known = dict(zip(before.blocks, _blocks(self.state), strict=True))
-        names = _write_blocks(self._root, known, _blocks(state))
-        cameras = _write_path(self._root, before.cameras, state, [chunk])
-        self._commit = _write_state(self._root, state, names, cameras, 1 - before.slot)
+        known = dict(zip(before.blocks, storable_memory(self.state).blocks, strict=True))
+        names = write_blocks(self._root, known, memory.blocks)
+        cameras = write_path(self._root, before.cameras, state, [chunk])
+        self._commit = write_state(self._root, state, names, cameras, 1 - before.slot)
         self.state = state
         cache_files.sweep_blocks(self.path, set(before.blocks) - set(names))
 
 
-def _write_new(folder: Path, state: WorldState, model: WorldModel, chunks: Sequence[Chunk], frames: bool) -> None:
-    memory, config = state.memory, model.config
-    assert isinstance(memory, LatentMemory)
+def _read(path: Path, read: Callable[[Group, Commit], ResultT]) -> tuple[ResultT, Commit]:
+    """Read something of the last complete step; starts over where a writer commits in between."""
+    cache_files.check_there(path)
+    for _ in range(ATTEMPTS):
+        with _root(path) as root:
+            commit = read_commit(root)
+            try:
+                result = read(root, commit)
+            except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError):
+                if read_commit(root) == commit:
+                    raise
+            else:
+                if read_commit(root) == commit:
+                    return result, commit
+    raise StoreError(f"{path} changes faster than it can be read; stop the writer, or copy the cache")
+
+
+@contextmanager
+def _root(path: Path) -> Iterator[Group]:
+    """The root group, with format and version checked; what fails inside is a damaged cache."""
+    try:
+        with ZipStore(path, mode="r") if cache_files.is_zip(path) else LocalStore(path, read_only=True) as store:
+            root = zarr.open_group(store, mode="r", zarr_format=3)
+            found, version = root.attrs.get("format"), root.attrs.get("version")
+            if found != FORMAT or type(version) is not int or version < 1:
+                raise CacheCorruptError(f"{path} has format {found!r} version {version!r}; a cache has {FORMAT!r}")
+            if version > VERSION:
+                raise CacheVersionError(
+                    f"{path} has version {version} of the format, this release reads up to {VERSION}; update mirage-env"
+                )
+            yield root
+    except StoreError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, BadZipFile) as error:
+        reason = str(error) or type(error).__name__
+        raise CacheCorruptError(
+            f"the cache {path} is damaged: {reason}. Copy it again from where it came from, or walk again"
+        ) from error

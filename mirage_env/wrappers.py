@@ -18,8 +18,8 @@ class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
     """Records every frame of every chunk, one mp4 per episode.
 
     (Gymnasium's `RecordVideo` keeps one frame per step.) An episode is written when the next one begins or the
-    environment is closed, to `episode_0000.mp4` and so on.
-    Files that are there already are kept, and counting goes on behind them. Frames are held in memory until then.
+    environment is closed, to `episode_0000.mp4` and so on; until then its frames are held in memory. Files that are
+    there already are kept, and counting goes on behind them.
 
     Args:
         env: an environment of this package, wrapped or not.

@@ -216,10 +216,24 @@ def test_a_closer_look_adds_points_and_is_read_from_there_on():
     assert torch.equal(after.read([camera_at()], now=1).latent, as_stored(tokens(0)))
 
 
-@pytest.mark.parametrize(("depth", "new_points"), [(3.0 * 1.04, 0), (3.0 * 0.96, 0), (3.0 * 0.9, 48), (3.0 * 1.2, 48)])
+@pytest.mark.parametrize(
+    ("depth", "new_points"), [(3.0 * 1.04, 0), (3.0 * 0.96, 0), (3.0 * 0.94, 48), (3.0 * 1.06, 48)]
+)
 def test_a_change_of_depth_adds_points(depth, new_points):
     memory = write(empty(), camera_at(), 3.0)
     assert write(memory, camera_at(), depth, born=1).points - memory.points == new_points
+
+
+@pytest.mark.parametrize(("zoom", "is_written"), [(1.3, False), (1.5, True), (1 / 1.3, False), (1 / 1.5, True)])
+def test_a_clearly_finer_or_coarser_sample_is_written_even_where_it_falls_on_the_same_place(zoom, is_written):
+    start = camera_at()
+    K_image = start.K_image + [[0, 0, 4], [0, 0, 4], [0, 0, 0]]  # the axis runs through the centre of cell (3, 4)
+    start = Camera(start.T_world_cam, K_image, 48, 64)
+    keep = torch.zeros(1, *GRID, dtype=torch.bool)
+    keep[0, 3, 4] = True
+    memory = write(empty(), start, 6.0, keep=keep)
+    there = start.moved(pose_from_rotation_vector([0.0, 0.0, 6.0 - 6.0 / zoom], [0.0, 0.0, 0.0]))
+    assert write(memory, there, 6.0 / zoom, keep=keep, born=1).points == 1 + is_written
 
 
 def test_eviction_keeps_the_budget_the_start_view_and_the_newest_block():

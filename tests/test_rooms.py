@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -104,9 +105,11 @@ def test_seeds_and_splits_are_different_worlds():
 def test_views_have_documented_types_and_shapes(rooms: list[Room]):
     camera = rooms[0].start_camera(np.random.default_rng(0), 48, 80)
     view = rooms[0].render(camera)
-    assert view.image.shape == (48, 80, 3) and view.image.dtype == np.uint8
+    assert view.image.shape == (48, 80, 3)
+    assert view.image.dtype == np.uint8
     for name, dtype in [("depth", np.float32), ("instance", np.int16), ("mover", np.bool_), ("sky", np.bool_)]:
-        assert getattr(view, name).shape == (48, 80) and getattr(view, name).dtype == dtype
+        assert getattr(view, name).shape == (48, 80)
+        assert getattr(view, name).dtype == dtype
     assert camera.K_image[0, 0] == pytest.approx(40 / math.tan(FOV / 2))
 
 
@@ -114,7 +117,8 @@ def test_pictures_are_bright_enough_and_not_flat(rooms: list[Room], walks: list[
     images = [room.render(walk[0]).image for room, walk in zip(rooms, walks, strict=True)]
     assert 110 < np.mean(images) < 190
     for image in images:
-        assert 70 < image.mean() < 225 and image.std() > 12
+        assert 70 < image.mean() < 225
+        assert image.std() > 12
 
 
 def test_sky_is_where_depth_is_infinite_and_only_in_courtyards(rooms: list[Room], walks: list[list[Camera]]):
@@ -123,8 +127,10 @@ def test_sky_is_where_depth_is_infinite_and_only_in_courtyards(rooms: list[Room]
     for room, walk in zip(rooms, walks, strict=True):
         views = [room.render(camera) for camera in walk[::13]]
         for view in views:
-            assert np.array_equal(view.sky, np.isinf(view.depth)) and np.array_equal(view.sky, view.instance == 0)
-            assert not (view.mover & view.sky).any() and (view.depth > 0.0).all()
+            assert np.array_equal(view.sky, np.isinf(view.depth))
+            assert np.array_equal(view.sky, view.instance == 0)
+            assert not (view.mover & view.sky).any()
+            assert (view.depth > 0.0).all()
         assert any(view.sky.any() for view in views) == room.scene.courtyard
 
 
@@ -136,7 +142,8 @@ def test_movers_move_and_nothing_else_does(rooms: list[Room]):
         camera = _overview(room)
         a, b = room.render(camera, 0.0), room.render(camera, 1.0)
         still = ~a.mover & ~b.mover
-        assert np.array_equal(a.depth[still], b.depth[still]) and np.array_equal(a.instance[still], b.instance[still])
+        assert np.array_equal(a.depth[still], b.depth[still])
+        assert np.array_equal(a.instance[still], b.instance[still])
         moved += not np.array_equal(a.mover, b.mover)
         assert np.array_equal(before, room.scene.geometry)
     assert moved >= len(rooms) - 2
@@ -183,32 +190,39 @@ def test_a_view_warped_by_depth_and_pose_is_the_other_view(rooms: list[Room]):
     right, wrong = [], []
     for room in rooms:
         rng = np.random.default_rng(room.seed)
-        walk = random_walk(room, rng, 12, 256, 256)
+        walk = random_walk(room, rng, 12)
         a, b = walk[5], walk[7]
         view_a, view_b = room.render(a), room.render(b)
         for shift, results in [(0.0, right), (3.0, wrong)]:
             colors, mask, _, _ = _warp(a, view_a, b, view_b, shift)
             results.append(_psnr(colors[mask], view_a.image[mask]))
-    assert np.mean(right) >= 30.0, right
-    assert np.mean(wrong) < np.mean(right) - 6.0, (right, wrong)
+    assert min(right) >= 30.0, right
+    assert np.mean(right) >= 36.0, right
+    # The pictures are smooth on purpose, so that even an error of three pixels leaves about 26 dB.
+    assert np.mean(wrong) < 28.0, wrong
+    assert np.mean(wrong) < np.mean(right) - 10.0, (right, wrong)
 
 
 def test_more_samples_only_refine_the_colour(rooms: list[Room], walks: list[list[Camera]]):
     one, two, four = (rooms[1].render(walks[1][0], samples=n) for n in (1, 2, 4))
-    assert np.array_equal(one.depth, four.depth) and np.array_equal(one.instance, two.instance)
+    assert np.array_equal(one.depth, four.depth)
+    assert np.array_equal(one.instance, two.instance)
     assert _psnr(two.image.astype(float), four.image) > max(28.0, _psnr(one.image.astype(float), four.image))
 
 
 def test_walks_are_smooth_free_and_nearly_level(rooms: list[Room], walks: list[list[Camera]]):
     for room, walk in zip(rooms, walks, strict=True):
         assert len(walk) == 40
-        for previous, camera in zip(walk, walk[1:], strict=False):
+        for previous, camera in pairwise(walk):
             T = previous.T_cam_world @ camera.T_world_cam
-            assert np.linalg.norm(T[:3, 3]) <= 0.13 and rotation_angle(T) <= math.radians(5.0)
+            assert np.linalg.norm(T[:3, 3]) <= 0.13
+            assert rotation_angle(T) <= math.radians(5.0)
         for camera in walk:
             forward, right = camera.T_world_cam[:3, 2], camera.T_world_cam[:3, 0]
-            assert room.is_free(camera.position) and 1.1 < camera.position[2] < 1.7
-            assert abs(forward[2]) < math.sin(math.radians(13.0)) and abs(right[2]) < math.sin(math.radians(1.5))
+            assert room.is_free(camera.position)
+            assert 1.1 < camera.position[2] < 1.7
+            assert abs(forward[2]) < math.sin(math.radians(13.0))
+            assert abs(right[2]) < math.sin(math.radians(1.5))
             assert room.render(camera.resized(24, 24), samples=1).depth.min() > 0.15
 
 
@@ -221,15 +235,19 @@ def test_start_camera_has_space_ahead(rooms: list[Room]):
 
 def test_start_view_is_reproducible():
     a, b = (start_view(np.random.default_rng(5)) for _ in range(2))
-    assert np.array_equal(a.image, b.image) and np.array_equal(a.camera.T_world_cam, b.camera.T_world_cam)
-    assert a.depth is not None and a.depth.shape == a.image.shape[:2]
+    assert np.array_equal(a.image, b.image)
+    assert np.array_equal(a.camera.T_world_cam, b.camera.T_world_cam)
+    assert a.depth is not None
+    assert a.depth.shape == a.image.shape[:2]
 
 
 def test_walls_things_and_mover_paths_are_not_free(rooms: list[Room]):
     for room in rooms:
         x, y, cx, cy = room.scene.shell[0], room.scene.shell[1], *room.scene.paths[0, :2]
-        assert not room.is_free((-1.0, 1.0, 1.4)) and not room.is_free((0.1, 0.5 * y, 1.4))
-        assert not room.is_free((x + 1.0, y, 1.4)) and not room.is_free((1.0, 1.0, 9.0))
+        assert not room.is_free((-1.0, 1.0, 1.4))
+        assert not room.is_free((0.1, 0.5 * y, 1.4))
+        assert not room.is_free((x + 1.0, y, 1.4))
+        assert not room.is_free((1.0, 1.0, 9.0))
         a, turn = room.scene.paths[0, 2], room.scene.paths[0, 4]
         assert not room.is_free((cx + a * math.cos(turn), cy + a * math.sin(turn), 1.4))
 

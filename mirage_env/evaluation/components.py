@@ -68,8 +68,8 @@ def run(config: PartsConfig, load: Load | None = None) -> dict[str, Any]:
     worlds = []
     overlap: dict[str, list[int]] = {name: [0, 0] for name in ("mover", "sky", "mover_or_sky")}
     for world in tqdm(range(config.worlds), desc="parts", unit="world"):
-        figures, counts = _world(model, config, world)
-        worlds.append(figures)
+        measured, counts = _world(model, config, world)
+        worlds.append(measured)
         for name, (both, either) in counts.items():
             overlap[name][0] += both
             overlap[name][1] += either
@@ -110,8 +110,8 @@ def table(results: dict[str, Any]) -> str:
         "\n\n".join(
             [
                 "# Networks",
-                f"Model `{results['model']}`, {count} views of {results['config']['worlds']} test worlds. Mean ± standard "
-                "error over worlds; IoU over all pixels together.",
+                f"Model `{results['model']}`, {count} views of {results['config']['worlds']} test worlds. Mean ± "
+                "standard error over worlds; IoU over all pixels together.",
                 report.markdown(("bar", "allowed", "measured", "met"), rows),
                 report.markdown(("", "measured"), figures),
             ]

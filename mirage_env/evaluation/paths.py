@@ -133,7 +133,8 @@ def _look(room: Room, rng: np.random.Generator, start: Camera, count: int, size:
     yaw, pitch = yaw_pitch(start.T_world_cam)
     angle = min(math.radians(110.0), math.radians(3.6) * (count - 1)) * (0.5 + 0.5 * size)
     angle *= float(rng.choice((-1.0, 1.0)))
-    poses = [upright(*start.position, yaw + share * angle, pitch) for share in _progress(count)]
+    x, y, z = start.position
+    poses = [upright(x, y, z, yaw + share * angle, pitch) for share in _progress(count)]
     return poses if _all_free(room, poses) else None
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mirage_env.evaluation import oracle
-from mirage_env.evaluation.metrics import Estimate, estimate, mean, paired
+from mirage_env.evaluation.metrics import PSNR_LIMIT, Estimate, estimate, mean, paired
 from mirage_env.evaluation.paths import FAMILIES
 from mirage_env.evaluation.variants import LABELS
 
@@ -219,7 +219,7 @@ def _costs(loops: Sequence[Record]) -> dict[str, Figures]:
             continue
         out = [r["bytes"][: len(r["bytes"]) // 2 + 1] for r in records if r["family"] == "out_and_back"]
         costs[name] = {
-            "coverage": mean(np.mean(r["coverage"]) for r in records),
+            "coverage": mean(mean(r["coverage"]) for r in records),
             "points_per_chunk": mean((r["points"][-1] - r["points"][0]) / (len(r["points"]) - 1) for r in records),
             "bytes_per_chunk": mean((r["bytes"][-1] - r["bytes"][0]) / (len(r["bytes"]) - 1) for r in records),
             "new_ground_mib": mean((b[-1] - b[0]) / (len(b) - 1) / MIB for b in out),
@@ -288,6 +288,8 @@ def _rows(variants: Mapping[str, Mapping[str, Estimate]], columns: Mapping[str, 
 def _cell(key: str, value: Estimate) -> str:
     if key.endswith("ssim") and value.count:
         return f"{value.mean:.3f} ± {value.error:.3f}" if value.count > 1 else f"{value.mean:.3f}"
+    if value.mean == PSNR_LIMIT:
+        return "exact"
     return str(value) if value.count else "-"
 
 

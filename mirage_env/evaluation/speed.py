@@ -35,6 +35,8 @@ from mirage_env.world_model import WorldModel
 WARM_CHUNKS = 2
 """Chunks before the clock starts: kernels are compiled and loaded in them."""
 MIB = 2.0**20
+FLAT_MIB = 32.0
+"""Growth over a long loop that still counts as flat, MiB."""
 HEAVY = ("diffusers", "transformers", "zarr", "matplotlib", "numba")
 """Libraries that `import mirage_env` must leave alone."""
 
@@ -174,13 +176,15 @@ def run(config: SpeedConfig, load: Load | None = None) -> dict[str, Any]:
         warm = curve[len(curve) // 10]
         figures["resident_peak"] = Figure(max(curve), "MiB", "lower")
         figures["resident_growth"] = Figure(curve[-1] - warm, "MiB after the first tenth of the loop", "lower")
-    figures["import"] = Figure(import_seconds(), "s", "lower")
+    seconds, loaded = import_seconds()
+    figures["import"] = Figure(seconds, "s", "lower")
     results: dict[str, Any] = {
         "config": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()},
         "model": model.identity,
         "machine": {"threads": config.threads, "machine": platform.machine(), "torch": torch.__version__},
         "figures": {name: dataclasses.asdict(figure) for name, figure in figures.items()},
         "time_shares": shares,
+        "import_loads": loaded,
         "resident_curve_mib": [round(x, 1) for x in curve],
         "bars": _bars(figures),
     }
@@ -250,21 +254,16 @@ def resident_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
-def import_seconds(repeats: int = 3) -> float:
-    """Fastest `import mirage_env` in a fresh interpreter, seconds.
-
-    Raises:
-        InvalidOptionError: the import loads one of the heavy libraries.
-    """
+def import_seconds(repeats: int = 3) -> tuple[float, list[str]]:
+    """Fastest `import mirage_env` in a fresh interpreter, seconds, and which heavy libraries it loads."""
     code = "import sys, time; t = time.perf_counter(); import mirage_env; print(time.perf_counter() - t, *sys.modules)"
-    best = float("inf")
+    best, loaded = float("inf"), set[str]()
     for _ in range(repeats):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         seconds, *modules = done.stdout.split()
-        if loaded := sorted(set(HEAVY) & set(modules)):
-            raise InvalidOptionError(f"`import mirage_env` loads {loaded}; import them where they are used")
+        loaded |= set(HEAVY) & set(modules)
         best = min(best, float(seconds))
-    return best
+    return best, sorted(loaded)
 
 
 def compare(results: Mapping[str, Any], baseline: Path) -> dict[str, float]:
@@ -293,6 +292,7 @@ def _bars(figures: Mapping[str, Figure]) -> list[dict[str, Any]]:
         ("readout_and_update", "at most 0.10", lambda x: x <= 0.10),
         ("cache_per_chunk", "at most 0.1", lambda x: x <= 0.1),
         ("resident_peak", "at most 1536", lambda x: x <= 1536.0),
+        ("resident_growth", f"at most {FLAT_MIB:.0f}", lambda x: x <= FLAT_MIB),
         ("import", "at most 0.5", lambda x: x <= 0.5),
     )
     return [

@@ -1,1 +1,1 @@
-"""The networks behind the Protocols of `mirage_env.interfaces`; the only part that imports diffusers or transformers."""
+"""The networks behind the Protocols of `interfaces`; the only core part that imports diffusers or transformers."""

@@ -46,7 +46,7 @@ def condition(
         if part == "known":
             columns.append(known)
         elif part == "rays":
-            columns.append(rays)
+            columns.append(rays.to(known))
         elif part == "readout":
             columns.append(torch.stack([r.latent for r in readout]))
         elif part == "observed":
@@ -79,7 +79,8 @@ class ControlBranch(ModelMixin, ConfigMixin):
         dim = num_attention_heads * attention_head_dim
         channels = condition_channels(parts, latent_channels)
         self.layers = tuple(layers)
-        self.patch_embedding = nn.Conv3d(channels, dim, tuple(patch_size), tuple(patch_size))
+        pt, ph, pw = patch_size
+        self.patch_embedding = nn.Conv3d(channels, dim, (pt, ph, pw), (pt, ph, pw))
         self.before_proj = nn.Linear(dim, dim)
         self.blocks = nn.ModuleList(
             WanTransformerBlock(dim, ffn_dim, num_attention_heads, qk_norm, cross_attn_norm, eps) for _ in layers

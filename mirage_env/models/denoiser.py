@@ -9,6 +9,7 @@ timestep 0, as Wan2.2-TI2V was trained.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -98,7 +99,7 @@ class ChunkDenoiser(nn.Module):
         cond = self.condition(known, readout, rays)
         x, first = source, known[:, :1]
         levels = self.sigmas()
-        for sigma, following in zip(levels[:-1], levels[1:], strict=True):
+        for sigma, following in pairwise(levels):
             x = torch.cat([first, x[:, 1:]], 1)
             clean = self.predict(x, known.new_full((len(known),), sigma), prior, preceding, cond)
             x = clean + following / sigma * (x - clean)

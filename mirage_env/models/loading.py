@@ -79,7 +79,7 @@ def load_world_model(
 
     def part(cls: type[ModuleT], name: str) -> ModuleT:
         own = folder / name
-        return load_module(cls, own if own.is_dir() else base / name).to(device, dtype)
+        return _cast(load_module(cls, own if own.is_dir() else base / name), device, dtype)
 
     transformer = part(WanTransformer3DModel, "transformer")
     branch = part(ControlBranch, "control") if (folder / "control").is_dir() else None
@@ -95,6 +95,17 @@ def load_world_model(
         generator=ChunkDenoiser(transformer, branch, config.sampler).eval(),
         identity=fingerprint(folder),
     )
+
+
+def _cast(module: ModuleT, device: torch.device, dtype: torch.dtype) -> ModuleT:
+    """Move a network; rotary angles stay float32, where bfloat16 would blur positions."""
+    nn.Module.to(module, device, dtype)
+    if isinstance(module, WanTransformer3DModel):
+        module.rope.float()
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.detach().contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def native_dtype(device: torch.device) -> torch.dtype:
@@ -168,8 +179,9 @@ def fuse_lora(transformer: nn.Module, lora: dict[str, Tensor]) -> None:
             update = lora[f"{name}.lora_B.weight"].float() @ lora[f"{name}.lora_A.weight"].float()
         except (AttributeError, KeyError) as error:
             raise WeightsError(f"LoRA weights for {name!r} do not fit this transformer: {error}") from error
+        weight = layer.get_parameter("weight")
         with torch.no_grad():
-            layer.weight += update.to(layer.weight)
+            weight += update.to(weight)
 
 
 def save_world_model(model: WorldModel, folder: Path) -> None:

@@ -7,6 +7,7 @@ they neither fit the few milliseconds per frame of a CPU step nor learn as fast 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class UNet(nn.Module):
         widths = tuple(widths)
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * in_channels, widths[0], 3, padding=1))
         self.down = nn.ModuleList(_Block(a, b) for a, b in zip((widths[0], *widths[:-1]), widths, strict=True))
-        self.up = nn.ModuleList(_Block(a + b, a) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(_Block(a + b, a) for a, b in pairwise(widths))
         self.head = nn.Sequential(nn.Conv2d(widths[0], 4 * out_channels, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:

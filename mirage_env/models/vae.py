@@ -35,7 +35,9 @@ class ConvCodec(ModelMixin, ConfigMixin):
     """Image autoencoder with a pixel-shuffle stem: [F, 3, H, W] in [-1, 1] <-> [F, C, H/8, W/8] of unit scale.
 
     A linear path (8 x 8 patch to C channels and back) runs beside the convolutions, whose last layers start at zero:
-XX    """
+    after `fit_linear` training starts from the best linear code. Latents are normalised by `latents_mean` and
+    `latents_std`, as those of the Wan codec are; `calibrate` measures them after training.
+    """
 
     config_name = "config.json"
 
@@ -66,9 +68,9 @@ XX    """
             nn.PixelShuffle(4),
         )
         self.decoder_linear = nn.ConvTranspose2d(latent_channels, 3, 8, stride=8)
-        for layer in (self.encoder[-1], self.decoder[-2]):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for last in (self.encoder[-1], self.decoder[-2]):
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     @torch.no_grad()
     def fit_linear(self, images: Tensor) -> None:  # [F, 3, H, W]
@@ -79,10 +81,15 @@ XX    """
         channels = self.config.latent_channels
         deviation = (singular / len(patches) ** 0.5)[:channels, None]
         shape = self.encoder_linear.weight.shape
-        self.encoder_linear.weight.copy_((components[:channels] / deviation).view(shape))
-        self.encoder_linear.bias.copy_(-(components[:channels] / deviation) @ mean)
-        self.decoder_linear.weight.copy_((components[:channels] * deviation).view(shape))
-        self.decoder_linear.bias.copy_(mean.view(3, 64).mean(1))
+        self.encoder_linear.load_state_dict(
+            {
+                "weight": (components[:channels] / deviation).view(shape),
+                "bias": -(components[:channels] / deviation) @ mean,
+            }
+        )
+        self.decoder_linear.load_state_dict(
+            {"weight": (components[:channels] * deviation).view(shape), "bias": mean.view(3, 64).mean(1)}
+        )
 
     def encode(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, C, h, w]
         """Latents of images in [-1, 1]."""

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import colorsys
 import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mirage_env.rooms.raycast import BOX, CYLINDER, SPHERE
-from mirage_env.rooms.textures import PAINTINGS, texture_id
+from mirage_env.rooms.palette import WHITE, WOODS, Material, Palette, bright, color, pick, shade
+from mirage_env.rooms.shading import BOX, CYLINDER, SPHERE
 
-Color = tuple[float, float, float]
 Vector = tuple[float, float, float]
-
-WHITE: Color = (1.0, 1.0, 1.0)
-_WOODS = ((0.72, 0.56, 0.40), (0.60, 0.43, 0.29), (0.80, 0.68, 0.52), (0.50, 0.36, 0.27), (0.86, 0.78, 0.66))
-_FABRICS = ("plain", "plaster", "plaid", "dots", "wide_stripes", "carpet", "stripes")
-_PAINTINGS = tuple(f"painting_{kind}" for kind in PAINTINGS)
-
-
-@dataclass(frozen=True)
-class Material:
-    """Texture, its tint (linear), tiles per metre (0: once over each face) and how much it shines by itself."""
-
-    texture: str
-    tint: Color
-    scale: float = 0.6
-    emission: float = 0.0
-
-    def row(self, rng: np.random.Generator) -> list[float]:
-        """Row of the ray-caster's material table; the texture is shifted at random."""
-        return [float(texture_id(self.texture)), *self.tint, self.scale, *rng.uniform(0.0, 1.0, 2), self.emission]
 
 
 @dataclass(frozen=True)
@@ -68,107 +47,6 @@ class Thing:
     half: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Palette:
-    """Colours and textures that one room keeps to."""
-
-    hue: float
-    wall: tuple[str, Color, float]
-    accent_wall: Color
-    ceiling: Color
-    trim: Color
-    wood: Color
-    wood_texture: str
-
-    @staticmethod
-    def draw(rng: np.random.Generator) -> Palette:
-        # Warm and blue-green hues; pink and violet walls are rare in real rooms.
-        hue = _pick(rng, (rng.uniform(0.04, 0.17), rng.uniform(0.04, 0.17), rng.uniform(0.28, 0.62), rng.uniform()))
-        texture, scale = _pick(rng, (("plain", 0.4), ("plaster", 0.5), ("stucco", 0.6), ("plain", 0.5), ("stripes", 1.0)))
-        wall = color(hue, rng.uniform(0.03, 0.16), rng.uniform(0.86, 0.97))
-        accent = color(hue + rng.uniform(-0.08, 0.08), rng.uniform(0.15, 0.34), rng.uniform(0.68, 0.88))
-        trim = color(hue, 0.04, 0.95) if rng.uniform() < 0.6 else _shade(_pick(rng, _WOODS), 0.9)
-        wood = _shade(_pick(rng, _WOODS), rng.uniform(0.9, 1.08))
-        return Palette(
-            hue, (texture, wall, scale), accent, color(hue, 0.02, 0.97), trim, wood, _pick(rng, ("grain", "dark_grain"))
-        )
-
-    def fabric(self, rng: np.random.Generator) -> Material:
-        hue = self.hue + _pick(rng, (0.0, 0.5, 0.33, 0.67, 0.1)) + rng.uniform(-0.05, 0.05)
-        tint = color(hue, rng.uniform(0.15, 0.5), rng.uniform(0.55, 0.88))
-        return Material(_pick(rng, _FABRICS), tint, rng.uniform(1.0, 1.6))
-
-    def timber(self, rng: np.random.Generator) -> Material:
-        if rng.uniform() < 0.2:
-            return Material("plain", color(self.hue, 0.06, 0.93), 0.5)
-        return Material(self.wood_texture, _shade(self.wood, rng.uniform(0.92, 1.08)), 0.9)
-
-
-def color(hue: float, saturation: float, value: float) -> Color:
-    """Display hue, saturation and value as linear reflectance."""
-    r, g, b = colorsys.hsv_to_rgb(hue % 1.0, saturation, value)
-    return r**2.2, g**2.2, b**2.2
-
-
-def shell_materials(
-    rng: np.random.Generator, palette: Palette, courtyard: bool
-) -> tuple[Material, Material, Material]:
-    """Materials of the floor, the walls and the lower part of the walls."""
-    if courtyard:
-        floors = (
-            ("grass", color(rng.uniform(0.23, 0.32), 0.45, 0.68), 0.45),
-            ("flagstones", color(rng.uniform(0.05, 0.13), 0.12, 0.82), 0.5),
-            ("gravel", color(0.1, 0.15, 0.85), 0.5),
-            ("tiles", color(0.06, 0.30, 0.80), 0.5),
-            ("concrete", color(0.1, 0.06, 0.82), 0.4),
-        )
-        lowers = (("blocks", color(0.1, 0.1, 0.80), 0.5), ("plain", color(0.09, 0.16, 0.78), 0.5))
-        walls = (
-            ("bricks", color(rng.uniform(0.02, 0.07), rng.uniform(0.2, 0.45), 0.82), 0.55),
-            ("blocks", color(rng.uniform(0.06, 0.14), 0.12, 0.88), 0.5),
-            ("stucco", color(rng.uniform(0.05, 0.15), rng.uniform(0.1, 0.3), 0.92), 0.4),
-            ("concrete", color(palette.hue, 0.06, 0.84), 0.35),
-        )
-    else:
-        wood = _shade(_pick(rng, _WOODS), 1.0)
-        floors = (
-            ("planks", wood, 0.55),
-            ("boards", wood, 0.6),
-            ("parquet", wood, 0.8),
-            ("tiles", color(palette.hue, 0.08, 0.88), 0.5),
-            ("checks", color(palette.hue + 0.1, 0.12, 0.88), 0.5),
-            ("carpet", color(palette.hue + 0.4, 0.18, 0.70), 0.7),
-            ("marble", color(palette.hue + 0.5, 0.06, 0.88), 0.4),
-            ("rings", color(palette.hue + 0.5, 0.25, 0.68), 0.9),
-        )
-        walls = (palette.wall, palette.wall, palette.wall, ("bricks", color(0.05, rng.uniform(0.05, 0.3), 0.92), 0.55))
-        lowers = (
-            ("boards", _shade(palette.wood, 1.1), 0.8),
-            ("plain", color(palette.hue + 0.08, 0.22, 0.74), 0.5),
-            ("small_tiles", color(palette.hue + 0.5, 0.12, 0.90), 0.8),
-            ("stripes", color(palette.hue, 0.2, 0.78), 0.9),
-        )
-    return Material(*_pick(rng, floors)), Material(*_pick(rng, walls)), Material(*_pick(rng, lowers))
-
-
-def wall_thing(
-    rng: np.random.Generator, palette: Palette, courtyard: bool, height: float
-) -> tuple[tuple[float, float], float, float, Material]:
-    """Half width and height, centre height, half depth and material of a picture, a door or a window."""
-    choice = rng.uniform()
-    if choice < 0.2:
-        top = min(2.05, height - 0.1)
-        tint = palette.trim if rng.uniform() < 0.5 else color(palette.hue + 0.5, 0.28, 0.62)
-        return (rng.uniform(0.40, 0.48), top / 2), top / 2, 0.03, Material("door", tint, 0.0)
-    if choice < 0.42:
-        half = (rng.uniform(0.4, 0.8), rng.uniform(0.35, 0.55))
-        return half, min(1.55, height - half[1] - 0.15), 0.025, Material("window", WHITE, 0.0, 0.0 if courtyard else 0.85)
-    half_width = rng.uniform(0.2, 0.55)
-    half = (half_width, half_width * rng.uniform(0.7, 1.2))
-    z = min(rng.uniform(1.35, 1.65), height - half[1] - 0.1)
-    return half, z, 0.02, Material(_pick(rng, _PAINTINGS), _pick(rng, (WHITE, (1.0, 0.85, 0.75), (0.8, 0.92, 1.0))), 0.0)
-
-
 def ceiling_lamp(height: float) -> list[Part]:
     shade = Material("plain", (1.0, 0.97, 0.90), 0.5, 1.0)
     return [Part(CYLINDER, (0.0, 0.0, height - 0.06), (0.24, 0.24, 0.06), 0.0, shade)]
@@ -176,17 +54,18 @@ def ceiling_lamp(height: float) -> list[Part]:
 
 def large(rng: np.random.Generator, palette: Palette, courtyard: bool) -> Thing:
     makers = (_bench, _planter, _hedge, _shed) if courtyard else (_sofa, _shelf, _bed, _cupboard, _desk)
-    return _pick(rng, makers)(rng, palette)
+    return pick(rng, makers)(rng, palette)
 
 
 def small(rng: np.random.Generator, palette: Palette, courtyard: bool) -> Thing:
     makers = (_plant, _planter, _barrel, _crate, _bench) if courtyard else (_plant, _floor_lamp, _chest, _shelf, _chair)
-    return _pick(rng, makers)(rng, palette)
+    return pick(rng, makers)(rng, palette)
 
 
 def standing(rng: np.random.Generator, palette: Palette, courtyard: bool) -> Thing:
-    makers = (_table, _tree, _ball, _crate, _plant, _column) if courtyard else (_table, _stool, _ball, _crate, _chair)
-    return _pick(rng, makers)(rng, palette)
+    indoors = (_table, _stool, _ball, _crate, _chair)
+    makers = (_table, _tree, _ball, _crate, _plant, _column) if courtyard else indoors
+    return pick(rng, makers)(rng, palette)
 
 
 def moving(rng: np.random.Generator, palette: Palette) -> tuple[list[Part], float, float, float]:
@@ -196,8 +75,8 @@ def moving(rng: np.random.Generator, palette: Palette) -> tuple[list[Part], floa
         return _person(rng, palette), 0.27, rng.uniform(0.35, 0.8), 0.0
     if choice < 0.75:
         radius = rng.uniform(0.14, 0.26)
-        ball = Part(SPHERE, (0.0, 0.0, radius), (radius,) * 3, 0.0, Material("wide_stripes", _bright(rng), 1.2))
-        return [ball], radius, rng.uniform(0.4, 0.8), _pick(rng, (0.0, rng.uniform(0.2, 0.6)))
+        ball = Part(SPHERE, (0.0, 0.0, radius), (radius,) * 3, 0.0, Material("wide_stripes", bright(rng), 1.2))
+        return [ball], radius, rng.uniform(0.4, 0.8), pick(rng, (0.0, rng.uniform(0.2, 0.6)))
     return _cart(rng, palette), 0.42, rng.uniform(0.3, 0.7), 0.0
 
 
@@ -227,9 +106,9 @@ def _table(rng: np.random.Generator, palette: Palette) -> Thing:
     parts = [_box((0.0, 0.0, z), (hx, hy, 0.03), wood), *_legs(hx, hy, z - 0.03, 0.035, wood)]
     if rng.uniform() < 0.7:
         x = rng.uniform(-0.5, 0.5) * hx
-        parts.append(_post(x, 0.0, z + 0.03, z + rng.uniform(0.2, 0.35), 0.09, Material("plain", _bright(rng), 1.0)))
+        parts.append(_post(x, 0.0, z + 0.03, z + rng.uniform(0.2, 0.35), 0.09, Material("plain", bright(rng), 1.0)))
     if rng.uniform() < 0.5:
-        fruit = Material("plain", _bright(rng), 1.0)
+        fruit = Material("plain", bright(rng), 1.0)
         parts.append(_sphere(rng.uniform(-0.6, 0.6) * hx, 0.4 * hy, z + 0.13, 0.10, fruit))
     return Thing(parts, (hx, hy))
 
@@ -268,7 +147,10 @@ def _bed(rng: np.random.Generator, palette: Palette) -> Thing:
     hx, wood, cloth = rng.uniform(0.5, 0.8), palette.timber(rng), palette.fabric(rng)
     pillow = Material("plain", color(palette.hue, 0.05, 0.95), 0.5)
     parts = [_box((0.0, 0.0, 0.15), (hx, 1.0, 0.12), wood), _box((0.0, 0.02, 0.36), (hx - 0.02, 0.97, 0.11), cloth)]
-    parts += [_box((0.0, -0.98, 0.45), (hx, 0.03, 0.45), wood), _box((0.0, -0.68, 0.52), (0.6 * hx, 0.18, 0.06), pillow)]
+    parts += [
+        _box((0.0, -0.98, 0.45), (hx, 0.03, 0.45), wood),
+        _box((0.0, -0.68, 0.52), (0.6 * hx, 0.18, 0.06), pillow),
+    ]
     return Thing(parts, (hx, 1.01))
 
 
@@ -283,11 +165,11 @@ def _shelf(rng: np.random.Generator, palette: Palette) -> Thing:
         z = 0.05 + i * step
         if rng.uniform() < 0.65:
             share = rng.uniform(0.5, 0.95)
-            books = Material("books", _pick(rng, (WHITE, (1.0, 0.85, 0.7), (0.8, 0.9, 1.0))), 0.0)
+            books = Material("books", pick(rng, (WHITE, (1.0, 0.85, 0.7), (0.8, 0.9, 1.0))), 0.0)
             tall = 0.42 * step
             parts.append(_box(((share - 1.0) * hx, 0.0, z + tall), (share * (hx - 0.03), 0.12, tall), books))
         else:
-            vase = Material("plain", _bright(rng), 1.0)
+            vase = Material("plain", bright(rng), 1.0)
             parts.append(_post(rng.uniform(-0.6, 0.6) * hx, 0.02, z, z + 0.6 * step, 0.09, vase))
     return Thing(parts, (hx + 0.02, 0.18))
 
@@ -295,18 +177,18 @@ def _shelf(rng: np.random.Generator, palette: Palette) -> Thing:
 def _cupboard(rng: np.random.Generator, palette: Palette) -> Thing:
     hx, height = rng.uniform(0.45, 0.8), rng.uniform(1.7, 2.1)
     parts = [_box((0.0, 0.0, 0.5 * height), (hx, 0.28, 0.5 * height), palette.timber(rng))]
-    front = Material("door", _shade(palette.wood, 1.1), 0.0)
+    front = Material("door", shade(palette.wood, 1.1), 0.0)
     parts += [_box((s * 0.5 * hx, 0.28, 0.5 * height), (0.47 * hx, 0.015, 0.47 * height), front) for s in (-1, 1)]
     return Thing(parts, (hx, 0.3))
 
 
 def _chest(rng: np.random.Generator, palette: Palette) -> Thing:
     hx, wood = rng.uniform(0.35, 0.6), palette.timber(rng)
-    drawer = replace(wood, tint=_shade(wood.tint, 1.15))
+    drawer = replace(wood, tint=shade(wood.tint, 1.15))
     parts = [_box((0.0, 0.0, 0.42), (hx, 0.22, 0.42), wood)]
     parts += [_box((0.0, 0.22, 0.15 + 0.27 * i), (0.93 * hx, 0.015, 0.115), drawer) for i in range(3)]
     if rng.uniform() < 0.6:
-        parts.append(_post(rng.uniform(-0.5, 0.5) * hx, 0.0, 0.84, 1.1, 0.1, Material("plain", _bright(rng), 1.0)))
+        parts.append(_post(rng.uniform(-0.5, 0.5) * hx, 0.0, 0.84, 1.1, 0.1, Material("plain", bright(rng), 1.0)))
     return Thing(parts, (hx, 0.24))
 
 
@@ -334,7 +216,7 @@ def _planter(rng: np.random.Generator, palette: Palette) -> Thing:
         x = (2 * i + 1 - count) / count * (hx - 0.05)
         parts.append(_sphere(x, 0.0, rng.uniform(0.48, 0.62), rng.uniform(0.16, 0.22), _leaves(rng)))
         if rng.uniform() < 0.5:
-            parts.append(_sphere(x, 0.12, rng.uniform(0.62, 0.74), 0.075, Material("plain", _bright(rng), 1.0)))
+            parts.append(_sphere(x, 0.12, rng.uniform(0.62, 0.74), 0.075, Material("plain", bright(rng), 1.0)))
     return Thing(parts, (hx, 0.26))
 
 
@@ -366,7 +248,7 @@ def _barrel(rng: np.random.Generator, palette: Palette) -> Thing:
 
 def _crate(rng: np.random.Generator, palette: Palette) -> Thing:
     half = rng.uniform(0.2, 0.34)
-    parts = [_box((0.0, 0.0, half), (half,) * 3, Material("planks", _shade(palette.wood, 1.1), 1.0))]
+    parts = [_box((0.0, 0.0, half), (half,) * 3, Material("planks", shade(palette.wood, 1.1), 1.0))]
     if rng.uniform() < 0.5:
         top = 0.65 * half
         parts.append(_box((0.03, 0.0, 2 * half + top), (top,) * 3, palette.fabric(rng), rng.uniform(0.2, 1.2)))
@@ -376,12 +258,12 @@ def _crate(rng: np.random.Generator, palette: Palette) -> Thing:
 def _column(rng: np.random.Generator, palette: Palette) -> Thing:
     stone = Material("marble", color(0.1, 0.06, 0.92), 0.6)
     parts = [_box((0.0, 0.0, 0.08), (0.3, 0.3, 0.08), stone), _post(0.0, 0.0, 0.16, 1.0, 0.2, stone)]
-    return Thing([*parts, _sphere(0.0, 0.0, 1.22, 0.23, Material("marble", _bright(rng), 0.8))], (0.3, 0.3))
+    return Thing([*parts, _sphere(0.0, 0.0, 1.22, 0.23, Material("marble", bright(rng), 0.8))], (0.3, 0.3))
 
 
 def _tree(rng: np.random.Generator, palette: Palette) -> Thing:
     height = rng.uniform(1.1, 1.6)
-    parts = [_post(0.0, 0.0, 0.0, height, 0.09, Material("dark_grain", _shade(_WOODS[3], 0.9), 1.0))]
+    parts = [_post(0.0, 0.0, 0.0, height, 0.09, Material("dark_grain", shade(WOODS[3], 0.9), 1.0))]
     for _ in range(5):
         x, y = rng.uniform(-0.3, 0.3, 2)
         parts.append(_sphere(x, y, height + rng.uniform(0.1, 0.6), rng.uniform(0.28, 0.45), _leaves(rng)))
@@ -390,21 +272,21 @@ def _tree(rng: np.random.Generator, palette: Palette) -> Thing:
 
 def _ball(rng: np.random.Generator, palette: Palette) -> Thing:
     radius = rng.uniform(0.16, 0.4)
-    texture = _pick(rng, ("plain", "wide_stripes", "dots", "marble"))
-    return Thing([_sphere(0.0, 0.0, radius, radius, Material(texture, _bright(rng), 0.9))], (radius, radius))
+    texture = pick(rng, ("plain", "wide_stripes", "dots", "marble"))
+    return Thing([_sphere(0.0, 0.0, radius, radius, Material(texture, bright(rng), 0.9))], (radius, radius))
 
 
 def rug(rng: np.random.Generator, palette: Palette) -> Thing:
     half = (rng.uniform(0.7, 1.3), rng.uniform(0.5, 0.9))
-    texture = _pick(rng, ("rug_stripes", "rug_diamonds", "rug_rings"))
-    tint = _pick(rng, (WHITE, (1.0, 0.85, 0.7), (0.75, 0.9, 1.0)))
+    texture = pick(rng, ("rug_stripes", "rug_diamonds", "rug_rings"))
+    tint = pick(rng, (WHITE, (1.0, 0.85, 0.7), (0.75, 0.9, 1.0)))
     return Thing([_box((0.0, 0.0, 0.006), (*half, 0.006), Material(texture, tint, 0.0))], half)
 
 
 def _person(rng: np.random.Generator, palette: Palette) -> list[Part]:
     trousers = Material("plain", color(rng.uniform(), rng.uniform(0.1, 0.4), rng.uniform(0.3, 0.55)), 1.0)
-    shirt = Material(_pick(rng, ("plain", "stripes", "plaid", "dots")), _bright(rng), 1.5)
-    skin = Material("plain", _pick(rng, ((0.75, 0.50, 0.38), (0.55, 0.33, 0.22), (0.30, 0.17, 0.11))), 1.0)
+    shirt = Material(pick(rng, ("plain", "stripes", "plaid", "dots")), bright(rng), 1.5)
+    skin = Material("plain", pick(rng, ((0.75, 0.50, 0.38), (0.55, 0.33, 0.22), (0.30, 0.17, 0.11))), 1.0)
     hair = Material("plain", color(rng.uniform(0.02, 0.12), 0.5, rng.uniform(0.2, 0.6)), 1.0)
     s = rng.uniform(0.85, 1.05)
     parts = [_post(0.0, side * 0.09 * s, 0.0, 0.80 * s, 0.085 * s, trousers) for side in (-1, 1)]
@@ -415,25 +297,12 @@ def _person(rng: np.random.Generator, palette: Palette) -> list[Part]:
 
 
 def _cart(rng: np.random.Generator, palette: Palette) -> list[Part]:
-    body, wheel = Material("boards", _bright(rng), 1.2), Material("plain", color(0.1, 0.1, 0.35), 1.0)
+    body, wheel = Material("boards", bright(rng), 1.2), Material("plain", color(0.1, 0.1, 0.35), 1.0)
     parts = [_box((0.0, 0.0, 0.40), (0.34, 0.22, 0.18), body)]
     parts += [_sphere(sx * 0.22, sy * 0.2, 0.11, 0.11, wheel) for sx in (-1, 1) for sy in (-1, 1)]
     parts += [_box((-0.33, 0.0, 0.72), (0.02, 0.2, 0.16), wheel)]
-    return [*parts, _sphere(0.05, 0.0, 0.66, 0.14, Material("plain", _bright(rng), 1.0))]
+    return [*parts, _sphere(0.05, 0.0, 0.66, 0.14, Material("plain", bright(rng), 1.0))]
 
 
 def _leaves(rng: np.random.Generator) -> Material:
     return Material("leaves", color(rng.uniform(0.22, 0.36), rng.uniform(0.35, 0.55), rng.uniform(0.5, 0.72)), 0.9)
-
-
-def _bright(rng: np.random.Generator) -> Color:
-    return color(rng.uniform(), rng.uniform(0.3, 0.6), rng.uniform(0.65, 0.9))
-
-
-def _shade(tint: Color, factor: float) -> Color:
-    """The display colour times a factor, as linear reflectance where `tint` is one of ours already."""
-    return tuple(min(1.0, (c * factor)) for c in tint)
-
-
-def _pick(rng: np.random.Generator, options):
-    return options[int(rng.integers(len(options)))]

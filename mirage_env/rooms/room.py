@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
-from mirage_env.rooms import raycast, scene
+from mirage_env.rooms import builder, intersect, raycast, scene
 from mirage_env.rooms.textures import atlas
 from mirage_env.rooms.walks import upright
 
@@ -68,7 +68,7 @@ class Room:
         if seed < 0:
             raise InvalidOptionError(f"seed is {seed}; it must not be negative")
         rng = np.random.default_rng(np.random.SeedSequence([int(seed), SPLITS.index(split)]))
-        return Room(int(seed), split, scene.generate(rng))
+        return Room(int(seed), split, builder.generate(rng))
 
     def render(self, camera: Camera, time: float = 0.0, samples: int = 2) -> RoomView:
         """Cast rays: one through each pixel centre for the geometry, `samples` x `samples` per pixel for the colour.
@@ -111,7 +111,7 @@ class Room:
     def view_distance(self, x: float, y: float, yaw: float, z: float = 1.1) -> float:
         """Distance from a point to the first static surface along a level direction, metres."""
         direction = np.array([math.cos(yaw), math.sin(yaw)])
-        return raycast.level_distance(self.scene.geometry, self.scene.kind, self.scene.mover_of, self.scene.shell,
+        return intersect.level_distance(self.scene.geometry, self.scene.kind, self.scene.mover_of, self.scene.shell,
                                       x, y, z, direction[0], direction[1])  # fmt: skip
 
     def start_camera(self, rng: np.random.Generator, height: int = 128, width: int = 128) -> Camera:

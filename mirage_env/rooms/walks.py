@@ -44,9 +44,7 @@ def yaw_pitch(T_world_cam: Array) -> tuple[float, float]:
     return math.atan2(forward[1], forward[0]), math.asin(float(np.clip(forward[2], -1.0, 1.0)))
 
 
-def random_walk(
-    room: Room, rng: np.random.Generator, frames: int, height: int = 128, width: int = 128
-) -> list[Camera]:
+def random_walk(room: Room, rng: np.random.Generator, frames: int, height: int = 128, width: int = 128) -> list[Camera]:
     """Cameras of a natural walk: forward, strafing, orbiting, looking around and coming back, in random order.
 
     Neighbouring cameras are at most 0.13 m and 5 degrees apart, typically half of that; pitch stays within 12 degrees.

@@ -146,5 +146,7 @@ class ConditionSampler:
             chosen = past[rng.integers(0, len(past)) :: step] if kind < 0.75 else past[::step]
         if rng.random() < 0.3:  # a revisit: places of the chunk were seen before, from close by
             later = np.arange(first + 1, self.data.clips.frames)
-            chosen = np.concatenate([rng.choice(later, size=min(len(later), int(rng.integers(1, 7))), replace=False), chosen])
+            chosen = np.concatenate(
+                [rng.choice(later, size=min(len(later), int(rng.integers(1, 7))), replace=False), chosen]
+            )
         return [int(f) for f in chosen]

@@ -186,5 +186,3 @@ def _record_episode(env: Any, frames: int, policy: Callable[[Any], Any] | None, 
         poses=np.asarray(whole["frame_poses"], np.float64).reshape(-1, 4, 4),
         intrinsics=np.asarray(info["intrinsics"], np.float64),
     )
-
-

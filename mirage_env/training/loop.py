@@ -85,6 +85,13 @@ def train(module: nn.Module, loss_fn: Loss, folder: Path, config: LoopConfig) ->
     return average.eval()
 
 
+def channels_last(module: nn.Module) -> None:
+    """Lay convolution weights out for the faster CPU kernels."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.detach().contiguous(memory_format=torch.channels_last)
+
+
 def _update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
     with torch.no_grad():
         for a, p in zip(average.parameters(), module.parameters(), strict=True):
@@ -115,9 +122,7 @@ def _save(
     part.replace(folder / "checkpoint.safetensors")
 
 
-def _resume(
-    folder: Path, module: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
-) -> tuple[int, float]:
+def _resume(folder: Path, module: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
     path = folder / "checkpoint.safetensors"
     if not path.exists():
         return 0, 0.0

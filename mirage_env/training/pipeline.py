@@ -159,8 +159,8 @@ def _refiner(config: TrainConfig) -> None:
 def _transformer() -> WanTransformer3DModel:
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
-        num_attention_heads=6,
-        attention_head_dim=32,
+        num_attention_heads=4,
+        attention_head_dim=48,
         in_channels=16,
         out_channels=16,
         text_dim=32,

@@ -15,7 +15,7 @@ from mirage_env.models.depth import DepthUNet
 from mirage_env.models.segmentation import SegmentationUNet
 from mirage_env.models.vae import ConvCodec
 from mirage_env.training.data import Clips
-from mirage_env.training.loop import LoopConfig, train
+from mirage_env.training.loop import LoopConfig, channels_last, train
 
 
 def random_frames(clips: Clips, batch: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +39,7 @@ def train_codec(
         # Its small components have large weights: the rate that suits the convolutions would tear them apart.
         codec.encoder_linear.requires_grad_(False)
         codec.decoder_linear.requires_grad_(False)
-    codec.to(memory_format=torch.channels_last)
+    channels_last(codec)
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         images = clips.image_batch(*random_frames(clips, batch, generator))
@@ -88,7 +88,8 @@ def train_scene(
     grid: tuple[int, int] = (16, 16),
 ) -> ScenePair:
     """Depth by |log error| (sky left out), labels by cross-entropy with movers weighted up."""
-    pair = (pair or ScenePair(DepthUNet(), SegmentationUNet())).to(memory_format=torch.channels_last)
+    pair = pair or ScenePair(DepthUNet(), SegmentationUNet())
+    channels_last(pair)
     weight = torch.ones(3)
     weight[MOVER] = 3.0
 

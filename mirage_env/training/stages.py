@@ -14,16 +14,15 @@ from mirage_env.interfaces import Readout, ReadoutRefiner
 from mirage_env.models.denoiser import ChunkDenoiser
 from mirage_env.models.refiner import ConvRefiner
 from mirage_env.training.conditioning import Batch, ConditionSampler
-from mirage_env.training.loop import LoopConfig, train
-
-LORA_TARGETS = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]
+from mirage_env.training.loop import LoopConfig, channels_last, train
 
 
 def train_refiner(
     sampler: ConditionSampler, folder: Path, config: LoopConfig, refiner: ConvRefiner | None = None, batch: int = 2
 ) -> ConvRefiner:
     """Move read-out latents towards the true ones, on observed cells."""
-    refiner = (refiner or ConvRefiner(sampler.config.latent_channels)).to(memory_format=torch.channels_last)
+    refiner = refiner or ConvRefiner(sampler.config.latent_channels)
+    channels_last(refiner)
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         (drawn,) = sampler.draw(batch, generator)

@@ -1,0 +1,44 @@
+"""A tiny world model whose memory fills: every cell passes the filters, and walks through it."""
+
+from dataclasses import replace
+
+import numpy as np
+from tiny import tiny_world_model
+
+from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.config import FilterConfig
+from mirage_env.world_model import Chunk, WorldModel, WorldState
+
+KEEP_ALL = FilterConfig(edge_jump=1e6, edge_share=1.0, dynamic_share=1.0)
+
+
+def open_minded_model(seed: int = 0, max_points: int = 0) -> WorldModel:
+    """`tiny_world_model` without filters; random networks would keep nothing."""
+    model = tiny_world_model(seed)
+    gate = replace(model.config.gate, max_points=max_points)
+    return replace(model, config=replace(model.config, filters=KEEP_ALL, gate=gate))
+
+
+def start(model: WorldModel, seed: int = 0) -> tuple[Chunk, WorldState]:
+    size = model.config.image_size
+    image = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    return model.start(image, depth=np.full(size, 2.0, np.float32), seed=seed)
+
+
+def cameras_from(camera: Camera, model: WorldModel, yaw: float = 0.2) -> list[Camera]:
+    """The cameras of one chunk: forward and turning."""
+    T_cam_next = pose_from_rotation_vector([0.02, 0.0, 0.05], [0.0, yaw, 0.0])
+    cameras = []
+    for _ in range(model.config.frames_per_chunk):
+        camera = camera.moved(T_cam_next)
+        cameras.append(camera)
+    return cameras
+
+
+def walk(model: WorldModel, steps: int, seed: int = 0) -> list[tuple[Chunk, WorldState]]:
+    """What every step showed and left, the start view first."""
+    walked = [start(model, seed)]
+    for _ in range(steps):
+        state = walked[-1][1]
+        walked.append(model.step(state, cameras_from(state.camera, model)))
+    return walked
