@@ -1,6 +1,7 @@
 """The conformance suite sees every broken promise, and names it."""
 
 import copy
+from functools import cache
 
 import gymnasium as gym
 import numpy as np
@@ -10,9 +11,18 @@ from gymnasium.spaces import Box, Dict
 from mirage_env.actions import DiscreteControl
 from mirage_env.conformance import PROMISES, check_world_env
 from mirage_env.errors import ConformanceError, InvalidActionError, InvalidOptionError, MirageError
+from mirage_env.rooms import Room
 from mirage_env.rooms.env import RoomsEnv
 
 BROKEN = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def rooms_made_once():
+    """Every check resets to the same few seeds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Room, "generate", staticmethod(cache(Room.generate)))
+        yield
 
 
 def breaks(promise, **arguments):

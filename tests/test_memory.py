@@ -227,7 +227,8 @@ def test_a_change_of_depth_adds_points(depth, new_points):
 @pytest.mark.parametrize(("zoom", "is_written"), [(1.3, False), (1.5, True), (1 / 1.3, False), (1 / 1.5, True)])
 def test_a_clearly_finer_or_coarser_sample_is_written_even_where_it_falls_on_the_same_place(zoom, is_written):
     start = camera_at()
-    K_image = start.K_image + [[0, 0, 4], [0, 0, 4], [0, 0, 0]]  # the axis runs through the centre of cell (3, 4)
+    K_image = start.K_image.copy()
+    K_image[:2, 2] += 4.0  # the axis runs through the centre of cell (3, 4)
     start = Camera(start.T_world_cam, K_image, 48, 64)
     keep = torch.zeros(1, *GRID, dtype=torch.bool)
     keep[0, 3, 4] = True

@@ -27,8 +27,7 @@ from mirage_env.errors import (
     InvalidOptionError,
     StoreError,
 )
-from mirage_env.memory import LatentMemory
-from mirage_env.rgb_memory import RgbMemory
+from mirage_env.memory import LatentMemory, PointMemory
 from mirage_env.store import CacheWriter, copy_cache, load_frames, load_world, open_cache, save_world
 from mirage_env.world_model import frames_to_uint8
 
@@ -186,8 +185,6 @@ def test_sample_of_released_version_is_readable(tmp_path, version):
     expected = json.loads((DATA / f"cache_v{version}.json").read_text())
     path = DATA / f"cache_v{version}.zip"
     info = open_cache(path)
-    attributes = json.loads(zarr.storage.ZipStore(path, mode="r")._zf_read("zarr.json")) if False else None
-    assert attributes is None
     assert (info.chunks, info.blocks, info.points, info.identity) == tuple(
         expected[k] for k in ("chunks", "blocks", "points", "identity")
     )
@@ -305,8 +302,10 @@ def test_another_model_is_refused_by_name(cache, model):
 
 
 def test_other_memories_are_refused(tmp_path, model, walked):
-    state = replace(walked[0][1], memory=RgbMemory.empty(model.config))
-    with pytest.raises(InvalidOptionError, match="RgbMemory"):
+    memory = walked[0][1].memory
+    coloured = PointMemory(memory.grid, 3, memory.near, memory.readout, memory.gate)
+    state = replace(walked[0][1], memory=coloured)
+    with pytest.raises(InvalidOptionError, match="PointMemory cannot be stored"):
         save_world(tmp_path / "world.zarr", state, model)
     assert not list(tmp_path.iterdir())
 

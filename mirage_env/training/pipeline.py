@@ -1,6 +1,6 @@
 """`mirage train STAGE`: every stage from clips to a model folder, each a command that can be repeated.
 
-    record -> codec, scene -> encode -> refiner -> base -> branch -> lora -> export
+    record -> codec, scene -> encode -> refiner -> base -> branch -> imagine -> lora -> export
 
 A stage reads what earlier stages left in `--out` and adds its own: `runs/<stage>` holds the log and the checkpoint it
 resumes from, `model/` the world model as it grows. The stages `branch` and `lora` take `--paper` for the paper's
@@ -24,18 +24,18 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.models.control import ControlBranch
 from mirage_env.models.denoiser import ChunkDenoiser
 from mirage_env.models.depth import DepthUNet
-from mirage_env.models.loading import load_module, save_module
+from mirage_env.models.loading import load_module, load_world_model, save_module
 from mirage_env.models.refiner import BareReadout, ConvRefiner
 from mirage_env.models.segmentation import SegmentationUNet
 from mirage_env.models.vae import ConvCodec
-from mirage_env.training.conditioning import ConditionSampler, LatentClips, encode_clips
+from mirage_env.training.conditioning import ConditionSampler, LatentClips, encode_clips, imagine_clips
 from mirage_env.training.data import Clips, record_rooms
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.lora import add_lora, lora_state
 from mirage_env.training.stage0 import ScenePair, train_codec, train_scene
 from mirage_env.training.stages import Variant, train_denoiser, train_refiner
 
-Stage = Literal["record", "codec", "scene", "encode", "refiner", "base", "branch", "lora", "export"]
+Stage = Literal["record", "codec", "scene", "encode", "refiner", "base", "branch", "imagine", "lora", "export"]
 PAPER_READOUT = ReadoutConfig(winner="nearest", footprint=0.0)
 PAPER_SAMPLER = SamplerConfig(steps=2, shift=1.0, couple=False)
 
@@ -101,6 +101,7 @@ def run(config: TrainConfig) -> None:
         "refiner": _refiner,
         "base": _base,
         "branch": _branch,
+        "imagine": _imagine,
         "lora": _lora,
         "export": _export,
     }[config.stage](config)
@@ -197,6 +198,13 @@ def _branch(config: TrainConfig) -> None:
     trained = train_denoiser(variant, branch.parameters(), _sampler(config), _run(config, "branch"), loop)
     if trained.denoiser.branch is not None:
         save_module(trained.denoiser.branch, _folder(config) / "control")
+
+
+def _imagine(config: TrainConfig) -> None:
+    """Generated latents for the memory of stage 2: what the model of stage 1 makes of the clips."""
+    _export(config)
+    model = load_world_model(config.out / "model")
+    imagine_clips(LatentClips(_clips(config), config.out / "latents"), config.out / "latents", model)
 
 
 def rooms_parts(paper: bool) -> tuple[str, ...]:

@@ -30,8 +30,9 @@ def train_refiner(
         cells = torch.zeros(())
         for truth, readout in zip(drawn.latents, drawn.readout, strict=True):
             seen = readout.observed[:, None]
-            refined = refined + (seen * (refiner(readout).float() - truth) ** 2).sum()
-            bare = bare + (seen * (readout.latent - truth) ** 2).sum()
+            weight = seen * drawn.importance
+            refined = refined + (weight * (refiner(readout).float() - truth) ** 2).sum()
+            bare = bare + (weight * (readout.latent - truth) ** 2).sum()
             cells = cells + seen.sum() * truth.shape[1]
         refined, bare = refined / cells.clamp_min(1.0), bare / cells.clamp_min(1.0)
         return {"loss": refined, "bare": bare}
@@ -73,7 +74,7 @@ def flow_loss(variant: Variant, batch: Batch, generator: torch.Generator, drop: 
         x[:, 0] = batch.latents[:, 0]
         cond = variant.denoiser.condition(known, readout, batch.rays)
     predicted = variant.denoiser.predict(x, sigma, prior, batch.preceding, cond)
-    error = (predicted.float() - batch.latents)[:, 1:] ** 2
+    error = batch.importance * (predicted.float() - batch.latents)[:, 1:] ** 2
     seen = observed[:, 1:]
     channels = error.shape[2]
     return {
