@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mirage_env.errors import CacheExistsError, CacheNotFoundError, InvalidOptionError
+from mirage_env.errors import CacheCorruptError, CacheExistsError, CacheNotFoundError, InvalidOptionError
 
 ROOT_FILE = "zarr.json"
 
@@ -40,11 +40,14 @@ def check_there(path: Path) -> None:
 
     Raises:
         CacheNotFoundError: no file or folder, or a folder without a cache.
+        CacheCorruptError: a file that is no zip.
     """
     if not path.exists():
         raise CacheNotFoundError(f"there is no cache at {path}; give the folder or .zip that a walk has written")
     if path.is_dir() and not (path / ROOT_FILE).is_file():
         raise CacheNotFoundError(f"{path} is a folder without a cache (no {ROOT_FILE}); caches end in .zarr or .zip")
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise CacheCorruptError(f"{path} is no whole zip file; copy it again from where it came from")
 
 
 @contextmanager

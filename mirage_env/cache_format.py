@@ -97,7 +97,7 @@ def write_world(
     )
     root.create_group("blocks")
     path = root.create_group("path", attributes={"image_size": config.image_size})
-    rows = 1 + len(chunks) * config.frames_per_chunk
+    rows = sum(len(chunk.cameras) for chunk in chunks) or 1
     _create(path, "poses", (rows, 4, 4), np.float64, PATH_ROWS)
     _create(path, "intrinsics", (rows, 3, 3), np.float64, PATH_ROWS)
     if frames and chunks:

@@ -148,6 +148,9 @@ class ChunkEnv(gymnasium.Env[Observation, NDArray[np.float32]], Generic[StateT])
 
         The next step is exactly the one that would have followed. The observation returned here is rebuilt from the
         state; a state of a learned world holds no pixels, so they come from its last latent.
+
+        Raises:
+            InvalidOptionError: not a state of this kind of world.
         """
         shown = self.look(state)
         self._show(state, shown, fresh=True)

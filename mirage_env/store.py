@@ -212,7 +212,7 @@ def _read(path: Path, read: Callable[[Group, Commit], ResultT]) -> tuple[ResultT
 def _root(path: Path) -> Iterator[Group]:
     """The root group, with format and version checked; what fails inside is a damaged cache."""
     try:
-        with ZipStore(path, mode="r") if cache_files.is_zip(path) else LocalStore(path, read_only=True) as store:
+        with ZipStore(path, mode="r") if path.is_file() else LocalStore(path, read_only=True) as store:
             root = zarr.open_group(store, mode="r", zarr_format=3)
             found, version = root.attrs.get("format"), root.attrs.get("version")
             if found != FORMAT or type(version) is not int or version < 1:

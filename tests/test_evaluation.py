@@ -17,6 +17,7 @@ from mirage_env.evaluation import components, loop, report, speed
 from mirage_env.evaluation.metrics import PSNR_LIMIT, dilate, estimate, paired, psnr, ssim
 from mirage_env.evaluation.oracle import ROWS, oracle_record
 from mirage_env.evaluation.paths import FAMILIES, loop_walk
+from mirage_env.evaluation.rollout import measure, roll_out, true_views
 from mirage_env.evaluation.variants import BlankMemory, load_paper, variant
 from mirage_env.rgb_memory import RgbMemory
 from mirage_env.rooms import Room
@@ -81,14 +82,14 @@ class TestMetrics:
         images = torch.zeros(1, 3, 8, 8)
         assert psnr(images, images + 0.2).item() == pytest.approx(20.0, abs=1e-4)
 
-    @pytest.mark.parametrize("measure", [psnr, ssim])
-    def test_errors_outside_the_mask_have_no_influence(self, measure):
+    @pytest.mark.parametrize("metric", [psnr, ssim])
+    def test_errors_outside_the_mask_have_no_influence(self, metric):
         reference = pictures(0)
         images = (reference + 0.1 * pictures(1)).clamp(-1, 1)
         mask = torch.zeros(2, 32, 32, dtype=torch.bool)
         mask[:, :, :20] = True
         spoiled = torch.where(mask[:, None], images, pictures(2))
-        assert torch.allclose(measure(images, reference, mask), measure(spoiled, reference, mask))
+        assert torch.allclose(metric(images, reference, mask), metric(spoiled, reference, mask))
 
     def test_empty_mask_is_not_a_number(self):
         images = pictures(0)
@@ -101,12 +102,12 @@ class TestMetrics:
         theirs = functional.structural_similarity_index_measure(images, reference, data_range=2.0, reduction="none")
         assert torch.allclose(ssim(images, reference), theirs, atol=1e-5)
 
-    @pytest.mark.parametrize("measure", [psnr, ssim])
-    def test_shapes_that_do_not_fit_are_refused(self, measure):
+    @pytest.mark.parametrize("metric", [psnr, ssim])
+    def test_shapes_that_do_not_fit_are_refused(self, metric):
         with pytest.raises(InvalidOptionError, match="must be"):
-            measure(pictures(0), pictures(0, 3))
+            metric(pictures(0), pictures(0, 3))
         with pytest.raises(InvalidOptionError, match="mask"):
-            measure(pictures(0), pictures(0), torch.ones(2, 4, 4))
+            metric(pictures(0), pictures(0), torch.ones(2, 4, 4))
 
     def test_dilated_mask_covers_a_square_around_a_pixel(self):
         mask = torch.zeros(1, 9, 9, dtype=torch.bool)
@@ -210,21 +211,21 @@ class TestVariants:
 
 class TestLoop:
     def test_simulator_repeats_itself_exactly_while_time_stands_still(self):
-        truth = loop.true_views(0, Room.generate(0, "test"), walk_of("orbit"), start=1.0, seconds=0.0)
-        figures = loop.measure(truth, truth.frames, torch.ones_like(truth.still))
+        truth = true_views(0, Room.generate(0, "test"), walk_of("orbit"), start=1.0, seconds=0.0)
+        figures = measure(truth, truth.frames, torch.ones_like(truth.still))
         assert figures["first_psnr"] == figures["truth_psnr"] == PSNR_LIMIT
 
     def test_world_is_the_same_whatever_other_worlds_walk_with_it(self):
-        truths = [loop.true_views(s, Room.generate(s, "test"), walk_of("orbit", s), 0.0, 0.125) for s in (0, 1)]
-        both, alone = loop.roll_out(MODEL, truths), loop.roll_out(MODEL, truths[1:])
+        truths = [true_views(s, Room.generate(s, "test"), walk_of("orbit", s), 0.0, 0.125) for s in (0, 1)]
+        both, alone = roll_out(MODEL, truths), roll_out(MODEL, truths[1:])
         assert torch.allclose(both[1].frames, alone[0].frames, atol=1e-3)
         assert both[1].points == alone[0].points
 
     def test_error_on_revisits_shows_in_revisit_figures_only(self):
-        truth = loop.true_views(0, Room.generate(0, "test"), walk_of("out_and_back", lap=4), 0.0, 0.0)
+        truth = true_views(0, Room.generate(0, "test"), walk_of("out_and_back", lap=4), 0.0, 0.0)
         frames = truth.frames.clone()
         frames[-1] = -frames[-1]
-        figures = loop.measure(truth, frames, torch.ones_like(truth.still))
+        figures = measure(truth, frames, torch.ones_like(truth.still))
         assert figures["new_psnr"] == PSNR_LIMIT
         assert figures["first_psnr"] < PSNR_LIMIT
         assert math.isnan(figures["new_unseen_psnr"])

@@ -12,6 +12,7 @@ from mirage_env.conformance import check_world_env
 from mirage_env.env import MirageEnv
 from mirage_env.errors import InvalidActionError, InvalidCameraError, InvalidOptionError, InvalidPoseError
 from mirage_env.interfaces import MOVER, SKY, STATIC
+from mirage_env.models.loading import shipped_models
 from mirage_env.rooms import FOV, FRAME_SECONDS, Room, start_view
 from mirage_env.rooms.env import RoomsEnv
 from mirage_env.training.data import record_environment
@@ -58,6 +59,14 @@ def test_spaces_and_info_are_those_of_the_learned_world(control):
     assert {name: type(value) for name, value in info.items()} == {name: type(value) for name, value in truth.items()}
     for name in set(info) - {"memory_points", "memory_bytes", "coverage"}:
         assert np.asarray(info[name]).dtype == np.asarray(truth[name]).dtype, name
+
+
+@pytest.mark.skipif("rooms" not in shipped_models(), reason="this checkout has no weights")
+def test_default_sizes_are_those_of_the_shipped_model():
+    imagined = gym.make("Mirage/World-v0", observe=EXTRAS).unwrapped
+    assert RoomsEnv(observe=EXTRAS).world == imagined.world
+    true, _ = RoomsEnv().reset(seed=11)
+    np.testing.assert_array_equal(imagined.reset(seed=11)[0]["pixels"], true["pixels"])
 
 
 def test_same_seed_begins_with_the_view_that_the_learned_world_begins_with():

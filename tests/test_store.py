@@ -45,12 +45,17 @@ def walked(model):
     return walk(model, STEPS)
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, model, walked):
+    path = tmp_path_factory.mktemp("original") / "world.zarr"
+    save_world(path, walked[-1][1], model, [chunk for chunk, _ in walked], frames=True)
+    return path
+
+
 @pytest.fixture
-def cache(tmp_path, model, walked):
+def cache(tmp_path, original):
     """A cache of the whole walk with its frames."""
-    chunks = [chunk for chunk, _ in walked]
-    save_world(tmp_path / "world.zarr", walked[-1][1], model, chunks, frames=True)
-    return tmp_path / "world.zarr"
+    return shutil.copytree(original, tmp_path / "world.zarr")
 
 
 def assert_same_world(a, b):
@@ -205,10 +210,10 @@ def test_killed_writer_leaves_a_whole_step(tmp_path):
     chunk, state = endless_writer.made_up(0, LatentMemory.empty(endless_writer.CONFIG))
     save_world(path, state, endless_writer.MODEL, [chunk], frames=True)
     context = multiprocessing.get_context("forkserver")  # a clean process that has imported torch once for all
-    context.set_forkserver_preload(["endless_writer"])
+    context.set_forkserver_preload(["pytest", "mirage_env.store"])
     rng = np.random.default_rng(0)
     last = 0
-    for _ in range(10):
+    for _ in range(8):
         ours, theirs = context.Pipe()
         writer = context.Process(target=endless_writer.write_for_ever, args=(path, theirs))
         writer.start()

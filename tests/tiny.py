@@ -6,6 +6,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from mirage_env.config import SamplerConfig, WorldModelConfig
+from mirage_env.interfaces import STATIC
 from mirage_env.models.control import ControlBranch
 from mirage_env.models.denoiser import ChunkDenoiser
 from mirage_env.models.depth import DepthUNet
@@ -37,11 +38,16 @@ def tiny_world_model(seed: int = 0, steps: int = 1) -> WorldModel:
         codec = ConvCodec(latent_channels=8, width=8, deep_width=8, blocks=1).eval()
         refiner = ConvRefiner(latent_channels=8, width=8, blocks=1).eval()
         torch.nn.init.normal_(refiner.head.weight, std=0.02)
+        depth, segmenter = DepthUNet(widths=(4, 8, 8, 8)).eval(), SegmentationUNet(widths=(4, 8, 8, 8)).eval()
+        with torch.no_grad():  # random depth is all edges and random labels all movers: nothing would be remembered
+            depth.unet.head[0].weight *= 1e-3
+            depth.unet.head[0].bias.zero_()
+            segmenter.unet.head[0].bias[: 4 * (STATIC + 1)] += 10.0
         return WorldModel(
             config=config,
             codec=codec,
-            depth=DepthUNet(widths=(4, 8, 8, 8)).eval(),
-            segmenter=SegmentationUNet(widths=(4, 8, 8, 8)).eval(),
+            depth=depth,
+            segmenter=segmenter,
             refiner=refiner,
             generator=ChunkDenoiser(transformer, branch, sampler).eval(),
             identity=f"tiny-{seed}",

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +25,14 @@ from tqdm import tqdm
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.evaluation import report
-from mirage_env.evaluation.metrics import dilate, mean, psnr, ssim
+from mirage_env.evaluation.metrics import psnr
 from mirage_env.evaluation.oracle import WRITTEN, oracle_record
-from mirage_env.evaluation.paths import FAMILIES, LoopWalk, loop_walk
+from mirage_env.evaluation.paths import FAMILIES, loop_walk
+from mirage_env.evaluation.rollout import Rollout, Truth, measure, roll_out, true_views
 from mirage_env.evaluation.variants import ROLLOUTS, Load, load_paper, variant
-from mirage_env.rgb_memory import cells_to_pixels
 from mirage_env.rooms import Room
 from mirage_env.world_model import WorldModel, frames_to_uint8
 
-MOVER_MARGIN = 2
-"""Pixels by which mover masks are grown: anti-aliased borders and contact shadows."""
-NEW_VIEW_CHUNKS = 2
-"""Chunks whose first visits count as new views."""
 Record = dict[str, Any]
 
 
@@ -82,32 +78,6 @@ class LoopConfig:
     def drift_lap(self) -> int:
         """Chunks per lap of the drift walk: chunk 2 is seen again at chunk 2 + lap and 2 + 2 lap."""
         return (self.drift_chunks - 2) // 2
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What the simulator shows along a walk of N frames, the start view included."""
-
-    seed: int
-    walk: LoopWalk
-    images: NDArray[np.uint8]  # [N, H, W, 3]
-    still: Tensor  # [N, H, W] bool, pixels well away from movers
-
-    @property
-    def frames(self) -> Tensor:  # [N, 3, H, W] in [-1, 1]
-        return torch.from_numpy(self.images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """What a variant shows along a walk of N frames; frame 0 is the start image."""
-
-    frames: Tensor  # [N, 3, H, W]
-    seen: Tensor  # [N, H, W] bool, pixels of cells that the memory knew before the frame was made
-    readouts: dict[str, Tensor]  # "bare" and "refined": [N, 3, H, W], where asked for
-    coverage: list[float]  # per chunk, share of cells
-    points: list[int]  # after the start view and after each chunk
-    nbytes: list[int]
 
 
 def run(config: LoopConfig, load: Load | None = None) -> dict[str, Any]:
@@ -218,99 +188,6 @@ def _truths(
     # The ray-caster runs without the interpreter's lock.
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
         return list(pool.map(one, worlds))
-
-
-def true_views(seed: int, room: Room, walk: LoopWalk, start: float, seconds: float) -> Truth:
-    """Render a walk that begins at time `start` and takes `seconds` per frame (0: time stands still)."""
-    views = [room.render(camera, start + i * seconds) for i, camera in enumerate(walk.cameras)]
-    movers = torch.from_numpy(np.stack([v.mover for v in views]))
-    return Truth(seed, walk, np.stack([v.image for v in views]), ~dilate(movers, MOVER_MARGIN))
-
-
-@torch.inference_mode()
-def roll_out(
-    model: WorldModel,
-    truths: Sequence[Truth],  # B worlds whose walks are equally long
-    seed: int = 0,
-    readouts: bool = False,
-    progress: Callable[[int], object] | None = None,
-) -> list[Rollout]:
-    """Walk B worlds together, from the true start image with estimated depth.
-
-    Args:
-        model: the variant.
-        truths: where to start and where to go.
-        seed: seed of the noise; world and seed determine it.
-        readouts: decode the bare and the refined readout too.
-        progress: called with B after every chunk.
-    """
-    size, per_chunk = model.config.image_size, model.config.frames_per_chunk
-    opened = [model.start(t.images[0], t.walk.cameras[0], seed=seed * 1_000_003 + t.seed) for t in truths]
-    states = [state for _, state in opened]
-    shown = [[chunk.frames] for chunk, _ in opened]
-    seen = [[torch.ones(1, *size, dtype=torch.bool)] for _ in truths]
-    decoded = [{"bare": [c.frames], "refined": [c.frames]} if readouts else {} for c, _ in opened]
-    coverage: list[list[float]] = [[] for _ in truths]
-    points, nbytes = [[s.memory.points] for s in states], [[s.memory.nbytes] for s in states]
-    for first in range(1, len(truths[0].walk.cameras), per_chunk):
-        chunks, states = model.step_batch(states, [t.walk.cameras[first : first + per_chunk] for t in truths])
-        for i, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
-            shown[i].append(chunk.frames.float().cpu())
-            seen[i].append(cells_to_pixels(chunk.readout.observed > 0, size))
-            if readouts:
-                decoded[i]["bare"].append(model.codec.decode(chunk.readout.latent).float().cpu())
-                decoded[i]["refined"].append(model.codec.decode(chunk.known).float().cpu())
-            coverage[i].append(chunk.coverage)
-            points[i].append(state.memory.points)
-            nbytes[i].append(state.memory.nbytes)
-        if progress is not None:
-            progress(len(truths))
-    return [
-        Rollout(
-            torch.cat(shown[i]),
-            torch.cat(seen[i]),
-            {name: torch.cat(parts) for name, parts in decoded[i].items()},
-            coverage[i],
-            points[i],
-            nbytes[i],
-        )
-        for i in range(len(truths))
-    ]
-
-
-def measure(
-    truth: Truth,
-    frames: Tensor,  # [N, 3, H, W]
-    seen: Tensor,  # [N, H, W] bool
-    first: Tensor | None = None,  # [N, 3, H, W] what was shown at the first visit, `frames` itself if not given
-) -> dict[str, float]:
-    """All figures of one walk: PSNR in dB, SSIM; movers of both frames are masked.
-
-    `first_*`: revisit against first visit; `truth_*`: revisit against the simulator at the same moment; `then_*`:
-    against the simulator at the moment of the first visit (time frozen); `new_*`: new views of the first chunks
-    against the simulator. `*_seen` and `*_unseen` count only the cells that the memory knew or did not know.
-    """
-    first, true, walk = frames if first is None else first, truth.frames, truth.walk
-    early, late = (torch.tensor(x, dtype=torch.long) for x in zip(*walk.revisits, strict=True))
-    still = truth.still[early] & truth.still[late]
-    figures = {
-        "first_psnr": psnr(frames[late], first[early], still),
-        "first_ssim": ssim(frames[late], first[early], still),
-        "first_seen_psnr": psnr(frames[late], first[early], still & seen[late]),
-        "truth_psnr": psnr(frames[late], true[late], still),
-        "truth_ssim": ssim(frames[late], true[late], still),
-        "truth_seen_psnr": psnr(frames[late], true[late], still & seen[late]),
-        "then_psnr": psnr(frames[late], true[early], still),
-    }
-    back = set(late.tolist())
-    new = [f for f in range(1, len(frames)) if walk.chunk_of(f) <= NEW_VIEW_CHUNKS and f not in back]
-    still = truth.still[new]
-    figures |= {
-        "new_psnr": psnr(frames[new], true[new], still),
-        "new_seen_psnr": psnr(frames[new], true[new], still & seen[new]),
-        "new_unseen_psnr": psnr(frames[new], true[new], still & ~seen[new]),
-    }
-    return {name: mean(values.tolist()) for name, values in figures.items()}
 
 
 def _record(

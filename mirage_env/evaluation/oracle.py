@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mirage_env.evaluation.metrics import dilate, mean, psnr
+from mirage_env.evaluation.rollout import MOVER_MARGIN
 from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.masks import keep_cells
 from mirage_env.memory import LatentMemory
@@ -50,7 +51,7 @@ def oracle_record(model: WorldModel, world: int, seed: int) -> dict[str, Any]:
     latents = model.codec.encode(true)
 
     written, read = list(WRITTEN), slice(last + 1, last + 1 + views_read)
-    still = ~dilate(torch.from_numpy(labels[read] == MOVER), 2)
+    still = ~dilate(torch.from_numpy(labels[read] == MOVER), MOVER_MARGIN)
     images = {"codec": model.codec.decode(latents[read])}
     seen = {}
     sizes = {}

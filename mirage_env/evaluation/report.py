@@ -320,7 +320,7 @@ def _plot_bars(path: Path, results: Mapping[str, Any]) -> None:
         axis.set_xticks(range(len(FAMILIES) + 1), [*FAMILIES, ALL])
         axis.set_ylabel("PSNR, dB")
         axis.set_title(title)
-    axes[0].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
@@ -340,7 +340,7 @@ def _plot_frames(path: Path, records: Sequence[Record]) -> None:
         axis.set_title(family)
         axis.set_xlabel("frame")
         axis.set_ylabel("PSNR against simulator, dB")
-    axes[0].legend(fontsize=7)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
