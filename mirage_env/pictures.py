@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch.nn import functional as F
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidImageError, InvalidOptionError

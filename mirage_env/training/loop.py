@@ -55,6 +55,7 @@ def train(module: nn.Module, loss_fn: Loss, folder: Path, config: LoopConfig) ->
     first, spent = _resume(folder, module, average, optimiser)
     began = time.monotonic() - spent
     sums: dict[str, float] = {}
+    done = first
     bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc=folder.name, mininterval=5)
     for step in bar:
         clock = (time.monotonic() - began) / (60.0 * config.minutes) if config.minutes else 0.0
@@ -73,6 +74,7 @@ def train(module: nn.Module, loss_fn: Loss, folder: Path, config: LoopConfig) ->
         nn.utils.clip_grad_norm_(parameters, config.clip)
         optimiser.step()
         _update_average(average, module, min(config.ema, (step + 1) / (step + 10)))
+        done = step + 1
         for name, value in scalars.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.log_every
         if (step + 1) % config.log_every == 0:
@@ -81,7 +83,7 @@ def train(module: nn.Module, loss_fn: Loss, folder: Path, config: LoopConfig) ->
             sums = {}
         if (step + 1) % config.save_every == 0:
             _save(folder, module, average, optimiser, step + 1, time.monotonic() - began)
-    _save(folder, module, average, optimiser, config.steps, time.monotonic() - began)
+    _save(folder, module, average, optimiser, done, time.monotonic() - began)
     return average.eval()
 
 

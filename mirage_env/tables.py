@@ -1,0 +1,59 @@
+"""The short tables that the command line prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mirage_env.store import CacheInfo
+    from mirage_env.walk import WalkFigures
+
+
+def walk_table(figures: WalkFigures, files: Sequence[Path]) -> str:
+    """What a walk measured and where it left its files."""
+    rows = [
+        ("walked", f"{figures.chunks} chunks, {figures.frames} frames{' (stopped)' if figures.stopped else ''}"),
+        ("speed", f"{figures.frames_per_second:.1f} frames/s, whole cycle with writing"),
+        (
+            "memory",
+            f"{figures.points} points, {_bytes(figures.nbytes)}, {_bytes(figures.bytes_per_chunk)} per new chunk",
+        ),
+        ("coverage", f"{100 * figures.coverage:.0f} % of the cells were known to the memory"),
+    ]
+    if figures.psnr is not None:
+        known = "" if figures.psnr_known is None else f", {figures.psnr_known:.1f} dB where the memory knew"
+        rows.append(("against truth", f"{figures.psnr:.1f} dB PSNR{known} (movers left out)"))
+    return _table([*rows, *(("wrote" if i == 0 else "", str(file)) for i, file in enumerate(files))])
+
+
+def cache_table(info: CacheInfo) -> str:
+    """What is in a cache."""
+    bounds = "empty"
+    if info.bounds is not None:
+        low, high = info.bounds
+        axes = (f"{name} {a:.2f} to {b:.2f}" for name, a, b in zip("xyz", low, high, strict=True))
+        bounds = ", ".join(axes) + " m"
+    images = "stored" if info.has_frames else "not stored"
+    per_chunk, per_frame = (info.nbytes / max(n, 1) for n in (info.chunks, len(info.cameras) - 1))
+    return _table(
+        [
+            ("cache", f"{info.path} ({info.software}, {info.created})"),
+            ("model", f"{info.model} ({info.identity})"),
+            ("walked", f"{info.chunks} chunks, {len(info.cameras)} cameras, images {images}"),
+            ("memory", f"{info.points} points in {info.blocks} blocks, {_bytes(info.nbytes)}"),
+            ("", f"{_bytes(per_chunk)} per chunk, {_bytes(per_frame)} per frame"),
+            ("on disk", _bytes(info.stored_bytes)),
+            ("extent", bounds),
+        ]
+    )
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in rows)
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1024:.1f} KiB" if count < 1024 * 1024 else f"{count / 1024 / 1024:.2f} MiB"
