@@ -31,6 +31,9 @@ mirage train --help                              train the shipped model again, 
 Add --help to a command for its options.\
 """
 CommandT = TypeVar("CommandT")
+Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -43,34 +46,34 @@ class Walk:
 
     out: Path
     """Folder for the results; made if it is not there."""
-    seed: int | None = None
+    seed: Count = None
     """Start in the test room of this number, whose true images are then shown and measured beside the imagined ones."""
-    image: Path | None = None
+    image: File = None
     """Start from this picture, centre-cropped and resized to the model's size."""
-    depth: Path | None = None
+    depth: File = None
     """Depth of --image: .npy in metres or a 16-bit PNG in millimetres. Without it depth is estimated."""
-    fov: float | None = None
+    fov: Number = None
     """Horizontal field of view of --image, degrees. Without it the model's own is assumed."""
-    cache: Path | None = None
+    cache: File = None
     """Go on from this saved world, a folder or .zip. It is copied to --out, unless it lies there already."""
     path: str = "loop"
     """Where to walk: forward, out_and_back, loop, orbit, look_around or look_away_and_back; or a file of poses (JSON,
     .npy, TUM or RealEstate10K text), moved so that its first pose is the start."""
-    chunks: int | None = None
+    chunks: Count = None
     """How many chunks of frames to walk; 8 for a named path, all of a pose file."""
     size: float = 0.8
     """How far a named path leads from the start, metres."""
-    turn: float | None = None
+    turn: Number = None
     """How far a named path turns, degrees, where it turns at all."""
     model: str = "rooms"
     """A shipped model, or a folder that holds mirage.json."""
-    steps: int | None = None
+    steps: Count = None
     """Sampler steps per chunk, instead of the model's own: more is slower."""
     estimate_depth: bool = False
     """With --seed: estimate depth from the image instead of taking the simulator's."""
     store_frames: bool = False
     """Also keep the images in the cache."""
-    threads: int | None = None
+    threads: Count = None
     """CPU threads to use."""
     overwrite: bool = False
     """Replace what an earlier walk has left in --out."""
@@ -82,7 +85,7 @@ class Look:
 
     cache: Annotated[Path, tyro.conf.Positional]
     """The cache, a folder or .zip."""
-    out: Path | None = None
+    out: File = None
     """Write the picture to this PNG file; without it there is none, and no model is loaded."""
     model: str | None = None
     """The model that wrote the cache, where it is neither shipped nor found under the name in the cache."""

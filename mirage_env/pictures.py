@@ -138,7 +138,7 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for r, (label, frames) in enumerate(rows):
         top = MARGIN + r * tile_height
-        draw.multiline_text((MARGIN, top), textwrap.fill(label, 17), INK, font=_font(12))
+        draw.multiline_text((MARGIN, top), textwrap.fill(label, 15), INK, font=_font(12))
         for c, index in enumerate(picked):
             sheet.paste(Image.fromarray(enlarge(frames[index], scale)), (LABEL_WIDTH + c * tile_width, top))
     return np.asarray(sheet)

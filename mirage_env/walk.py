@@ -133,7 +133,8 @@ class _Record:
         """Record a chunk whose first frame has that number; returns its images."""
         images = frames_to_uint8(chunk.frames)
         for i, image in enumerate(images):
-            observed = chunk.readout.observed[i].numpy()
+            # Before the start view the memory knew nothing; its readout is of the memory it was written to.
+            observed = chunk.readout.observed[i].numpy() * (frame > 0)
             if self.truth is not None:
                 true, still = self.truth(chunk.cameras[i], frame + i)
                 if frame + i > 0:
