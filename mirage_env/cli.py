@@ -31,6 +31,8 @@ mirage train --help                              train the shipped model again, 
 Add --help to a command for its options.\
 """
 CommandT = TypeVar("CommandT")
+PRESET_SIZES = (0.8, 0.6, 0.4, 0.2)
+"""Sizes of a named path that are tried until a room has place for it, metres."""
 Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
@@ -61,8 +63,8 @@ class Walk:
     .npy, TUM or RealEstate10K text), moved so that its first pose is the start."""
     chunks: Count = None
     """How many chunks of frames to walk; 8 for a named path, all of a pose file."""
-    size: float = 0.8
-    """How far a named path leads from the start, metres."""
+    size: Number = None
+    """How far a named path leads from the start, metres; 0.8, or less where a room of --seed is narrow."""
     turn: Number = None
     """How far a named path turns, degrees, where it turns at all."""
     model: str = "rooms"
@@ -118,8 +120,9 @@ def run_walk(options: Walk) -> int:
     from mirage_env.models.loading import load_world_model
 
     files = [options.out / name for name in (walks.VIDEO, walks.SHEET)]
-    in_place = options.cache is not None and options.cache.resolve() == (options.out / walks.CACHE).resolve()
-    there = [f for f in (*files, *([] if in_place else [options.out / walks.CACHE])) if f.exists()]
+    place = options.out / walks.CACHE
+    in_place = options.cache is not None and options.cache.resolve() == place.resolve()
+    there = [file for file in (*files, place) if file.exists() and not (file == place and in_place)]
     if there and not options.overwrite:
         raise InvalidOptionError(f"--out: {there[0]} is there already; choose another folder or add --overwrite")
     _check_start(options)
@@ -129,11 +132,12 @@ def run_walk(options: Walk) -> int:
         model = load_world_model(options.model)
     if options.steps is not None:
         model = _with_steps(model, options.steps)
+    world = _starting_world(options, model)
+    cameras = _cameras(options, model, world)
     options.out.mkdir(parents=True, exist_ok=True)
-    start, truth = _open_world(options, model, options.out / walks.CACHE, in_place)
-    cameras = _cameras(options, model, start.state.camera)
-    figures = walks.walk(model, start, cameras, options.out, truth)
-    print(walk_table(figures, [*files, options.out / walks.CACHE]))
+    start = world.begin(place)
+    figures = walks.walk(model, start, cameras, options.out, world.truth)
+    print(walk_table(figures, [*files, place]))
     return 130 if figures.stopped else 0
 
 
@@ -241,30 +245,59 @@ def _with_steps(model: WorldModel, steps: int) -> WorldModel:
     return replace(model, config=config, generator=denoiser)
 
 
-def _open_world(options: Walk, model: WorldModel, place: Path, in_place: bool) -> tuple[Start, Truth | None]:
-    """The start of a walk with its cache at `place`, and the true simulator where there is one."""
-    from mirage_env.store import CacheWriter, copy_cache
-    from mirage_env.walk import Start
+@dataclass(frozen=True)
+class _StartingWorld:
+    """Where a walk will begin; `begin` is the first to write, so a wrong path leaves no half-made folder."""
 
+    camera: Camera
+    begin: Callable[[Path], Start]
+    truth: Truth | None = None
+    is_free: Callable[[Camera], bool] | None = None
+    """Whether a camera keeps clear of walls and things, where that is known."""
+
+
+def _starting_world(options: Walk, model: WorldModel) -> _StartingWorld:
     if options.cache is not None:
-        with _blaming("--cache"):
-            if not in_place:
-                copy_cache(options.cache, place, options.overwrite)
-            writer = CacheWriter.open(place, model)
-        return Start(writer.state, None, writer), None
-    truth = None
+        return _stored_start(options, model, options.cache)
+    truth = is_free = None
     if options.image is not None:
         view = _image_start(model, options.image, options.depth, options.fov)
     else:
-        view, truth = _room_start(model, options.seed or 0, options.estimate_depth)
-    with _blaming("--depth" if options.depth else "--image"):
-        chunk, state = model.start(view.image, view.camera, view.depth, seed=options.seed or 0)
-    with _blaming("--out"):
-        writer = CacheWriter.create(place, state, model, [chunk], options.store_frames, options.overwrite)
-    return Start(state, chunk, writer), truth
+        view, truth, is_free = _room_start(model, options.seed or 0, options.estimate_depth)
+
+    def begin(place: Path) -> Start:
+        from mirage_env.store import CacheWriter
+        from mirage_env.walk import Start
+
+        with _blaming("--depth" if options.depth else "--image"):
+            chunk, state = model.start(view.image, view.camera, view.depth, seed=options.seed or 0)
+        with _blaming("--out"):
+            writer = CacheWriter.create(place, state, model, [chunk], options.store_frames, options.overwrite)
+        return Start(state, chunk, writer)
+
+    return _StartingWorld(view.camera, begin, truth, is_free)
 
 
-def _room_start(model: WorldModel, seed: int, estimate_depth: bool) -> tuple[StartView, Truth]:
+def _stored_start(options: Walk, model: WorldModel, cache: Path) -> _StartingWorld:
+    from mirage_env.store import CacheWriter, copy_cache, load_world
+    from mirage_env.walk import Start
+
+    with _blaming("--cache"):
+        camera = load_world(cache, model).camera
+
+    def begin(place: Path) -> Start:
+        with _blaming("--cache"):
+            if cache.resolve() != place.resolve():
+                copy_cache(cache, place, options.overwrite)
+            writer = CacheWriter.open(place, model)
+        return Start(writer.state, None, writer)
+
+    return _StartingWorld(camera, begin)
+
+
+def _room_start(
+    model: WorldModel, seed: int, estimate_depth: bool
+) -> tuple[StartView, Truth, Callable[[Camera], bool]]:
     import numpy as np
 
     from mirage_env.interfaces import StartView
@@ -279,7 +312,10 @@ def _room_start(model: WorldModel, seed: int, estimate_depth: bool) -> tuple[Sta
         true = room.render(camera, time=frame * FRAME_SECONDS)
         return true.image, ~true.mover
 
-    return StartView(view.image, camera, None if estimate_depth else view.depth), truth
+    def is_free(camera: Camera) -> bool:
+        return room.is_free(camera.position)
+
+    return StartView(view.image, camera, None if estimate_depth else view.depth), truth, is_free
 
 
 def _image_start(model: WorldModel, image: Path, depth: Path | None, fov: float | None) -> StartView:
@@ -295,17 +331,21 @@ def _image_start(model: WorldModel, image: Path, depth: Path | None, fov: float 
     return view
 
 
-def _cameras(options: Walk, model: WorldModel, camera: Camera) -> list[Camera]:
+def _cameras(options: Walk, model: WorldModel, world: _StartingWorld) -> list[Camera]:
     """One camera per frame, a whole number of chunks."""
     from mirage_env.paths import PRESETS, path_from_file, preset_path
 
     per_chunk = model.config.frames_per_chunk
     if options.path in PRESETS:
         turn = None if options.turn is None else math.radians(options.turn)
-        with _blaming("--path, --size or --turn"):
-            return preset_path(options.path, camera, (options.chunks or 8) * per_chunk, options.size, turn)
+        for size in PRESET_SIZES if options.size is None else (options.size,):
+            with _blaming("--path, --size or --turn"):
+                cameras = preset_path(options.path, world.camera, (options.chunks or 8) * per_chunk, size, turn)
+            if world.is_free is None or all(map(world.is_free, cameras)):
+                break
+        return cameras
     with _blaming("--path"):
-        cameras = path_from_file(Path(options.path), camera)
+        cameras = path_from_file(Path(options.path), world.camera)
     chunks = options.chunks or len(cameras) // per_chunk
     if not 1 <= chunks <= len(cameras) // per_chunk:
         raise InvalidOptionError(

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Generator, Tensor, device
 
 from mirage_env.camera import Camera
 
@@ -24,7 +24,8 @@ STATIC, MOVER, SKY = 0, 1, 2
 class Readout:
     """What a memory shows at T target cameras, and what it knows of the point that won each cell.
 
-    Where `observed` is 0 every other field is 0.
+    Where `observed` is 0 every other field is 0. Memory and world live on the CPU; networks bring their inputs to their
+    own device and the results back.
     """
 
     latent: Tensor  # [T, C, h, w] feature of the winner
@@ -38,6 +39,10 @@ class Readout:
         """The readout of some of the cameras (time stays the first axis)."""
         index = slice(index, index + 1 or None) if isinstance(index, int) else index
         return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def to(self, device: device) -> Self:
+        """The same readout on another device."""
+        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 @dataclass(frozen=True)

@@ -128,9 +128,9 @@ def _orbit(s: float, size: float, turn: float) -> tuple[float, float, float]:
 
 
 def _loop(s: float, size: float, turn: float) -> tuple[float, float, float]:
-    """Once around a circle of diameter `size` that lies ahead, looking a little where it leads."""
+    """Once around an ellipse that lies ahead, `size` long, looking a little where it leads."""
     angle = 2.0 * math.pi * s
-    return 0.5 * size * math.sin(angle), 0.5 * size * (1.0 - math.cos(angle)), turn * math.sin(angle)
+    return 0.35 * size * math.sin(angle), 0.5 * size * (1.0 - math.cos(angle)), turn * math.sin(angle)
 
 
 PRESETS: dict[str, tuple[Curve, float]] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import ConfigMixin, ModelMixin, WanTransformer3DModel
@@ -18,6 +18,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor, nn
 
+from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Readout
 from mirage_env.models.refiner import WINNER_CHANNELS, winner_channels
 
@@ -26,7 +27,13 @@ _CHANNELS: dict[str, int] = {"observed": 1, "winner": WINNER_CHANNELS, "rays": 6
 
 
 def condition_channels(parts: Sequence[str], latent_channels: int) -> int:
-    """Number of condition channels of those parts."""
+    """Number of condition channels of those parts.
+
+    Raises:
+        InvalidOptionError: an unknown part.
+    """
+    if unknown := [part for part in parts if part not in get_args(ConditionPart)]:
+        raise InvalidOptionError(f"unknown condition parts {unknown}; choose from {get_args(ConditionPart)}")
     return sum(_CHANNELS.get(part, latent_channels) for part in parts)
 
 

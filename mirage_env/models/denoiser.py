@@ -93,7 +93,11 @@ class ChunkDenoiser(nn.Module):
         generators: Sequence[torch.Generator],
     ) -> Tensor:  # [B, T, C, h, w]
         """See `ChunkGenerator.generate`: Euler steps along the flow."""
-        noise = torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(known)
+        home, here = known.device, self.transformer.patch_embedding.weight.device
+        # Noise is drawn on the CPU, so that a world's seed means the same on every device.
+        noise = torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(here)
+        known, rays, preceding = known.to(here), rays.to(here), preceding.to(here)
+        readout = [r.to(here) for r in readout]
         observed = torch.stack([r.observed[:, None] for r in readout]).to(known)
         source, prior = self.source(known, observed, noise)
         cond = self.condition(known, readout, rays)
@@ -103,4 +107,4 @@ class ChunkDenoiser(nn.Module):
             x = torch.cat([first, x[:, 1:]], 1)
             clean = self.predict(x, known.new_full((len(known),), sigma), prior, preceding, cond)
             x = clean + following / sigma * (x - clean)
-        return torch.cat([first, x[:, 1:]], 1)
+        return torch.cat([first, x[:, 1:]], 1).to(home)

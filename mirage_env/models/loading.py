@@ -88,9 +88,9 @@ def load_world_model(
     refine = (folder / "refiner").is_dir()
     return WorldModel(
         config=config,
-        codec=_InDtype(part(ConvCodec, "codec"), dtype),
-        depth=_InDtype(part(DepthUNet, "depth"), dtype),
-        segmenter=_InDtype(part(SegmentationUNet, "segmentation"), dtype),
+        codec=_Placed(part(ConvCodec, "codec"), device, dtype),
+        depth=_Placed(part(DepthUNet, "depth"), device, dtype),
+        segmenter=_Placed(part(SegmentationUNet, "segmentation"), device, dtype),
         refiner=part(ConvRefiner, "refiner") if refine else BareReadout(),
         generator=ChunkDenoiser(transformer, branch, config.sampler).eval(),
         identity=fingerprint(folder),
@@ -170,18 +170,28 @@ def fuse_lora(transformer: nn.Module, lora: dict[str, Tensor]) -> None:
     """Add low-rank updates W += B A (alpha = rank) to the linear layers they name.
 
     Raises:
-        WeightsError: a key names no layer, or lacks its partner.
+        WeightsError: a key names no layer, lacks its partner or is of another kind, or values do not fit or are not
+            finite; the transformer is then as it was.
     """
-    names = {key.rsplit(".lora_", 1)[0] for key in lora}
-    for name in sorted(names):
+    updates: list[tuple[nn.Parameter, Tensor]] = []
+    for name in sorted({key.rsplit(".lora_", 1)[0] for key in lora}):
         try:
-            layer = transformer.get_submodule(name.removeprefix("transformer."))
+            weight = transformer.get_submodule(name.removeprefix("transformer.")).get_parameter("weight")
             update = lora[f"{name}.lora_B.weight"].float() @ lora[f"{name}.lora_A.weight"].float()
-        except (AttributeError, KeyError) as error:
+        except (AttributeError, KeyError, RuntimeError) as error:
             raise WeightsError(f"LoRA weights for {name!r} do not fit this transformer: {error}") from error
-        weight = layer.get_parameter("weight")
-        with torch.no_grad():
-            weight += update.to(weight)
+        if update.shape != weight.shape or not torch.isfinite(update).all():
+            raise WeightsError(
+                f"LoRA weights for {name!r} make an update of shape {tuple(update.shape)}; the layer needs finite "
+                f"values of shape {tuple(weight.shape)}"
+            )
+        updates.append((weight, update))
+    if len(lora) != 2 * len(updates):
+        others = sorted(key for key in lora if not key.endswith((".lora_A.weight", ".lora_B.weight")))
+        raise WeightsError(f"LoRA weights hold {others}; only lora_A.weight and lora_B.weight (alpha = rank) are read")
+    with torch.no_grad():
+        for weight, update in updates:
+            weight.add_(update.to(weight))
 
 
 def save_world_model(model: WorldModel, folder: Path) -> None:
@@ -197,7 +207,7 @@ def save_world_model(model: WorldModel, folder: Path) -> None:
         "control": getattr(generator, "branch", None),
     }
     for name, part in parts.items():
-        module = part.module if isinstance(part, _InDtype) else part
+        module = part.module if isinstance(part, _Placed) else part
         if isinstance(module, ModelMixin):
             save_module(module, folder / name)
     replace(model.config, shares=None).save(folder)
@@ -215,18 +225,19 @@ def fingerprint(folder: Path) -> str:
     return f"{config.name}-{digest.hexdigest()[:16]}"
 
 
-class _InDtype:
-    """A network behind its Protocol whose inputs and outputs stay float32 whatever its own type is."""
+class _Placed:
+    """A network behind its Protocol whose images and results stay float32 on the CPU, wherever and whatever it is."""
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.module = module
+        self.device = device
         self.dtype = dtype
 
     def __getattr__(self, name: str):  # type: ignore[no-untyped-def]
         method = getattr(self.module, name)
 
         def call(images: Tensor, *args: object, **kwargs: object) -> Tensor:
-            out = method(images.to(self.dtype), *args, **kwargs)
-            return out.float() if out.is_floating_point() else out
+            out = method(images.to(self.device, self.dtype), *args, **kwargs)
+            return (out.float() if out.is_floating_point() else out).to(images.device)
 
         return call

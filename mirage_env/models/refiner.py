@@ -50,7 +50,7 @@ class ConvRefiner(ModelMixin, ConfigMixin):
 
     def refine(self, readout: Readout) -> Tensor:  # [T, C, h, w]
         """See `ReadoutRefiner.refine`."""
-        return self(readout)
+        return self(readout.to(self.stem.weight.device)).to(readout.latent)
 
 
 class BareReadout:

@@ -80,6 +80,8 @@ def color(hue: float, saturation: float, value: float) -> Color:
 
 def shell_materials(rng: np.random.Generator, palette: Palette, courtyard: bool) -> tuple[Material, Material, Material]:
     """Materials of the floor, the walls and the lower part of the walls."""
+    floors: Sequence[tuple[str, Color, float]]
+    lowers: Sequence[tuple[str, Color, float]]
     if courtyard:
         floors = (
             ("grass", color(rng.uniform(0.23, 0.32), 0.45, 0.68), 0.45),

@@ -32,8 +32,8 @@ def _texel(atlas: Array, texture: int, level: int, u: float, v: float) -> Color:
     mask = size - 1
     i, j = np.uint64(x0 & mask), np.uint64(y0 & mask)
     i1, j1 = np.uint64((x0 + 1) & mask), np.uint64((y0 + 1) & mask)
-    base, size = np.uint64(_OFFSETS[level]), np.uint64(size)
-    a, b, c, d = base + j * size + i, base + j * size + i1, base + j1 * size + i, base + j1 * size + i1
+    base, row = np.uint64(_OFFSETS[level]), np.uint64(size)
+    a, b, c, d = base + j * row + i, base + j * row + i1, base + j1 * row + i, base + j1 * row + i1
     wa, wb, wc, wd = (1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy
     return (
         wa * atlas[texture, a, 0] + wb * atlas[texture, b, 0] + wc * atlas[texture, c, 0] + wd * atlas[texture, d, 0],

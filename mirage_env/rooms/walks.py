@@ -77,7 +77,8 @@ def _come_back(states: list[Array], rng: np.random.Generator, length: int) -> Ar
     """Run back along the way that was walked, speeding up and slowing down; returns the velocity (zero)."""
     way = np.stack(states)
     span = float(min(length, len(states) - 2))
-    s, speed, travelled = 0.0, 0.0, []
+    s, speed = 0.0, 0.0
+    travelled: list[Array] = []
     while s < span - 0.05 and len(travelled) < 3 * length:
         speed = min(speed + 0.2, 1.0, max(0.15, 0.35 * (span - s)))
         s = min(s + speed, span)

@@ -132,9 +132,9 @@ class ConditionSampler:
                 kept.append(replace(memory, readout=rule).read(cameras, now))
             rays.append(pluecker_rays(cameras, inverse(cameras[0].T_world_cam), *self.config.latent_size))
         latents = self.data.latents[clip[:, None], first[:, None] + np.arange(-P, T)].float()
-        for i, (c, f) in enumerate(zip(clip, first, strict=True)):
-            if imagined[i] is not None:
-                latents[i, : P + 1] = imagined[i][c, f - P : f + 1].float()
+        for i, (c, f, dreamt) in enumerate(zip(clip, first, imagined, strict=True)):
+            if dreamt is not None:
+                latents[i, : P + 1] = dreamt[c, f - P : f + 1].float()
             if rng.random() < 0.15:  # as at the start of a world, when nothing came before
                 latents[i, :P] = latents[i, P]
         return [

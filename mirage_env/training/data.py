@@ -81,6 +81,7 @@ def images_to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:  # [..., H, W, 
 def write_clips(folder: Path, clips: Iterator[Clip], count: int, meta: dict[str, Any]) -> Clips:
     """Write `count` clips; `clips.json` is written last, so a broken recording is never read as a whole one."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "clips.json").unlink(missing_ok=True)
     arrays: dict[str, NDArray[Any]] = {}
     for i, clip in enumerate(tqdm(clips, total=count, desc=f"record {folder.name}", unit="clip")):
         for name, value in vars(clip).items():
@@ -163,10 +164,11 @@ def _record_episode(env: Any, frames: int, policy: Callable[[Any], Any] | None, 
     parts: dict[str, list[NDArray[Any]]] = {"frames": [], "frame_depth": [], "frame_poses": [], "frame_labels": []}
     ended = False
     while True:
-        for name in ("frames", "frame_depth", "frame_poses"):
+        for name in ("frames", "frame_depth", "frame_poses", "intrinsics"):
             if name not in info:
                 raise InvalidOptionError(f"info has no {name!r}; record_environment's docstring lists what it needs")
-            parts[name].append(np.asarray(info[name]))
+            if name in parts:
+                parts[name].append(np.asarray(info[name]))
         depth = np.nan_to_num(np.asarray(info["frame_depth"], np.float32), posinf=0.0)
         parts["frame_depth"][-1] = depth.astype(np.float16)
         labels = info.get("frame_labels", np.where(depth > 0.0, STATIC, SKY))

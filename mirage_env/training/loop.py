@@ -98,8 +98,8 @@ def _update_average(average: nn.Module, module: nn.Module, decay: float) -> None
     with torch.no_grad():
         for a, p in zip(average.parameters(), module.parameters(), strict=True):
             a.lerp_(p.detach(), 1.0 - decay)
-        for a, b in zip(average.buffers(), module.buffers(), strict=True):
-            a.copy_(b)
+        for kept, now in zip(average.buffers(), module.buffers(), strict=True):
+            kept.copy_(now)
 
 
 def _log(path: Path, row: dict[str, float]) -> None:

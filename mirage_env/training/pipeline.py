@@ -29,6 +29,7 @@ from mirage_env.models.refiner import BareReadout, ConvRefiner
 from mirage_env.models.segmentation import SegmentationUNet
 from mirage_env.models.vae import ConvCodec
 from mirage_env.training.conditioning import ConditionSampler, LatentClips, encode_clips, imagine_clips
+from mirage_env.training.curves import plot_curves
 from mirage_env.training.data import Clips, record_rooms
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.lora import add_lora, lora_state
@@ -236,7 +237,8 @@ def _export(config: TrainConfig) -> None:
     """Write `mirage.json`, which makes the folder a world model, with the curves of all stages beside it."""
     folder = _folder(config)
     rooms_config(config.size, config.paper).save(folder)
-    for log in sorted((config.out / "runs").glob("*/log.csv")):
-        if log.parent.name.endswith("-paper") == config.paper:
-            (folder / "curves").mkdir(exist_ok=True)
-            shutil.copy(log, folder / "curves" / f"{log.parent.name}.csv")
+    (folder / "curves").mkdir(exist_ok=True)
+    logs = sorted((config.out / "runs").glob("*/log.csv"), key=lambda p: p.stat().st_mtime)
+    logs = [p for p in logs if p.parent.name.endswith("-paper") == config.paper]
+    copies = [Path(shutil.copy(p, folder / "curves" / f"{p.parent.name}.csv")) for p in logs]
+    plot_curves(copies, folder / "curves.png")
