@@ -38,21 +38,25 @@ class ReadoutConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Which new cells are written: those that the memory does not show yet, or shows worse.
+    """Which new cells are written: those the memory does not show, shows at another depth, or shows much coarser.
+
+    Everything after the start view is generated, so a cell that is written again is a copy of a copy. Rewriting for a
+    better fit inside the cell (limit 0.35 on offset plus |log scale|, depth limit 5 %) was measured against these
+    values: four times the points, and 2 dB less between a revisit and the first visit.
 
     Raises:
         InvalidOptionError: a negative number.
     """
 
-    depth_change: float = 0.05
+    depth_change: float = 0.2
     """A cell whose depth differs from the memory's by more than this share is new."""
-    misfit: float = 0.35
-    """A cell the memory shows with a larger offset (cells) plus |log scale| than this is written again."""
+    coarser: float = 0.6
+    """A cell shown by a point whose log footprint exceeds the cell's by more than this is written again."""
     max_points: int = 0
     """Oldest blocks beyond this many points are evicted, the start view never; 0: no limit."""
 
     def __post_init__(self) -> None:
-        _at_least(0.0, depth_change=self.depth_change, misfit=self.misfit, max_points=self.max_points)
+        _at_least(0.0, depth_change=self.depth_change, coarser=self.coarser, max_points=self.max_points)
 
 
 @dataclass(frozen=True)

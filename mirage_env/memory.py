@@ -131,12 +131,11 @@ class PointMemory:
         return replace(self, blocks=_within(self.gate.max_points, (*self.blocks, MemoryBlock.join(pending))))
 
     def _is_new(self, depth: NDArray[np.float32], camera: Camera) -> NDArray[np.bool_]:  # [rows, columns]
-        """The gate: cells that the memory does not show, shows at another depth, or shows by a badly fitting point."""
+        """The gate: cells that the memory does not show, shows at another depth, or shows much coarser."""
         found = self.splat([camera])[0]
         known = found.winner[0] >= 0
         moved = np.abs(found.depth[0] - depth) > self.gate.depth_change * depth
-        misfit = np.hypot(*found.offset[0]) + np.abs(found.scale[0])
-        return ~known | moved | (misfit > self.gate.misfit)
+        return ~known | moved | (found.scale[0] > self.gate.coarser)
 
 
 @dataclass(frozen=True)

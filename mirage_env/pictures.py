@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -42,6 +43,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
     Raises:
         InvalidOptionError: a frame rate that is not positive.
         InvalidImageError: frames that are not uint8 [N, H, W, 3], all of one size.
+        OSError: ffmpeg could not write the file.
     """
 
     def __init__(self, path: str | Path, fps: float) -> None:
@@ -49,45 +51,47 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             raise InvalidOptionError(f"frame rate is {fps}; give a positive number of frames per second")
         self._path = Path(path)
         self._fps = fps
-        self._shape: tuple[int, ...] | None = None
+        self._size: tuple[int, ...] | None = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._shape is not None:
-            self._pipe.close()
+        if self._size is not None:
+            _, says = self._ffmpeg.communicate()
+            if self._ffmpeg.returncode and kind is None:
+                raise OSError(f"ffmpeg could not write {self._path}: {says.decode(errors='replace').strip()}")
 
     def write(self, frames: Picture) -> Self:  # [N, H, W, 3]
         """Add frames."""
         if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
             raise InvalidImageError(f"frames are {frames.dtype}{list(frames.shape)}; give uint8 [N, H, W, 3]")
-        if self._shape is None:
+        if self._size is None:
             self._open(frames.shape[1:3])
-        if frames.shape[1:3] != self._shape:
-            raise InvalidImageError(f"a frame is {frames.shape[1:3]} in a video of {self._shape}; keep one size")
+        if frames.shape[1:3] != self._size:
+            raise InvalidImageError(f"a frame is {frames.shape[1:3]} in a video of {self._size}; keep one size")
+        assert self._ffmpeg.stdin is not None
         for frame in frames:
             large = enlarge(frame, self._factor)
             even = np.pad(large, [(0, large.shape[0] % 2), (0, large.shape[1] % 2), (0, 0)], mode="edge")
-            self._pipe.send(even.tobytes())
+            self._ffmpeg.stdin.write(even.tobytes())
         return self
 
     def _open(self, size: tuple[int, ...]) -> None:
-        from imageio_ffmpeg import write_frames
+        from imageio_ffmpeg import get_ffmpeg_exe
 
-        self._shape = size
+        self._size = size
         self._factor = max(1, round(VIDEO_SIDE / min(size)))
         height, width = (n * self._factor + n * self._factor % 2 for n in size)
-        self._pipe = write_frames(
-            str(self._path),
-            (width, height),
-            fps=self._fps,
-            codec="libx264",
-            pix_fmt_out="yuv420p",
-            macro_block_size=2,
-            ffmpeg_log_level="error",
-            output_params=["-crf", "18", "-movflags", "+faststart"],
+        source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {self._fps} -i -".split()
+        target = ["-an", "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+        # imageio's own writer kills ffmpeg on Ctrl-C and loses the video; in a session of its own it gets no signal.
+        self._ffmpeg = subprocess.Popen(
+            [get_ffmpeg_exe(), "-y", "-v", "error", *source, *target, str(self._path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
-        self._pipe.send(None)
 
 
 def write_video(path: str | Path, frames: Picture, fps: float) -> None:  # [N, H, W, 3]

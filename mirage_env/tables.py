@@ -1,4 +1,4 @@
-"""The short tables that the command line prints."""
+"""What the command line prints, and what it calls the files of a walk."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ if TYPE_CHECKING:
     from mirage_env.store import CacheInfo
     from mirage_env.walk import WalkFigures
 
+VIDEO, SHEET, CACHE = "walk.mp4", "contact_sheet.png", "cache.zarr"
+
 
 def walk_table(figures: WalkFigures, files: Sequence[Path]) -> str:
     """What a walk measured and where it left its files."""
     rows = [
         ("walked", f"{figures.chunks} chunks, {figures.frames} frames{' (stopped)' if figures.stopped else ''}"),
         ("speed", f"{figures.frames_per_second:.1f} frames/s, whole cycle with writing"),
-        (
-            "memory",
-            f"{figures.points} points, {_bytes(figures.nbytes)}, {_bytes(figures.bytes_per_chunk)} per new chunk",
-        ),
+        ("memory", f"{figures.points} points, {_bytes(figures.nbytes)}; {_bytes(figures.bytes_per_chunk)} per chunk"),
         ("coverage", f"{100 * figures.coverage:.0f} % of the cells were known to the memory"),
     ]
     if figures.psnr is not None:

@@ -18,9 +18,9 @@ from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.pictures import Picture, VideoWriter, contact_sheet, mark_unseen
 from mirage_env.store import CacheWriter
+from mirage_env.tables import SHEET, VIDEO
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
 
-VIDEO, SHEET, CACHE = "walk.mp4", "contact_sheet.png", "cache.zarr"
 COLUMNS = 12
 """Frames per row of the contact sheet."""
 TRUE, IMAGINED, KNOWN, NEW = "true simulator", "imagined", "what the memory knew", "new to the memory (orange)"

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mirage_env.config import WorldModelConfig
-from mirage_env.errors import ModelNotFoundError, WeightsError
+from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
 from mirage_env.models.control import ControlBranch
 from mirage_env.models.denoiser import ChunkDenoiser
 from mirage_env.models.depth import DepthUNet
@@ -69,7 +69,7 @@ def load_world_model(
     Raises:
         ModelNotFoundError: no such model.
         WeightsError: a weight file is truncated or does not fit its network.
-        InvalidOptionError: `mirage.json` has unknown keys or values.
+        InvalidOptionError: `mirage.json` has unknown keys or values, or a `config.json` is no JSON.
     """
     folder = find_model(name)
     config = WorldModelConfig.load(folder)
@@ -88,13 +88,19 @@ def load_world_model(
     refine = (folder / "refiner").is_dir()
     return WorldModel(
         config=config,
-        codec=_Placed(part(ConvCodec, "codec"), device, dtype),
-        depth=_Placed(part(DepthUNet, "depth"), device, dtype),
-        segmenter=_Placed(part(SegmentationUNet, "segmentation"), device, dtype),
+        codec=Placed(part(ConvCodec, "codec"), device, dtype),
+        depth=Placed(part(DepthUNet, "depth"), device, dtype),
+        segmenter=Placed(part(SegmentationUNet, "segmentation"), device, dtype),
         refiner=part(ConvRefiner, "refiner") if refine else BareReadout(),
         generator=ChunkDenoiser(transformer, branch, config.sampler).eval(),
         identity=fingerprint(folder),
     )
+
+
+def frozen(cls: type[ModuleT], folder: Path) -> Placed:
+    """A network of a folder as `load_world_model` would run it on the CPU."""
+    device = torch.device("cpu")
+    return Placed(_cast(load_module(cls, folder), device, native_dtype(device)), device, native_dtype(device))
 
 
 def _cast(module: ModuleT, device: torch.device, dtype: torch.dtype) -> ModuleT:
@@ -121,10 +127,14 @@ def load_module(cls: type[ModuleT], folder: Path) -> ModuleT:
     Raises:
         ModelNotFoundError: no such folder.
         WeightsError: truncated file, missing, unexpected or misshapen weights.
+        InvalidOptionError: `config.json` is no JSON.
     """
     if not (folder / "config.json").is_file():
         raise ModelNotFoundError(f"{folder} holds no config.json; a world model needs the folder {folder.name!r}")
-    config = json.loads((folder / "config.json").read_text())
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise InvalidOptionError(f"{folder / 'config.json'} is no JSON ({error}); copy the model again") from error
     module = cls.from_config(config)
     load_strictly(module, _load_weights(folder / WEIGHTS), folder)
     return module.eval()
@@ -207,7 +217,7 @@ def save_world_model(model: WorldModel, folder: Path) -> None:
         "control": getattr(generator, "branch", None),
     }
     for name, part in parts.items():
-        module = part.module if isinstance(part, _Placed) else part
+        module = part.module if isinstance(part, Placed) else part
         if isinstance(module, ModelMixin):
             save_module(module, folder / name)
     replace(model.config, shares=None).save(folder)
@@ -225,7 +235,7 @@ def fingerprint(folder: Path) -> str:
     return f"{config.name}-{digest.hexdigest()[:16]}"
 
 
-class _Placed:
+class Placed:
     """A network behind its Protocol whose images and results stay float32 on the CPU, wherever and whatever it is."""
 
     def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from mirage_env.camera import inverse, pluecker_rays
 from mirage_env.config import ReadoutConfig, WorldModelConfig
+from mirage_env.errors import InvalidOptionError
 from mirage_env.geometry import depth_to_grid
 from mirage_env.interfaces import DepthEstimator, LatentCodec, Readout, StaticSegmenter
 from mirage_env.masks import keep_cells
@@ -103,9 +104,16 @@ class Batch:
 
 
 class ConditionSampler:
-    """Draws batches. Everything random comes from the generator given."""
+    """Draws batches. Everything random comes from the seed of the generator given.
+
+    Raises:
+        InvalidOptionError: clips with fewer frames than a chunk and what precedes it.
+    """
 
     def __init__(self, data: LatentClips, config: WorldModelConfig, noise: float = 0.1, depth_noise: float = 0.03):
+        needed = config.chunk_latents + config.preceding_latents
+        if data.clips.frames < needed:
+            raise InvalidOptionError(f"clips have {data.clips.frames} frames; record at least {needed} per clip")
         self.data = data
         self.config = config
         self.noise = noise

@@ -16,7 +16,7 @@ COLUMNS = ("step", "seconds", "lr")
 def plot_curves(logs: Sequence[Path], out: Path) -> None:
     """Draw every scalar of every `log.csv` against the optimiser step, one panel per stage, logarithmic if positive."""
     columns = 4
-    rows = -(-len(logs) // columns)
+    rows = max(1, -(-len(logs) // columns))
     figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     for i, log in enumerate(logs):

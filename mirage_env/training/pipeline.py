@@ -24,7 +24,7 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.models.control import ControlBranch
 from mirage_env.models.denoiser import ChunkDenoiser
 from mirage_env.models.depth import DepthUNet
-from mirage_env.models.loading import load_module, load_world_model, save_module
+from mirage_env.models.loading import frozen, load_module, load_world_model, save_module
 from mirage_env.models.refiner import BareReadout, ConvRefiner
 from mirage_env.models.segmentation import SegmentationUNet
 from mirage_env.models.vae import ConvCodec
@@ -38,7 +38,7 @@ from mirage_env.training.stages import Variant, train_denoiser, train_refiner
 
 Stage = Literal["record", "codec", "scene", "encode", "refiner", "base", "branch", "imagine", "lora", "export"]
 PAPER_READOUT = ReadoutConfig(winner="nearest", footprint=0.0)
-PAPER_SAMPLER = SamplerConfig(steps=2, shift=1.0, couple=False)
+PAPER_SAMPLER = SamplerConfig(steps=1, shift=1.0, couple=False)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def rooms_config(size: int = 128, paper: bool = False) -> WorldModelConfig:
         image_size=(size, size),
         latent_size=(size // 8, size // 8),
         latent_channels=16,
-        sampler=SamplerConfig(steps=2, shift=1.0),
+        sampler=SamplerConfig(steps=1, shift=1.0),
         filters=FilterConfig(edge_share=1.0),
     )
     if not paper:
@@ -143,9 +143,9 @@ def _encode(config: TrainConfig) -> None:
         _clips(config),
         config.out / "latents",
         rooms_config(config.size),
-        load_module(ConvCodec, model / "codec"),
-        load_module(DepthUNet, model / "depth") if (model / "depth").is_dir() else None,
-        load_module(SegmentationUNet, model / "segmentation") if (model / "segmentation").is_dir() else None,
+        frozen(ConvCodec, model / "codec"),
+        frozen(DepthUNet, model / "depth") if (model / "depth").is_dir() else None,
+        frozen(SegmentationUNet, model / "segmentation") if (model / "segmentation").is_dir() else None,
     )
 
 

@@ -58,7 +58,7 @@ def blank(readout: Readout) -> Readout:
 def flow_loss(variant: Variant, batch: Batch, generator: torch.Generator, drop: float = 0.1) -> dict[str, Tensor]:
     """Error of the predicted clean chunk, frame 0 left out; the memory is dropped now and then.
 
-    sigma is 1 half of the time, since a few-step sampler spends its steps there, and uniform otherwise.
+    sigma is drawn from the levels of the variant's own few-step sampler: training goes where sampling will be.
     """
     with torch.no_grad():
         dropped = torch.rand(len(batch.readout), generator=generator) < drop
@@ -68,8 +68,8 @@ def flow_loss(variant: Variant, batch: Batch, generator: torch.Generator, drop: 
         known[:, 0] = batch.latents[:, 0]
         noise = torch.randn(known.shape, generator=generator)
         source, prior = variant.denoiser.source(known, observed, noise)
-        sigma = 0.2 + 0.8 * torch.rand(len(known), generator=generator)
-        sigma = torch.where(torch.rand(len(known), generator=generator) < 0.5, 1.0, sigma)
+        levels = torch.tensor(variant.denoiser.sigmas()[:-1])
+        sigma = levels[torch.randint(len(levels), (len(known),), generator=generator)]
         level = sigma[:, None, None, None, None]
         x = (1.0 - level) * batch.latents + level * source
         x[:, 0] = batch.latents[:, 0]

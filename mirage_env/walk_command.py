@@ -1,0 +1,248 @@
+"""`mirage walk`: from its options to a walk. Heavy imports wait until the options are known to make sense."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidOptionError, MirageError
+from mirage_env.tables import CACHE, SHEET, VIDEO
+
+if TYPE_CHECKING:
+    from mirage_env.camera import Camera
+    from mirage_env.interfaces import StartView
+    from mirage_env.walk import Start, Truth, WalkFigures
+    from mirage_env.world_model import WorldModel
+
+Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
+Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
+File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+Text = Annotated[str | None, tyro.conf.arg(help_behavior_hint="", metavar="NAME")]
+PRESET_SIZES = (0.8, 0.6, 0.4, 0.2)
+"""Sizes of a named path that are tried until a room has place for it, metres."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Open a world from one view and walk a camera path through it.
+
+    The start is one of --seed, --image and --cache. Leaves walk.mp4, contact_sheet.png and cache.zarr in --out. Ctrl-C
+    stops after the last whole chunk and keeps what there is.
+    """
+
+    out: Path
+    """Folder for the results; made if it is not there."""
+    seed: Count = None
+    """Start in the test room of this number, whose true images are then shown and measured beside the imagined ones."""
+    image: File = None
+    """Start from this picture, centre-cropped and resized to the model's size."""
+    depth: File = None
+    """Depth of --image: .npy in metres or a 16-bit PNG in millimetres. Without it depth is estimated."""
+    fov: Number = None
+    """Horizontal field of view of --image, degrees. Without it the model's own is assumed."""
+    cache: File = None
+    """Go on from this saved world, a folder or .zip. It is copied to --out, unless it lies there already."""
+    path: str = "loop"
+    """Where to walk: forward, out_and_back, loop, orbit, look_around or look_away_and_back; or a file of poses (JSON,
+    .npy, TUM or RealEstate10K text), moved so that its first pose is the start."""
+    chunks: Count = None
+    """How many chunks of frames to walk; 8 for a named path, all of a pose file."""
+    size: Number = None
+    """How far a named path leads from the start, metres; 0.8, or less where a room of --seed is narrow."""
+    turn: Number = None
+    """How far a named path turns, degrees, where it turns at all."""
+    model: str = "rooms"
+    """A shipped model, or a folder that holds mirage.json."""
+    steps: Count = None
+    """Sampler steps per chunk, instead of the model's own: more is slower."""
+    estimate_depth: bool = False
+    """With --seed: estimate depth from the image instead of taking the simulator's."""
+    store_frames: bool = False
+    """Also keep the images in the cache."""
+    threads: Count = None
+    """CPU threads to use."""
+    overwrite: bool = False
+    """Replace what an earlier walk has left in --out."""
+
+
+@dataclass(frozen=True)
+class KnownWorld:
+    """A start view in a world whose truth is known."""
+
+    view: StartView
+    truth: Truth
+    is_free: Callable[[Camera], bool]
+    """Whether a camera keeps clear of walls and things."""
+
+
+OpenRoom = Callable[["WorldModel", int], KnownWorld]
+"""Opens the test room of a number at the model's image size; the command line hands it in, the core knows no rooms."""
+
+
+def run_walk(options: Walk, open_room: OpenRoom) -> tuple[WalkFigures, list[Path]]:
+    """Walk as asked; returns what was measured and the files that were written.
+
+    Raises:
+        InvalidOptionError: with the name of the option at fault.
+    """
+    files = [options.out / name for name in (VIDEO, SHEET)]
+    place = options.out / CACHE
+    in_place = options.cache is not None and options.cache.resolve() == place.resolve()
+    there = [file for file in (*files, place) if file.exists() and not (file == place and in_place)]
+    if there and not options.overwrite:
+        raise InvalidOptionError(f"--out: {there[0]} is there already; choose another folder or add --overwrite")
+    _check_start(options)
+    if options.threads is not None:
+        _set_threads(options.threads)
+    from mirage_env.models.loading import load_world_model
+    from mirage_env.walk import walk
+
+    with blaming("--model"):
+        model = load_world_model(options.model)
+    if options.steps is not None:
+        model = _with_steps(model, options.steps)
+    world = _starting_world(options, model, open_room)
+    cameras = _cameras(options, model, world)
+    options.out.mkdir(parents=True, exist_ok=True)
+    start = world.begin(place)
+    figures = walk(model, start, cameras, options.out, world.room and world.room.truth)
+    return figures, [*files, place]
+
+
+@contextmanager
+def blaming(option: str) -> Iterator[None]:
+    """Name the option at fault in errors."""
+    try:
+        yield
+    except MirageError as error:
+        raise InvalidOptionError(f"{option}: {error}") from error
+
+
+def _check_start(options: Walk) -> None:
+    given = [f"--{name}" for name in ("seed", "image", "cache") if getattr(options, name) is not None]
+    if len(given) != 1:
+        raise InvalidOptionError(f"give one of --seed, --image and --cache to start from, not {given or 'none'}")
+    for name, needed in (("depth", "--image"), ("fov", "--image"), ("estimate_depth", "--seed")):
+        if getattr(options, name) not in (None, False) and given != [needed]:
+            raise InvalidOptionError(f"--{name.replace('_', '-')} goes with {needed} only")
+    if options.seed is not None and options.seed < 0:
+        raise InvalidOptionError(f"--seed: it is {options.seed}; give a number from 0")
+    if options.chunks is not None and options.chunks < 1:
+        raise InvalidOptionError(f"--chunks: it is {options.chunks}; give at least 1")
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    if threads < 1:
+        raise InvalidOptionError(f"--threads: it is {threads}; give at least 1")
+    torch.set_num_threads(threads)
+
+
+def _with_steps(model: WorldModel, steps: int) -> WorldModel:
+    from mirage_env.models.denoiser import ChunkDenoiser
+
+    generator = model.generator
+    if not isinstance(generator, ChunkDenoiser):
+        raise InvalidOptionError(f"--steps: the generator of {model.config.name!r} has a fixed number of steps")
+    with blaming("--steps"):
+        config = replace(model.config, sampler=replace(model.config.sampler, steps=steps))
+    denoiser = ChunkDenoiser(generator.transformer, generator.branch, config.sampler).eval()
+    return replace(model, config=config, generator=denoiser)
+
+
+@dataclass(frozen=True)
+class _StartingWorld:
+    """Where a walk will begin; `begin` is the first to write, so a wrong path leaves no half-made folder."""
+
+    camera: Camera
+    begin: Callable[[Path], Start]
+    room: KnownWorld | None = None
+
+
+def _starting_world(options: Walk, model: WorldModel, open_room: OpenRoom) -> _StartingWorld:
+    if options.cache is not None:
+        return _stored_start(options, model, options.cache)
+    room = None
+    if options.image is not None:
+        view = _image_start(model, options.image, options.depth, options.fov)
+    else:
+        room = open_room(model, options.seed or 0)
+        view = replace(room.view, depth=None) if options.estimate_depth else room.view
+
+    def begin(place: Path) -> Start:
+        from mirage_env.store import CacheWriter
+        from mirage_env.walk import Start
+
+        with blaming("--depth" if options.depth else "--image"):
+            chunk, state = model.start(view.image, view.camera, view.depth, seed=options.seed or 0)
+        with blaming("--out"):
+            writer = CacheWriter.create(place, state, model, [chunk], options.store_frames, options.overwrite)
+        return Start(state, chunk, writer)
+
+    return _StartingWorld(view.camera, begin, room)
+
+
+def _stored_start(options: Walk, model: WorldModel, cache: Path) -> _StartingWorld:
+    from mirage_env.store import CacheWriter, copy_cache, load_world
+    from mirage_env.walk import Start
+
+    with blaming("--cache"):
+        camera = load_world(cache, model).camera
+
+    def begin(place: Path) -> Start:
+        with blaming("--cache"):
+            if cache.resolve() != place.resolve():
+                copy_cache(cache, place, options.overwrite)
+            writer = CacheWriter.open(place, model)
+        return Start(writer.state, None, writer)
+
+    return _StartingWorld(camera, begin)
+
+
+def _image_start(model: WorldModel, image: Path, depth: Path | None, fov: float | None) -> StartView:
+    from mirage_env.start_image import start_view_from_files
+
+    height, width = model.config.image_size
+    try:
+        view = start_view_from_files(model.config, image, depth, None if fov is None else math.radians(fov))
+    except MirageError as error:
+        option = {InvalidCameraError: "--fov", InvalidDepthError: "--depth"}.get(type(error), "--image")
+        raise InvalidOptionError(f"{option}: {error}") from error
+    logger.info("%s: centre-cropped and resized to %d x %d pixels", image, width, height)
+    return view
+
+
+def _cameras(options: Walk, model: WorldModel, world: _StartingWorld) -> list[Camera]:
+    """One camera per frame, a whole number of chunks."""
+    from mirage_env.paths import PRESETS, path_from_file, preset_path
+
+    per_chunk = model.config.frames_per_chunk
+    if options.path in PRESETS:
+        turn = None if options.turn is None else math.radians(options.turn)
+        for size in PRESET_SIZES if options.size is None else (options.size,):
+            with blaming("--path, --size or --turn"):
+                cameras = preset_path(options.path, world.camera, (options.chunks or 8) * per_chunk, size, turn)
+            if world.room is None or all(map(world.room.is_free, cameras)):
+                break
+        return cameras
+    with blaming("--path"):
+        cameras = path_from_file(Path(options.path), world.camera)
+    chunks = options.chunks or len(cameras) // per_chunk
+    if not 1 <= chunks <= len(cameras) // per_chunk:
+        raise InvalidOptionError(
+            f"--chunks: {options.path} has {len(cameras)} poses after its first, enough for "
+            f"{len(cameras) // per_chunk} chunks of {per_chunk}; {max(chunks, 1)} were asked for"
+        )
+    if left := len(cameras) - chunks * per_chunk:
+        logger.info("%s: the last %d poses are left out, a chunk has %d frames", options.path, left, per_chunk)
+    return cameras[: chunks * per_chunk]

@@ -1,0 +1,361 @@
+"""The networks behind the Protocols: side branch, refiner, codec, depth, segmentation."""
+
+import numpy as np
+import pytest
+import torch
+from stand_ins import path, picture
+from tiny import tiny_world_model
+
+from mirage_env.camera import Camera, inverse, pluecker_rays
+from mirage_env.config import WorldModelConfig
+from mirage_env.errors import InvalidOptionError
+from mirage_env.interfaces import MOVER, SKY, STATIC, Readout
+from mirage_env.memory import LatentMemory
+from mirage_env.models.control import ControlBranch, condition, condition_channels
+from mirage_env.models.depth import DepthUNet
+from mirage_env.models.refiner import WINNER_CHANNELS, BareReadout, ConvRefiner, winner_channels
+from mirage_env.models.segmentation import SegmentationUNet
+from mirage_env.models.unet import UNet
+from mirage_env.models.vae import ConvCodec
+
+B, T, P, C, GRID = 2, 5, 1, 8, (4, 4)
+PARTS = ("known", "observed", "winner", "rays")
+NARROW = (4, 8, 8, 8)
+CAMERA = Camera.from_fov(1.2, 32, 32)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def a_readout(seed: int = 0) -> Readout:
+    """What a memory written from one view shows at a path that leaves it: some cells seen, some not."""
+    rng = torch.Generator().manual_seed(seed)
+    memory = LatentMemory.empty(WorldModelConfig("tiny", (32, 32), GRID, C))
+    latents, images = torch.randn(1, C, *GRID, generator=rng), torch.zeros(1, 3, 32, 32)
+    keep = torch.ones(1, *GRID, dtype=torch.bool)
+    written = memory.write(latents, images, torch.full((1, 32, 32), 2.0), keep, [CAMERA], born=0)
+    readout = written.read([CAMERA, *path(CAMERA, turn=0.8)], now=3)
+    assert 0.0 < readout.observed.mean() < 1.0
+    return readout
+
+
+def some_rays() -> torch.Tensor:
+    cameras = [CAMERA, *path(CAMERA, turn=0.8)]
+    return torch.from_numpy(pluecker_rays(cameras, inverse(CAMERA.T_world_cam), *GRID)).expand(B, T, 6, *GRID)
+
+
+def network_input() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    tokens = (T + P) * GRID[0] * GRID[1] // 4
+    return torch.randn(B, C, T + P, *GRID), 1000.0 * torch.rand(B, tokens), torch.zeros(B, 1, 8)
+
+
+def a_branch(parts=PARTS, layers=(0, 1)) -> tuple[torch.nn.Module, ControlBranch]:
+    transformer = tiny_world_model().generator.transformer
+    return transformer, ControlBranch.from_transformer(transformer, parts, layers)
+
+
+def train_a_little(branch: ControlBranch) -> None:
+    """Give the zero layers values, as training does."""
+    for layer in (branch.before_proj, *branch.after_proj):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+
+
+def hooks(transformer: torch.nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in transformer.modules())
+
+
+# Side branch
+
+
+def test_new_branch_leaves_the_transformer_exactly_as_it_was():
+    transformer, branch = a_branch()
+    inputs = network_input()
+    given = torch.randn(B, condition_channels(PARTS, C), T, *GRID)
+    torch.testing.assert_close(
+        branch.run(transformer, *inputs, given), transformer(*inputs, return_dict=False)[0], rtol=0, atol=0
+    )
+
+
+def test_new_branch_holds_copies_of_the_main_blocks():
+    transformer, branch = a_branch(layers=(1,))
+    own, main = branch.blocks[0].state_dict(), transformer.blocks[1].state_dict()
+    assert own.keys() == main.keys()
+    for key, value in own.items():
+        assert torch.equal(value, main[key])
+        assert value.data_ptr() != main[key].data_ptr()
+
+
+def test_branch_takes_its_hooks_away_again():
+    transformer, branch = a_branch()
+    before = hooks(transformer)
+    branch.run(transformer, *network_input(), torch.randn(B, condition_channels(PARTS, C), T, *GRID))
+    assert hooks(transformer) == before
+
+
+def test_branch_takes_its_hooks_away_when_the_transformer_fails():
+    transformer, branch = a_branch()
+    before, inputs = hooks(transformer), network_input()
+    given = torch.randn(B, condition_channels(PARTS, C), T, *GRID)
+
+    def fail(*_):
+        raise ArithmeticError
+
+    transformer.blocks[1].attn2.forward = fail
+    with pytest.raises(ArithmeticError):
+        branch.run(transformer, *inputs, given)
+    assert hooks(transformer) == before
+
+
+def test_frames_after_the_chunk_have_a_zero_condition():
+    transformer, branch = a_branch()
+    train_a_little(branch)
+    inputs = network_input()
+    given = torch.randn(B, condition_channels(PARTS, C), T, *GRID)
+    padded = torch.cat([given, torch.zeros_like(given[:, :, :P])], 2)
+    assert torch.equal(branch.run(transformer, *inputs, given), branch.run(transformer, *inputs, padded))
+
+
+def test_trained_branch_listens_to_every_condition_channel_and_frame():
+    transformer, branch = a_branch()
+    train_a_little(branch)
+    inputs = network_input()
+    given = torch.randn(B, condition_channels(PARTS, C), T, *GRID, requires_grad=True)
+    branch.run(transformer, *inputs, given).square().sum().backward()
+    assert (given.grad.abs().amax((0, 3, 4)) > 0).all()
+
+
+def test_gradient_reaches_every_parameter_of_the_branch_and_only_those():
+    transformer, branch = a_branch()
+    train_a_little(branch)
+    transformer.requires_grad_(False)
+    inputs = network_input()
+    text = torch.randn(B, 1, 8)
+    given = torch.randn(B, condition_channels(PARTS, C), T, *GRID)
+    branch.run(transformer, *inputs[:2], text, given).square().sum().backward()
+    # One text token: attention to it weighs it by one, whatever query and key say.
+    silent = ("attn2.to_q", "attn2.to_k", "attn2.norm_q", "attn2.norm_k", "norm2")
+    for name, parameter in branch.named_parameters():
+        if not any(part in name for part in silent):
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0, name
+    assert all(p.grad is None for p in transformer.parameters())
+
+
+def test_first_gradient_of_a_new_branch_reaches_its_output_layers():
+    transformer, branch = a_branch()
+    given = torch.randn(B, condition_channels(PARTS, C), T, *GRID)
+    branch.run(transformer, *network_input(), given).square().sum().backward()
+    assert all(layer.weight.grad.abs().max() > 0 for layer in branch.after_proj)
+
+
+@pytest.mark.parametrize(
+    ("parts", "channels"),
+    [(PARTS, C + 1 + WINNER_CHANNELS + 6), (("readout", "observed"), C + 1), (("rays",), 6)],
+)
+def test_condition_has_the_channels_that_the_branch_expects(parts, channels):
+    known = torch.randn(B, T, C, *GRID)
+    given = condition(parts, known, [a_readout(0), a_readout(1)], some_rays())
+    assert given.shape == (B, channels, T, *GRID)
+    assert condition_channels(parts, C) == channels
+    assert a_branch(parts)[1].patch_embedding.in_channels == channels
+
+
+def test_condition_parts_come_in_the_order_asked_for():
+    known, readouts, rays = torch.randn(B, T, C, *GRID), [a_readout(0), a_readout(1)], some_rays()
+    parts = ("rays", "readout", "winner", "observed", "known")
+    expected = {
+        "rays": rays,
+        "readout": torch.stack([r.latent for r in readouts]),
+        "winner": torch.stack([winner_channels(r) for r in readouts]),
+        "observed": torch.stack([r.observed for r in readouts])[:, :, None],
+        "known": known,
+    }
+    given = condition(parts, known, readouts, rays).transpose(1, 2)
+    for part, channels in zip(parts, given.split([expected[p].shape[2] for p in parts], 2), strict=True):
+        assert torch.equal(channels, expected[part]), part
+
+
+def test_unknown_condition_part_is_refused_by_name():
+    with pytest.raises(InvalidOptionError, match=r"'depth'.*'winner'"):
+        condition_channels(("known", "depth"), C)
+
+
+# Refiner
+
+
+def test_what_the_memory_did_not_show_stays_zero():
+    refiner = tiny_world_model().refiner
+    readout = a_readout()
+    unseen = (readout.observed == 0)[:, None]
+    assert not refiner.refine(readout)[unseen.expand(-1, C, -1, -1)].any()
+    assert not winner_channels(readout)[unseen.expand(-1, WINNER_CHANNELS, -1, -1)].any()
+
+
+def test_winner_channels_tell_every_property_of_the_winner():
+    readout = a_readout()
+    seen = readout.observed > 0
+    channels = winner_channels(readout)
+    assert channels.shape == (T, WINNER_CHANNELS, *GRID)
+    assert torch.equal(channels[:, :2], readout.offset)
+    assert torch.equal(channels[:, 2], readout.scale)
+    torch.testing.assert_close(channels[:, 3][seen], 1.0 / readout.depth[seen])
+    assert (channels[:, 4][seen] > 0).all()
+    assert channels.abs().max() < 5.0
+
+
+def test_untrained_refiner_changes_nothing():
+    readout = a_readout()
+    assert torch.equal(ConvRefiner(C, width=8, blocks=1).refine(readout), readout.latent)
+    assert torch.equal(BareReadout().refine(readout), readout.latent)
+
+
+def test_refiner_treats_every_camera_for_itself():
+    refiner, readout = tiny_world_model().refiner, a_readout()
+    together = refiner.refine(readout)
+    alone = torch.cat([refiner.refine(readout[t]) for t in range(T)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+# Codec
+
+
+def smooth_images(count: int = 24) -> torch.Tensor:  # [count, 3, 32, 32], zero mean
+    images = torch.from_numpy(np.stack([picture(i) for i in range(count // 2)])).permute(0, 3, 1, 2) / 127.5 - 1.0
+    return torch.cat([images, -images])
+
+
+def test_fitted_codec_starts_as_the_best_linear_code():
+    images = smooth_images()
+    codec = ConvCodec(latent_channels=C, width=8, deep_width=8, blocks=1)
+    codec.fit_linear(images)
+    patches = torch.nn.functional.unfold(images, 8, stride=8).transpose(1, 2).reshape(-1, 192).double()
+    _, _, components = torch.linalg.svd(patches, full_matrices=False)  # the mean of these images is zero
+    best = patches @ components[:C].T @ components[:C]
+    coded = codec.reconstruct(codec.encode(images))
+    ours = torch.nn.functional.unfold(coded, 8, stride=8).transpose(1, 2).reshape(-1, 192).double()
+    torch.testing.assert_close(ours, best, rtol=0, atol=1e-4)
+
+
+def test_fitted_codec_has_latents_of_unit_scale():
+    images = smooth_images()
+    codec = ConvCodec(latent_channels=C, width=8, deep_width=8, blocks=1)
+    codec.fit_linear(images)
+    latents = codec.encode(images)
+    torch.testing.assert_close(latents.square().mean((0, 2, 3)), torch.ones(C), rtol=1e-2, atol=1e-2)
+
+
+def test_calibrated_codec_has_latents_of_zero_mean_and_unit_deviation():
+    images = smooth_images()
+    codec = tiny_world_model().codec
+    before = codec.reconstruct(codec.encode(images))
+    codec.calibrate(images)
+    latents = codec.encode(images)
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(C), rtol=0, atol=1e-4)
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(C), rtol=0, atol=1e-3)
+    torch.testing.assert_close(codec.reconstruct(latents), before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 48), (8, 8)])
+def test_codec_has_one_latent_per_image_and_eight_pixels_per_cell(size):
+    codec = tiny_world_model().codec
+    images = 2.0 * torch.rand(3, 3, *size) - 1.0
+    latents = codec.encode(images)
+    assert latents.shape == (3, C, size[0] // 8, size[1] // 8)
+    assert codec.decode(latents).shape == images.shape
+
+
+def test_decoded_images_lie_in_range_whatever_the_latents():
+    images = tiny_world_model().codec.decode(100.0 * torch.randn(2, C, *GRID))
+    assert images.min() >= -1.0
+    assert images.max() <= 1.0
+
+
+def test_codec_treats_every_image_for_itself():
+    codec = tiny_world_model().codec
+    images = smooth_images(6)
+    torch.testing.assert_close(codec.encode(images)[3:4], codec.encode(images[3:4]), rtol=1e-4, atol=1e-5)
+
+
+# U-Net
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 48), (80, 16)])
+def test_unet_keeps_any_size_that_is_a_multiple_of_sixteen(size):
+    assert UNet(2, 3, NARROW).eval()(torch.randn(1, 2, *size)).shape == (1, 3, *size)
+
+
+# Depth
+
+
+def depth_network(**options) -> DepthUNet:
+    """Random weights whose depth stays between near and far."""
+    network = DepthUNet(widths=NARROW, **options).eval()
+    with torch.no_grad():
+        network.unet.head[0].weight *= 0.3
+    return network
+
+
+def lens(zoom: float) -> Camera:
+    """A lens of that many times the canonical focal length."""
+    focal = zoom * DepthUNet(widths=NARROW).config.canonical_focal * 32
+    return Camera(np.eye(4), np.array([[focal, 0, 16], [0, focal, 16], [0, 0, 1]]), 32, 32)
+
+
+def test_depth_is_positive_and_between_near_and_far():
+    network = DepthUNet(widths=NARROW, near=0.5, far=4.0).eval()
+    with torch.no_grad():
+        network.unet.head[0].weight *= 100.0
+    depth = network.estimate(torch.randn(2, 3, 32, 32), [CAMERA, CAMERA])
+    assert depth.shape == (2, 32, 32)
+    assert depth.min() == 0.5
+    assert depth.max() == 4.0
+
+
+def test_longer_lens_sees_the_same_image_farther_away():
+    network, images = depth_network(), torch.rand(1, 3, 32, 32)
+    canonical = network.estimate(images, [lens(1.0)])
+    torch.testing.assert_close(network.estimate(images, [lens(2.0)]), 2.0 * canonical)
+    assert canonical.min() > network.config.near
+    assert canonical.max() < 0.5 * network.config.far
+
+
+def test_known_depth_scales_with_the_lens_too():
+    network, images, known = depth_network(), torch.rand(1, 3, 32, 32), 1.0 + torch.rand(1, *GRID)
+    canonical = network.estimate(images, [lens(1.0)], known)
+    torch.testing.assert_close(network.estimate(images, [lens(2.0)], 2.0 * known), 2.0 * canonical)
+
+
+def test_every_image_has_its_own_lens():
+    network, images = depth_network(), torch.rand(1, 3, 32, 32)
+    depth = network.estimate(images.repeat(2, 1, 1, 1), [lens(1.0), lens(1.5)])
+    torch.testing.assert_close(depth[1], 1.5 * depth[0])
+
+
+def test_known_depth_changes_the_estimate_where_it_is_known():
+    network, images = depth_network(), torch.rand(1, 3, 64, 64)
+    camera = CAMERA.resized(64, 64)
+    known = torch.zeros(1, 8, 8)
+    nothing = network.estimate(images, [camera])
+    torch.testing.assert_close(network.estimate(images, [camera], known), nothing, rtol=0, atol=0)
+    known[0, 0, 0] = 1.0
+    near, far = network.estimate(images, [camera], known), network.estimate(images, [camera], 3.0 * known)
+    assert (near[0, :8, :8] != nothing[0, :8, :8]).any()
+    assert (near[0, :8, :8] != far[0, :8, :8]).any()
+
+
+# Segmentation
+
+
+def test_every_pixel_gets_one_of_the_three_labels():
+    labels = SegmentationUNet(widths=NARROW).eval().segment(torch.randn(2, 3, 32, 48))
+    assert labels.shape == (2, 32, 48)
+    assert labels.dtype == torch.int64
+    assert set(labels.unique().tolist()) <= {STATIC, MOVER, SKY}
+
+
+def test_label_is_the_one_with_the_largest_logit():
+    network, images = SegmentationUNet(widths=NARROW).eval(), torch.randn(1, 3, 32, 32)
+    logits, labels = network(images), network.segment(images)
+    assert torch.equal(logits.gather(1, labels[:, None])[:, 0], logits.amax(1))

@@ -1,0 +1,561 @@
+"""Training: the loop, what samples are made of, every stage, and the way from clips to a model folder."""
+
+import csv
+from dataclasses import fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from stand_ins import Labels, Recorder, Wall
+from tiny import tiny_world_model
+from torch import nn
+
+from mirage_env.camera import inverse, pluecker_rays
+from mirage_env.config import FilterConfig, ReadoutConfig
+from mirage_env.errors import InvalidOptionError, ModelNotFoundError
+from mirage_env.interfaces import MOVER
+from mirage_env.memory import LatentMemory
+from mirage_env.models.depth import DepthUNet
+from mirage_env.models.loading import load_world_model
+from mirage_env.models.refiner import BareReadout, ConvRefiner
+from mirage_env.models.segmentation import SegmentationUNet
+from mirage_env.models.vae import ConvCodec
+from mirage_env.training import loop as loop_module
+from mirage_env.training.conditioning import (
+    ConditionSampler,
+    LatentClips,
+    channel_importance,
+    encode_clips,
+    imagine_clips,
+)
+from mirage_env.training.data import Clips, rooms_clip, write_clips
+from mirage_env.training.loop import LoopConfig, train
+from mirage_env.training.lora import add_lora, lora_state
+from mirage_env.training.pipeline import TrainConfig, run
+from mirage_env.training.stage0 import ScenePair, known_depth, random_frames, train_codec, train_scene
+from mirage_env.training.stages import Variant, blank, flow_loss, train_denoiser, train_refiner
+
+T, P, C, GRID, FRAMES = 5, 1, 8, (4, 4), 10
+CONFIG = replace(tiny_world_model().config, filters=FilterConfig(edge_share=1.0))
+QUICK = LoopConfig(steps=30, lr=3e-3, warmup=3, ema=0.8, log_every=5, bf16=False)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Clips:
+    """Two walks through rooms, seen small."""
+    made = (rooms_clip(seed, "train", FRAMES, 32) for seed in (1, 2))
+    return write_clips(tmp_path_factory.mktemp("clips"), made, 2, {})
+
+
+@pytest.fixture(scope="module")
+def data(clips, tmp_path_factory) -> LatentClips:
+    return encode_clips(clips, tmp_path_factory.mktemp("latents"), CONFIG, tiny_world_model().codec)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    with (folder / "log.csv").open() as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(v, theirs[k]) for k, v in ours.items())
+
+
+# The loop
+
+
+def toy(seed: int = 0) -> nn.Module:
+    """Convolutions, buffers and a linear layer."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(64, 1))
+
+
+def toy_loss(module: nn.Module, stop_at: int | None = None):
+    def loss(step, generator):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        x = torch.randn(16, 2, 4, 4, generator=generator)
+        return {"loss": ((module(x)[:, 0] - x.mean((1, 2, 3))) ** 2).mean(), "size": x.square().mean()}
+
+    return loss
+
+
+TOY = LoopConfig(steps=12, lr=1e-2, warmup=3, log_every=2, save_every=4, bf16=False)
+
+
+def test_loop_learns(tmp_path):
+    module = toy()
+    trained = train(module, toy_loss(module), tmp_path, replace(TOY, steps=150, ema=0.9, log_every=10))
+    logged = rows(tmp_path)
+    assert logged[-1]["loss"] < 0.2 * logged[0]["loss"]
+    x = torch.randn(64, 2, 4, 4)
+    assert ((trained(x)[:, 0] - x.mean((1, 2, 3))) ** 2).mean() < 0.2 * logged[0]["loss"]
+
+
+def test_log_tells_steps_time_rate_and_every_scalar(tmp_path):
+    module = toy()
+    train(module, toy_loss(module), tmp_path, TOY)
+    logged = rows(tmp_path)
+    assert [row["step"] for row in logged] == [2, 4, 6, 8, 10, 12]
+    assert set(logged[0]) == {"step", "seconds", "lr", "loss", "size"}
+    seconds = [row["seconds"] for row in logged]
+    assert seconds == sorted(seconds)
+    assert all(row["size"] == pytest.approx(1.0, abs=0.2) for row in logged)
+
+
+def test_learning_rate_warms_up_and_ends_near_zero(tmp_path):
+    module = toy()
+    train(module, toy_loss(module), tmp_path, replace(TOY, steps=40, warmup=10, log_every=1))
+    rates = [row["lr"] for row in rows(tmp_path)]
+    assert rates[0] == pytest.approx(0.1 * TOY.lr)
+    assert rates[:9] == sorted(rates[:9])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.01 * TOY.lr
+
+
+def test_averaged_weights_are_returned_for_use(tmp_path):
+    module, config = toy(), replace(TOY, steps=5, ema=0.3)
+    seen: list[list[torch.Tensor]] = []
+    plain = toy_loss(module)
+
+    def loss(step, generator):
+        seen.append([p.detach().clone() for p in module.parameters()])
+        return plain(step, generator)
+
+    trained = train(module, loss, tmp_path, config)
+    seen.append([p.detach().clone() for p in module.parameters()])
+    average = seen[0]
+    for step, weights in enumerate(seen[1:]):
+        decay = min(config.ema, (step + 1) / (step + 10))
+        average = [decay * a + (1.0 - decay) * w for a, w in zip(average, weights, strict=True)]
+    for ours, expected in zip(trained.parameters(), average, strict=True):
+        torch.testing.assert_close(ours, expected)
+        assert not ours.requires_grad
+    assert not trained.training
+    assert torch.equal(trained[1].running_mean, module[1].running_mean)
+
+
+def test_stopped_and_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
+    whole, broken = toy(), toy()
+    expected = train(whole, toy_loss(whole), tmp_path / "whole", TOY)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, toy_loss(broken, stop_at=6), tmp_path / "broken", TOY)
+    resumed = toy(seed=1)
+    result = train(resumed, toy_loss(resumed), tmp_path / "broken", TOY)
+    assert same_weights(result, expected)
+    assert same_weights(resumed, whole)
+
+
+def test_finished_run_is_not_run_again(tmp_path):
+    module = toy()
+    expected = train(module, toy_loss(module), tmp_path, TOY)
+    again = toy(seed=1)
+    assert same_weights(train(again, toy_loss(again, stop_at=0), tmp_path, TOY), expected)
+
+
+def test_frozen_parameters_stay(tmp_path):
+    module = toy()
+    module[0].requires_grad_(False)
+    before = module[0].weight.clone()
+    trained = train(module, toy_loss(module), tmp_path, TOY)
+    assert torch.equal(trained[0].weight, before)
+    assert not torch.equal(trained[4].weight, toy()[4].weight)
+
+
+def test_training_ends_when_its_minutes_are_over(tmp_path):
+    module = toy()
+    train(module, toy_loss(module), tmp_path, replace(TOY, steps=10**9, minutes=0.005))
+    assert (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_half_written_checkpoint_is_never_read(tmp_path, monkeypatch):
+    whole, broken = toy(), toy()
+    expected = train(whole, toy_loss(whole), tmp_path / "whole", TOY)
+    save_file = loop_module.save_file
+    saved = []
+
+    def killed_in_the_second(tensors, path):
+        saved.append(path)
+        if len(saved) == 2:
+            Path(path).write_bytes(b"half")
+            raise KeyboardInterrupt
+        save_file(tensors, path)
+
+    monkeypatch.setattr(loop_module, "save_file", killed_in_the_second)
+    folder = tmp_path / "broken"
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, toy_loss(broken), folder, TOY)
+    assert b"half" in [p.read_bytes() for p in folder.iterdir()]
+    resumed = toy(seed=1)
+    assert same_weights(train(resumed, toy_loss(resumed), folder, TOY), expected)
+    assert {p.name for p in folder.iterdir()} == {"checkpoint.safetensors", "log.csv"}
+
+
+# Clips on the latent grid
+
+
+def test_encoded_clips_hold_what_every_sample_needs(clips, data):
+    N = len(clips)
+    assert data.latents.shape == (N, FRAMES, C, *GRID)
+    assert data.depth.shape == (N, FRAMES, 2, *GRID)
+    assert data.keep.shape == (N, FRAMES, 2, *GRID)
+    assert data.importance.shape == (C,)
+    assert data.imagined is None
+    assert data.keep.any()
+    assert data.depth.isfinite().all()
+    images = clips.image_batch(np.full(FRAMES, 1), np.arange(FRAMES))
+    assert torch.equal(data.latents[1], tiny_world_model().codec.encode(images).half())
+
+
+def test_without_networks_what_is_estimated_is_the_truth(data):
+    assert torch.equal(data.depth[:, :, 0], data.depth[:, :, 1])
+    assert np.array_equal(data.keep[:, :, 0], data.keep[:, :, 1])
+
+
+def test_networks_decide_what_is_estimated(clips, data, tmp_path):
+    movers = Labels(torch.full((32, 32), MOVER))
+    walled = encode_clips(clips, tmp_path, CONFIG, tiny_world_model().codec, Wall(), movers)
+    assert torch.equal(walled.depth[:, :, 0], data.depth[:, :, 0])
+    assert ((walled.depth[:, :, 1] > 1.9) & (walled.depth[:, :, 1] < 2.5)).all()
+    assert np.array_equal(walled.keep[:, :, 0], data.keep[:, :, 0])
+    assert not walled.keep[:, :, 1].any()
+
+
+def test_importance_is_how_much_a_channel_changes_the_picture():
+    gain = torch.tensor([0.5, 1.0, 2.0])[:, None, None]
+    codec = SimpleNamespace(decode=lambda latents: latents * gain)
+    importance = channel_importance(codec, torch.randn(64, 3, *GRID))
+    assert importance.mean() == pytest.approx(1.0)
+    torch.testing.assert_close(importance / importance[1], torch.tensor([0.25, 1.0, 4.0]), rtol=0.2, atol=0)
+
+
+# Samples
+
+
+def equal_batches(a, b) -> bool:
+    if not all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("latents", "preceding", "rays", "importance")):
+        return False
+    pairs = zip(a.readout, b.readout, strict=True)
+    return all(torch.equal(getattr(x, f.name), getattr(y, f.name)) for x, y in pairs for f in fields(x))
+
+
+def test_a_draw_is_determined_by_its_generator_alone(data):
+    sampler = ConditionSampler(data, CONFIG)
+    (first,) = sampler.draw(3, seeded(4))
+    torch.rand(5)
+    np.random.default_rng().random()
+    (second,) = ConditionSampler(data, CONFIG).draw(3, seeded(4))
+    (other,) = sampler.draw(3, seeded(5))
+    assert equal_batches(first, second)
+    assert not equal_batches(first, other)
+
+
+def place(data: LatentClips, latents: torch.Tensor) -> tuple[int, int]:
+    """(clip, first frame) that a chunk of true latents is from."""
+    for c in range(len(data.latents)):
+        for f in range(P, FRAMES - T + 1):
+            if torch.equal(data.latents[c, f + 1 : f + T].float(), latents[1:]):
+                return c, f
+    raise LookupError
+
+
+def test_samples_are_chunks_of_the_clips_with_what_came_before(data):
+    (batch,) = ConditionSampler(data, CONFIG).draw(16, seeded())
+    assert batch.latents.shape == (16, T, C, *GRID)
+    assert batch.preceding.shape == (16, P, C, *GRID)
+    starts = 0
+    for i in range(16):
+        c, f = place(data, batch.latents[i])
+        assert torch.equal(batch.latents[i, 0], data.latents[c, f].float())
+        starts += torch.equal(batch.preceding[i, -1], batch.latents[i, 0])
+        assert torch.equal(batch.preceding[i, -1], batch.latents[i, 0]) or torch.equal(
+            batch.preceding[i, -1], data.latents[c, f - 1].float()
+        )
+        cameras = data.clips.cameras(c, range(f, f + T))
+        rays = pluecker_rays(cameras, inverse(cameras[0].T_world_cam), *GRID)
+        assert torch.equal(batch.rays[i], torch.from_numpy(rays))
+        assert batch.readout[i].latent.shape == (T, C, *GRID)
+    assert 0 < starts < 16
+
+
+def test_some_samples_have_no_memory_and_most_have_one(data):
+    (batch,) = ConditionSampler(data, CONFIG).draw(40, seeded())
+    empty = sum(not r.observed.any() for r in batch.readout)
+    assert 0 < empty < 20
+
+
+def test_every_readout_rule_reads_the_same_memories(data):
+    rules = [CONFIG.readout, ReadoutConfig(winner="nearest", footprint=0.0)]
+    ours, papers = ConditionSampler(data, CONFIG).draw(6, seeded(), rules)
+    assert torch.equal(ours.latents, papers.latents)
+    assert torch.equal(ours.rays, papers.rays)
+    for a, b in zip(ours.readout, papers.readout, strict=True):
+        assert (a.observed >= b.observed).all()  # a point that covers more shows no less
+    assert any((a.observed > b.observed).any() for a, b in zip(ours.readout, papers.readout, strict=True))
+
+
+@pytest.mark.parametrize("frame", [0, 7])
+def test_reading_where_a_frame_was_written_gives_its_latents(data, frame):
+    config = replace(CONFIG, readout=ReadoutConfig(footprint=0.0))
+    sampler = ConditionSampler(data, config, noise=0.0, depth_noise=0.0)
+    memory = sampler.write(LatentMemory.empty(config), np.random.default_rng(0), 1, frame, data.latents)
+    readout = memory.read(data.clips.cameras(1, [frame]), now=1)
+    keep = torch.from_numpy(data.keep[1, frame, 0])
+    assert keep.any()
+    assert torch.equal(readout.observed[0] > 0, keep)
+    assert torch.equal(readout.latent[0][:, keep], data.latents[1, frame][:, keep].float())
+
+
+def test_memory_holds_latents_of_its_clip_and_nothing_else(data):
+    sampler = ConditionSampler(data, CONFIG, noise=0.0, depth_noise=0.0)
+    own = {row.tobytes() for row in data.latents[1].permute(0, 2, 3, 1).reshape(-1, C).numpy()}
+    for seed in range(8):
+        memory = sampler.memory(np.random.default_rng(seed), 1, 4, data.latents)
+        assert {row.tobytes() for block in memory.blocks for row in block.feature} <= own
+
+
+def test_memory_of_a_sample_has_the_errors_that_walking_makes(data):
+    def blocks(**noise):
+        sampler = ConditionSampler(data, CONFIG, **noise)
+        rngs = [np.random.default_rng(seed) for seed in range(6)]
+        return [sampler.write(LatentMemory.empty(CONFIG), rng, 0, 0, data.latents).blocks[0] for rng in rngs]
+
+    def same(ours, theirs, array):
+        return [np.array_equal(getattr(a, array), getattr(b, array)) for a, b in zip(ours, theirs, strict=True)]
+
+    exact = blocks(noise=0.0, depth_noise=0.0)
+    noisy, displaced = blocks(noise=0.5, depth_noise=0.0), blocks(noise=0.0, depth_noise=0.1)
+    assert all(same(noisy, exact, "xyz"))
+    assert all(same(displaced, exact, "feature"))
+    assert not any(same(displaced, exact, "xyz"))
+    assert 0 < sum(same(noisy, exact, "feature")) < 6  # some frames are written clean
+
+
+def test_clips_shorter_than_a_chunk_are_refused_with_the_length_needed(data):
+    with pytest.raises(InvalidOptionError, match="at least 13"):
+        ConditionSampler(data, replace(CONFIG, chunk_latents=12))
+
+
+# Imagined clips
+
+
+@pytest.fixture(scope="module")
+def imagined(clips, data, tmp_path_factory):
+    """The clips as the tiny model imagines them, and what its parts were asked."""
+    folder = tmp_path_factory.mktemp("imagined")
+    copied = encode_clips(clips, folder, CONFIG, tiny_world_model().codec)
+    model = tiny_world_model()
+    model = replace(model, config=CONFIG, refiner=Recorder(model.refiner), generator=Recorder(model.generator))
+    imagine_clips(copied, folder, model, batch=len(clips))
+    return LatentClips(clips, folder), model
+
+
+def test_imagined_clips_keep_the_truth_where_the_memory_saw_nothing(clips, data, imagined):
+    result, model = imagined
+    readouts = [args[0] for args, _, _ in model.refiner.of("refine")]
+    generated = [latents for _, _, latents in model.generator.of("generate")]
+    assert torch.equal(result.imagined[:, 0], data.latents[:, 0])
+    assert len(generated) == (FRAMES - 1) // (T - 1)
+    for k, chunk in enumerate(generated):
+        for c in range(len(clips)):
+            seen = readouts[k * len(clips) + c].observed[1:, None] > 0
+            frames = slice(k * (T - 1) + 1, (k + 1) * (T - 1) + 1)
+            clean = model.codec.encode(model.codec.decode(chunk[c, 1:])).half()
+            truth, ours = data.latents[c, frames], result.imagined[c, frames]
+            assert torch.equal(torch.where(seen, torch.zeros_like(ours), ours), truth * ~seen)
+            torch.testing.assert_close(ours * seen, clean * seen, rtol=1e-2, atol=1e-2)
+            assert seen.any()
+
+
+def test_frames_beyond_the_last_whole_chunk_stay_true(data, imagined):
+    last = (FRAMES - 1) // (T - 1) * (T - 1)
+    assert torch.equal(imagined[0].imagined[:, last + 1 :], data.latents[:, last + 1 :])
+
+
+def test_imagined_past_enters_half_of_the_samples_and_never_the_target(data, imagined):
+    (batch,) = ConditionSampler(imagined[0], CONFIG).draw(16, seeded())
+    changed = 0
+    for i in range(16):
+        c, f = place(data, batch.latents[i])
+        past = imagined[0].imagined[c, f].float()
+        is_true = torch.equal(batch.latents[i, 0], data.latents[c, f].float())
+        assert is_true or torch.equal(batch.latents[i, 0], past)
+        changed += not is_true
+    assert 0 < changed < 16
+
+
+# Stage 0
+
+
+def test_random_frames_are_frames_of_the_clips(clips):
+    clip, frame = random_frames(clips, 200, seeded())
+    assert set(clip) == set(range(len(clips)))
+    assert set(frame) == set(range(FRAMES))
+
+
+def test_known_depth_is_the_truth_with_noise_and_holes_or_nothing():
+    known = known_depth(torch.full((64, 32, 32), 3.0), GRID, seeded())
+    seen = known > 0
+    assert known.shape == (64, *GRID)
+    assert ((known[seen] / 3.0 - 1.0).abs() < 0.2).all()
+    share = seen.float().mean((1, 2))
+    assert (share == 0).sum() > 10
+    assert ((share > 0) & (share < 1)).sum() > 10
+
+
+def test_codec_training_improves_on_the_linear_code(clips, tmp_path):
+    codec = ConvCodec(latent_channels=C, width=8, deep_width=16, blocks=1)
+    images = clips.image_batch(*random_frames(clips, 32, seeded()))
+    codec.fit_linear(images)
+    linear = (codec.reconstruct(codec.encode(images)) - images).square().mean().item()
+    trained = train_codec(clips, tmp_path, replace(QUICK, steps=40), codec, batch=4)
+    coded = trained.reconstruct(trained.encode(images))
+    assert (coded - images).square().mean() < 0.95 * linear
+    latents = trained.encode(clips.image_batch(*random_frames(clips, 256, seeded(QUICK.seed))))
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(C), rtol=1e-2, atol=1e-2)
+
+
+def test_scene_training_learns_depth_and_labels(clips, tmp_path):
+    pair = ScenePair(DepthUNet(widths=(4, 8, 8, 8)), SegmentationUNet(widths=(4, 8, 8, 8)))
+    trained = train_scene(clips, tmp_path, replace(QUICK, lr=1e-2), pair, batch=4, grid=GRID)
+    logged = rows(tmp_path)
+    assert logged[-1]["abs_log"] < 0.8 * logged[0]["abs_log"]
+    assert logged[-1]["cross_entropy"] < 0.8 * logged[0]["cross_entropy"]
+    images = clips.image_batch(*random_frames(clips, 2, seeded()))
+    assert trained.depth.estimate(images, clips.cameras(0, [0, 1])).shape == (2, 32, 32)
+
+
+# Refiner and denoiser
+
+
+class OneBatch(ConditionSampler):
+    """Draws the same batch every time."""
+
+    def draw(self, batch, generator, readouts=()):
+        return super().draw(batch, seeded(3), readouts)
+
+
+def a_variant(refiner=None) -> Variant:
+    return Variant(tiny_world_model().generator, refiner or BareReadout(), CONFIG.readout)
+
+
+def test_refiner_training_beats_the_bare_readout(data, tmp_path):
+    refiner = train_refiner(OneBatch(data, CONFIG), tmp_path, QUICK, ConvRefiner(C, width=16, blocks=1), batch=4)
+    logged = rows(tmp_path)
+    assert logged[0]["bare"] == pytest.approx(logged[-1]["bare"])
+    assert logged[-1]["loss"] < 0.7 * logged[-1]["bare"]
+    (batch,) = OneBatch(data, CONFIG).draw(4, seeded())
+    assert refiner.refine(batch.readout[0]).isfinite().all()
+
+
+def test_denoiser_training_overfits_one_batch(data, tmp_path):
+    variant, sampler = a_variant(), OneBatch(data, CONFIG)
+    (batch,) = sampler.draw(3, seeded())
+    before = flow_loss(variant, batch, seeded(), drop=0.0)["loss"]
+    trained = train_denoiser(
+        variant, variant.denoiser.parameters(), sampler, tmp_path, replace(QUICK, steps=60, lr=1e-2), drop=0.0
+    )
+    with torch.no_grad():
+        after = flow_loss(trained, batch, seeded(), drop=0.0)["loss"]
+    assert after < 0.6 * before
+    assert set(rows(tmp_path)[0]) >= {"loss", "seen", "unseen"}
+
+
+def test_branch_training_leaves_the_backbone_as_it_is(data, tmp_path):
+    variant = a_variant()
+    trained = train_denoiser(
+        variant, variant.denoiser.branch.parameters(), OneBatch(data, CONFIG), tmp_path, replace(QUICK, steps=3)
+    )
+    fresh = tiny_world_model().generator
+    assert same_weights(trained.denoiser.transformer, fresh.transformer)
+    assert not same_weights(trained.denoiser.branch, fresh.branch)
+
+
+def test_lora_training_changes_only_the_adapters_and_the_branch(data, tmp_path):
+    variant = a_variant()
+    lora = add_lora(variant.denoiser.transformer, rank=2)
+    before = {k: v.clone() for k, v in variant.denoiser.transformer.state_dict().items()}
+    trainable = [*lora, *variant.denoiser.branch.parameters()]
+    trained = train_denoiser(variant, trainable, OneBatch(data, CONFIG), tmp_path, replace(QUICK, steps=3))
+    after = trained.denoiser.transformer.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items() if "lora_" not in k)
+    assert all(v.any() for k, v in lora_state(trained.denoiser.transformer).items() if "lora_B" in k)
+    assert not same_weights(trained.denoiser.branch, tiny_world_model().generator.branch)
+
+
+def test_dropped_memory_tells_the_network_nothing(data):
+    (one,), (two,) = (ConditionSampler(data, CONFIG).draw(4, seeded(s)) for s in (0, 1))
+    variant = a_variant()
+    nn.init.normal_(variant.denoiser.branch.before_proj.weight, std=0.1)
+    mixed = replace(one, readout=two.readout)
+
+    def loss(batch, drop):
+        with torch.no_grad():
+            return flow_loss(variant, batch, seeded(), drop)["loss"].item()
+
+    assert loss(one, 1.0) == loss(mixed, 1.0)
+    assert loss(one, 0.0) != loss(mixed, 0.0)
+
+
+def test_blank_readout_is_what_an_empty_memory_shows(data):
+    (batch,) = ConditionSampler(data, CONFIG).draw(1, seeded(1))
+    empty = LatentMemory.empty(CONFIG).read(data.clips.cameras(0, range(T)), now=1)
+    for f in fields(empty):
+        ours = getattr(blank(batch.readout[0]), f.name)
+        assert torch.equal(ours, getattr(empty, f.name))
+        assert ours.shape == getattr(batch.readout[0], f.name).shape
+
+
+# From clips to a model folder
+
+
+@pytest.fixture(scope="module")
+def trained_folder(tmp_path_factory) -> Path:
+    """Every stage for one step, ours and the paper's."""
+    out = tmp_path_factory.mktemp("train")
+    config = TrainConfig("record", out, steps=1, clips=2, frames=10, size=32, threads=1)
+    for stage in ("record", "codec", "scene", "encode", "refiner", "base", "branch", "imagine", "lora", "export"):
+        run(replace(config, stage=stage))
+    for stage in ("branch", "lora", "export"):
+        run(replace(config, stage=stage, paper=True))
+    return out
+
+
+@pytest.mark.parametrize("name", ["model", "model-paper"])
+def test_all_stages_make_a_model_that_can_be_loaded_and_walked(trained_folder, name):
+    model = load_world_model(trained_folder / name)
+    image = Clips(trained_folder / "clips" / "train").images[0, 0]
+    _, state = model.start(image)
+    chunk, _ = model.step(state, [state.camera] * model.config.frames_per_chunk)
+    assert chunk.frames.shape == (8, 3, 32, 32)
+    assert chunk.frames.isfinite().all()
+
+
+def test_paper_variant_reads_as_the_paper_does(trained_folder):
+    ours, papers = (load_world_model(trained_folder / name) for name in ("model", "model-paper"))
+    assert papers.config.readout == ReadoutConfig(winner="nearest", footprint=0.0)
+    assert isinstance(papers.refiner, BareReadout)
+    assert not papers.config.sampler.couple
+    assert tuple(papers.generator.branch.config.parts) == ("readout", "observed")
+    assert tuple(ours.generator.branch.config.parts) == ("known", "observed", "winner", "rays")
+
+
+def test_stage_without_those_before_it_says_what_is_missing(trained_folder, tmp_path):
+    config = TrainConfig("codec", tmp_path, steps=1, size=32, threads=1)
+    with pytest.raises(InvalidOptionError, match="no clips"):
+        run(config)
+    (tmp_path / "clips").symlink_to(trained_folder / "clips")
+    with pytest.raises(ModelNotFoundError, match="codec"):
+        run(replace(config, stage="encode"))
