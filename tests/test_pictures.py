@@ -49,7 +49,7 @@ def read_video(path):
     command = [get_ffmpeg_exe(), "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     done = subprocess.run(command, capture_output=True, check=True)
     about = next(line for line in done.stderr.decode().splitlines() if "Video: h264" in line)
-    width, height = map(int, re.search(r"(\d+)x(\d+)", about).groups())
+    width, height = map(int, re.search(r", (\d+)x(\d+)", about).groups())
     return about, np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
 
 

@@ -49,6 +49,9 @@ class LoopConfig:
     model: str = "rooms"
     paper_model: str = "rooms-paper"
     """Weights of the paper's variant; left out, with a note, where there are none."""
+    first_world: int = 0
+    """Seed of the first test world of the closed loops; several processes can each measure a share, and the lines of
+    their worlds.jsonl be joined (the first line, the settings, once)."""
     worlds: int = 50
     chunks: int = 8
     drift_worlds: int = 20
@@ -67,7 +70,11 @@ class LoopConfig:
             raise InvalidOptionError(f"variants {unknown} are unknown; choose from {', '.join(ROLLOUTS)}")
         if "full" not in self.variants:
             raise InvalidOptionError("variants must contain 'full': the others are compared with it")
-        if self.worlds < 1 or self.batch < 1 or min(self.drift_worlds, self.oracle_worlds, self.sheets) < 0:
+        if (
+            self.worlds < 1
+            or self.batch < 1
+            or min(self.first_world, self.drift_worlds, self.oracle_worlds, self.sheets) < 0
+        ):
             raise InvalidOptionError("worlds and batch must be at least 1, the other counts at least 0")
         if self.chunks < 2 or self.drift_chunks < 4:
             raise InvalidOptionError(
@@ -110,8 +117,12 @@ def run(config: LoopConfig, load: Load | None = None) -> dict[str, Any]:
     _measure_loops(config, models, journal)
     _measure_drift(config, model, journal)
     _measure_oracle(config, model, journal)
-    counts = {"loop": config.worlds, "drift": config.drift_worlds, "oracle": config.oracle_worlds}
-    records = [r for r in journal.records if r["seed"] < counts[r["experiment"]]]
+    wanted = {
+        "loop": range(config.first_world, config.first_world + config.worlds),
+        "drift": range(config.drift_worlds),
+        "oracle": range(config.oracle_worlds),
+    }
+    records = [r for r in journal.records if r["seed"] in wanted[r["experiment"]]]
     notes.append("LPIPS not measured: its weights are no part of the package.")
     results = {**settings, "machine": _machine(), "notes": notes, **report.summarise(records)}
     report.write(config.out, results, records)
@@ -119,7 +130,8 @@ def run(config: LoopConfig, load: Load | None = None) -> dict[str, Any]:
 
 
 def _measure_loops(config: LoopConfig, models: dict[str, WorldModel], journal: Journal) -> None:
-    todo = [w for w in range(config.worlds) if not journal.has("loop", w)]
+    first = config.first_world
+    todo = [w for w in range(first, first + config.worlds) if not journal.has("loop", w)]
     total = len(todo) * len(FAMILIES) * len(models) * config.chunks
     with tqdm(total=total, desc="closed loops", unit="chunk", disable=not todo) as bar:
         for worlds in _batches(todo, config.batch):
@@ -227,7 +239,7 @@ class Journal:
         self.path = path
         self.records: list[Record] = []
         # Which worlds are asked for may change from run to run; how each is measured may not.
-        counts = ("worlds", "drift_worlds", "oracle_worlds", "batch", "sheets", "out")
+        counts = ("first_world", "worlds", "drift_worlds", "oracle_worlds", "batch", "sheets", "out")
         kept = {k: v for k, v in settings["config"].items() if k not in counts}
         header = json.loads(json.dumps({**settings, "config": kept}))
         text = path.read_text() if path.exists() else ""

@@ -236,7 +236,10 @@ def _lora(config: TrainConfig) -> None:
 def _export(config: TrainConfig) -> None:
     """Write `mirage.json`, which makes the folder a world model, with the curves of all stages beside it."""
     folder = _folder(config)
-    rooms_config(config.size, config.paper).save(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    world = rooms_config(config.size, config.paper)
+    # Shipped models lie side by side under their names; here the one that is shared is called `model`.
+    dataclasses.replace(world, shares="../model" if config.paper else None).save(folder)
     (folder / "curves").mkdir(exist_ok=True)
     logs = sorted((config.out / "runs").glob("*/log.csv"), key=lambda p: p.stat().st_mtime)
     logs = [p for p in logs if p.parent.name.endswith("-paper") == config.paper]
