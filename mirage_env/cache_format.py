@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from mirage_env import cache_files
 from mirage_env.camera import Camera
-from mirage_env.config import GateConfig, ReadoutConfig, from_dict
+from mirage_env.config import GateConfig, ReadoutConfig, WorldModelConfig, from_dict
 from mirage_env.errors import CacheModelError, InvalidOptionError
 from mirage_env.memory import LatentMemory, MemoryBlock
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
@@ -92,7 +92,7 @@ def write_world(
             "software": _software(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "model": {"name": config.name, "identity": model.identity, "config": dataclasses.asdict(config)},
-            "memory": {"kind": "latent", **dataclasses.asdict(dataclasses.replace(memory, blocks=()))},
+            "memory": _settings(memory, config),
         }
     )
     root.create_group("blocks")
@@ -108,6 +108,15 @@ def write_world(
     root.create_group("commit")
     names = write_blocks(root, {}, memory.blocks)
     write_state(root, state, names, write_path(root, 0, state, chunks), 0)
+
+
+def _settings(memory: LatentMemory, config: WorldModelConfig) -> dict[str, Any]:
+    """How a memory is read and written; what is the model's own is left to the model, which the identity pins down."""
+    settings = {"kind": "latent", "grid": memory.grid, "channels": memory.channels, "near": memory.near}
+    for part in ("readout", "gate"):
+        if getattr(memory, part) != getattr(config, part):
+            settings[part] = dataclasses.asdict(getattr(memory, part))
+    return settings
 
 
 def _create(group: Group, name: str, shape: tuple[int, ...], dtype: DTypeLike, rows: int) -> Array:
@@ -247,8 +256,8 @@ def read_state(root: Group, commit: Commit, model: WorldModel) -> WorldState:
         grid=grid,
         channels=config.latent_channels,
         near=float(settings["near"]),
-        readout=from_dict(ReadoutConfig, settings["readout"], "readout"),
-        gate=from_dict(GateConfig, settings["gate"], "gate"),
+        readout=from_dict(ReadoutConfig, settings["readout"], "readout") if "readout" in settings else config.readout,
+        gate=from_dict(GateConfig, settings["gate"], "gate") if "gate" in settings else config.gate,
         blocks=tuple(_read_block(root[f"blocks/{name}"], config.latent_channels, commit) for name in commit.blocks),
     )
     shape = (1 + config.preceding_latents, config.latent_channels, *config.latent_size)

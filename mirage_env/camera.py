@@ -23,12 +23,12 @@ RIGID_TOLERANCE = 1e-4
 """Largest deviation of R R^T from the identity that still counts as rounding."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
-    """A pinhole camera in the world.
+    """A pinhole camera in the world. Its arrays are copies of those given, and read-only.
 
     Attributes:
-        T_world_cam: pose [4, 4]; its rotation is made exactly orthonormal.
+        T_world_cam: pose [4, 4], metres; its rotation is made exactly orthonormal.
         K_image: intrinsics [3, 3] for an image of `height` x `width` pixels.
         height, width: image size H, W in pixels.
 
@@ -46,6 +46,8 @@ class Camera:
     def __post_init__(self) -> None:
         object.__setattr__(self, "T_world_cam", rigid(self.T_world_cam))
         object.__setattr__(self, "K_image", _intrinsics(self.K_image))
+        self.T_world_cam.setflags(write=False)
+        self.K_image.setflags(write=False)
         if self.height < 1 or self.width < 1:
             raise InvalidCameraError(f"image size is {self.height} x {self.width}; both must be at least 1 pixel")
 
@@ -56,7 +58,12 @@ class Camera:
         width: int,
         T_world_cam: ArrayLike | None = None,  # [4, 4], the identity if not given
     ) -> Camera:
-        """A camera with square pixels and its principal point in the image centre."""
+        """A camera with square pixels and its principal point in the image centre.
+
+        Raises:
+            InvalidPoseError: the pose is not a rigid motion.
+            InvalidCameraError: a field of view outside (0, pi), or an empty image.
+        """
         if not 0.0 < fov < math.pi:
             raise InvalidCameraError(f"field of view is {fov} rad; it must lie between 0 and pi")
         focal = 0.5 * width / math.tan(0.5 * fov)
@@ -64,11 +71,19 @@ class Camera:
         return Camera(np.eye(4) if T_world_cam is None else np.asarray(T_world_cam), K_image, height, width)
 
     def at(self, T_world_cam: ArrayLike) -> Camera:
-        """The same camera at another pose."""
+        """The same camera at another pose.
+
+        Raises:
+            InvalidPoseError: the pose is not a rigid motion.
+        """
         return replace(self, T_world_cam=np.asarray(T_world_cam, np.float64))
 
     def moved(self, T_cam_new: ArrayLike) -> Camera:
-        """The same camera, moved by a motion given in its own frame."""
+        """The same camera, moved by a motion given in its own frame.
+
+        Raises:
+            InvalidPoseError: not a rigid motion.
+        """
         return self.at(self.T_world_cam @ rigid(T_cam_new))
 
     def resized(self, height: int, width: int) -> Camera:
@@ -81,6 +96,7 @@ class Camera:
 
     @property
     def T_cam_world(self) -> Matrix:  # [4, 4]
+        """Maps points of the world into the camera's frame."""
         return inverse(self.T_world_cam)
 
     @property
@@ -203,7 +219,7 @@ def pluecker_rays(
     height: int,
     width: int,
 ) -> NDArray[np.float32]:  # [T, 6, height, width]
-    """Unit direction and moment (origin x direction, metres) of the ray through every cell centre."""
+    """Unit direction and moment (origin x direction, metres) of the ray through the centre of every cell."""
     v, u = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
     pixels = np.stack([u, v, np.ones_like(u)]).reshape(3, -1)
     rays = np.empty((len(cameras), 6, height, width), np.float32)

@@ -23,6 +23,9 @@ def depth_to_grid(
 
     Bilinear or mean depth across an edge makes points that float between the surfaces and win the z-buffer
     (paper's release, mistake 5 of the nine that the tests cover).
+
+    Raises:
+        InvalidDepthError: the depth map is no whole multiple of the grid.
     """
     h, w = grid
     if depth.shape[-2] % h or depth.shape[-1] % w:
@@ -38,8 +41,10 @@ def depth_to_grid(
 
 def depth_edges(
     depth: Tensor,  # [..., H, W] metres, positive
-) -> Tensor:  # [..., H, W]
+) -> Tensor:  # [..., H, W] share of the depth
     """Relative depth jump at every pixel: |second difference of inverse depth| over inverse depth.
+
+    The larger one of the row and the column; there is none across the border of the image.
 
     Inverse depth is linear in the image on any plane, so a floor seen at a grazing angle has no jump and an occlusion
     edge of any surface has one.
@@ -60,8 +65,8 @@ def _subsample(stride: int, samples: int) -> np.ndarray:
 def lift(
     depth: Tensor,  # [h, w] metres
     camera: Camera,
-) -> Tensor:  # [h * w, 3] float32, world
-    """World points of all latent cells of one view; computed in float64."""
+) -> Tensor:  # [h * w, 3] float32, world, metres
+    """World points of all cells of one view, row by row; computed in float64. The camera may be of any image size."""
     h, w = depth.shape
     v, u = np.meshgrid(np.arange(h) + 0.5, np.arange(w) + 0.5, indexing="ij")
     rays = np.linalg.inv(camera.K_at(h, w)) @ np.stack([u.ravel(), v.ravel(), np.ones(h * w)])
@@ -74,6 +79,6 @@ def footprint(
     depth: Tensor,  # [..., h, w] metres
     camera: Camera,
 ) -> Tensor:  # [..., h, w] metres
-    """Width of the patch of surface that a cell at that depth covers, seen face on."""
+    """Width of the patch of surface that a cell at that depth covers, seen face on. Cells count as square (f_x)."""
     h, w = depth.shape[-2:]
     return depth / float(camera.K_at(h, w)[0, 0])

@@ -20,7 +20,7 @@ STATIC, MOVER, SKY = 0, 1, 2
 """Labels of `StaticSegmenter`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Readout:
     """What a memory shows at T target cameras, and what it knows of the point that won each cell.
 
@@ -45,13 +45,13 @@ class Readout:
         return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StartView:
-    """A view to open a world with."""
+    """A view to open a world with; the pose of its camera fixes the world frame."""
 
     image: NDArray[np.uint8]  # [H, W, 3]
     camera: Camera
-    depth: NDArray[np.float32] | None = None  # [H, W], metres; estimated if not given
+    depth: NDArray[np.float32] | None = None  # [H, W] metres, inf where there is no surface; estimated if not given
 
 
 StartViews = Callable[[np.random.Generator], StartView]

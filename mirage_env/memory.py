@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from mirage_env.interfaces import Readout
 from mirage_env.splat import Splat, in_view, splat
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MemoryBlock:
     """N points written together."""
 
@@ -46,7 +47,7 @@ class MemoryBlock:
 
     @staticmethod
     def join(blocks: Sequence[MemoryBlock]) -> MemoryBlock:
-        """One block of several, in order."""
+        """One block of several, in order; it is born when the last of them was."""
         return MemoryBlock(
             np.concatenate([b.xyz for b in blocks]),
             np.concatenate([b.feature for b in blocks]),
@@ -113,7 +114,7 @@ class PointMemory:
         keep: NDArray[np.bool_],  # [T, rows, columns]
         cameras: Sequence[Camera],
         born: int,
-    ) -> PointMemory:
+    ) -> Self:
         """A memory with the kept cells that the gate lets through, as one new block."""
         # Sky has infinite depth: it is never kept, but its cells are lifted with the others.
         depth = torch.where(torch.isfinite(depth) & (depth > self.near), depth, 0.0)
@@ -131,7 +132,7 @@ class PointMemory:
         return replace(self, blocks=_within(self.gate.max_points, (*self.blocks, MemoryBlock.join(pending))))
 
     def _is_new(self, depth: NDArray[np.float32], camera: Camera) -> NDArray[np.bool_]:  # [rows, columns]
-        """The gate: cells that the memory does not show, shows at another depth, or shows much coarser."""
+        """The gate (`GateConfig`): cells of a view that the memory does not show as well."""
         found = self.splat([camera])[0]
         known = found.winner[0] >= 0
         moved = np.abs(found.depth[0] - depth) > self.gate.depth_change * depth
@@ -155,11 +156,11 @@ class LatentMemory(PointMemory):
         keep: Tensor,  # [T, h, w] bool
         cameras: Sequence[Camera],
         born: int,
-    ) -> LatentMemory:
+    ) -> Self:
         """Lift the kept cells of T views and add those that pass the gate (`Memory.write`)."""
         feature = latents.detach().permute(0, 2, 3, 1).to("cpu", torch.float16).numpy()
         grid_depth = depth_to_grid(depth.detach().float().cpu(), self.grid)
-        return self.insert(feature, grid_depth, keep.cpu().numpy(), cameras, born)  # type: ignore[return-value]
+        return self.insert(feature, grid_depth, keep.cpu().numpy(), cameras, born)
 
     def read(self, cameras: Sequence[Camera], now: int) -> Readout:
         """What the memory shows at T cameras (`Memory.read`)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ SEEN_SHARE = 0.5
 """Share of a cell's pixels that must be seen for the cell to count as observed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Raster:
     """The image-resolution view of the memory, before it is encoded."""
 
@@ -74,14 +75,14 @@ class RgbMemory(PointMemory):
         keep: Tensor,  # [T, h, w] bool
         cameras: Sequence[Camera],
         born: int,
-    ) -> RgbMemory:
+    ) -> Self:
         """Lift every pixel of the kept cells that has valid depth and lies on no edge (`Memory.write`)."""
         depth = depth.detach().float().cpu()
         valid = torch.isfinite(depth) & (depth > self.near) & (depth < self.far)
         depth = torch.where(valid, depth, self.far)
         write = cells_to_pixels(keep.cpu(), self.grid) & valid & (depth_edges(depth) <= self.edge_jump)
         colour = images.detach().permute(0, 2, 3, 1).to("cpu", torch.float16).numpy()
-        return self.insert(colour, depth, write.numpy(), cameras, born)  # type: ignore[return-value]
+        return self.insert(colour, depth, write.numpy(), cameras, born)
 
     @torch.no_grad()
     def read(self, cameras: Sequence[Camera], now: int) -> Readout:

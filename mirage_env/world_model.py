@@ -32,7 +32,7 @@ from mirage_env.memory import LatentMemory
 MemoryFactory = Callable[[WorldModelConfig], Memory]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WorldState:
     """A world at one moment. Everything the next chunk depends on, besides the networks and the cameras asked for."""
 
@@ -45,7 +45,7 @@ class WorldState:
     noise: Tensor  # [state bytes] uint8, state of the world's torch.Generator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chunk:
     """What one step shows: F new frames, one latent each (a chunk has T = 1 + F latents, the first shared)."""
 
@@ -125,7 +125,11 @@ class WorldModel:
         return Chunk((camera,), frames, metres, labels, keep, readout, self.refiner.refine(readout), latents), state
 
     def step(self, state: WorldState, cameras: Sequence[Camera]) -> tuple[Chunk, WorldState]:
-        """Generate the next chunk: one camera per new frame (`config.frames_per_chunk`)."""
+        """Generate the next chunk: one camera per new frame (`config.frames_per_chunk`).
+
+        Raises:
+            InvalidCameraError: not one camera per new frame, or another image size.
+        """
         (chunk,), (after,) = self.step_batch([state], [cameras])
         return chunk, after
 
@@ -138,8 +142,12 @@ class WorldModel:
         (Up to rounding: matrix products of another batch size may differ in the last bits.)
 
         Raises:
-            InvalidCameraError: not one camera per new frame, or another image size.
+            InvalidCameraError: no world, not one path per world, not one camera per new frame, or another image size.
         """
+        if not states or len(states) != len(cameras):
+            raise InvalidCameraError(
+                f"{len(states)} worlds and {len(cameras)} paths were given; give one path per world, and at least one"
+            )
         for path in cameras:
             self._check_cameras(path, self.config.frames_per_chunk)
         views = [(s.camera, *path) for s, path in zip(states, cameras, strict=True)]

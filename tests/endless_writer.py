@@ -50,13 +50,13 @@ def is_step(state: WorldState, n: int) -> bool:
     )
 
 
-def write_for_ever(path: Path, started: Connection) -> None:
-    """Go on from the last step in the cache."""
+def write_for_ever(path: Path, written: Connection) -> None:
+    """Go on from the last step in the cache, and tell of every step."""
     writer = CacheWriter.open(path, MODEL)
-    started.send(writer.state.chunk)
     while True:
         chunk, state = made_up(writer.state.chunk + 1, cast(LatentMemory, writer.state.memory))
         writer.append(state, chunk)
+        written.send(state.chunk)
 
 
 def _noise(n: int) -> torch.Tensor:

@@ -106,7 +106,9 @@ def test_only_the_rotary_angles_of_a_bfloat16_model_are_float32(saved):
     model = load_world_model(saved, dtype=torch.bfloat16)
     floats = [v for v in model.generator.state_dict().values() if v.is_floating_point()]
     assert {v.dtype for v in floats} == {torch.bfloat16}
-    assert all(b.dtype == torch.float32 for b in model.generator.transformer.rope.buffers())
+    exact = load_world_model(saved, dtype=torch.float32).generator.transformer.rope
+    for kept, true in zip(model.generator.transformer.rope.buffers(), exact.buffers(), strict=True):
+        assert torch.equal(kept, true)
 
 
 def test_networks_are_loaded_for_use_not_for_training(saved):
@@ -267,6 +269,19 @@ def test_unknown_setting_is_named(folder):
 def test_newer_version_is_refused_with_both_versions(folder):
     change_config(folder, version=FORMAT_VERSION + 1)
     with pytest.raises(InvalidOptionError, match=rf"version {FORMAT_VERSION + 1}.*{FORMAT_VERSION}"):
+        load_world_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"latent_channels": 16}, r"16 latent_channels.*codec has 8 and 8"),
+        ({"latent_size": [8, 8]}, "4 pixels per cell"),
+    ],
+)
+def test_settings_that_do_not_fit_the_networks_are_refused_with_both_sizes(folder, values, message):
+    change_config(folder, **values)
+    with pytest.raises(InvalidOptionError, match=message):
         load_world_model(folder)
 
 

@@ -9,6 +9,7 @@ memory reaches the network only through the sampler's source.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import replace
@@ -69,7 +70,8 @@ def load_world_model(
     Raises:
         ModelNotFoundError: no such model.
         WeightsError: a weight file is truncated or does not fit its network.
-        InvalidOptionError: `mirage.json` has unknown keys or values, or a `config.json` is no JSON.
+        InvalidOptionError: `mirage.json` has unknown keys or values or does not fit the networks, or a `config.json`
+            is no JSON.
     """
     folder = find_model(name)
     config = WorldModelConfig.load(folder)
@@ -77,24 +79,40 @@ def load_world_model(
     dtype = dtype or native_dtype(device)
     base = folder / config.shares if config.shares else folder
 
-    def part(cls: type[ModuleT], name: str) -> ModuleT:
-        own = folder / name
-        return _cast(load_module(cls, own if own.is_dir() else base / name), device, dtype)
+    def place_of(name: str) -> Path:
+        return folder / name if (folder / name).is_dir() else base / name
 
-    transformer = part(WanTransformer3DModel, "transformer")
-    branch = part(ControlBranch, "control") if (folder / "control").is_dir() else None
-    if (folder / "lora").is_dir():
+    def part(cls: type[ModuleT], name: str) -> ModuleT:
+        return _cast(load_module(cls, place_of(name)), device, dtype)
+
+    codec = part(ConvCodec, "codec")
+    transformer = load_module(WanTransformer3DModel, place_of("transformer"))
+    _check_sizes(folder, config, codec, transformer)
+    if (folder / "lora").is_dir():  # before the cast: the update is small against the weights it is added to
         fuse_lora(transformer, _load_weights(folder / "lora" / "pytorch_lora_weights.safetensors"))
+    transformer = _cast(transformer, device, dtype)
+    branch = part(ControlBranch, "control") if (folder / "control").is_dir() else None
     refine = (folder / "refiner").is_dir()
     return WorldModel(
         config=config,
-        codec=Placed(part(ConvCodec, "codec"), device, dtype),
+        codec=Placed(codec, device, dtype),
         depth=Placed(part(DepthUNet, "depth"), device, dtype),
         segmenter=Placed(part(SegmentationUNet, "segmentation"), device, dtype),
         refiner=part(ConvRefiner, "refiner") if refine else BareReadout(),
         generator=ChunkDenoiser(transformer, branch, config.sampler).eval(),
         identity=fingerprint(folder),
     )
+
+
+def _check_sizes(folder: Path, config: WorldModelConfig, codec: ConvCodec, transformer: WanTransformer3DModel) -> None:
+    stride = codec.encoder_linear.stride[0]
+    channels = (codec.config.latent_channels, transformer.config.in_channels)
+    if stride != config.stride or set(channels) != {config.latent_channels}:
+        raise InvalidOptionError(
+            f"{folder / 'mirage.json'} says {config.stride} pixels per cell and {config.latent_channels} "
+            f"latent_channels, the codec has {stride} and {channels[0]}, the transformer {channels[1]} channels: they "
+            "must agree"
+        )
 
 
 def frozen(cls: type[ModuleT], folder: Path) -> Placed:
@@ -105,9 +123,10 @@ def frozen(cls: type[ModuleT], folder: Path) -> Placed:
 
 def _cast(module: ModuleT, device: torch.device, dtype: torch.dtype) -> ModuleT:
     """Move a network; rotary angles stay float32, where bfloat16 would blur positions."""
+    rope = copy.deepcopy(module.rope) if isinstance(module, WanTransformer3DModel) else None
     nn.Module.to(module, device, dtype)
-    if isinstance(module, WanTransformer3DModel):
-        module.rope.float()
+    if rope is not None:
+        module.rope = rope.to(device)
     for parameter in module.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.detach().contiguous(memory_format=torch.channels_last)

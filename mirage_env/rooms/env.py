@@ -13,7 +13,7 @@ from mirage_env.chunk_env import ChunkEnv, as_camera, check_options
 from mirage_env.errors import InvalidCameraError, InvalidOptionError
 from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.observations import Shown, WorldFormat
-from mirage_env.rooms.room import FOV, FRAME_SECONDS, SPLITS, Room
+from mirage_env.rooms.room import FOV, FRAME_SECONDS, Room, check_split
 from mirage_env.vector_env import ChunkVectorEnv
 
 OPTIONS = ("room", "split", "camera")
@@ -80,13 +80,15 @@ class RoomsEnv(ChunkEnv[RoomState]):
             )
         world = WorldFormat((H, W), (h, w), chunk_frames, near, far, 1.0 / FRAME_SECONDS)
         super().__init__(world, control, max_translation, max_rotation, observe, info_frames, render_mode)
-        self.split = _checked_split(split)
+        check_split(split)
+        self.split = split
         self.samples = samples
 
     def open_world(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[RoomState, Shown]:
         """A room and a place in it; what the options leave open is drawn from `rng`."""
         check_options(options, OPTIONS)
-        split = _checked_split(options.get("split", self.split))
+        split = options.get("split", self.split)
+        check_split(split)
         seed = options.get("room")
         if seed is None:
             seed = rng.integers(2**31)
@@ -153,9 +155,3 @@ class RoomsVectorEnv(ChunkVectorEnv[RoomState]):
 
     def __init__(self, num_envs: int = 1, max_episode_steps: int | None = None, **kwargs: Any) -> None:
         super().__init__(RoomsEnv(**kwargs), num_envs, max_episode_steps)
-
-
-def _checked_split(split: str) -> str:
-    if split not in SPLITS:
-        raise InvalidOptionError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
-    return split

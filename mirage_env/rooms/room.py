@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
+from mirage_env.interfaces import StartView
 from mirage_env.rooms import builder, intersect, raycast, scene
 from mirage_env.rooms.textures import atlas
 from mirage_env.rooms.walks import upright
@@ -22,7 +23,7 @@ FRAME_SECONDS = 1.0 / 8.0
 """Simulated time per frame, seconds."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RoomView:
     """What a camera sees. Depth, instance, mover and sky belong to the ray through the pixel centre.
 
@@ -40,15 +41,6 @@ class RoomView:
 
 
 @dataclass(frozen=True)
-class StartView:
-    """An image to begin a world with, its camera, and its depth where that is known."""
-
-    image: NDArray[np.uint8]  # [H, W, 3]
-    camera: Camera
-    depth: NDArray[np.float32] | None  # [H, W]
-
-
-@dataclass(frozen=True)
 class Room:
     """A procedural room or courtyard; make one with `Room.generate`. Immutable, cheap to share between threads."""
 
@@ -63,8 +55,7 @@ class Room:
         Raises:
             InvalidOptionError: an unknown split, or a negative seed.
         """
-        if split not in SPLITS:
-            raise InvalidOptionError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+        check_split(split)
         if seed < 0:
             raise InvalidOptionError(f"seed is {seed}; it must not be negative")
         rng = np.random.default_rng(np.random.SeedSequence([int(seed), SPLITS.index(split)]))
@@ -135,6 +126,16 @@ class Room:
     @cached_property
     def _free(self) -> NDArray[np.bool_]:
         return scene.free_cells(self.scene)
+
+
+def check_split(split: str) -> None:
+    """Refuse what is no part of the worlds.
+
+    Raises:
+        InvalidOptionError: an unknown split.
+    """
+    if split not in SPLITS:
+        raise InvalidOptionError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
 
 
 def start_view(rng: np.random.Generator) -> StartView:

@@ -100,6 +100,9 @@ def train_scene(
         labels = torch.from_numpy(clips.labels[index].astype(np.int64))
         if step % 2:
             images, depth, labels = images.flip(-1), depth.flip(-1), labels.flip(-1)
+        # The network predicts depth as its canonical lens would see it.
+        focal = clips.intrinsics[index[0], 0, 0] / images.shape[-1] / pair.depth.config.canonical_focal
+        depth = depth / torch.from_numpy(focal).float()[:, None, None]
         valid = (depth > 0) & (labels != SKY)
         log_depth = pair.depth(images, known_depth(depth, grid, generator)).float()
         error = (log_depth - depth.clamp_min(1e-3).log()).abs()[valid]
