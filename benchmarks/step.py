@@ -1,7 +1,7 @@
 """How fast a world is imagined: frames per second, time shares, bytes, resident memory, import time.
 
-    python benchmarks/step.py                                              measure; writes eval-speed/speed.json
-    python benchmarks/step.py --baseline benchmarks/step_baseline.json     and compare with the committed figures
+    python benchmarks/step.py                                      measure; writes eval-speed/speed.json
+    python benchmarks/step.py --out new --baseline speed.json      and compare with an earlier run
 
 Every figure carries its unit and which way is better; ratios above 1 are better than the baseline.
 """

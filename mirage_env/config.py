@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from mirage_env.errors import InvalidOptionError
 
@@ -17,7 +17,7 @@ ConfigT = TypeVar("ConfigT")
 
 @dataclass(frozen=True)
 class ReadoutConfig:
-    """How the memory is read (`nearest` and one layer are the paper's).
+    """How the memory is read (`splat.py`); the paper's readout is `winner="nearest"` with `footprint=0`.
 
     Raises:
         InvalidOptionError: an unknown rule or a negative number.
@@ -25,7 +25,8 @@ class ReadoutConfig:
 
     winner: Literal["best_fit", "nearest"] = "best_fit"
     depth_tolerance: float = 0.10
-    """Points within this share of the nearest depth compete by fit."""
+    """Points within this share of a cell's nearest depth compete by fit, in either layer (`best_fit` only). The second
+    layer shows where the first lies farther behind it than this share."""
     footprint: float = 1.2
     """Second layer: a point also covers this multiple of its own footprint; 0 reads the one-cell layer only."""
     footprint_cap: float = 4.0
@@ -38,20 +39,21 @@ class ReadoutConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Which new cells are written: those the memory does not show, shows at another depth, or shows much coarser.
+    """Which cells of a new view are written: those the memory does not show, shows at another depth, or much coarser.
 
-    Everything after the start view is generated, so a cell that is written again is a copy of a copy. Rewriting for a
-    better fit inside the cell (limit 0.35 on offset plus |log scale|, depth limit 5 %) was measured against these
-    values: four times the points, and 2 dB less between a revisit and the first visit.
+    A cell is compared with the readout of the same cell at the view's own camera; its neighbours do not matter.
+    Everything after the start view is generated, so a cell that is written again is a copy of a copy. Rewriting also
+    where the winner fits badly (offset in cells plus |log scale| above 0.35), and from 5 % of depth on, was measured
+    against these values: four times the points, and 2 dB less between a revisit and the first visit.
 
     Raises:
         InvalidOptionError: a negative number.
     """
 
     depth_change: float = 0.2
-    """A cell whose depth differs from the memory's by more than this share is new."""
+    """A cell whose depth differs from the memory's by more than this share of its own depth is new."""
     coarser: float = 0.6
-    """A cell shown by a point whose log footprint exceeds the cell's by more than this is written again."""
+    """A cell is written again where log(footprint of the point shown / footprint of the cell) is above this."""
     max_points: int = 0
     """Oldest blocks beyond this many points are evicted, the start view never; 0: no limit."""
 
@@ -90,7 +92,8 @@ class SamplerConfig:
     shift: float = 5.0
     """Flow shift s: sigma -> s sigma / (1 + (s - 1) sigma)."""
     prediction: Literal["sample", "flow"] = "sample"
-    """What the network predicts: the clean latent minus the known one, or the flow velocity (noise minus data)."""
+    """What the network predicts: the clean latent (minus the known one, with `couple`), or the flow velocity (source
+    minus data)."""
     couple: bool = True
     """Start observed cells from the refined readout instead of noise."""
 
@@ -106,7 +109,7 @@ class WorldModelConfig:
     """Everything in `mirage.json`. Lengths in metres, angles in radians.
 
     Raises:
-        InvalidOptionError: a value out of range, an unknown key, or a newer format.
+        InvalidOptionError: a value out of range, or a newer format.
     """
 
     name: str
@@ -138,6 +141,11 @@ class WorldModelConfig:
             raise InvalidOptionError("a chunk needs chunk_latents >= 2 and preceding_latents >= 0")
         if not 0.0 < self.near < self.far:
             raise InvalidOptionError(f"near {self.near} and far {self.far} must satisfy 0 < near < far")
+        if not 0.0 < self.fov < math.pi:
+            raise InvalidOptionError(f"fov is {self.fov}; it must lie between 0 and pi (radians)")
+        if not 0.0 < self.frames_per_second < math.inf:
+            raise InvalidOptionError(f"frames_per_second is {self.frames_per_second}; it must be positive")
+        _at_least(1, latent_channels=self.latent_channels)
         if self.version > FORMAT_VERSION:
             raise InvalidOptionError(f"mirage.json has version {self.version}; this release reads {FORMAT_VERSION}")
 
@@ -160,7 +168,7 @@ class WorldModelConfig:
         """Read `mirage.json` of a model folder.
 
         Raises:
-            InvalidOptionError: no JSON, an unknown or missing key, or a value out of range.
+            InvalidOptionError: no JSON, an unknown or missing key, or a value of the wrong type or out of range.
         """
         try:
             values = json.loads((folder / "mirage.json").read_text())
@@ -169,14 +177,16 @@ class WorldModelConfig:
         return from_dict(WorldModelConfig, values, "mirage.json")
 
 
-_NESTED = {"readout": ReadoutConfig, "gate": GateConfig, "filters": FilterConfig, "sampler": SamplerConfig}
-
-
 def from_dict(cls: type[ConfigT], values: Any, where: str) -> ConfigT:
     """Build a config dataclass from JSON.
 
+    Args:
+        cls: the dataclass.
+        values: what the JSON holds.
+        where: its place in the file, for the message.
+
     Raises:
-        InvalidOptionError: not an object, an unknown or missing key, or a value out of range.
+        InvalidOptionError: not an object, an unknown or missing key, or a value of the wrong type or out of range.
     """
     if not isinstance(values, dict):
         raise InvalidOptionError(f"{where} is {values!r}; give an object with names and values")
@@ -187,15 +197,25 @@ def from_dict(cls: type[ConfigT], values: Any, where: str) -> ConfigT:
     needed = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
     if missing := sorted(needed - set(values)):
         raise InvalidOptionError(f"{where} lacks the keys {missing}")
-    converted = {
-        key: from_dict(_NESTED[key], value, f"{where}:{key}")
-        if key in _NESTED
-        else tuple(value)
-        if isinstance(value, list)
-        else value
-        for key, value in values.items()
-    }
-    return cls(**converted)
+    types = get_type_hints(cls)
+    return cls(**{key: _from_json(types[key], value, f"{where}:{key}") for key, value in values.items()})
+
+
+def _from_json(kind: Any, value: Any, where: str) -> Any:
+    """A value of a field, checked against the field's type."""
+    if dataclasses.is_dataclass(kind):
+        return from_dict(cast(type, kind), value, where)
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        if not isinstance(value, list | tuple) or len(value) != len(parts):
+            raise InvalidOptionError(f"{where} is {value!r}; give a list of {len(parts)}")
+        return tuple(_from_json(part, v, where) for part, v in zip(parts, value, strict=True))
+    # What a Literal allows is checked by its class. JSON writes 1.0 as 1, and Python counts true as 1.
+    allowed: Any = str if get_origin(kind) is Literal else int | float if kind is float else kind
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        wanted = "a text" if allowed is str else f"a value of type {getattr(kind, '__name__', kind)}"
+        raise InvalidOptionError(f"{where} is {value!r}; give {wanted}")
+    return value
 
 
 def _one_of(allowed: tuple[str, ...], **options: str) -> None:

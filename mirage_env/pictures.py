@@ -58,8 +58,9 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
     ) -> None:
         if self._size is not None:
             _, says = self._ffmpeg.communicate()
-            if self._ffmpeg.returncode and kind is None:
-                raise OSError(f"ffmpeg could not write {self._path}: {says.decode(errors='replace').strip()}")
+            if self._ffmpeg.returncode and (error is None or isinstance(error, BrokenPipeError)):
+                reason = says.decode(errors="replace").strip()
+                raise OSError(f"ffmpeg could not write {self._path}: {reason}") from error
 
     def write(self, frames: Picture) -> Self:  # [N, H, W, 3]
         """Add frames."""

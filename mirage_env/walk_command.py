@@ -114,7 +114,7 @@ def run_walk(options: Walk, open_room: OpenRoom) -> tuple[WalkFigures, list[Path
     cameras = _cameras(options, model, world)
     options.out.mkdir(parents=True, exist_ok=True)
     start = world.begin(place)
-    figures = walk(model, start, cameras, options.out, world.room and world.room.truth)
+    figures = walk(model, start, cameras, options.out, world.room.truth if world.room else None)
     return figures, [*files, place]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mirage_env.camera import Camera, between, pose_from_rotation_vector
 from mirage_env.config import WorldModelConfig
-from mirage_env.interfaces import STATIC
+from mirage_env.interfaces import STATIC, StartView
 from mirage_env.memory import LatentMemory
 from mirage_env.world_model import WorldModel
 
@@ -89,6 +89,11 @@ def picture(seed: int = 0) -> np.ndarray:  # [32, 32, 3] uint8
     coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     image = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")[0].permute(1, 2, 0)
     return (255 * image).to(torch.uint8).numpy()
+
+
+def start_view(rng: np.random.Generator) -> StartView:
+    """A random picture, seen from the origin."""
+    return StartView(picture(int(rng.integers(1000))), Camera.from_fov(1.3, 32, 32))
 
 
 def path(camera: Camera, turn: float = 0.3, forward: float = 0.4, count: int = 4) -> list[Camera]:

@@ -139,6 +139,20 @@ def test_camera_keeps_its_own_copy_of_pose_and_intrinsics():
     assert camera.K_image[0, 0] == 8.0
 
 
+def test_camera_cannot_be_moved_by_writing_into_it():
+    camera = Camera.from_fov(1.0, 8, 8)
+    for array in (camera.position, camera.T_world_cam, camera.K_image):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 5.0
+
+
+def test_a_camera_equals_itself_and_can_be_a_key():
+    camera = Camera.from_fov(1.0, 8, 8)
+    assert camera == camera
+    assert camera != camera.at(np.eye(4))
+    assert {camera: 1}[camera] == 1
+
+
 @pytest.mark.parametrize(
     ("K", "size"),
     [

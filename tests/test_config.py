@@ -39,6 +39,12 @@ def test_only_what_has_no_default_must_be_in_the_file(tmp_path):
     assert WorldModelConfig.load(tmp_path) == WorldModelConfig("a", (32, 32), (4, 4), 8)
 
 
+def test_whole_numbers_stand_for_lengths(tmp_path):
+    values = {**dataclasses.asdict(CONFIG), "far": 20}
+    (tmp_path / "mirage.json").write_text(json.dumps(values))
+    assert WorldModelConfig.load(tmp_path) == dataclasses.replace(CONFIG, far=20.0)
+
+
 def test_stride_and_frames_follow():
     assert CONFIG.stride == 8
     assert CONFIG.frames_per_chunk == CONFIG.chunk_latents - 1
@@ -59,6 +65,9 @@ def test_a_config_cannot_be_changed():
         ({"preceding_latents": -1}, "preceding_latents"),
         ({"near": 0.0}, "near"),
         ({"near": 60.0}, "near"),
+        ({"fov": 3.2}, "fov"),
+        ({"frames_per_second": 0.0}, "frames_per_second"),
+        ({"latent_channels": 0}, "latent_channels"),
         ({"version": FORMAT_VERSION + 1}, "version"),
     ],
 )
@@ -93,6 +102,16 @@ def test_a_part_out_of_range_is_refused(cls, change, says):
         (lambda c: c.pop("latent_channels"), r"lacks the keys \['latent_channels'\]"),
         (lambda c: c.update(gate=3), "mirage.json:gate is 3"),
         (lambda c: c["readout"].update(winner="best"), "choose one of"),
+        (lambda c: c["readout"].update(winner=3), "mirage.json:readout:winner is 3; give a text"),
+        (lambda c: c.update(near="x"), "mirage.json:near is 'x'; give a value of type float"),
+        (lambda c: c.update(near=None), "mirage.json:near is None"),
+        (lambda c: c.update(near=True), "mirage.json:near is True"),
+        (lambda c: c.update(chunk_latents=9.0), "mirage.json:chunk_latents is 9.0; give a value of type int"),
+        (lambda c: c.update(name=7), "mirage.json:name is 7; give a text"),
+        (lambda c: c.update(shares=7), "mirage.json:shares is 7"),
+        (lambda c: c.update(image_size=[24]), r"mirage.json:image_size is \[24\]; give a list of 2"),
+        (lambda c: c.update(image_size=["24", 32]), "mirage.json:image_size is '24'"),
+        (lambda c: c["sampler"].update(couple=1), "mirage.json:sampler:couple is 1; give a value of type bool"),
     ],
 )
 def test_a_wrong_file_is_refused_by_the_key_at_fault(edit, says, tmp_path):

@@ -12,7 +12,7 @@ import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
-from stand_ins import picture, walled_world_model
+from stand_ins import picture, start_view, walled_world_model
 from tiny import tiny_world_model
 
 import mirage_env
@@ -32,7 +32,6 @@ from mirage_env.errors import (
     MirageError,
     ModelNotFoundError,
 )
-from mirage_env.interfaces import StartView
 from mirage_env.training.data import record_environment
 
 F = 4
@@ -40,11 +39,6 @@ IMAGE = picture(3)
 FORWARD = np.array([0.0, 0.0, 0.3, 0.0, 0.0, 0.0], np.float32)
 BACK = -FORWARD
 TURN = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 0.0], np.float32)
-
-
-def start_view(rng: np.random.Generator) -> StartView:
-    """A random picture, seen from the origin."""
-    return StartView(picture(int(rng.integers(1000))), Camera.from_fov(1.3, 32, 32))
 
 
 @pytest.fixture(scope="module")

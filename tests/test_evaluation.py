@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from stand_ins import Labels
 from tiny import tiny_world_model
 
 from mirage_env.camera import rotation_angle
@@ -16,23 +17,15 @@ from mirage_env.errors import InvalidOptionError, ModelNotFoundError
 from mirage_env.evaluation import components, loop, report, speed
 from mirage_env.evaluation.metrics import PSNR_LIMIT, dilate, estimate, paired, psnr, ssim
 from mirage_env.evaluation.oracle import ROWS, oracle_record
-from mirage_env.evaluation.paths import FAMILIES, loop_walk
+from mirage_env.evaluation.paths import ALL, FAMILIES, loop_walk
 from mirage_env.evaluation.rollout import measure, roll_out, true_views
 from mirage_env.evaluation.variants import BlankMemory, load_paper, variant
 from mirage_env.rgb_memory import RgbMemory
 from mirage_env.rooms import Room
 
-
-class AllStatic:
-    """Lets everything into the memory; the tiny networks' random weights would keep it empty."""
-
-    def segment(self, images):
-        return torch.zeros(len(images), *images.shape[-2:], dtype=torch.int64)
-
-
 TINY = tiny_world_model()
 KEEP_EDGES = replace(TINY.config, filters=FilterConfig(edge_share=1.0))
-MODEL = replace(TINY, segmenter=AllStatic(), config=KEEP_EDGES)
+MODEL = replace(TINY, segmenter=Labels(), config=KEEP_EDGES)
 PER_CHUNK = MODEL.config.frames_per_chunk
 
 
@@ -237,7 +230,7 @@ class TestLoop:
         assert 0.0 < figures["latent_seen"] <= 1.0
 
     def test_run_measures_every_variant_on_every_world(self, results):
-        for family in (*FAMILIES, report.ALL):
+        for family in (*FAMILIES, ALL):
             found = results["loop"][family]
             assert list(found) == ["full", "no_memory", "rgb", "paper", "bare", "refined", "simulator"]
             assert all(figures["first_psnr"].count == 2 for figures in found.values())
@@ -246,7 +239,7 @@ class TestLoop:
         assert results["cost"]["no_memory"]["points_per_chunk"] == 0 < results["cost"]["full"]["points_per_chunk"]
 
     def test_the_same_weights_as_paper_variant_make_no_difference(self, results):
-        gain = results["paired"][report.ALL]["full - paper"]["truth_psnr"]
+        gain = results["paired"][ALL]["full - paper"]["truth_psnr"]
         assert gain.mean == pytest.approx(0.0, abs=1e-3)
 
     def test_run_writes_numbers_a_table_plots_and_sheets(self, results, config):

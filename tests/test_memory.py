@@ -216,9 +216,7 @@ def test_a_closer_look_adds_points_and_is_read_from_there_on():
     assert torch.equal(after.read([camera_at()], now=1).latent, as_stored(tokens(0)))
 
 
-@pytest.mark.parametrize(
-    ("depth", "new_points"), [(3.0 * 1.15, 0), (3.0 * 0.85, 0), (3.0 * 0.8, 48), (3.0 * 1.3, 48)]
-)
+@pytest.mark.parametrize(("depth", "new_points"), [(3.0 * 1.15, 0), (3.0 * 0.85, 0), (3.0 * 0.8, 48), (3.0 * 1.3, 48)])
 def test_a_change_of_depth_adds_points(depth, new_points):
     memory = write(empty(), camera_at(), 3.0)
     assert write(memory, camera_at(), depth, born=1).points - memory.points == new_points

@@ -96,9 +96,10 @@ def test_video_of_no_frames_is_refused(tmp_path, frames, says):
         write_video(tmp_path / "a.mp4", frames, 8.0)
 
 
-def test_video_that_cannot_be_written_is_an_error(tmp_path):
+@pytest.mark.parametrize("frames", [1, 40])
+def test_video_that_cannot_be_written_is_an_error(tmp_path, frames):
     with pytest.raises(OSError, match=r"could not write .*nowhere"):
-        write_video(tmp_path / "nowhere" / "a.mp4", plain(RED)[None], 8.0)
+        write_video(tmp_path / "nowhere" / "a.mp4", plain(RED)[None].repeat(frames, 0), 8.0)
 
 
 def test_video_keeps_one_size_and_needs_a_rate(tmp_path):

@@ -219,7 +219,7 @@ def test_killed_writer_leaves_a_whole_step(tmp_path):
     context.set_forkserver_preload(["pytest", "mirage_env.store"])
     rng = np.random.default_rng(0)
     last = 0
-    for _ in range(8):
+    for _ in range(10):
         ours, theirs = context.Pipe(duplex=False)
         with ours, theirs:
             writer = context.Process(target=endless_writer.write_for_ever, args=(path, theirs))

@@ -7,20 +7,14 @@ import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
-from stand_ins import Recorder, picture, walled_world_model
+from stand_ins import Recorder, start_view, walled_world_model
 
-from mirage_env.camera import Camera
 from mirage_env.env import MirageEnv
 from mirage_env.errors import InvalidActionError, InvalidImageError, InvalidOptionError
-from mirage_env.interfaces import StartView
 from mirage_env.rooms.env import RoomsEnv, RoomsVectorEnv
 from mirage_env.vector_env import MirageVectorEnv
 
 N, F = 3, 4
-
-
-def start_view(rng: np.random.Generator) -> StartView:
-    return StartView(picture(int(rng.integers(1000))), Camera.from_fov(1.3, 32, 32))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +60,8 @@ def test_sampled_actions_are_valid_in_every_control(model, control):
     envs = MirageVectorEnv(N, model=model, start_views=start_view, control=control)
     envs.reset(seed=0)
     envs.action_space.seed(0)
-    envs.step(envs.action_space.sample())
+    *_, infos = envs.step(envs.action_space.sample())
+    np.testing.assert_array_equal(infos["chunk"], [1] * N)
 
 
 @pytest.mark.parametrize("seed", [7, [7, 8, 9]])

@@ -322,6 +322,13 @@ def test_one_bad_camera_of_a_batch_leaves_all_its_worlds_as_they_were(model):
     assert [snapshot(s) for s in states] == before
 
 
+@pytest.mark.parametrize(("worlds", "paths"), [(0, 0), (2, 1), (1, 2), (0, 1)])
+def test_a_batch_needs_one_path_per_world_and_a_world(model, worlds, paths):
+    all_states, all_paths = _worlds(model)
+    with pytest.raises(InvalidCameraError, match=f"{worlds} worlds and {paths} paths were given"):
+        model.step_batch(all_states[:worlds], all_paths[:paths])
+
+
 @pytest.mark.parametrize("broken", [np.diag([2.0, 2.0, 2.0, 1.0]), np.full((4, 4), np.nan), np.eye(3)])
 def test_no_camera_has_a_pose_that_is_no_rigid_motion(model, broken):
     _, state = model.start(picture())

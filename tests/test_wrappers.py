@@ -4,13 +4,11 @@ import gymnasium as gym
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from stand_ins import picture, walled_world_model
+from stand_ins import start_view, walled_world_model
 
 from mirage_env import pictures
-from mirage_env.camera import Camera
 from mirage_env.env import MirageEnv
 from mirage_env.errors import InvalidActionError, InvalidOptionError
-from mirage_env.interfaces import StartView
 from mirage_env.rooms.env import RoomsEnv
 from mirage_env.wrappers import RecordChunks
 
@@ -19,9 +17,6 @@ STAY = np.zeros(6, np.float32)
 
 
 def mirage():
-    def start_view(rng):
-        return StartView(picture(int(rng.integers(1000))), Camera.from_fov(1.3, 32, 32))
-
     return MirageEnv(walled_world_model(), start_view)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mirage_env.errors import InvalidOptionError
-from mirage_env.evaluation import report
+from mirage_env.evaluation import plots, report
 from mirage_env.evaluation.metrics import psnr
 from mirage_env.evaluation.oracle import WRITTEN, oracle_record
 from mirage_env.evaluation.paths import FAMILIES, loop_walk
@@ -156,7 +156,7 @@ def _measure_loops(config: LoopConfig, models: dict[str, WorldModel], journal: J
                     if truth.seed in pictures:
                         pictures[truth.seed] += [truth.images, frames_to_uint8(full.frames)]
             for world, rows in pictures.items():
-                report.save_sheet(config.out / f"world_{world:02d}.png", rows)
+                plots.save_sheet(config.out / f"world_{world:02d}.png", rows)
             journal.add(records)
 
 

@@ -15,6 +15,8 @@ from mirage_env.rooms import Room
 from mirage_env.rooms.walks import WALK_CLEARANCE, upright, yaw_pitch
 
 FAMILIES = ("out_and_back", "orbit", "look_away")
+ALL = "all families"
+"""What tables and plots call the mean over the families."""
 ATTEMPTS = 200
 """Start views that are tried per walk; the walk gets smaller from one to the next."""
 RAMP = 4

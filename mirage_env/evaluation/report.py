@@ -1,4 +1,4 @@
-"""Records of the closed loop to numbers, a table, plots and contact sheets."""
+"""Records of the closed loop to numbers and a table."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from mirage_env.evaluation import oracle
+from mirage_env.evaluation import oracle, plots
 from mirage_env.evaluation.metrics import PSNR_LIMIT, Estimate, estimate, mean, paired
-from mirage_env.evaluation.paths import FAMILIES
+from mirage_env.evaluation.paths import ALL, FAMILIES
 from mirage_env.evaluation.variants import LABELS
 
-ALL = "all families"
 COLUMNS = {
     "first_psnr": "revisit against first visit, dB",
     "first_ssim": "SSIM",
@@ -29,7 +24,6 @@ COLUMNS = {
     "then_psnr": "against simulator, time frozen, dB",
 }
 NEW_VIEWS = {"new_seen_psnr": "seen cells, dB", "new_unseen_psnr": "unseen cells, dB", "new_psnr": "all cells, dB"}
-SHEET_COLUMNS = 9
 MIB = 2.0**20
 Record = dict[str, Any]
 Figures = dict[str, float]
@@ -61,10 +55,10 @@ def write(out: Path, results: Mapping[str, Any], records: Sequence[Record]) -> N
     """`results.json`, `table.md` and the plots."""
     (out / "results.json").write_text(json.dumps(without_nan(results), indent=1) + "\n")
     (out / "table.md").write_text(table(results))
-    _plot_bars(out / "bars.png", results)
-    _plot_frames(out / "frames.png", records)
-    if any(r["experiment"] == "drift" for r in records):
-        _plot_drift(out / "drift.png", results)
+    plots.revisits(out / "bars.png", results["loop"])
+    plots.frames(out / "frames.png", [r for r in records if r["experiment"] == "loop"])
+    if results["drift"]:
+        plots.drift(out / "drift.png", results["drift"]["curve"])
 
 
 def without_nan(value: Any) -> Any:
@@ -87,19 +81,6 @@ def with_nan(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-def save_sheet(path: Path, rows: Sequence[NDArray[np.uint8]]) -> None:  # rows of [N, H, W, 3]
-    """A contact sheet: one row of evenly spread frames per sequence, true above and imagined below."""
-    chosen = np.linspace(0, len(rows[0]) - 1, min(SHEET_COLUMNS, len(rows[0]))).round().astype(int)
-    gap = 2
-    height, width = rows[0].shape[1:3]
-    sheet = np.full((len(rows) * (height + gap) - gap, len(chosen) * (width + gap) - gap, 3), 255, np.uint8)
-    for r, row in enumerate(rows):
-        for c, frame in enumerate(row[chosen]):
-            y, x = r * (height + gap), c * (width + gap)
-            sheet[y : y + height, x : x + width] = frame
-    Image.fromarray(sheet).save(path)
-
-
 def table(results: Mapping[str, Any]) -> str:
     """Everything measured, as Markdown."""
     config, loop, everything = results["config"], results["loop"], results["loop"][ALL]
@@ -119,26 +100,11 @@ def table(results: Mapping[str, Any]) -> str:
     short = {k: COLUMNS[k] for k in ("first_psnr", "first_ssim", "truth_psnr", "truth_ssim", "then_psnr")}
     for family in FAMILIES:
         parts += [f"### {family}", markdown(("", *short.values()), _rows(loop[family], short))]
-    differences = results["paired"]
     parts += [
         "## Paired differences, revisit against first visit, dB",
-        markdown(
-            ("", *differences),
-            [
-                (pair, *(str(differences[f][pair]["first_psnr"]) for f in differences))
-                for pair in differences[ALL]
-                if not pair.endswith(("simulator", "full"))
-            ],
-        ),
+        _paired_table(results["paired"], "first_psnr"),
         "## Paired differences, revisit against simulator, dB",
-        markdown(
-            ("", *differences),
-            [
-                (pair, *(str(differences[f][pair]["truth_psnr"]) for f in differences))
-                for pair in differences[ALL]
-                if not pair.endswith(("simulator", "full"))
-            ],
-        ),
+        _paired_table(results["paired"], "truth_psnr"),
         "## New views in the first two chunks, against the simulator",
         markdown(("", *NEW_VIEWS.values()), [r for r in _rows(everything, NEW_VIEWS) if r[0] != LABELS["simulator"]]),
         "## Memory and time",
@@ -285,6 +251,12 @@ def _rows(variants: Mapping[str, Mapping[str, Estimate]], columns: Mapping[str, 
     return [(LABELS[name], *(_cell(key, figures[key]) for key in columns)) for name, figures in variants.items()]
 
 
+def _paired_table(differences: Mapping[str, Mapping[str, Mapping[str, Estimate]]], key: str) -> str:
+    """The full model minus each rival, by family."""
+    pairs = [pair for pair in differences[ALL] if not pair.endswith(("simulator", "full"))]
+    return markdown(("", *differences), [(p, *(str(found[p][key]) for found in differences.values())) for p in pairs])
+
+
 def _cell(key: str, value: Estimate) -> str:
     if key.endswith("ssim") and value.count:
         return f"{value.mean:.3f} ± {value.error:.3f}" if value.count > 1 else f"{value.mean:.3f}"
@@ -295,61 +267,3 @@ def _cell(key: str, value: Estimate) -> str:
 
 def _yes(met: bool | None) -> str:
     return "not measured" if met is None else "yes" if met else "**no**"
-
-
-def _axes(columns: int, width: float) -> tuple[Any, Any]:
-    # The object interface: no window, no global state, and half a second is paid only here.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, 4.2), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
-
-
-def _plot_bars(path: Path, results: Mapping[str, Any]) -> None:
-    """Revisit PSNR per variant and family, with standard errors."""
-    figure, axes = _axes(2, 12.0)
-    for axis, key, title in zip(
-        axes, ("first_psnr", "truth_psnr"), ("revisit against first visit", "revisit against simulator"), strict=True
-    ):
-        names = [n for n in results["loop"][ALL] if n != "simulator"]
-        for i, name in enumerate(names):
-            found = [results["loop"][family][name][key] for family in (*FAMILIES, ALL)]
-            place = np.arange(len(found)) + 0.8 * ((i + 0.5) / len(names) - 0.5)
-            errors = [0.0 if math.isnan(e.error) else e.error for e in found]
-            axis.bar(place, [e.mean for e in found], 0.75 / len(names), yerr=errors, label=LABELS[name])
-        axis.set_xticks(range(len(FAMILIES) + 1), [*FAMILIES, ALL])
-        axis.set_ylabel("PSNR, dB")
-        axis.set_title(title)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-    figure.savefig(path, dpi=110)
-
-
-def _plot_frames(path: Path, records: Sequence[Record]) -> None:
-    """PSNR against the simulator, frame by frame."""
-    figure, axes = _axes(len(FAMILIES), 14.0)
-    for axis, family in zip(axes, FAMILIES, strict=True):
-        for name in LABELS:
-            curves = [
-                r["frame_psnr"]
-                for r in records
-                if r["experiment"] == "loop" and (r["family"], r["variant"]) == (family, name)
-            ]
-            if curves and name != "simulator":
-                values = [mean(frame) for frame in zip(*curves, strict=True)]
-                axis.plot(np.arange(1, len(values) + 1), values, label=LABELS[name])
-        axis.set_title(family)
-        axis.set_xlabel("frame")
-        axis.set_ylabel("PSNR against simulator, dB")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-    figure.savefig(path, dpi=110)
-
-
-def _plot_drift(path: Path, results: Mapping[str, Any]) -> None:
-    """PSNR against the simulator, chunk by chunk, on a walk of several laps."""
-    curve = results["drift"]["curve"]
-    figure, axes = _axes(1, 7.0)
-    errors = [0.0 if math.isnan(e.error) else e.error for e in curve.values()]
-    axes[0].errorbar(list(curve), [e.mean for e in curve.values()], errors, marker="o", capsize=3)
-    axes[0].set_xlabel("chunk")
-    axes[0].set_ylabel("PSNR against simulator, dB")
-    figure.savefig(path, dpi=110)

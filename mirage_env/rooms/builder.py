@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from mirage_env.rooms import furniture, palette
-from mirage_env.rooms.furniture import Part
 from mirage_env.rooms.palette import Material
+from mirage_env.rooms.parts import Part, Thing
 from mirage_env.rooms.scene import CELL, Array, Scene, free_cells
 from mirage_env.rooms.shading import BOX, CEILING, FLOOR, LOWER_WALLS, SHELL, SKIRTING, WALLS
 from mirage_env.rooms.textures import texture_id
@@ -39,6 +39,7 @@ class Builder:
         self.labels = 6
 
     def fill(self) -> None:
+        """Put everything in: inner walls, what hangs on walls, things along them, movers, things that stand."""
         rng = self.rng
         area = float(self.size[0] * self.size[1])
         layout = rng.uniform()
@@ -61,6 +62,7 @@ class Builder:
                 self._standing(furniture.standing(rng, self.palette, self.courtyard))
 
     def scene(self) -> Scene:
+        """What was placed, as the arrays that the ray-caster takes."""
         material, label = self._shell_materials()
         lights, ambient, sky = self._light()
         geometry = np.array([part.row() for part, _, _ in self.parts]).reshape(-1, 8)
@@ -99,7 +101,7 @@ class Builder:
     def _take(self, x: float, y: float, half: tuple[float, float], turn: float) -> None:
         self.taken.append((x, y, half[0], half[1], turn))
 
-    def _at_wall(self, thing: furniture.Thing) -> None:
+    def _at_wall(self, thing: Thing) -> None:
         """Back to a random wall: the thing's own -y side touches it."""
         for _ in range(12):
             wall = int(self.rng.integers(4))
@@ -113,7 +115,7 @@ class Builder:
                 self._take(x, y, thing.half, turn)
                 return
 
-    def _standing(self, thing: furniture.Thing) -> None:
+    def _standing(self, thing: Thing) -> None:
         for _ in range(12):
             x, y = self.rng.uniform(0.08, 0.92, 2) * self.size
             turn = self.rng.uniform(0.0, 2.0 * math.pi) if self.rng.uniform() < 0.4 else 0.5 * math.pi

@@ -48,6 +48,7 @@ class Palette:
 
     @staticmethod
     def draw(rng: np.random.Generator) -> Palette:
+        """Colours and textures that go together."""
         # Warm and blue-green hues; pink and violet walls are rare in real rooms.
         hue = pick(rng, (rng.uniform(0.04, 0.17), rng.uniform(0.04, 0.17), rng.uniform(0.28, 0.62), rng.uniform()))
         texture, scale = pick(

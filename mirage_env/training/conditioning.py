@@ -169,7 +169,7 @@ class ConditionSampler:
         keep = self.data.keep[clip, frame, estimated]
         camera = self.data.clips.cameras(clip, [frame])
         feature = latent.permute(1, 2, 0).half().numpy()[None]
-        return memory.insert(feature, depth[None], keep[None], camera, len(memory.blocks))  # type: ignore[return-value]
+        return memory.insert(feature, depth[None], keep[None], camera, len(memory.blocks))
 
     def _sources(self, rng: np.random.Generator, first: int) -> list[int]:
         """Frames that wrote the memory, oldest first."""
@@ -232,4 +232,4 @@ def _write_cells(
     feature = latents.permute(0, 2, 3, 1).numpy()
     depth = data.depth[clip, frames, 1].float()
     cameras = data.clips.cameras(clip, frames)
-    return memory.insert(feature, depth, data.keep[clip, frames, 1], cameras, born)  # type: ignore[return-value]
+    return memory.insert(feature, depth, data.keep[clip, frames, 1], cameras, born)
