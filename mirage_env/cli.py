@@ -29,6 +29,12 @@ mirage eval loop --out eval                      measure how well worlds last, a
 mirage train --help                              train the shipped model again, or on worlds of your own
 Add --help to a command for its options.\
 """
+EVAL_USAGE = """\
+mirage eval loop [options]    walk away, come back, and see whether the world is the same
+mirage eval parts [options]   codec, depth and segmentation on test worlds
+mirage eval speed [options]   frames per second, share of each part, resident memory
+Add --help for the options.\
+"""
 CommandT = TypeVar("CommandT")
 
 
@@ -100,14 +106,31 @@ def _look_command(arguments: Sequence[str]) -> int:
 
 
 def _eval_command(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] != "loop":
-        print("mirage eval loop [options]: walk away, come back, and see whether the world is the same; see --help")
-        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
-    from mirage_env.evaluation.loop import LoopConfig, run
+    what, *rest = arguments or ["--help"]
+    if what in ("-h", "--help"):
+        print(EVAL_USAGE)
+        return 0
+    if what == "loop":
+        from mirage_env.evaluation import loop
 
-    options = _parse(LoopConfig, arguments[1:], "mirage eval loop")
-    run(options)
-    print((options.out / "table.md").read_text())
+        loop_options = _parse(loop.LoopConfig, rest, "mirage eval loop")
+        loop.run(loop_options)
+        print((loop_options.out / "table.md").read_text())
+    elif what == "parts":
+        from mirage_env.evaluation import components
+
+        part_options = _parse(components.PartsConfig, rest, "mirage eval parts")
+        components.run(part_options)
+        print((part_options.out / "parts.md").read_text())
+    elif what == "speed":
+        from mirage_env.evaluation import speed
+
+        speed_options = _parse(speed.SpeedConfig, rest, "mirage eval speed")
+        speed.run(speed_options)
+        print((speed_options.out / "speed.json").read_text())
+    else:
+        print(f"mirage eval: there is nothing called {what!r} to measure\n{EVAL_USAGE}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -223,7 +223,7 @@ def _image_tensor(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:  #
             f"the start image has shape {image.shape} and type {image.dtype}; give RGB uint8 of shape {(*size, 3)} "
             "(crop and resize it first)"
         )
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+    return frames_from_uint8(image[None])
 
 
 def _depth_tensor(depth: NDArray[np.floating], size: tuple[int, int]) -> Tensor:  # [H, W] -> [1, H, W]
@@ -236,6 +236,11 @@ def _depth_tensor(depth: NDArray[np.floating], size: tuple[int, int]) -> Tensor:
             "values; give positive metres, and inf where there is no surface"
         )
     return torch.from_numpy(depth)[None]
+
+
+def frames_from_uint8(images: NDArray[np.uint8]) -> Tensor:  # [F, H, W, 3] -> [F, 3, H, W] in [-1, 1]
+    """Images of files and simulators for the networks."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def frames_to_uint8(frames: Tensor) -> NDArray[np.uint8]:  # [F, 3, H, W] in [-1, 1] -> [F, H, W, 3]

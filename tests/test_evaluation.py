@@ -300,6 +300,7 @@ class TestSpeed:
         parts = {"readout", "refine", "generate", "decode", "depth", "segment", "encode", "write", "other"}
         assert set(results["time_shares"]) == parts
         assert len(results["resident_curve_mib"]) == 3
+        assert all(f["unit"] in speed.table(results) for f in results["figures"].values())
         ratios = speed.compare(results, tmp_path / "speed.json")
         assert all(r == pytest.approx(1.0) for r in ratios.values())
 

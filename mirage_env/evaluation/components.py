@@ -21,7 +21,7 @@ from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.masks import keep_cells
 from mirage_env.memory import LatentMemory
 from mirage_env.rooms import FRAME_SECONDS, Room, random_walk
-from mirage_env.world_model import WorldModel
+from mirage_env.world_model import WorldModel, frames_from_uint8
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ def _world(model: WorldModel, config: PartsConfig, world: int) -> tuple[dict[str
     at = range(0, len(walk), config.spacing)
     cameras = [walk[i] for i in at]
     views = [room.render(walk[i], time + i * FRAME_SECONDS) for i in at]
-    images = torch.from_numpy(np.stack([v.image for v in views])).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    images = frames_from_uint8(np.stack([v.image for v in views]))
     true = torch.from_numpy(np.stack([v.depth for v in views]))
-    labels = torch.from_numpy(np.stack([np.where(v.sky, SKY, np.where(v.mover, MOVER, STATIC)) for v in views]))
+    labels = torch.from_numpy(np.stack([v.labels for v in views]))
 
     latents = model.codec.encode(images)
     decoded = model.codec.decode(latents).float().cpu()

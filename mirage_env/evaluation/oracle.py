@@ -13,12 +13,12 @@ import torch
 
 from mirage_env.evaluation.metrics import dilate, mean, psnr
 from mirage_env.evaluation.rollout import MOVER_MARGIN
-from mirage_env.interfaces import MOVER, SKY, STATIC
+from mirage_env.interfaces import MOVER
 from mirage_env.masks import keep_cells
 from mirage_env.memory import LatentMemory
 from mirage_env.rgb_memory import RgbMemory, cells_to_pixels
 from mirage_env.rooms import Room, random_walk
-from mirage_env.world_model import WorldModel, WorldState
+from mirage_env.world_model import WorldModel, WorldState, frames_from_uint8
 
 WRITTEN = (0, 3, 6, 9, 11)
 """Frames of a walk that are written; the chunk after the last of them is read."""
@@ -44,9 +44,9 @@ def oracle_record(model: WorldModel, world: int, seed: int) -> dict[str, Any]:
     cameras = random_walk(room, rng, last + 1 + views_read, *config.image_size)
     time = rng.uniform(0.0, 20.0)
     views = [room.render(camera, time) for camera in cameras]
-    true = torch.from_numpy(np.stack([v.image for v in views])).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    true = frames_from_uint8(np.stack([v.image for v in views]))
     depth = torch.from_numpy(np.stack([v.depth for v in views]))
-    labels = np.stack([np.where(v.sky, SKY, np.where(v.mover, MOVER, STATIC)) for v in views])
+    labels = np.stack([v.labels for v in views])
     keep = keep_cells(depth, torch.from_numpy(labels), config.latent_size, config.filters, config.near, config.far)
     latents = model.codec.encode(true)
 

@@ -14,7 +14,7 @@ from mirage_env.evaluation.metrics import dilate, mean, psnr, ssim
 from mirage_env.evaluation.paths import LoopWalk
 from mirage_env.rgb_memory import cells_to_pixels
 from mirage_env.rooms import Room
-from mirage_env.world_model import WorldModel
+from mirage_env.world_model import WorldModel, frames_from_uint8
 
 MOVER_MARGIN = 2
 """Pixels by which mover masks are grown: anti-aliased borders and contact shadows."""
@@ -33,7 +33,7 @@ class Truth:
 
     @property
     def frames(self) -> Tensor:  # [N, 3, H, W] in [-1, 1]
-        return torch.from_numpy(self.images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        return frames_from_uint8(self.images)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Time and memory of the whole cycle (`benchmarks/step.py`)."""
+"""Time and memory of the whole cycle (`mirage eval speed`)."""
 
 from __future__ import annotations
 
@@ -118,6 +118,17 @@ def run(config: SpeedConfig, load: Load | None = None) -> dict[str, Any]:
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "speed.json").write_text(json.dumps(report.without_nan(results), indent=1) + "\n")
     return results
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The figures, with units, which way is better, and how they stand against the baseline; then the time shares."""
+    ratios = results.get("against_baseline", {})
+    lines = []
+    for name, figure in results["figures"].items():
+        against = f"   {ratios[name]:.2f} x baseline" if name in ratios else ""
+        lines.append(f"{name:20s} {figure['value']:10.4g}  {figure['unit']} ({figure['better']} is better){against}")
+    lines += [f"  {part:18s} {100 * share:6.1f} % of a step" for part, share in results["time_shares"].items()]
+    return "\n".join(lines)
 
 
 def step_figures(model: WorldModel, chunks: int, world: int) -> tuple[dict[str, Figure], dict[str, float]]:

@@ -1,6 +1,6 @@
 """The side branch: what the memory and the cameras say, added to the stream of the video transformer.
 
-VACE topology (PAPER, backbone and branch): the condition is patch-embedded, joins the main stream through
+VACE topology (arXiv 2606.09828): the condition is patch-embedded, joins the main stream through
 `before_proj`, passes a copy of every n-th main block, and each copy's `after_proj`, zero at the start of training, is
 added to the main stream after its block. At the start the network is therefore exactly the backbone.
 """

@@ -11,7 +11,6 @@ import numpy as np
 from mirage_env.camera import Camera
 from mirage_env.chunk_env import ChunkEnv, as_camera, check_options
 from mirage_env.errors import InvalidCameraError, InvalidOptionError
-from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.observations import Shown, WorldFormat
 from mirage_env.rooms.room import FOV, FRAME_SECONDS, Room, check_split
 from mirage_env.vector_env import ChunkVectorEnv
@@ -134,7 +133,7 @@ class RoomsEnv(ChunkEnv[RoomState]):
             cameras=tuple(cameras),
             frames=frames,
             depth=np.stack([v.depth for v in views]),
-            labels=np.stack([np.where(v.sky, SKY, np.where(v.mover, MOVER, STATIC)).astype(np.uint8) for v in views]),
+            labels=np.stack([v.labels for v in views]),
             readout=frames[-1],
             observed=np.ones(self.world.latent_size, np.float32),
             chunk=state.chunk,

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
-from mirage_env.interfaces import StartView
+from mirage_env.interfaces import MOVER, SKY, STATIC, StartView
 from mirage_env.rooms import builder, intersect, raycast, scene
 from mirage_env.rooms.textures import atlas
 from mirage_env.rooms.walks import upright
@@ -38,6 +38,11 @@ class RoomView:
     instance: NDArray[np.int16]  # [H, W]
     mover: NDArray[np.bool_]  # [H, W]
     sky: NDArray[np.bool_]  # [H, W]
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:  # [H, W]
+        """STATIC, MOVER or SKY of every pixel."""
+        return np.where(self.sky, SKY, np.where(self.mover, MOVER, STATIC)).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+import tyro
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 
@@ -32,7 +33,6 @@ from mirage_env.training.conditioning import ConditionSampler, LatentClips, enco
 from mirage_env.training.curves import plot_curves
 from mirage_env.training.data import Clips, record_rooms
 from mirage_env.training.loop import LoopConfig
-from mirage_env.training.lora import add_lora, lora_state
 from mirage_env.training.stage0 import ScenePair, train_codec, train_scene
 from mirage_env.training.stages import Variant, train_denoiser, train_refiner
 
@@ -46,18 +46,19 @@ class TrainConfig:
     """One training stage.
 
     Attributes:
-        stage: which.
+        stage: which stage to run; they build on each other in the order listed.
         out: folder of clips, runs and the model.
         minutes: how long the stage may take; its learning rate ends at zero then.
         steps: most optimiser steps.
-        clips: worlds to record, one walk of `frames` frames each (stage `record`).
+        clips: worlds to record, one walk each (stage `record`).
+        frames: frames per walk (stage `record`).
         size: image size in pixels, a multiple of 16.
         paper: train the paper's condition instead of ours (stages `branch`, `lora`, `export`).
         threads: CPU threads.
         seed: seed of initial weights and batches.
     """
 
-    stage: Stage
+    stage: tyro.conf.Positional[Stage]
     out: Path
     minutes: float = 20.0
     steps: int = 100_000
@@ -218,7 +219,11 @@ def _folder(config: TrainConfig) -> Path:
 
 
 def _lora(config: TrainConfig) -> None:
-    """Stage 2: rank-64 LoRA on self-attention, together with the branch (PAPER, training)."""
+    """Stage 2: rank-64 LoRA on self-attention, together with the branch, as in the paper."""
+    try:
+        from mirage_env.training.lora import add_lora, lora_state
+    except ModuleNotFoundError as error:
+        raise InvalidOptionError(f"stage `lora` needs {error.name}: pip install 'mirage-env[train]'") from error
     transformer = load_module(WanTransformer3DModel, config.out / "model" / "transformer")
     branch = load_module(ControlBranch, _folder(config) / "control")
     variant = _variant(config, transformer, branch)

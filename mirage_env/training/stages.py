@@ -1,4 +1,4 @@
-"""Refiner, base model, and the paper's two stages: side branch, then LoRA with the branch (PAPER, training)."""
+"""Refiner, base model, and the paper's two stages: side branch, then LoRA with the branch (arXiv 2606.09828)."""
 
 from __future__ import annotations
 
