@@ -126,8 +126,7 @@ def _eval_command(arguments: Sequence[str]) -> int:
         from mirage_env.evaluation import speed
 
         speed_options = _parse(speed.SpeedConfig, rest, "mirage eval speed")
-        speed.run(speed_options)
-        print((speed_options.out / "speed.json").read_text())
+        print(speed.table(speed.run(speed_options)))
     else:
         print(f"mirage eval: there is nothing called {what!r} to measure\n{EVAL_USAGE}", file=sys.stderr)
         return 2

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self, cast
 
 import numpy as np
 import torch
@@ -70,11 +70,10 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             self._open(frames.shape[1:3])
         if frames.shape[1:3] != self._size:
             raise InvalidImageError(f"a frame is {frames.shape[1:3]} in a video of {self._size}; keep one size")
-        assert self._ffmpeg.stdin is not None
         for frame in frames:
             large = enlarge(frame, self._factor)
             even = np.pad(large, [(0, large.shape[0] % 2), (0, large.shape[1] % 2), (0, 0)], mode="edge")
-            self._ffmpeg.stdin.write(even.tobytes())
+            self._pipe.write(even.tobytes())
         return self
 
     def _open(self, size: tuple[int, ...]) -> None:
@@ -93,6 +92,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        self._pipe = cast(IO[bytes], self._ffmpeg.stdin)
 
 
 def write_video(path: str | Path, frames: Picture, fps: float) -> None:  # [N, H, W, 3]

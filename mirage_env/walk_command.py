@@ -233,7 +233,8 @@ def _cameras(options: Walk, model: WorldModel, world: _StartingWorld) -> list[Ca
             with blaming("--path, --size or --turn"):
                 cameras = preset_path(options.path, world.camera, (options.chunks or 8) * per_chunk, size, turn)
             if world.room is None or all(map(world.room.is_free, cameras)):
-                break
+                return cameras
+        logger.info("%s: the room has no place for this path; it leads through something", options.path)
         return cameras
     with blaming("--path"):
         cameras = path_from_file(Path(options.path), world.camera)

@@ -168,14 +168,19 @@ class ObservesAViewOfItsInfo(Small):
 
 
 @breaks("results_are_copies_of_the_inside")
-class GivesItsCameraAway(Small):
-    def changed_info(self, info):
-        return info | {"frame_poses": self.get_state().camera.T_world_cam[None]}
+class GivesItsLightAway(Small):
+    light = np.ones(1)
 
-    def step(self, action):
-        observation, *rest, info = super().step(action)
-        info["frame_poses"] = np.concatenate([info["frame_poses"]] * 2)
-        return observation, *rest, info
+    def reset(self, *, seed=None, options=None):
+        self.light = np.ones(1)
+        return super().reset(seed=seed, options=options)
+
+    def changed_observation(self, observation):
+        return observation | {"pixels": (observation["pixels"] * self.light).astype(np.uint8)}
+
+    def changed_info(self, info):
+        self.light = self.light.copy()
+        return info | {"light": self.light}
 
 
 @breaks("seeds_determine_everything")

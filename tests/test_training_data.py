@@ -106,6 +106,10 @@ def test_cameras_of_a_clip_are_its_poses_and_lens(tmp_path):
 
 
 def test_half_written_recording_is_refused(tmp_path):
+    check_that_a_half_written_recording_is_refused(tmp_path)
+
+
+def check_that_a_half_written_recording_is_refused(tmp_path):
     def broken():
         yield a_clip(0)
         raise KeyboardInterrupt
@@ -118,7 +122,7 @@ def test_half_written_recording_is_refused(tmp_path):
 
 def test_recording_over_an_older_one_is_refused_too_until_it_is_whole(tmp_path):
     write_clips(tmp_path, iter([a_clip(0), a_clip(1)]), 2, {})
-    test_half_written_recording_is_refused(tmp_path)
+    check_that_a_half_written_recording_is_refused(tmp_path)
 
 
 def test_folder_without_clips_is_refused_with_what_to_do(tmp_path):

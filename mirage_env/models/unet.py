@@ -1,7 +1,7 @@
 """A small U-Net for dense prediction: the depth and segmentation networks of the "rooms" model.
 
-Transformer depth models of transformers are read for full-size worlds; trained from nothing on ten thousand frames
-they neither fit the few milliseconds per frame of a CPU step nor learn as fast as convolutions do.
+A transformer trained from nothing on ten thousand frames neither fits the few milliseconds per frame of a CPU step nor
+learns as fast as convolutions do.
 """
 
 from __future__ import annotations

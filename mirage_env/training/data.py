@@ -44,7 +44,7 @@ class Clips:
 
     def __init__(self, folder: Path) -> None:
         if not (folder / "clips.json").exists():
-            raise InvalidOptionError(f"{folder} holds no clips; record some with `mirage train record --out {folder}`")
+            raise InvalidOptionError(f"{folder} holds no clips; record some with `mirage train record --out OUT`")
         self.folder = folder
         self.meta: dict[str, Any] = json.loads((folder / "clips.json").read_text())
         for name in ("images", "depth", "labels", "poses", "intrinsics"):

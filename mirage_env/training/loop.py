@@ -55,6 +55,7 @@ def train(module: nn.Module, loss_fn: Loss, folder: Path, config: LoopConfig) ->
     first, spent = _resume(folder, module, average, optimiser)
     began = time.monotonic() - spent
     sums: dict[str, float] = {}
+    summed = 0
     done = first
     bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc=folder.name, mininterval=5)
     for step in bar:
@@ -75,12 +76,14 @@ def train(module: nn.Module, loss_fn: Loss, folder: Path, config: LoopConfig) ->
         optimiser.step()
         _update_average(average, module, min(config.ema, (step + 1) / (step + 10)))
         done = step + 1
+        summed += 1
         for name, value in scalars.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.log_every
+            sums[name] = sums.get(name, 0.0) + float(value.detach())
         if (step + 1) % config.log_every == 0:
-            _log(folder / "log.csv", {"step": step + 1, "seconds": time.monotonic() - began, "lr": rate, **sums})
-            bar.set_postfix({k: f"{v:.4g}" for k, v in sums.items()})
-            sums = {}
+            means = {name: value / summed for name, value in sums.items()}
+            _log(folder / "log.csv", {"step": step + 1, "seconds": time.monotonic() - began, "lr": rate, **means})
+            bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()})
+            sums, summed = {}, 0
         if (step + 1) % config.save_every == 0:
             _save(folder, module, average, optimiser, step + 1, time.monotonic() - began)
     _save(folder, module, average, optimiser, done, time.monotonic() - began)

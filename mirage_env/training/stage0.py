@@ -105,12 +105,13 @@ def train_scene(
         depth = depth / torch.from_numpy(focal).float()[:, None, None]
         valid = (depth > 0) & (labels != SKY)
         log_depth = pair.depth(images, known_depth(depth, grid, generator)).float()
-        error = (log_depth - depth.clamp_min(1e-3).log()).abs()[valid]
+        error = (log_depth - depth.clamp_min(1e-3).log()).abs() * valid
+        error = error.sum() / valid.sum().clamp_min(1)
         logits = pair.segmentation(images).float()
         cross_entropy = F.cross_entropy(logits, labels, weight=weight)
         return {
-            "loss": error.mean() + cross_entropy,
-            "abs_log": error.mean(),
+            "loss": error + cross_entropy,
+            "abs_log": error,
             "cross_entropy": cross_entropy,
             "accuracy": (logits.argmax(1) == labels).float().mean(),
         }
