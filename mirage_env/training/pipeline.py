@@ -10,6 +10,7 @@ condition (one-cell nearest readout and mask only), which the evaluation compare
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,10 @@ class TrainConfig:
         paper: train the paper's condition instead of ours (stages `branch`, `lora`, `export`).
         threads: CPU threads.
         seed: seed of initial weights and batches.
+        name: what the model is called in its `mirage.json` (stage `export`).
+
+    Raises:
+        InvalidOptionError: a number out of range.
     """
 
     stage: tyro.conf.Positional[Stage]
@@ -68,6 +73,13 @@ class TrainConfig:
     paper: bool = False
     threads: int = 2
     seed: int = 0
+    name: str = "rooms"
+
+    def __post_init__(self) -> None:
+        if min(self.minutes, self.steps, self.clips, self.frames, self.threads) <= 0 or self.seed < 0:
+            raise InvalidOptionError("--minutes, --steps, --clips, --frames, --threads must be above 0, --seed from 0")
+        if self.size < 16 or self.size % 16:
+            raise InvalidOptionError(f"--size is {self.size}; give a multiple of 16 pixels")
 
 
 def rooms_config(size: int = 128, paper: bool = False) -> WorldModelConfig:
@@ -242,7 +254,12 @@ def _export(config: TrainConfig) -> None:
     """Write `mirage.json`, which makes the folder a world model, with the curves of all stages beside it."""
     folder = _folder(config)
     folder.mkdir(parents=True, exist_ok=True)
-    world = rooms_config(config.size, config.paper)
+    focal = _clips(config).intrinsics[0, 0, 0]
+    world = dataclasses.replace(
+        rooms_config(config.size, config.paper),
+        name=f"{config.name}-paper" if config.paper else config.name,
+        fov=2.0 * math.atan(0.5 * config.size / focal),  # of the clips' lens, assumed where a start image has none
+    )
     # Shipped models lie side by side under their names; here the one that is shared is called `model`.
     dataclasses.replace(world, shares="../model" if config.paper else None).save(folder)
     (folder / "curves").mkdir(exist_ok=True)
