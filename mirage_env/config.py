@@ -41,7 +41,9 @@ class ReadoutConfig:
 class GateConfig:
     """Which cells of a new view are written: those the memory does not show, shows at another depth, or much coarser.
 
-    A cell is compared with the readout of the same cell at the view's own camera; its neighbours do not matter.
+    A cell is compared with the readout of the same cell at the view's own camera; its neighbours do not matter. What
+    the views say about the tokens that are there already is weighed too (`evidence.py`).
+
     Everything after the start view is generated, so a cell that is written again is a copy of a copy. Rewriting for a
     better fit inside the cell (limit 0.35 on offset plus |log scale|, depth limit 5 %) was tried on six validation
     worlds: several times the points, and 1 to 2 dB less between a revisit and the first visit than limits near these.
@@ -54,11 +56,67 @@ class GateConfig:
     """A cell whose depth differs from the memory's by more than this share of its own depth is new."""
     coarser: float = 0.6
     """A cell is written again where log(footprint of the point shown / footprint of the cell) is above this."""
-    max_points: int = 0
-    """Oldest blocks beyond this many points are evicted, the start view never; 0: no limit."""
+    max_confidence: int = 4
+    """Views of one chunk that agree with a token add 1 to its confidence, up to this; the start view begins with it."""
+    contradiction: int = 2
+    """Views of one chunk that see through a token take this from its confidence; below zero it is removed. 0: never."""
+    contradicting_views: int = 2
+    """So many views of the chunk must see through the token, and none agree with it."""
 
     def __post_init__(self) -> None:
-        _at_least(0.0, depth_change=self.depth_change, coarser=self.coarser, max_points=self.max_points)
+        _at_least(0.0, depth_change=self.depth_change, coarser=self.coarser, contradiction=self.contradiction)
+        _at_least(1, contradicting_views=self.contradicting_views)
+        if not 0 <= self.max_confidence <= 255:
+            raise InvalidOptionError(f"max_confidence is {self.max_confidence}; it must lie between 0 and 255")
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """How the memory keeps its tokens.
+
+    Raises:
+        InvalidOptionError: an unknown feature type or a negative number.
+    """
+
+    features: Literal["int8", "float16"] = "int8"
+    """8-bit features with a gain per token, or half precision at nearly twice the bytes."""
+    merge_tokens: int = 8192
+    """Blocks of consecutive writes become one while it has at most this many tokens."""
+    max_bytes: int = 0
+    """Beyond this many bytes whole blocks are evicted, least confident first, then oldest; the start view and the
+    newest block never. 0: no limit."""
+
+    def __post_init__(self) -> None:
+        _one_of(("int8", "float16"), features=self.features)
+        _at_least(0, merge_tokens=self.merge_tokens, max_bytes=self.max_bytes)
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """Whether and how the depth of a new chunk is scaled to the memory (`alignment.py`).
+
+    Raises:
+        InvalidOptionError: a number out of range.
+    """
+
+    enabled: bool = False
+    min_cells: int = 32
+    """Fewer cells that both see say nothing: the depth stays as it was estimated."""
+    tolerance: float = 0.1
+    """Cells agree whose depths differ by at most this share after scaling."""
+    min_agreement: float = 0.5
+    """If a smaller share of the cells agrees, the chunk is shown but not written."""
+    max_scale: float = 2.0
+    """A larger factor, or a smaller one than its inverse, counts as disagreement."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, min_cells=self.min_cells)
+        _at_least(0.0, tolerance=self.tolerance)
+        if not 0.0 <= self.min_agreement <= 1.0 or not self.max_scale >= 1.0:
+            raise InvalidOptionError(
+                f"min_agreement is {self.min_agreement} and max_scale {self.max_scale}; they must lie in [0, 1] and be "
+                "at least 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -127,6 +185,8 @@ class WorldModelConfig:
     far: float = 50.0
     readout: ReadoutConfig = field(default_factory=ReadoutConfig)
     gate: GateConfig = field(default_factory=GateConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     shares: str | None = None

@@ -1,13 +1,15 @@
-"""The latent spatial memory: M = {(p in R^3, f in R^C)}, a tuple of immutable blocks.
+"""The latent spatial memory: M = {(p in R^3, f in R^C)}, a tuple of immutable blocks (`blocks.py`).
 
 Writing makes a new memory that shares the old blocks, so a fork costs nothing and a failed step changes nothing. A
-block is the unit of writing, culling, storing and sharing: one per chunk.
+block is the unit of writing, culling, storing and sharing. Small blocks of consecutive writes are merged, so their
+number grows slowly; merging moves no token and changes no readout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Self
 
@@ -16,47 +18,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mirage_env import backends
+from mirage_env.backends import BackendName
+from mirage_env.blocks import FeatureType, Frames, MemoryBlock, Tokens, pack
 from mirage_env.camera import Camera
-from mirage_env.config import GateConfig, ReadoutConfig, WorldModelConfig
+from mirage_env.config import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
+from mirage_env.evidence import weigh
+from mirage_env.gate import new_cells
 from mirage_env.geometry import depth_to_grid, footprint, lift
-from mirage_env.interfaces import Readout
-from mirage_env.splat import Splat, in_view, splat
+from mirage_env.interfaces import Memory, Readout
+from mirage_env.splat import Rule, Splat, projections, visible_tiles
+
+GLIMPSES = 64
+"""Views that a thread reads at a time, so that what it works on stays in its cache."""
 
 
 @dataclass(frozen=True, eq=False)
-class MemoryBlock:
-    """N points written together."""
-
-    xyz: NDArray[np.float32]  # [N, 3] world, metres
-    feature: NDArray[np.float16]  # [N, C]
-    footprint: NDArray[np.float32]  # [N] metres of surface that the source cell covered
-    born: int
-    """Chunk that wrote it; 0 is the start view."""
-
-    def __len__(self) -> int:
-        return len(self.xyz)
-
-    @cached_property
-    def bounds(self) -> NDArray[np.float32]:  # [2, 3]
-        """Lowest and highest coordinates."""
-        return np.stack([self.xyz.min(0), self.xyz.max(0)])
-
-    @property
-    def nbytes(self) -> int:
-        return self.xyz.nbytes + self.feature.nbytes + self.footprint.nbytes
-
-    @staticmethod
-    def join(blocks: Sequence[MemoryBlock]) -> MemoryBlock:
-        """One block of several, in order; it is born when the last of them was."""
-        return MemoryBlock(
-            np.concatenate([b.xyz for b in blocks]),
-            np.concatenate([b.feature for b in blocks]),
-            np.concatenate([b.footprint for b in blocks]),
-            blocks[-1].born,
-        )
-
-
-@dataclass(frozen=True)
 class PointMemory:
     """Points with features on a grid: the machinery that the latent and the image-resolution memory share."""
 
@@ -65,88 +42,162 @@ class PointMemory:
     near: float
     readout: ReadoutConfig
     gate: GateConfig
-    blocks: tuple[MemoryBlock, ...] = ()
+    layout: MemoryConfig
+    blocks: tuple[MemoryBlock, ...] = ()  # oldest first
+    frames: int = 0
+    """Views written so far; numbers the frames that tokens remember."""
+    backend: BackendName = "auto"
+    device: torch.device = backends.CPU
+    """Where the readout is computed and comes out; blocks are copied there once."""
+    _last: list[_Look] = field(default_factory=list, init=False, repr=False)
 
     @property
     def points(self) -> int:
-        """Number of points."""
+        """Number of tokens."""
         return sum(len(b) for b in self.blocks)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all points: coordinates, features, footprints."""
+        """Bytes of all blocks, everything included."""
         return sum(b.nbytes for b in self.blocks)
 
-    def visible(self, cameras: Sequence[Camera]) -> tuple[MemoryBlock, ...]:
-        """Blocks that may show a point in one of the cameras."""
-        if not self.blocks:
-            return ()
-        low, high = (np.stack([b.bounds[i] for b in self.blocks]) for i in (0, 1))
-        # The second layer reaches into the image from half a footprint outside.
-        margin = 0.5 * self.readout.footprint_cap / min(self.grid) if self.readout.footprint else 0.0
-        seen = np.logical_or.reduce([in_view(low, high, c, self.near, margin) for c in cameras])
-        return tuple(b for b, s in zip(self.blocks, seen, strict=True) if s)
+    @property
+    def features(self) -> FeatureType:
+        """How features are kept."""
+        return self.layout.features
 
-    def splat(self, cameras: Sequence[Camera]) -> tuple[Splat, NDArray[np.float16], NDArray[np.int64]]:
-        """Winners of every cell, with their features [V, h, w, C] and birth [V, h, w] (0 where there is none)."""
-        blocks = self.visible(cameras) or (_empty(self.channels),)
-        births = np.repeat([b.born for b in blocks], [len(b) for b in blocks])
-        found = splat(
-            np.concatenate([b.xyz for b in blocks]),
-            np.concatenate([b.footprint for b in blocks]),
-            births,
-            *(cameras, self.grid, self.readout, self.near, torch.get_num_threads()),
-        )
-        feature = np.zeros((len(cameras), *self.grid, self.channels), np.float16)
-        born = np.zeros(found.winner.shape, np.int64)
-        first = 0
-        for block in blocks:
-            here = (found.winner >= first) & (found.winner < first + len(block))
-            feature[here] = block.feature[found.winner[here] - first]
-            born[here] = block.born
-            first += len(block)
-        return found, feature, born
+    @cached_property
+    def _boxes(self) -> NDArray[np.float64]:  # [2, B, 3]
+        return np.array([b.bounds for b in self.blocks]).reshape(-1, 2, 3).transpose(1, 0, 2).copy()
+
+    def visible(self, cameras: Sequence[Camera]) -> NDArray[np.int64]:
+        """Blocks that may show a token in one of the cameras, oldest first."""
+        low, high = self._boxes
+        seen = np.empty((len(cameras), len(low)), np.bool_)
+        matrices = projections(cameras, self.grid)
+        visible_tiles(matrices, np.zeros(3), low, (high - low) / 65535.0, self._rule, *self.grid, seen)
+        return np.flatnonzero(seen.any(0))
+
+    @property
+    def _rule(self) -> Rule:
+        return Rule.of(self.readout, self.near)
+
+    def splat(self, cameras: Sequence[Camera]) -> Splat:
+        """Winner of every cell of V views; `Splat.block` counts in `self.blocks`."""
+        if self._last and (again := self._last[0].of(cameras)) is not None:
+            return again
+        return _splat_memories([self], [cameras])[0]
+
+    def glimpse(
+        self,
+        T_world_cam: NDArray[np.float64],  # [V, 4, 4]
+        K_latent: NDArray[np.float64],  # [3, 3] or [V, 3, 3], of the grid
+    ) -> Splat:
+        """`splat` of views given as matrices, on the CPU, a few dozen at a time: what planning reads thousands with."""
+        from mirage_env.splat_numba import splat_matrices
+
+        R_cam_world = T_world_cam[:, :3, :3].transpose(0, 2, 1)
+        T_cam_world = np.concatenate([R_cam_world, -R_cam_world @ T_world_cam[:, :3, 3:]], axis=2)  # [V, 3, 4]
+        K = np.broadcast_to(K_latent, (len(T_world_cam), 3, 3))
+        P, fx = K @ T_cam_world, K[:, 0, 0].astype(np.float32)
+        found, size, threads = Splat.empty(len(P), self.grid), GLIMPSES, torch.get_num_threads()
+
+        def some(first: int) -> None:
+            part = splat_matrices(
+                self.blocks, P[first : first + size], fx[first : first + size], self.grid, self._rule, 1
+            )
+            for of in fields(Splat):
+                getattr(found, of.name)[first : first + size] = getattr(part, of.name)
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(some, range(0, len(P), size)))
+        return found
+
+    def show(self, cameras: Sequence[Camera]) -> tuple[Splat, Tensor, Tensor]:
+        """Winner of every cell, with features [V, rows, columns, C] and birth [V, rows, columns]; 0 where none is."""
+        found = self.splat(cameras)
+        if not self.blocks:
+            shape = found.block.shape
+            return found, torch.zeros(*shape, self.channels, device=self.device), torch.zeros(shape, device=self.device)
+        return found, *backends.gather_on(self.blocks, found, self.backend, self.device)
+
+    def on(self, device: torch.device, backend: BackendName = "auto") -> Self:
+        """The same memory, read on another device.
+
+        Raises:
+            InvalidOptionError: a backend that does not run there.
+            MissingPackageError: Triton is not installed.
+        """
+        backends.resolve(backend, device)
+        return replace(self, device=device, backend=backend)
 
     def insert(
         self,
-        feature: NDArray[np.float16],  # [T, rows, columns, C]
+        feature: NDArray[np.float32],  # [T, rows, columns, C]
         depth: Tensor,  # [T, rows, columns] metres; cells without a depth beyond `near` are not written
         keep: NDArray[np.bool_],  # [T, rows, columns]
         cameras: Sequence[Camera],
         born: int,
     ) -> Self:
-        """A memory with the kept cells that the gate lets through, as one new block."""
+        """A memory with the kept cells that the gate lets through, as one new block, and with what the views say
+        about the old ones (`evidence.py`).
+        """  # noqa: D205
         # Sky has infinite depth: it is never kept, but its cells are lifted with the others.
         depth = torch.where(torch.isfinite(depth) & (depth > self.near), depth, 0.0)
-        pending: list[MemoryBlock] = []
+        metres = depth.numpy()
+        keep = keep & (metres > 0.0)
+        before = self.splat(cameras)
+        tokens = self._new_tokens(feature, depth, keep, cameras, before)
+        blocks = tuple(b for b in weigh(self.blocks, before, metres, keep, self.gate) if b is not None)
+        if len(tokens.positions):
+            confidence = np.full(len(tokens.positions), 0 if born else self.gate.max_confidence, np.uint8)
+            blocks = (*blocks, pack(replace(tokens, confidence=confidence), born, self.features))
+        blocks = _within(self.layout.max_bytes, _merged(self.layout.merge_tokens, blocks))
+        return replace(self, blocks=blocks, frames=self.frames + len(cameras))
+
+    def _new_tokens(
+        self,
+        feature: NDArray[np.float32],
+        depth: Tensor,
+        keep: NDArray[np.bool_],
+        cameras: Sequence[Camera],
+        before: Splat,
+    ) -> Tokens:
+        """What is new in each view against the memory before and against the views before it."""
+        views: list[Tokens] = []
+        written: list[MemoryBlock] = []
+        frames = Frames.of(cameras, self.grid, self.frames)
+        metres = depth.numpy()
+        write = keep & new_cells(self.blocks, before, metres, cameras, self._rule, self.gate)
         for t, camera in enumerate(cameras):
-            view = replace(self, blocks=self.blocks + tuple(pending))
-            metres = depth[t].numpy()
-            write = (keep[t] & (metres > 0.0) & view._is_new(metres, camera)).ravel()
-            if write.any():
-                xyz = lift(depth[t], camera).numpy()[write]
-                size = footprint(depth[t], camera).numpy().ravel()[write]
-                pending.append(MemoryBlock(xyz, feature[t].reshape(-1, self.channels)[write], size, born))
-        if not pending:
-            return self
-        return replace(self, blocks=_within(self.gate.max_points, (*self.blocks, MemoryBlock.join(pending))))
+            if written and write[t].any():
+                shown = backends.load(self.backend, self.device)(written, [camera], self.grid, self._rule, 1)
+                write[t] &= new_cells(written, shown, metres[t][None], [camera], self._rule, self.gate)[0]
+            cells = np.flatnonzero(write[t])
+            view = Tokens(
+                positions=lift(depth[t], camera, cells),
+                feature=feature[t].reshape(-1, self.channels)[cells].astype(np.float32, copy=False),
+                footprint=footprint(depth[t], camera).numpy().ravel()[cells],
+                frame=np.full(len(cells), t),
+                cell=cells,
+                frames=frames,
+            )
+            views.append(view)
+            if len(cells) and t + 1 < len(cameras):
+                written.append(pack(replace(view, feature=view.feature[:, :0]), 0, "float16"))
+        return Tokens.join(views)
 
-    def _is_new(self, depth: NDArray[np.float32], camera: Camera) -> NDArray[np.bool_]:  # [rows, columns]
-        """The gate (`GateConfig`): cells of a view that the memory does not show as well."""
-        found = self.splat([camera])[0]
-        known = found.winner[0] >= 0
-        moved = np.abs(found.depth[0] - depth) > self.gate.depth_change * depth
-        return ~known | moved | (found.scale[0] > self.gate.coarser)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LatentMemory(PointMemory):
-    """Features are codec latents, one point per latent cell (`Memory`)."""
+    """Features are codec latents, one token per latent cell (`Memory`)."""
 
     @staticmethod
     def empty(config: WorldModelConfig) -> LatentMemory:
         """The memory of a world nobody has seen."""
-        return LatentMemory(config.latent_size, config.latent_channels, config.near, config.readout, config.gate)
+        return LatentMemory(
+            config.latent_size, config.latent_channels, config.near, config.readout, config.gate, config.memory
+        )
 
     def write(
         self,
@@ -158,37 +209,92 @@ class LatentMemory(PointMemory):
         born: int,
     ) -> Self:
         """Lift the kept cells of T views and add those that pass the gate (`Memory.write`)."""
-        feature = latents.detach().permute(0, 2, 3, 1).to("cpu", torch.float16).numpy()
+        feature = latents.detach().permute(0, 2, 3, 1).to("cpu", torch.float32).numpy()
         grid_depth = depth_to_grid(depth.detach().float().cpu(), self.grid)
         return self.insert(feature, grid_depth, keep.cpu().numpy(), cameras, born)
 
     def read(self, cameras: Sequence[Camera], now: int) -> Readout:
         """What the memory shows at T cameras (`Memory.read`)."""
-        found, feature, born = self.splat(cameras)
-        observed = found.winner >= 0
+        found, feature, born = self.show(cameras)
+        observed = torch.from_numpy(found.observed).to(self.device)
         return Readout(
-            latent=torch.from_numpy(feature).permute(0, 3, 1, 2).float(),
-            observed=torch.from_numpy(observed).float(),
-            depth=torch.from_numpy(found.depth),
-            offset=torch.from_numpy(found.offset),
-            scale=torch.from_numpy(found.scale),
-            age=torch.from_numpy(np.where(observed, now - born, 0).astype(np.float32)),
+            latent=feature.permute(0, 3, 1, 2).contiguous(),
+            observed=observed.float(),
+            depth=torch.tensor(found.depth, device=self.device),
+            offset=torch.tensor(found.offset, device=self.device),
+            scale=torch.tensor(found.scale, device=self.device),
+            age=torch.where(observed, now - born, 0).float(),
         )
 
 
-def _empty(channels: int) -> MemoryBlock:
-    return MemoryBlock(np.zeros((0, 3), np.float32), np.zeros((0, channels), np.float16), np.zeros(0, np.float32), 0)
+def read_batch(
+    memories: Sequence[Memory],  # B
+    cameras: Sequence[Sequence[Camera]],  # B times T
+    now: Sequence[int],  # B
+) -> list[Readout]:
+    """`Memory.read` of many worlds; those that can be are read in one call. No result depends on the others."""
+    together = [m for m in memories if isinstance(m, PointMemory)]
+    if len(together) == len(memories) > 1 and len({(m.grid, m._rule, m.backend, m.device) for m in together}) == 1:
+        _splat_memories(together, cameras)
+    return [m.read(views, n) for m, views, n in zip(memories, cameras, now, strict=True)]
 
 
-def _within(max_points: int, blocks: tuple[MemoryBlock, ...]) -> tuple[MemoryBlock, ...]:
-    """Evict the oldest blocks beyond a number of points; the start view (born 0) and the newest block stay."""
-    excess = sum(len(b) for b in blocks) - max_points
-    if not max_points or excess <= 0:
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """The last readout of a memory."""
+
+    cameras: tuple[Camera, ...]
+    found: Splat
+
+    def of(self, cameras: Sequence[Camera]) -> Splat | None:
+        """Its views at these very cameras, or None."""
+        place = {id(camera): i for i, camera in enumerate(self.cameras)}
+        views = [place.get(id(camera), -1) for camera in cameras]
+        return None if -1 in views else self.found[views]
+
+
+def _splat_memories(memories: Sequence[PointMemory], cameras: Sequence[Sequence[Camera]]) -> list[Splat]:
+    """Winners of memories that are alike but for their blocks; each remembers its own."""
+    like = memories[0]
+    seen = [m.visible(views) for m, views in zip(memories, cameras, strict=True)]
+    scenes = [[m.blocks[i] for i in visible] for m, visible in zip(memories, seen, strict=True)]
+    shared = (like.grid, like._rule, torch.get_num_threads(), like.backend, like.device)
+    result = []
+    for memory, views, visible, found in zip(
+        memories, cameras, seen, backends.splat_many(scenes, cameras, *shared), strict=True
+    ):
+        if len(visible):
+            found = replace(found, block=np.where(found.observed, visible[found.block], -1).astype(np.int32))
+        # The chunk that is written next is seen from the cameras that were just read; assigning is atomic.
+        memory._last[:] = [_Look(tuple(views), found)]
+        result.append(found)
+    return result
+
+
+def _merged(most: int, blocks: tuple[MemoryBlock, ...]) -> tuple[MemoryBlock, ...]:
+    """Merge the newest blocks while the older one is at most twice as large, as a binary counter carries.
+
+    So a token is copied a logarithmic number of times, and a fork copies little of what it shares. The start view stays
+    a block of its own, because it is never evicted.
+    """
+    while len(blocks) > 1:
+        older, newer = blocks[-2:]
+        fits = len(older) + len(newer) <= most and len(older) <= 2 * len(newer)
+        if not fits or older.pinned or not older.may_join(newer):
+            break
+        blocks = (*blocks[:-2], MemoryBlock.join([older, newer]))
+    return blocks
+
+
+def _within(max_bytes: int, blocks: tuple[MemoryBlock, ...]) -> tuple[MemoryBlock, ...]:
+    """Evict blocks beyond a number of bytes (`MemoryConfig.max_bytes`)."""
+    excess = sum(b.nbytes for b in blocks) - max_bytes
+    if not max_bytes or excess <= 0:
         return blocks
-    kept = []
-    for block in blocks[:-1]:
-        if excess > 0 and block.born > 0:
-            excess -= len(block)
-        else:
-            kept.append(block)
-    return (*kept, blocks[-1])
+    candidates = [b for b in blocks[:-1] if not b.pinned]
+    gone: set[int] = set()
+    for block in sorted(candidates, key=lambda b: (int(b.evidence.confidence.mean()), b.newest)):
+        if excess > 0:
+            excess -= block.nbytes
+            gone.add(id(block))
+    return tuple(b for b in blocks if id(b) not in gone)

@@ -149,7 +149,7 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-def feature_colours(features: NDArray[np.float16], codec: LatentCodec) -> Picture:  # [N, C] -> [N, 3]
+def feature_colours(features: NDArray[np.floating], codec: LatentCodec) -> Picture:  # [N, C] -> [N, 3]
     """The colour each feature stands for: the mean colour of a patch decoded from it, learned as a linear map."""
     sample = features[np.linspace(0, len(features) - 1, min(COLOUR_SAMPLE, len(features))).astype(int)]
     latents = torch.from_numpy(sample.astype(np.float32))[:, :, None, None].expand(-1, -1, 3, 3)
@@ -203,12 +203,13 @@ def memory_map(
     return np.asarray(picture)
 
 
-def _points(memory: LatentMemory) -> tuple[NDArray[np.float64], NDArray[np.float16], NDArray[np.float32]]:
+def _points(memory: LatentMemory) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]]:
     blocks = memory.blocks
     if not blocks:
-        return np.zeros((0, 3)), np.zeros((0, memory.channels), np.float16), np.zeros(0, np.float32)
-    xyz = np.concatenate([b.xyz for b in blocks]).astype(np.float64)
-    return xyz, np.concatenate([b.feature for b in blocks]), np.concatenate([b.footprint for b in blocks])
+        return np.zeros((0, 3)), np.zeros((0, memory.channels), np.float32), np.zeros(0, np.float32)
+    positions = np.concatenate([b.positions() for b in blocks])
+    footprints = np.concatenate([b.footprint for b in blocks]).astype(np.float32)
+    return positions, np.concatenate([b.values() for b in blocks]), footprints
 
 
 def _map_axes(camera: Camera) -> NDArray[np.float64]:  # [3, 3], rows: right, forward, up in the world

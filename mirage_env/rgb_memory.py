@@ -1,8 +1,8 @@
 """The rival memory: coloured points at image resolution, rasterised and encoded again at every read.
 
-It behaves as `LatentMemory` does (same kernel, same gate, same winner rule) on a grid as large as the image, so the
-same networks work with either and a comparison shows the memory and nothing else. Features are RGB in [-1, 1], one
-point per pixel of every kept cell.
+It behaves as `LatentMemory` does (same blocks, kernel, gate, evidence and winner rule) on a grid as large as the image,
+so the same networks work with either and a comparison shows the memory and nothing else. Features are 8-bit RGB, one
+point per pixel of every kept cell; a point costs 19.5 bytes (`docs/memory.md`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Self
 
 import numpy as np
 import torch
+from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
+from mirage_env.blocks import FeatureType
 from mirage_env.camera import Camera
 from mirage_env.config import WorldModelConfig
 from mirage_env.geometry import depth_edges
@@ -24,6 +26,8 @@ from mirage_env.memory import PointMemory
 
 SEEN_SHARE = 0.5
 """Share of a cell's pixels that must be seen for the cell to count as observed."""
+MIDDLE, HALF_RANGE = 128.0, 127.5
+"""Colour c in [-1, 1] is the 8-bit level 127.5 (c + 1), kept less 128 so that it fits a signed byte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +40,7 @@ class Raster:
     age: Tensor  # [T, H, W] chunks, 0 where not seen
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class RgbMemory(PointMemory):
     """Features are colours, one point per pixel (`Memory`)."""
 
@@ -50,14 +54,15 @@ class RgbMemory(PointMemory):
         """What `WorldModel.memory_factory` takes, with the codec that encodes what the memory shows."""
 
         def empty(config: WorldModelConfig) -> RgbMemory:
-            # A limit on points is one on views: a view has stride^2 times as many points here.
-            gate = replace(config.gate, max_points=config.gate.max_points * config.stride**2)
+            # A view has stride^2 times as many points here, and blocks hold as many views.
+            merge_tokens = config.memory.merge_tokens * config.stride**2
             return RgbMemory(
                 grid=config.image_size,
                 channels=3,
                 near=config.near,
                 readout=config.readout,
-                gate=gate,
+                gate=config.gate,
+                layout=replace(config.memory, merge_tokens=merge_tokens),
                 codec=codec,
                 latent_size=config.latent_size,
                 far=config.far,
@@ -65,6 +70,11 @@ class RgbMemory(PointMemory):
             )
 
         return empty
+
+    @property
+    def features(self) -> FeatureType:
+        """Colours are whole numbers of 8 bits, whatever the latents are kept as."""
+        return "integer"
 
     @torch.no_grad()
     def write(
@@ -81,8 +91,9 @@ class RgbMemory(PointMemory):
         valid = torch.isfinite(depth) & (depth > self.near) & (depth < self.far)
         depth = torch.where(valid, depth, self.far)
         write = cells_to_pixels(keep.cpu(), self.grid) & valid & (depth_edges(depth) <= self.edge_jump)
-        colour = images.detach().permute(0, 2, 3, 1).to("cpu", torch.float16).numpy()
-        return self.insert(colour, depth, write.numpy(), cameras, born)
+        colour = images.detach().permute(0, 2, 3, 1).to("cpu", torch.float32)
+        levels = (colour + 1.0) * HALF_RANGE - MIDDLE
+        return self.insert(levels.numpy(), depth, write.numpy(), cameras, born)
 
     @torch.no_grad()
     def read(self, cameras: Sequence[Camera], now: int) -> Readout:
@@ -107,30 +118,78 @@ class RgbMemory(PointMemory):
     @torch.no_grad()
     def rasterise(self, cameras: Sequence[Camera], now: int) -> Raster:
         """The points seen from T cameras, as images; unseen pixels take the colours around them."""
-        found, colour, born = self.splat(cameras)
-        seen = torch.from_numpy(found.winner >= 0)
-        images = fill_holes(torch.from_numpy(colour).permute(0, 3, 1, 2).float(), seen)
-        age = torch.from_numpy(np.where(found.winner >= 0, now - born, 0).astype(np.float32))
-        return Raster(images, seen, torch.from_numpy(found.depth), age)
+        found, feature, births = self.show(cameras)
+        levels, born = feature.cpu().numpy(), births.cpu().numpy()
+        colour = fill_holes((levels + np.float32(MIDDLE)) / np.float32(HALF_RANGE) - np.float32(1.0), found.observed)
+        age = np.where(found.observed, now - born, 0).astype(np.float32)
+        return Raster(
+            torch.from_numpy(colour).permute(0, 3, 1, 2),
+            torch.from_numpy(found.observed),
+            torch.from_numpy(found.depth.copy()),
+            torch.from_numpy(age),
+        )
 
 
 def fill_holes(
-    images: Tensor,  # [T, 3, H, W]
-    seen: Tensor,  # [T, H, W] bool
-) -> Tensor:  # [T, 3, H, W]
+    images: NDArray[np.float32],  # [T, H, W, C]
+    seen: NDArray[np.bool_],  # [T, H, W]
+) -> NDArray[np.float32]:  # [T, H, W, C]
     """Fill unseen pixels with the mean of the smallest surrounding block that has a seen one (pull-push pyramid).
 
-    Seen pixels keep their values exactly. A view of which nothing is seen stays 0.
+    Seen pixels keep their values exactly. A view of which nothing is seen becomes 0.
     """
-    weight = seen[:, None].float()
-    if bool(seen.all()) or min(images.shape[-2:]) < 2:
-        return images * weight
-    mean = F.avg_pool2d(images * weight, 2, ceil_mode=True)
-    share = F.avg_pool2d(weight, 2, ceil_mode=True)
-    coarse = fill_holes(mean / share.clamp_min(1e-6), share[:, 0] > 0)
-    size = (images.shape[-2], images.shape[-1])
-    smooth = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)
-    return torch.where(weight > 0, images, smooth)
+    filled = np.where(seen[..., None], images, np.float32(0.0))
+    for view, mask in zip(filled, seen, strict=True):
+        _fill(view, mask)
+    return filled
+
+
+def _fill(image: NDArray[np.float32], seen: NDArray[np.bool_]) -> None:  # [H, W, C], [H, W]
+    if seen.all() or min(seen.shape) < 2:
+        return
+    coarse, known = _halve(image, seen)
+    _fill(coarse, known)
+    _spread(image, seen, coarse)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _halve(image, seen):  # type: ignore[no-untyped-def]
+    """Mean of the seen pixels of every 2 x 2 block, and where there is one."""
+    h, w, channels = image.shape
+    coarse = np.zeros(((h + 1) // 2, (w + 1) // 2, channels), np.float32)
+    count = np.zeros(coarse.shape[:2], np.int32)
+    for row in range(h):
+        for col in range(w):
+            if seen[row, col]:
+                count[row // 2, col // 2] += 1
+                for c in range(channels):
+                    coarse[row // 2, col // 2, c] += image[row, col, c]
+    for row in range(coarse.shape[0]):
+        for col in range(coarse.shape[1]):
+            for c in range(channels):
+                coarse[row, col, c] /= np.float32(max(count[row, col], 1))
+    return coarse, count > 0
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _spread(image, seen, coarse) -> None:  # type: ignore[no-untyped-def]
+    """Give unseen pixels the bilinear value of the coarser level."""
+    h, w, channels = image.shape
+    last_row, last_col = coarse.shape[0] - 1, coarse.shape[1] - 1
+    for row in range(h):
+        y = max(0.5 * row - 0.25, 0.0)
+        top = min(int(y), last_row)
+        bottom, down = min(top + 1, last_row), np.float32(y - top)
+        for col in range(w):
+            if seen[row, col]:
+                continue
+            x = max(0.5 * col - 0.25, 0.0)
+            left = min(int(x), last_col)
+            right, across = min(left + 1, last_col), np.float32(x - left)
+            for c in range(channels):
+                above = coarse[top, left, c] + across * (coarse[top, right, c] - coarse[top, left, c])
+                below = coarse[bottom, left, c] + across * (coarse[bottom, right, c] - coarse[bottom, left, c])
+                image[row, col, c] = above + down * (below - above)
 
 
 def cells_to_pixels(

@@ -1,208 +1,206 @@
-"""Which point wins each cell of a camera's grid: the z-buffer of the latent memory, compiled with numba.
+"""Which token wins each cell of a camera's grid: the z-buffer of the latent memory.
 
-Two layers. In the first, a point competes for the cell its centre falls into; in the second, for every cell whose
-centre its footprint reaches. Each layer takes two passes: the nearest depth of every cell, then, among the points
+Two layers. In the first, a token competes for the cell its centre falls into; in the second, for every cell whose
+centre its footprint reaches. Each layer takes two passes: the nearest depth of every cell, then, among the tokens
 within `depth_tolerance` of it, the one that fits the cell best: smallest distance from the cell centre (cells) plus
-absolute log of its footprint against the cell's. Ties go to the newest point, then to the lowest index. The second
-layer shows where the first is empty or lies farther behind it than `depth_tolerance`. Footprints are square: f_x alone
-gives their size in cells.
+absolute log of its footprint against the cell's. Ties go to the newest token, then to the first. The second layer shows
+where the first is empty or lies farther behind it than `depth_tolerance`. Footprints are square: f_x alone gives their
+size in cells.
 
-Every view is one sequential loop, so the result is the same on any number of threads; views are spread over threads
-only where that pays. z is tested against `near` before anything is divided by it.
+There are three implementations, and they agree to the bit: numba (`splat_numba.py`, CPU), Triton (`splat_triton.py`,
+CUDA) and plain torch (`splat_torch.py`, anywhere). So the arithmetic is fixed here:
+
+- The projection of a tile, `K_latent @ T_cam_world` with the tile's box folded in, is computed in float64 and rounded
+  to float32 once: `q = m0 x + m1 y + m2 z + m3`, summed from the left, without fused multiply-add.
+- From there on everything is float32: `inverse = 1 / q_z`, `u = q_x inverse`, `v = q_y inverse`, `size = footprint
+  (f_x inverse)` cells. q_z is tested against `near` before anything is divided by it.
+- The logarithm is the series of `log_size`, not that of a mathematical library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import Camera
 from mirage_env.config import ReadoutConfig
 
-THREADED_FROM = 400_000
-"""Points x views above which two or more threads beat one."""
+Matrices = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Splat:
     """The winner of every cell of V views; -1 and zeros where there is none."""
 
-    winner: NDArray[np.int64]  # [V, h, w] index of the point
+    block: NDArray[np.int32]  # [V, h, w] index of its block
+    token: NDArray[np.int32]  # [V, h, w] its index in the block
     depth: NDArray[np.float32]  # [V, h, w] metres
     offset: NDArray[np.float32]  # [V, 2, h, w] cells from the centre, (x, y)
     scale: NDArray[np.float32]  # [V, h, w] log of its footprint over the cell's
 
+    def __getitem__(self, views: list[int] | slice) -> Splat:
+        """Some of the views."""
+        return Splat(*(getattr(self, f.name)[views] for f in fields(self)))
 
-class _Rule(NamedTuple):
+    @property
+    def observed(self) -> NDArray[np.bool_]:  # [V, h, w]
+        """Where there is a winner."""
+        return self.block >= 0
+
+    @staticmethod
+    def empty(views: int, grid: tuple[int, int]) -> Splat:
+        """No winner anywhere."""
+        shape = (views, *grid)
+        return Splat(
+            np.full(shape, -1, np.int32),
+            np.full(shape, -1, np.int32),
+            np.zeros(shape, np.float32),
+            np.zeros((views, 2, *grid), np.float32),
+            np.zeros(shape, np.float32),
+        )
+
+
+class Rule(NamedTuple):
     """`ReadoutConfig` as the kernels take it."""
 
-    near: float  # metres
-    tolerance: float  # share of the nearest depth within which points compete by fit; 0: the nearest wins
-    reach: float  # multiple of its footprint that a point covers in the second layer; 0: no second layer
-    widest: float  # largest footprint there, cells
-    behind: float  # share by which the first layer may lie behind the second and still be shown
+    near: np.float32  # metres
+    tolerance: np.float32  # share of the nearest depth within which tokens compete by fit; 0: the nearest wins
+    reach: np.float32  # multiple of its footprint that a token covers in the second layer; 0: no second layer
+    widest: np.float32  # largest footprint there, cells
+    behind: np.float32  # share by which the first layer may lie behind the second and still be shown
+
+    @staticmethod
+    def of(config: ReadoutConfig, near: float) -> Rule:
+        tolerance = config.depth_tolerance if config.winner == "best_fit" else 0.0
+        numbers = (near, tolerance, config.footprint, config.footprint_cap, config.depth_tolerance)
+        return Rule(*(np.float32(n) for n in numbers))
 
 
-def splat(
-    xyz: NDArray[np.float32],  # [N, 3] world, oldest point first
-    footprint: NDArray[np.float32],  # [N] metres
-    newest: NDArray[np.int64],  # [N] larger = newer
-    cameras: Sequence[Camera],  # V
-    grid: tuple[int, int],  # h, w
-    config: ReadoutConfig,
-    near: float,
-    threads: int = 1,
-) -> Splat:
-    """Project points into V cameras and find the winner of every cell.
+Backend = Callable[[Sequence[MemoryBlock], Sequence[Camera], tuple[int, int], Rule, int], Splat]
+"""Blocks oldest first, V cameras, grid (h, w), rule and number of threads to the winners."""
 
-    `config.winner = "nearest"` with `config.footprint = 0` is the paper's readout.
+
+def projections(cameras: Sequence[Camera], grid: tuple[int, int]) -> Matrices:  # [V, 3, 4]
+    """World to (cells x depth, cells x depth, depth) of every camera."""
+    return np.array([c.K_at(*grid) @ c.T_cam_world[:3] for c in cameras]).reshape(-1, 3, 4)
+
+
+def focal_lengths(cameras: Sequence[Camera], grid: tuple[int, int]) -> NDArray[np.float32]:  # [V]
+    """f_x in cells."""
+    return np.array([c.K_at(*grid)[0, 0] for c in cameras], np.float32)
+
+
+@njit(cache=True, error_model="numpy", inline="always")
+def log_size(size):  # type: ignore[no-untyped-def]
+    """Natural logarithm of a positive float32, to 1e-7: mantissa in [0.71, 1.41], then 2 artanh((m - 1) / (m + 1))."""
+    bits = np.float32(size).view(np.int32)
+    exponent = (bits >> np.int32(23)) - np.int32(127)
+    mantissa = np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)).view(np.float32)
+    if mantissa > np.float32(1.4142135):
+        mantissa *= np.float32(0.5)
+        exponent += np.int32(1)
+    t = (mantissa - np.float32(1.0)) / (mantissa + np.float32(1.0))
+    t2 = t * t
+    series = np.float32(1.0) + t2 * (np.float32(1.0 / 3.0) + t2 * (np.float32(0.2) + t2 * np.float32(1.0 / 7.0)))
+    return np.float32(exponent) * np.float32(0.6931472) + np.float32(2.0) * t * series
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def frustums(projections, rule, h, w):  # type: ignore[no-untyped-def]
+    """Planes [V, 5, 4] of every view: near, left, right, top, bottom; what may show lies on the positive side of all.
+
+    They are moved outwards by what a footprint can reach, and by what rounding can do.
     """
-    h, w = grid
-    views = len(cameras)
-    result = Splat(
-        winner=np.full((views, h, w), -1, np.int64),
-        depth=np.zeros((views, h, w), np.float32),
-        offset=np.zeros((views, 2, h, w), np.float32),
-        scale=np.zeros((views, h, w), np.float32),
-    )
-    tolerance = config.depth_tolerance if config.winner == "best_fit" else 0.0
-    rule = _Rule(near, tolerance, config.footprint, config.footprint_cap, config.depth_tolerance)
-    points = (xyz, footprint, newest)
-
-    def one(v: int) -> None:
-        out = (result.winner[v], result.depth[v], result.offset[v], result.scale[v])
-        _splat_view(points, cameras[v].T_cam_world, cameras[v].K_at(h, w), rule, out)
-
-    if threads > 1 and len(xyz) * views >= THREADED_FROM:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(one, range(views)))
-    else:
-        for v in range(views):
-            one(v)
-    return result
-
-
-def in_view(
-    low: NDArray[Any],  # [M, 3] box corners
-    high: NDArray[Any],  # [M, 3]
-    camera: Camera,
-    near: float,
-    margin: float,  # widens the image on every side, as a share of its size
-) -> NDArray[np.bool_]:  # [M]
-    """Boxes that may show a point in the image: a box is out if all its corners lie beyond one side of the frustum."""
-    corners = np.stack([np.where([i & 1, i & 2, i & 4], high, low) for i in range(8)], axis=1)  # [M, 8, 3]
-    q = corners @ camera.T_cam_world[:3, :3].T + camera.T_cam_world[:3, 3]
-    x, y, z = (camera.K_image @ q[..., None])[..., 0].transpose(2, 0, 1)
-    W, H = camera.width, camera.height
-    out = (z < near).all(1)
-    out |= (x < -margin * W * z).all(1) | (x > (1 + margin) * W * z).all(1)
-    out |= (y < -margin * H * z).all(1) | (y > (1 + margin) * H * z).all(1)
-    return ~out
+    margin = 0.01 + (0.5 * rule.widest if rule.reach > 0.0 else 0.0)
+    planes = np.empty((len(projections), 5, 4))
+    for view in range(len(projections)):
+        P = projections[view]
+        for k in range(4):
+            planes[view, 0, k] = P[2, k]
+            planes[view, 1, k] = P[0, k] + margin * P[2, k]
+            planes[view, 2, k] = (w + margin) * P[2, k] - P[0, k]
+            planes[view, 3, k] = P[1, k] + margin * P[2, k]
+            planes[view, 4, k] = (h + margin) * P[2, k] - P[1, k]
+        planes[view, 0, 3] -= 0.999 * rule.near
+    return planes
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _splat_view(points, T_cam_world, K_latent, rule, out) -> None:  # type: ignore[no-untyped-def]
-    """Fill winner [h, w], depth [h, w], offset [2, h, w] and scale [h, w] of one view."""
-    _, footprint, newest = points
-    winner, depth, offset, scale = out
-    h, w = winner.shape
-    fx = np.float32(K_latent[0, 0])
-    x, y, z, reach = _project(points, T_cam_world, K_latent, rule, h, w)
-    nearest, nearest_covering = _nearest_depths(x, y, z, reach, rule, h, w)
-    fit = np.empty((h, w), np.float64)
-    fit_covering = np.empty((h, w), np.float64)
-    covering = np.full((h, w), -1, np.int64)
-    first, second = (nearest, fit, winner), (nearest_covering, fit_covering, covering)
-    for i in range(len(z)):
-        if z[i] < 0.0:
-            continue
-        misfit = abs(np.log(footprint[i] * fx / z[i]))
-        u, v, r = np.float64(x[i]), np.float64(y[i]), np.float64(reach[i])
-        place = (u, v, z[i])
-        if 0.0 <= u < w and 0.0 <= v < h:
-            _compete(i, int(v), int(u), place, misfit, newest, rule, first)
-        if rule.reach > 0.0:
-            for row in _covered(v, r, h):
-                for col in _covered(u, r, w):
-                    _compete(i, row, col, place, misfit, newest, rule, second)
-    for row in range(h):
-        for col in range(w):
-            i, j = winner[row, col], covering[row, col]
-            if j >= 0 and (i < 0 or z[i] > (1.0 + rule.behind) * z[j]):
-                i = j
-            winner[row, col] = i
-            if i >= 0:
-                depth[row, col] = z[i]
-                offset[0, row, col] = x[i] - col - 0.5
-                offset[1, row, col] = y[i] - row - 0.5
-                scale[row, col] = np.log(footprint[i] * fx / z[i])
+def boxes_in_view(planes, anchor, low, step, seen) -> None:  # type: ignore[no-untyped-def]
+    """Mark in seen [M] the boxes `anchor + low + [0, 65535] step` that do not lie beyond one of the planes [5, 4]."""
+    seen[:] = True
+    for p in range(len(planes)):
+        x, y, z = planes[p, 0], planes[p, 1], planes[p, 2]
+        X, Y, Z = 65535.0 * max(x, 0.0), 65535.0 * max(y, 0.0), 65535.0 * max(z, 0.0)
+        at_anchor = planes[p, 3] + x * anchor[0] + y * anchor[1] + z * anchor[2]
+        for i in range(len(low)):
+            lowest = x * low[i, 0] + y * low[i, 1] + z * low[i, 2]
+            farthest = at_anchor + lowest + X * step[i, 0] + Y * step[i, 1] + Z * step[i, 2]
+            seen[i] &= farthest >= 0.0
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _project(points, T_cam_world, K_latent, rule, h, w):  # type: ignore[no-untyped-def]
-    """Place x, y (cells), depth z (metres, -1 where not seen) and reach (cells) of every point [N], float32.
-
-    What follows sees these rounded values alone: with others, a point could claim one cell and fall into the next.
-    """
-    xyz, footprint, _ = points
-    fx, fy, cx, cy = K_latent[0, 0], K_latent[1, 1], K_latent[0, 2], K_latent[1, 2]
-    n, T = len(xyz), T_cam_world
-    x, y = np.empty(n, np.float32), np.empty(n, np.float32)
-    z, reach = np.full(n, -1.0, np.float32), np.zeros(n, np.float32)
-    for i in range(n):
-        X, Y, Z = np.float64(xyz[i, 0]), np.float64(xyz[i, 1]), np.float64(xyz[i, 2])
-        metres = T[2, 0] * X + T[2, 1] * Y + T[2, 2] * Z + T[2, 3]
-        if not metres > rule.near:
-            continue
-        u = fx * (T[0, 0] * X + T[0, 1] * Y + T[0, 2] * Z + T[0, 3]) / metres + cx
-        v = fy * (T[1, 0] * X + T[1, 1] * Y + T[1, 2] * Z + T[1, 3]) / metres + cy
-        r = min(0.5 * rule.reach * footprint[i] * fx / metres, 0.5 * rule.widest)
-        if u < -r or v < -r or u >= w + r or v >= h + r:
-            continue
-        x[i], y[i], z[i], reach[i] = u, v, metres, r
-    return x, y, z, reach
+def visible_tiles(projections, anchor, low, step, rule, h, w, out) -> None:  # type: ignore[no-untyped-def]
+    """Mark in out [V, M] the tiles whose box may show in a view."""
+    planes = frustums(projections, rule, h, w)
+    for view in range(len(projections)):
+        boxes_in_view(planes[view], anchor, low, step, out[view])
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def _nearest_depths(x, y, z, reach, rule, h, w):  # type: ignore[no-untyped-def]
-    """Nearest depth of every cell [h, w], among the points inside it and among those that cover its centre."""
-    inside = np.full((h, w), np.inf, np.float32)
-    covering = np.full((h, w), np.inf, np.float32)
-    for i in range(len(z)):
-        if z[i] < 0.0:
-            continue
-        u, v, r = np.float64(x[i]), np.float64(y[i]), np.float64(reach[i])
-        if 0.0 <= u < w and 0.0 <= v < h:
-            row, col = int(v), int(u)
-            inside[row, col] = min(inside[row, col], z[i])
-        if rule.reach > 0.0:
-            for row in _covered(v, r, h):
-                for col in _covered(u, r, w):
-                    covering[row, col] = min(covering[row, col], z[i])
-    return inside, covering
+def by_block(
+    found: Splat,
+) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int32]]]:
+    """Every block that wins a cell, with its cells (flat, over all views) and their tokens."""
+    cells = np.flatnonzero(found.observed)
+    owner, token = found.block.ravel()[cells], found.token.ravel()[cells]
+    order = np.argsort(owner, kind="stable")
+    cells, owner, token = cells[order], owner[order], token[order]
+    numbers, starts = np.unique(owner, return_index=True)
+    for number, own, its in zip(numbers, np.split(cells, starts[1:]), np.split(token, starts[1:]), strict=False):
+        yield int(number), own, its
+
+
+def gather(
+    blocks: Sequence[MemoryBlock],
+    found: Splat,
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:  # [V, h, w, C], [V, h, w]
+    """Features and birth of the winners, 0 where there is none. Only the winners' features are touched."""
+    channels = blocks[0].channels if blocks else 0
+    feature = np.zeros((*found.block.shape, channels), np.float32)
+    born = np.zeros(found.block.shape, np.int32)
+    for number, cells, token in by_block(found):
+        block = blocks[number]
+        bits = block.feature.view(np.int16) if block.feature.dtype == np.float16 else block.feature
+        out = (feature.reshape(-1, channels), born.ravel())
+        _copy(cells, token, bits, block.gain.view(np.int16), block.first, block.born, *out)
+    return feature, born
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _covered(place, reach, size):  # type: ignore[no-untyped-def]
-    """Rows or columns whose centre lies within `reach` of a place."""
-    return range(max(int(np.ceil(place - reach - 0.5)), 0), min(int(np.floor(place + reach - 0.5)), size - 1) + 1)
+def _copy(cells, token, bits, gain, first, births, feature, born) -> None:  # type: ignore[no-untyped-def]
+    """Write features and birth of tokens into cells; float16 comes as its bits, because numba has no such type."""
+    for i in range(len(cells)):
+        t = token[i]
+        born[cells[i]] = births[np.searchsorted(first, t, side="right") - 1]
+        row, out = bits[t], feature[cells[i]]
+        if bits.itemsize == 1:
+            unit = from_half(gain[t]) if len(gain) else np.float32(1.0)
+            for c in range(len(row)):
+                out[c] = np.float32(row[c]) * unit
+        else:
+            for c in range(len(row)):
+                out[c] = from_half(row[c])
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
-def _compete(i, row, col, place, misfit, newest, rule, layer) -> None:  # type: ignore[no-untyped-def]
-    """Let point i win a cell of a layer if it is near enough and fits better than the best so far."""
-    u, v, z = place
-    nearest, best, winner = layer
-    if z > nearest[row, col] * (1.0 + rule.tolerance):
-        return
-    fit = np.float64(z) if rule.tolerance == 0.0 else np.hypot(u - col - 0.5, v - row - 0.5) + misfit
-    j = winner[row, col]
-    if j < 0 or fit < best[row, col] or (fit == best[row, col] and newest[i] > newest[j]):
-        best[row, col] = fit
-        winner[row, col] = i
+@njit(cache=True, error_model="numpy", inline="always")
+def from_half(bits):  # type: ignore[no-untyped-def]
+    """Float16 to float32: shift the bits into place and correct the exponent's bias."""
+    bits = np.int32(bits)
+    size = np.int32((bits & np.int32(0x7FFF)) << np.int32(13)).view(np.float32) * np.float32(2.0**112)
+    return -size if bits < 0 else size

@@ -14,9 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mirage_env.alignment import Alignment, align_depth
 from mirage_env.camera import Camera, inverse, pluecker_rays
 from mirage_env.config import WorldModelConfig
-from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidImageError
+from mirage_env.errors import InvalidCameraError
+from mirage_env.geometry import depth_to_grid
+from mirage_env.images import depth_tensor, frames_from_uint8, frames_to_uint8, image_tensor
 from mirage_env.interfaces import (
     ChunkGenerator,
     DepthEstimator,
@@ -27,9 +30,12 @@ from mirage_env.interfaces import (
     StaticSegmenter,
 )
 from mirage_env.masks import keep_cells
-from mirage_env.memory import LatentMemory
+from mirage_env.memory import LatentMemory, read_batch
+
+__all__ = ["Chunk", "WorldModel", "WorldState", "frames_from_uint8", "frames_to_uint8"]
 
 MemoryFactory = Callable[[WorldModelConfig], Memory]
+Cameras = Sequence[Camera]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +63,8 @@ class Chunk:
     readout: Readout  # F views: what the memory knew before
     known: Tensor  # [F, C, h, w] refined readout
     latents: Tensor  # [F, C, h, w] as generated, before decoding and re-encoding
+    alignment: Alignment | None = None
+    """How `depth` was fitted to the memory; None where that is switched off. A refused chunk keeps no cell."""
 
     @property
     def coverage(self) -> float:
@@ -105,11 +113,8 @@ class WorldModel:
         height, width = self.config.image_size
         camera = camera or Camera.from_fov(self.config.fov, height, width)
         self._check_cameras([camera])
-        frames = _image_tensor(image, self.config.image_size)
-        if depth is None:
-            metres = self.depth.estimate(frames, [camera])
-        else:
-            metres = _depth_tensor(depth, self.config.image_size)
+        frames = image_tensor(image, self.config.image_size)
+        metres = self.depth.estimate(frames, [camera]) if depth is None else depth_tensor(depth, self.config.image_size)
         labels = self.segmenter.segment(frames)
         keep = self._keep(metres, labels)
         latents = self.codec.encode(frames)
@@ -151,7 +156,7 @@ class WorldModel:
         for path in cameras:
             self._check_cameras(path, self.config.frames_per_chunk)
         views = [(s.camera, *path) for s, path in zip(states, cameras, strict=True)]
-        readouts = [s.memory.read(v, now=s.chunk + 1) for s, v in zip(states, views, strict=True)]
+        readouts = read_batch([s.memory for s in states], views, [s.chunk + 1 for s in states])
         known = torch.stack([self._known(s, r) for s, r in zip(states, readouts, strict=True)])
         generators = [torch.Generator() for _ in states]
         for generator, state in zip(generators, states, strict=True):
@@ -165,10 +170,35 @@ class WorldModel:
         )
         chunks, after = [], []
         for i, state in enumerate(states):
-            chunk = self._look(latents[i], cameras[i], readouts[i][1:], known[i][1:])
+            frames = self.codec.decode(latents[i, 1:])
+            chunk = self._look(frames, cameras[i], readouts[i][1:], known[i][1:], latents[i, 1:].clone(), None)
             chunks.append(chunk)
-            after.append(self._remember(state, chunk, generators[i]))
+            after.append(replace(self._remember(state, chunk), noise=generators[i].get_state()))
         return chunks, after
+
+    @torch.inference_mode()
+    def observe(
+        self,
+        state: WorldState,
+        images: NDArray[np.uint8],  # [F, H, W, 3]
+        cameras: Sequence[Camera],  # F
+        depth: NDArray[np.floating] | None = None,  # [F, H, W] metres
+    ) -> tuple[Chunk, WorldState]:
+        """Write real views into the world, as `step` writes imagined ones: a robot's own camera, a simulator.
+
+        Raises:
+            InvalidImageError, InvalidDepthError: as `start`.
+            InvalidCameraError: no view at all, not one camera per image, or another image size.
+        """
+        self._check_cameras(cameras, max(len(images), 1))
+        size, metres = self.config.image_size, None
+        frames = torch.cat([image_tensor(image, size) for image in images])
+        if depth is not None:
+            metres = torch.cat([depth_tensor(view, size) for view in depth])
+        readout = state.memory.read(cameras, now=state.chunk + 1)
+        known, latents = self.refiner.refine(readout), self.codec.encode(frames)
+        chunk = self._look(frames, cameras, readout, known, latents, metres)
+        return chunk, self._remember(state, chunk)
 
     def _known(self, state: WorldState, readout: Readout) -> Tensor:  # [T, C, h, w]
         """Refined readout of a chunk; its first latent is the clean one shared with the chunk before."""
@@ -176,19 +206,22 @@ class WorldModel:
 
     def _rays(self, views: Sequence[Camera]) -> Tensor:  # [T, 6, h, w]
         """Camera rays in the frame of the chunk's first camera, so that nothing depends on where the world began."""
-        T_ref_world = inverse(views[0].T_world_cam)
-        return torch.from_numpy(pluecker_rays(views, T_ref_world, *self.config.latent_size))
+        return torch.from_numpy(pluecker_rays(views, inverse(views[0].T_world_cam), *self.config.latent_size))
 
-    def _look(self, latents: Tensor, cameras: Sequence[Camera], readout: Readout, known: Tensor) -> Chunk:
-        """Decode a chunk and see what may be remembered of it."""
-        frames = self.codec.decode(latents[1:])
-        depth = self.depth.estimate(frames, cameras, known=readout.depth)
+    def _look(
+        self, frames: Tensor, cameras: Cameras, readout: Readout, known: Tensor, latents: Tensor, metres: Tensor | None
+    ) -> Chunk:
+        """See what may be remembered of frames."""
+        depth = self.depth.estimate(frames, cameras, known=readout.depth) if metres is None else metres
         labels = self.segmenter.segment(frames)
-        return Chunk(
-            tuple(cameras), frames, depth, labels, self._keep(depth, labels), readout, known, latents[1:].clone()
-        )
+        keep, fit = self._keep(depth, labels), None
+        if self.config.alignment.enabled and metres is None:
+            cells = depth_to_grid(depth.float().cpu(), self.config.latent_size).numpy()
+            fit = align_depth(cells, readout.depth.cpu().numpy(), keep.cpu().numpy(), self.config.alignment)
+            depth, keep = depth * fit.scale, keep & (not fit.refused)
+        return Chunk(tuple(cameras), frames, depth, labels, keep, readout, known, latents, fit)
 
-    def _remember(self, state: WorldState, chunk: Chunk, generator: torch.Generator) -> WorldState:
+    def _remember(self, state: WorldState, chunk: Chunk) -> WorldState:
         """Re-encode the frames to clean latents, lift the cells that were kept, write them."""
         latents = self.codec.encode(chunk.frames)
         memory = state.memory.write(latents, chunk.frames, chunk.depth, chunk.keep, chunk.cameras, state.chunk + 1)
@@ -198,7 +231,6 @@ class WorldModel:
             camera=chunk.cameras[-1],
             latents=torch.cat([state.latents, latents])[-len(state.latents) :],
             chunk=state.chunk + 1,
-            noise=generator.get_state(),
         )
 
     def _keep(self, depth: Tensor, labels: Tensor) -> Tensor:
@@ -214,35 +246,3 @@ class WorldModel:
                     f"a camera has image size {(camera.height, camera.width)}; the model {self.config.name!r} works at "
                     f"{self.config.image_size}: use camera.resized(*image_size)"
                 )
-
-
-def _image_tensor(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:  # [H, W, 3] -> [1, 3, H, W]
-    image = np.array(image)  # a copy: torch takes no read-only or flipped arrays, and a chunk shares nothing
-    if image.shape != (*size, 3) or image.dtype != np.uint8:
-        raise InvalidImageError(
-            f"the start image has shape {image.shape} and type {image.dtype}; give RGB uint8 of shape {(*size, 3)} "
-            "(crop and resize it first)"
-        )
-    return frames_from_uint8(image[None])
-
-
-def _depth_tensor(depth: NDArray[np.floating], size: tuple[int, int]) -> Tensor:  # [H, W] -> [1, H, W]
-    depth = np.array(depth, np.float32)
-    if depth.shape != size:
-        raise InvalidDepthError(f"the start depth has shape {depth.shape}; it must be that of the image, {size}")
-    if np.isnan(depth).any() or (depth <= 0.0).any():
-        raise InvalidDepthError(
-            f"the start depth holds {int(np.isnan(depth).sum())} NaN and {int((depth <= 0.0).sum())} non-positive "
-            "values; give positive metres, and inf where there is no surface"
-        )
-    return torch.from_numpy(depth)[None]
-
-
-def frames_from_uint8(images: NDArray[np.uint8]) -> Tensor:  # [F, H, W, 3] -> [F, 3, H, W] in [-1, 1]
-    """Images of files and simulators for the networks."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-
-def frames_to_uint8(frames: Tensor) -> NDArray[np.uint8]:  # [F, 3, H, W] in [-1, 1] -> [F, H, W, 3]
-    """Images for eyes, files and observations."""
-    return ((frames.permute(0, 2, 3, 1) + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

@@ -2,77 +2,81 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy import float32 as f32
 
+from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.config import FilterConfig, ReadoutConfig
+from mirage_env.config import FilterConfig
 from mirage_env.interfaces import STATIC
-from mirage_env.splat import Splat
+from mirage_env.splat import Rule, Splat
 
 
-def splat(
-    xyz: np.ndarray,  # [N, 3] world
-    footprint: np.ndarray,  # [N] metres
-    newest: np.ndarray,  # [N] larger = newer
-    cameras: Sequence[Camera],
-    grid: tuple[int, int],
-    config: ReadoutConfig,
-    near: float,
-) -> Splat:
-    """Winner of every cell: see `mirage_env.splat`."""
+def splat(blocks: Sequence[MemoryBlock], cameras: Sequence[Camera], grid: tuple[int, int], rule: Rule) -> Splat:
+    """Winner of every cell: see `mirage_env.splat`. Single numbers are float32, as it prescribes."""
     h, w = grid
-    shape = (len(cameras), h, w)
-    result = Splat(np.full(shape, -1), np.zeros(shape), np.zeros((len(cameras), 2, h, w)), np.zeros(shape))
+    result = Splat.empty(len(cameras), grid)
     for v, camera in enumerate(cameras):
-        K_latent = camera.K_at(h, w)
-        place = {}  # point -> x, y in cells, z in metres, log of its footprint over the cell's
-        inside, covering = defaultdict(list), defaultdict(list)  # cell -> points
-        for i, point in enumerate(xyz.astype(np.float64)):
-            q = camera.T_cam_world @ [*point, 1.0]
-            if not q[2] > near:
-                continue
-            x, y, _ = K_latent @ q[:3] / q[2]
-            size = float(footprint[i]) * K_latent[0, 0] / q[2]  # cells
-            place[i] = (x, y, q[2], math.log(size))
+        tokens = []  # (number of the block, of the token, u, v, z, size), newest block first, then the first token
+        for number in reversed(range(len(blocks))):
+            tokens += [(number, *token) for token in _places(blocks[number], camera, grid, rule)]
+        inside, covering = defaultdict(list), defaultdict(list)  # cell -> tokens
+        for token in tokens:
+            x, y, _, size = token[2:]
             if 0 <= x < w and 0 <= y < h:
-                inside[int(y), int(x)].append(i)
-            reach = 0.5 * min(config.footprint * size, config.footprint_cap)
+                inside[int(y), int(x)].append(token)
+            reach = min(f32(0.5) * rule.reach * size, f32(0.5) * rule.widest)
             for row in range(h):
                 for col in range(w):
-                    if config.footprint and abs(x - col - 0.5) <= reach and abs(y - row - 0.5) <= reach:
-                        covering[row, col].append(i)
+                    left, right = np.ceil(x - reach - f32(0.5)), np.floor(x + reach - f32(0.5))
+                    top, bottom = np.ceil(y - reach - f32(0.5)), np.floor(y + reach - f32(0.5))
+                    if rule.reach > 0 and left <= col <= right and top <= row <= bottom:
+                        covering[row, col].append(token)
         for row in range(h):
             for col in range(w):
-                first = _best(inside[row, col], place, row, col, newest, config)
-                second = _best(covering[row, col], place, row, col, newest, config)
-                best = first
-                if second >= 0 and (first < 0 or place[first][2] > (1 + config.depth_tolerance) * place[second][2]):
-                    best = second
-                result.winner[v, row, col] = best
-                if best >= 0:
-                    x, y, z, log_size = place[best]
+                first = _best(inside[row, col], row, col, rule)
+                second = _best(covering[row, col], row, col, rule)
+                if second and (not first or first[4] > (1 + rule.behind) * second[4]):
+                    first = second
+                if first:
+                    result.block[v, row, col], result.token[v, row, col], x, y, z, size = first
                     result.depth[v, row, col] = z
-                    result.offset[v, :, row, col] = x - col - 0.5, y - row - 0.5
-                    result.scale[v, row, col] = log_size
+                    result.offset[v, :, row, col] = x - f32(col + 0.5), y - f32(row + 0.5)
+                    result.scale[v, row, col] = math.log(size)
     return result
 
 
-def _best(points: list[int], place: dict, row: int, col: int, newest: np.ndarray, config: ReadoutConfig) -> int:
-    """Best point of a cell: nearest, or best fit near the nearest; then the newest; then the lowest index. Or -1."""
-    if not points:
-        return -1
-    nearest = min(place[i][2] for i in points)
+def _places(
+    block: MemoryBlock, camera: Camera, grid: tuple[int, int], rule: Rule
+) -> Iterator[tuple[int, f32, f32, f32, f32]]:
+    """Number, u, v, z and size of the tokens beyond the near plane."""
+    P = camera.K_at(*grid) @ camera.T_cam_world[:3]
+    for tile in range(len(block.low)):
+        low = block.anchor + block.low[tile]
+        m = [[f32(P[r, k] * block.step[tile, k]) for k in range(3)] for r in range(3)]
+        m = [[*m[r], f32(P[r, 0] * low[0] + P[r, 1] * low[1] + P[r, 2] * low[2] + P[r, 3])] for r in range(3)]
+        for i in range(block.first[tile], block.first[tile + 1]):
+            a, b, c = block.xyz[:, i].astype(f32)
+            x, y, z = (row[0] * a + row[1] * b + row[2] * c + row[3] for row in m)
+            if z > rule.near:
+                inverse = f32(1) / z
+                size = f32(block.footprint[i]) * (f32(camera.K_at(*grid)[0, 0]) * inverse)
+                yield i, x * inverse, y * inverse, z, size
 
-    def rank(i: int) -> tuple[float, int, int]:
-        x, y, z, log_size = place[i]
-        if config.winner == "nearest":
-            return z, -newest[i], i
-        return math.hypot(x - col - 0.5, y - row - 0.5) + abs(log_size), -newest[i], i
 
-    tolerance = config.depth_tolerance if config.winner == "best_fit" else 0.0
-    return min((i for i in points if place[i][2] <= nearest * (1 + tolerance)), key=rank)
+def _best(tokens: list[tuple], row: int, col: int, rule: Rule) -> tuple | None:
+    """Best token of a cell: nearest, or best fit near the nearest. `min` takes the first of equals."""
+    if not tokens:
+        return None
+    nearest = min(z for *_, z, _ in tokens)
+
+    def rank(token: tuple) -> float:
+        x, y, z, size = (float(number) for number in token[2:])
+        return math.hypot(x - col - 0.5, y - row - 0.5) + abs(math.log(size)) if rule.tolerance else z
+
+    return min((t for t in tokens if t[4] <= nearest * (1 + rule.tolerance)), key=rank)
 
 
 def depth_to_grid(depth: np.ndarray, grid: tuple[int, int], samples: int = 4) -> np.ndarray:  # [H, W] -> [h, w]

@@ -1,5 +1,6 @@
 """The sampler: what a chunk is drawn from, and what it may not depend on."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins import path, picture, walled_world_model
 from tiny import tiny_world_model
 from torch import nn
 
@@ -190,3 +192,12 @@ def test_denoiser_works_without_a_branch():
     inputs = worlds(1)
     out = ChunkDenoiser(whole.transformer, None, whole.sampler).generate(**inputs, generators=generators([0]))
     assert out.isfinite().all()
+
+
+def test_two_threads_may_walk_with_one_model():
+    model = walled_world_model()
+    states = [model.start(picture(seed), seed=seed)[1] for seed in range(4)]
+    alone = [model.step(state, path(state.camera))[0].latents for state in states]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda state: model.step(state, path(state.camera))[0].latents, states))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))

@@ -27,7 +27,7 @@ def test_lift_then_project_returns_cell_centres_and_depth(size, rng):
     h, w = 6, 8
     camera = Camera.from_fov(1.2, *size, TILTED)
     depth = torch.from_numpy(rng.uniform(0.2, 20.0, (h, w))).float()
-    q = lift(depth, camera).double().numpy() @ camera.T_cam_world[:3, :3].T + camera.T_cam_world[:3, 3]
+    q = lift(depth, camera) @ camera.T_cam_world[:3, :3].T + camera.T_cam_world[:3, 3]
     place = q @ camera.K_at(h, w).T
     place = (place[:, :2] / place[:, 2:]).reshape(h, w, 2)
     np.testing.assert_allclose(q[:, 2].reshape(h, w), depth, rtol=1e-5)
@@ -39,7 +39,7 @@ def test_lift_then_project_returns_cell_centres_and_depth(size, rng):
 def test_footprint_is_the_distance_between_neighbours_on_a_frontal_wall():
     camera = Camera.from_fov(1.2, 32, 32, TILTED)
     depth = torch.full((4, 4), 3.0)
-    points = lift(depth, camera).reshape(4, 4, 3)
+    points = torch.from_numpy(lift(depth, camera)).float().reshape(4, 4, 3)
     expected = torch.linalg.norm(points[:, 1:] - points[:, :-1], dim=-1)
     torch.testing.assert_close(footprint(depth, camera)[:, 1:], expected)
 

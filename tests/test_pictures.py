@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import torch
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 
+from mirage_env.blocks import Frames, Tokens, pack
 from mirage_env.camera import Camera, pose_from_rotation_vector
 from mirage_env.config import WorldModelConfig
 from mirage_env.errors import InvalidImageError, InvalidOptionError
-from mirage_env.memory import LatentMemory, MemoryBlock
+from mirage_env.memory import LatentMemory
 from mirage_env.pictures import (
     BACKGROUND,
     MARGIN,
@@ -166,11 +168,10 @@ def test_enlarging_by_one_changes_nothing():
 
 def memory_of(points, colours):
     """A memory of single points with those colours."""
-    feature = (np.array(colours) / 127.5 - 1.0).astype(np.float16)
-    size = np.full(len(points), 0.3, np.float32)
-    memory = LatentMemory.empty(CONFIG)
-    block = MemoryBlock(np.array(points, np.float32), feature, size, 0)
-    return LatentMemory(memory.grid, 3, memory.near, memory.readout, memory.gate, (block,))
+    feature, none = (np.array(colours) / 127.5 - 1.0).astype(np.float32), np.zeros(len(points), int)
+    size, frames = np.full(len(points), 0.3, np.float32), Frames.of([standing()], (4, 4), 0)
+    block = pack(Tokens(np.array(points, float), feature, size, none, none, frames), 0)
+    return replace(LatentMemory.empty(CONFIG), blocks=(block,))
 
 
 def standing(yaw=0.0):

@@ -8,6 +8,7 @@ added to the main stream after its block. At the start the network is therefore 
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, get_args
@@ -61,6 +62,10 @@ def condition(
         else:
             columns.append(torch.stack([winner_channels(r) for r in readout]))
     return torch.cat(columns, 2).transpose(1, 2)
+
+
+_HOOKED = threading.Lock()
+"""Hooks belong to a module, not to a call: two threads that run one transformer take turns."""
 
 
 class ControlBranch(ModelMixin, ConfigMixin):
@@ -145,6 +150,7 @@ class ControlBranch(ModelMixin, ConfigMixin):
             hints.update(self.hints(tokens, args[0], args[1:]))
 
         with ExitStack() as stack:
+            stack.enter_context(_HOOKED)
             stack.callback(transformer.blocks[0].register_forward_pre_hook(before_first).remove)
             for layer in self.layers:
 

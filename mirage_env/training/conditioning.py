@@ -135,7 +135,7 @@ class ConditionSampler:
         for c, f, latents in zip(clip, first, imagined, strict=True):
             memory = self.memory(rng, int(c), int(f), self.data.latents if latents is None else latents)
             cameras = self.data.clips.cameras(c, range(f, f + T))
-            now = len(memory.blocks)
+            now = memory.frames
             for kept, rule in zip(read, rules, strict=True):
                 kept.append(replace(memory, readout=rule).read(cameras, now))
             rays.append(pluecker_rays(cameras, inverse(cameras[0].T_world_cam), *self.config.latent_size))
@@ -168,8 +168,8 @@ class ConditionSampler:
         depth = depth * float(np.exp(self.depth_noise * rng.standard_normal()))
         keep = self.data.keep[clip, frame, estimated]
         camera = self.data.clips.cameras(clip, [frame])
-        feature = latent.permute(1, 2, 0).half().numpy()[None]
-        return memory.insert(feature, depth[None], keep[None], camera, len(memory.blocks))
+        feature = latent.permute(1, 2, 0).numpy()[None]
+        return memory.insert(feature, depth[None], keep[None], camera, memory.frames)
 
     def _sources(self, rng: np.random.Generator, first: int) -> list[int]:
         """Frames that wrote the memory, oldest first."""
@@ -229,7 +229,7 @@ def imagine_clips(data: LatentClips, folder: Path, model: WorldModel, batch: int
 def _write_cells(
     memory: LatentMemory, data: LatentClips, clip: int, frames: list[int], latents: Tensor, born: int
 ) -> LatentMemory:
-    feature = latents.permute(0, 2, 3, 1).numpy()
+    feature = latents.permute(0, 2, 3, 1).float().numpy()
     depth = data.depth[clip, frames, 1].float()
     cameras = data.clips.cameras(clip, frames)
     return memory.insert(feature, depth, data.keep[clip, frames, 1], cameras, born)

@@ -1,0 +1,353 @@
+"""Memory blocks: tokens written together, packed small and laid out for the readout kernels.
+
+A token is a point with a feature. Tokens lie in tiles of up to 64 near neighbours (Morton order), and their coordinates
+are 16-bit numbers inside the box of their tile, relative to a float64 anchor of the block: a world a hundred kilometres
+long is as exact as a room, and the box folds into the projection for free. Features are 8-bit with a gain per token, or
+float16.
+
+Order is part of the format: blocks of a memory are oldest first; in a block, tiles of a newer write come before those
+of an older one. "The newest token, then the first" is then the same rule for one block or many, merged or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from mirage_env.camera import Camera
+
+TILE = 64
+"""Most tokens of a tile."""
+EXTENT = 64.0
+"""Widest tile, in footprints of its finest token: its coordinates are then exact to 0.0005 cell."""
+UNKNOWN_FRAME = -1
+"""`Frames.row` of tokens whose frame was not recorded (caches of format version 1)."""
+FeatureType = Literal["int8", "float16", "integer"]
+"""8 bits with a gain per token; half precision; or whole numbers from -128 to 127 as they are (colours)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """The views that tokens were written from, as poses and intrinsics of the token grid."""
+
+    row: NDArray[np.int32]  # [F] number of the frame since the world began: the start view is 0
+    T_world_cam: NDArray[np.float64]  # [F, 4, 4]
+    K_latent: NDArray[np.float64]  # [F, 3, 3]
+
+    @property
+    def nbytes(self) -> int:
+        return self.row.nbytes + self.T_world_cam.nbytes + self.K_latent.nbytes
+
+    def __getitem__(self, index: NDArray[Any] | slice) -> Frames:
+        return Frames(self.row[index], self.T_world_cam[index], self.K_latent[index])
+
+    @staticmethod
+    def of(cameras: Sequence[Camera], grid: tuple[int, int], first: int) -> Frames:
+        """Frames numbered from `first`."""
+        return Frames(
+            np.arange(first, first + len(cameras), dtype=np.int32),
+            np.array([c.T_world_cam for c in cameras]).reshape(-1, 4, 4),
+            np.array([c.K_at(*grid) for c in cameras]).reshape(-1, 3, 3),
+        )
+
+    @staticmethod
+    def join(parts: Sequence[Frames]) -> Frames:
+        return Frames(
+            np.concatenate([p.row for p in parts]),
+            np.concatenate([p.T_world_cam for p in parts]),
+            np.concatenate([p.K_latent for p in parts]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What later views said about tokens; the only part of a block that changes (by replacing it)."""
+
+    confidence: NDArray[np.uint8]  # [N] see `evidence.py`
+    nearest: NDArray[np.uint8]  # [N] smallest distance a token was confirmed from, see `evidence.py`
+
+    @property
+    def nbytes(self) -> int:
+        return self.confidence.nbytes + self.nearest.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryBlock:
+    """N tokens of C channels in M tiles. Position of a token: `anchor + low + step * xyz` of its tile, metres."""
+
+    anchor: NDArray[np.float64]  # [3] world
+    first: NDArray[np.int32]  # [M + 1] tile i holds the tokens first[i]:first[i + 1]
+    low: NDArray[np.float32]  # [M, 3] lowest corner of the tile's box, from the anchor
+    step: NDArray[np.float32]  # [M, 3] metres per unit of xyz
+    born: NDArray[np.int32]  # [M] chunk that wrote the tile; 0 is the start view
+    xyz: NDArray[np.uint16]  # [3, N] place in the tile's box
+    footprint: NDArray[np.float16]  # [N] metres of surface that the source cell covered
+    feature: NDArray[np.int8] | NDArray[np.float16]  # [N, C]
+    gain: NDArray[np.float16]  # [N] value of a feature per unit; empty where the features are the values
+    frame: NDArray[np.uint16]  # [N] index into `frames`
+    cell: NDArray[np.uint16] | NDArray[np.uint32]  # [N] source cell, row * columns + column
+    evidence: Evidence
+    frames: Frames
+
+    def __len__(self) -> int:
+        return self.xyz.shape[1]
+
+    @property
+    def channels(self) -> int:
+        return self.feature.shape[1]
+
+    @property
+    def features(self) -> FeatureType:
+        """How features are kept."""
+        return "float16" if self.feature.dtype == np.float16 else "int8" if len(self.gain) else "integer"
+
+    @property
+    def newest(self) -> int:
+        """Chunk of the newest tile."""
+        return int(self.born[0]) if len(self.born) else 0
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it holds the start view."""
+        return len(self.born) > 0 and int(self.born[-1]) == 0
+
+    @cached_property
+    def bounds(self) -> NDArray[np.float64]:  # [2, 3]
+        """Lowest and highest coordinates, world, metres."""
+        low = self.low.astype(np.float64)
+        high = low + 65535.0 * self.step.astype(np.float64)
+        return self.anchor + np.stack([low.min(0), high.max(0)])
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of everything that is kept: tokens, tiles, evidence, frames."""
+        arrays = (self.anchor, self.first, self.low, self.step, self.born, self.xyz, self.footprint)
+        tokens = (self.feature, self.gain, self.frame, self.cell)
+        return sum(a.nbytes for a in (*arrays, *tokens)) + self.evidence.nbytes + self.frames.nbytes
+
+    @cached_property
+    def tile_of(self) -> NDArray[np.int32]:  # [N]
+        """Tile of every token."""
+        return np.repeat(np.arange(len(self.low), dtype=np.int32), np.diff(self.first))
+
+    def positions(self) -> NDArray[np.float64]:  # [N, 3]
+        """World coordinates of all tokens, metres."""
+        tile = self.tile_of
+        return self.anchor + self.low[tile].astype(np.float64) + self.step[tile].astype(np.float64) * self.xyz.T
+
+    def values(self) -> NDArray[np.float32]:  # [N, C]
+        """Features as numbers."""
+        values = self.feature.astype(np.float32)
+        return values * self.gain.astype(np.float32)[:, None] if len(self.gain) else values
+
+    def births(self) -> NDArray[np.int32]:  # [N]
+        """Chunk that wrote each token."""
+        return self.born[self.tile_of]
+
+    def keep(self, mask: NDArray[np.bool_]) -> MemoryBlock:
+        """The block with only some of its tokens; those keep their order, places and values."""
+        count = np.add.reduceat(mask, self.first[:-1], dtype=np.int32) if len(self) else np.zeros(0, np.int32)
+        tiles = count > 0
+        used, frame = _used(self.frame[mask], len(self.frames.row))
+        return MemoryBlock(
+            anchor=self.anchor,
+            first=np.concatenate([[0], np.cumsum(count[tiles])]).astype(np.int32),
+            low=self.low[tiles],
+            step=self.step[tiles],
+            born=self.born[tiles],
+            xyz=np.ascontiguousarray(self.xyz[:, mask]),
+            footprint=self.footprint[mask],
+            feature=self.feature[mask],
+            gain=self.gain[mask] if len(self.gain) else self.gain,
+            frame=frame,
+            cell=self.cell[mask],
+            evidence=Evidence(self.evidence.confidence[mask], self.evidence.nearest[mask]),
+            frames=self.frames[used],
+        )
+
+    def with_evidence(self, evidence: Evidence) -> MemoryBlock:
+        """The same tokens with other evidence; shares all other arrays."""
+        return replace(self, evidence=evidence)
+
+    def may_join(self, newer: MemoryBlock) -> bool:
+        """Whether the two can become one block without moving a token: anchors near each other, features alike."""
+        moved = self.low + (self.anchor - newer.anchor)
+        exact = bool((moved.astype(np.float32) == moved).all())
+        frames = len(self.frames.row) + len(newer.frames.row)
+        return exact and self.features == newer.features and frames <= np.iinfo(np.uint16).max
+
+    @staticmethod
+    def join(blocks: Sequence[MemoryBlock]) -> MemoryBlock:
+        """One block of several that `may_join`, given oldest first; every token keeps place and value to the bit."""
+        parts = list(reversed(blocks))
+        anchor = parts[0].anchor
+        tokens = np.cumsum([0, *(len(p) for p in parts)])
+        frames = np.cumsum([0, *(len(p.frames.row) for p in parts)])
+        return MemoryBlock(
+            anchor=anchor,
+            first=np.concatenate(
+                [*(p.first[:-1] + t for p, t in zip(parts, tokens[:-1], strict=True)), tokens[-1:]]
+            ).astype(np.int32),
+            low=np.concatenate([(p.low + (p.anchor - anchor)).astype(np.float32) for p in parts]),
+            step=np.concatenate([p.step for p in parts]),
+            born=np.concatenate([p.born for p in parts]),
+            xyz=np.concatenate([p.xyz for p in parts], axis=1),
+            footprint=np.concatenate([p.footprint for p in parts]),
+            feature=np.concatenate([p.feature for p in parts]),
+            gain=np.concatenate([p.gain for p in parts]),
+            frame=np.concatenate([p.frame + np.uint16(f) for p, f in zip(parts, frames[:-1], strict=True)]),
+            cell=np.concatenate([p.cell for p in parts]),
+            evidence=Evidence(
+                np.concatenate([p.evidence.confidence for p in parts]),
+                np.concatenate([p.evidence.nearest for p in parts]),
+            ),
+            frames=Frames.join([p.frames for p in parts]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Tokens before they are packed, in any order."""
+
+    positions: NDArray[np.float64]  # [N, 3] world, metres
+    feature: NDArray[np.float32]  # [N, C]
+    footprint: NDArray[np.float32]  # [N] metres
+    frame: NDArray[np.int64]  # [N] index into `frames`
+    cell: NDArray[np.int64]  # [N]
+    frames: Frames
+    confidence: NDArray[np.uint8] | None = None  # [N]; 0 where not given
+    nearest: NDArray[np.uint8] | None = None  # [N]; 255 where not given
+
+    @staticmethod
+    def join(views: Sequence[Tokens]) -> Tokens:
+        """The tokens of several views that share their `frames`, without evidence."""
+        return Tokens(
+            np.concatenate([v.positions for v in views]),
+            np.concatenate([v.feature for v in views]),
+            np.concatenate([v.footprint for v in views]),
+            np.concatenate([v.frame for v in views]),
+            np.concatenate([v.cell for v in views]),
+            views[0].frames,
+        )
+
+
+def pack(tokens: Tokens, born: int, features: FeatureType = "int8") -> MemoryBlock:
+    """Sort tokens into tiles and round them.
+
+    Coordinates are off by at most 0.0005 cell, 8-bit features by at most 1/254 of the largest of the token. Tokens of
+    the same Morton code keep the order they are given in.
+    """
+    positions, n = tokens.positions, len(tokens.positions)
+    anchor = np.floor(positions.mean(0)) if n else np.zeros(3)
+    local = positions - anchor
+    order = np.argsort(_morton(local), kind="stable")
+    first = _tiles(local[order], tokens.footprint[order])
+    low, step, xyz = _quantise(local[order], first)
+    gain, feature = _quantise_features(tokens.feature[order], features)
+    evidence = Evidence(
+        np.zeros(n, np.uint8) if tokens.confidence is None else tokens.confidence[order],
+        np.full(n, 255, np.uint8) if tokens.nearest is None else tokens.nearest[order],
+    )
+    used, frame = _used(tokens.frame[order], len(tokens.frames.row))
+    return MemoryBlock(
+        anchor=anchor,
+        first=first,
+        low=low,
+        step=step,
+        born=np.full(len(low), born, np.int32),
+        xyz=xyz,
+        footprint=tokens.footprint[order].astype(np.float16),
+        feature=feature,
+        gain=gain,
+        frame=frame,
+        cell=tokens.cell[order].astype(np.min_scalar_type(max(int(tokens.cell.max(initial=0)), 256))),
+        evidence=evidence,
+        frames=tokens.frames[used],
+    )
+
+
+def _used(
+    frame: NDArray[np.integer],  # [N] index into F frames
+    frames: int,
+) -> tuple[NDArray[np.int64], NDArray[np.uint16]]:
+    """The frames that tokens name, in order, and the tokens' indices into those."""
+    named = np.zeros(frames, np.bool_)
+    named[frame] = True
+    return np.flatnonzero(named), (np.cumsum(named) - 1)[frame].astype(np.uint16)
+
+
+def _morton(local: NDArray[np.float64]) -> NDArray[np.int64]:  # [N, 3] -> [N]
+    """Interleaved bits of the coordinates, 10 per axis over the box of all."""
+    if not len(local):
+        return np.zeros(0, np.int64)
+    low = local.min(0)
+    extent = max(float((local.max(0) - low).max()), 1e-9)
+    grid = ((local - low) * (1023.0 / extent)).astype(np.int64)
+    code = np.zeros(len(local), np.int64)
+    for axis in range(3):
+        bits = grid[:, axis]
+        for shift, mask in ((16, 0x30000FF), (8, 0x300F00F), (4, 0x30C30C3), (2, 0x9249249)):
+            bits = (bits | (bits << shift)) & mask
+        code |= bits << axis
+    return code
+
+
+@njit(cache=True, error_model="numpy")
+def _tiles(local, footprint):  # type: ignore[no-untyped-def]
+    """Where tiles begin [M + 1] in sorted points [N, 3]: a tile ends before it gets too large or too wide."""
+    first = [np.int32(0)]
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    finest = np.inf
+    for i in range(len(local)):
+        widest = 0.0
+        for axis in range(3):
+            low[axis], high[axis] = min(low[axis], local[i, axis]), max(high[axis], local[i, axis])
+            widest = max(widest, high[axis] - low[axis])
+        finest = min(finest, np.float64(footprint[i]))
+        if i > first[-1] and (i - first[-1] == TILE or widest > EXTENT * finest):
+            first.append(np.int32(i))
+            low[:], high[:] = local[i], local[i]
+            finest = np.float64(footprint[i])
+    if len(local):
+        first.append(np.int32(len(local)))
+    return np.array(first)
+
+
+@njit(cache=True, error_model="numpy")
+def _quantise(local, first):  # type: ignore[no-untyped-def]
+    """Boxes [M, 3], steps [M, 3] and 16-bit places [3, N] of sorted points [N, 3], all in the anchor's frame."""
+    tiles = len(first) - 1
+    low, step = np.zeros((tiles, 3), np.float32), np.zeros((tiles, 3), np.float32)
+    xyz = np.zeros((3, len(local)), np.uint16)
+    for tile in range(tiles):
+        for axis in range(3):
+            lowest, highest = np.inf, -np.inf
+            for i in range(first[tile], first[tile + 1]):
+                lowest, highest = min(lowest, local[i, axis]), max(highest, local[i, axis])
+            # Whole multiples of 2^-16 m: moving them by whole metres, as `join` does, is exact within 128 m.
+            low[tile, axis] = np.floor(lowest * 65536.0) / 65536.0
+            step[tile, axis] = (highest - np.float64(low[tile, axis])) / 65535.0
+            if step[tile, axis] <= 0.0:
+                continue
+            for i in range(first[tile], first[tile + 1]):
+                units = (local[i, axis] - np.float64(low[tile, axis])) / np.float64(step[tile, axis])
+                xyz[axis, i] = np.uint16(min(max(np.floor(units + 0.5), 0.0), 65535.0))
+    return low, step, xyz
+
+
+def _quantise_features(values: NDArray[np.float32], features: FeatureType) -> tuple[NDArray[np.float16], NDArray[Any]]:
+    """Gain [N] and feature [N, C]."""
+    if features == "float16":
+        return np.zeros(0, np.float16), values.astype(np.float16)
+    if features == "integer":
+        return np.zeros(0, np.float16), np.clip(np.rint(values), -128, 127).astype(np.int8)
+    largest = np.abs(values).max(1, initial=0.0)
+    gain = (largest / 127.0).astype(np.float16)
+    units = values / np.where(gain > 0.0, gain.astype(np.float32), 1.0)[:, None]
+    return gain, np.clip(np.rint(units), -127, 127).astype(np.int8)

@@ -1,0 +1,125 @@
+"""Moving what was written when better poses or depth become known: a loop closure, another depth scale.
+
+Every token knows the frame, the cell and (through its place) the depth it was written with, so a corrected frame takes
+its tokens along: `p = T_world_cam (s d) inv(K_latent) [u + 1/2, v + 1/2, 1]` with the new pose and scale s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mirage_env.blocks import UNKNOWN_FRAME, Frames, MemoryBlock, Tokens, pack
+from mirage_env.camera import inverse, rigid
+from mirage_env.errors import InvalidOptionError
+from mirage_env.memory import PointMemory
+from mirage_env.world_model import WorldState
+
+MemoryT = TypeVar("MemoryT", bound=PointMemory)
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """Where a frame really was, and how far what it saw really is.
+
+    Raises:
+        InvalidPoseError: not a rigid motion.
+        InvalidOptionError: a scale that is not positive and finite.
+    """
+
+    T_world_cam: ArrayLike  # [4, 4]
+    depth_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "T_world_cam", rigid(self.T_world_cam))
+        if not 0.0 < self.depth_scale < math.inf:
+            raise InvalidOptionError(f"depth_scale is {self.depth_scale}; give a positive factor")
+
+
+def repose(memory: MemoryT, corrections: Mapping[int, Correction]) -> MemoryT:
+    """A memory whose tokens have moved with the frames they were written from; features and evidence stay.
+
+    Args:
+        memory: the memory; it stays as it was. Blocks without a corrected frame are shared.
+        corrections: by number of the frame since the world began (0 is the start view, then one per frame).
+
+    Raises:
+        InvalidOptionError: a frame that the memory has not seen, or tokens that do not know their frame (from a cache
+            of format version 1).
+    """
+    if strange := sorted(n for n in corrections if not 0 <= n < memory.frames):
+        raise InvalidOptionError(
+            f"frames {strange} are unknown; this memory was written from frames 0 to {memory.frames - 1}"
+        )
+    columns = memory.grid[1]
+    return replace(memory, blocks=tuple(_reposed(block, corrections, columns) for block in memory.blocks))
+
+
+def repose_world(state: WorldState, corrections: Mapping[int, Correction]) -> WorldState:
+    """`repose` for a whole world; its current camera moves too where the last frame is corrected.
+
+    Raises:
+        InvalidOptionError: as `repose`, or a memory of another kind.
+    """
+    if not isinstance(state.memory, PointMemory):
+        raise InvalidOptionError(f"a {type(state.memory).__name__} cannot be re-posed; a LatentMemory or RgbMemory can")
+    last = corrections.get(state.memory.frames - 1)
+    camera = state.camera if last is None else state.camera.at(last.T_world_cam)
+    return replace(state, memory=repose(state.memory, corrections), camera=camera)
+
+
+def _reposed(block: MemoryBlock, corrections: Mapping[int, Correction], columns: int) -> MemoryBlock:
+    rows = block.frames.row
+    if (rows == UNKNOWN_FRAME).any():
+        raise InvalidOptionError(
+            "some tokens do not know the frame they were written from (a cache of format version 1); walk again"
+        )
+    if not any(int(row) in corrections for row in rows):
+        return block
+    poses = np.array([_pose(corrections, int(r), T) for r, T in zip(rows, block.frames.T_world_cam, strict=True)])
+    scale = np.array([corrections[int(r)].depth_scale if int(r) in corrections else 1.0 for r in rows])
+    frames = Frames(rows, poses, block.frames.K_latent)
+    moved = np.isin(rows, list(corrections))[block.frame]
+    positions = block.positions()
+    positions[moved] = _lifted(block, poses, scale, columns)[moved]
+    size = block.footprint.astype(np.float32) * scale[block.frame].astype(np.float32)
+    values, births = block.values(), block.births()
+    parts = []
+    for born in np.unique(births):
+        own = births == born
+        tokens = Tokens(
+            positions[own],
+            values[own],
+            size[own],
+            block.frame[own].astype(np.int64),
+            block.cell[own].astype(np.int64),
+            frames,
+            block.evidence.confidence[own],
+            block.evidence.nearest[own],
+        )
+        parts.append(pack(tokens, int(born), block.features))
+    return MemoryBlock.join(parts)
+
+
+def _pose(corrections: Mapping[int, Correction], row: int, T_world_cam: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(corrections[row].T_world_cam) if row in corrections else T_world_cam
+
+
+def _lifted(
+    block: MemoryBlock,
+    poses: NDArray[np.float64],  # [F, 4, 4]
+    scale: NDArray[np.float64],  # [F]
+    columns: int,
+) -> NDArray[np.float64]:  # [N, 3]
+    """World coordinates of all tokens from frame, cell and depth, with new poses and scales of the frames."""
+    T_cam_world = np.array([inverse(T) for T in block.frames.T_world_cam])
+    depth = np.einsum("nk,nk->n", T_cam_world[block.frame, 2, :3], block.positions()) + T_cam_world[block.frame, 2, 3]
+    pixels = np.stack([block.cell % columns + 0.5, block.cell // columns + 0.5, np.ones(len(block))], axis=1)
+    rays = np.einsum("nij,nj->ni", np.linalg.inv(block.frames.K_latent)[block.frame], pixels)
+    in_camera = rays * (depth * scale[block.frame])[:, None]
+    return np.einsum("nij,nj->ni", poses[block.frame, :3, :3], in_camera) + poses[block.frame, :3, 3]

@@ -1,0 +1,150 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stand_ins import path, picture, walled_world_model
+
+from mirage_env.blocks import UNKNOWN_FRAME
+from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.config import MemoryConfig, WorldModelConfig
+from mirage_env.errors import InvalidOptionError, InvalidPoseError
+from mirage_env.memory import LatentMemory
+from mirage_env.reposing import Correction, repose, repose_world
+
+GRID, CHANNELS, VIEWS = (6, 8), 5, 3
+CONFIG = WorldModelConfig("reposing", (48, 64), GRID, CHANNELS)
+
+
+def cameras(seed: int) -> list[Camera]:
+    """Views so far apart that none sees what another has written."""
+    rng = np.random.default_rng(seed)
+    first = Camera.from_fov(1.2, 48, 64)
+    return [first.at(pose_from_rotation_vector([100.0 * i, 0, 0], rng.uniform(-0.5, 0.5, 3))) for i in range(VIEWS)]
+
+
+def written(seed: int, features: str = "int8") -> tuple[LatentMemory, list[Camera], torch.Tensor]:
+    """One chunk of views, the latents of every view, and where they were seen from."""
+    rng, views = torch.Generator().manual_seed(seed), cameras(seed)
+    latents = torch.randn(VIEWS, CHANNELS, *GRID, generator=rng)
+    depth = torch.rand(VIEWS, 1, 1, generator=rng).expand(VIEWS, 48, 64) * 3.0 + 1.0
+    memory = LatentMemory.empty(replace(CONFIG, memory=MemoryConfig(features=features)))
+    keep = torch.ones(VIEWS, *GRID, dtype=torch.bool)
+    return memory.write(latents, torch.zeros(VIEWS, 3, 48, 64), depth, keep, views, 1), views, latents
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**31), turn=st.floats(-3, 3), shift=st.floats(-1e4, 1e4))
+def test_a_corrected_frame_is_read_back_at_its_new_pose(seed, turn, shift):
+    memory, views, _ = written(seed)
+    moved = views[1].at(pose_from_rotation_vector([shift, 5.0, -shift], [0.0, turn, 0.1]))
+    after = repose(memory, {1: Correction(moved.T_world_cam)})
+    before, now = memory.read([views[1]], 2), after.read([moved], 2)
+    assert now.observed.all()
+    assert torch.equal(now.latent, before.latent)
+    assert torch.allclose(now.depth, before.depth, rtol=1e-4)
+    assert torch.allclose(now.offset, torch.zeros_like(now.offset), atol=1e-2)
+
+
+def test_frames_that_are_not_corrected_stay_where_they_are():
+    memory, views, _ = written(0)
+    after = repose(memory, {1: Correction(views[1].moved(pose_from_rotation_vector([0, 0, 9], [0, 1, 0])).T_world_cam)})
+    for view in (views[0], views[2]):
+        before, now = memory.read([view], 2), after.read([view], 2)
+        assert torch.equal(now.latent, before.latent)
+        assert torch.allclose(now.depth, before.depth, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_another_depth_scale_moves_tokens_along_their_rays(scale):
+    memory, views, _ = written(0)
+    after = repose(memory, {0: Correction(views[0].T_world_cam, depth_scale=scale)})
+    before, now = memory.read([views[0]], 2), after.read([views[0]], 2)
+    assert torch.equal(now.latent, before.latent)
+    assert torch.allclose(now.depth, before.depth * scale, rtol=1e-4)
+    assert torch.allclose(now.scale, before.scale, atol=2e-3)
+
+
+@pytest.mark.parametrize("features", ["int8", "float16"])
+def test_going_there_and_back_changes_no_feature_and_no_place(features):
+    memory, views, _ = written(3, features)
+    there = repose(
+        memory,
+        {
+            i: Correction(v.moved(pose_from_rotation_vector([1, 2, 3], [1, 0, 0])).T_world_cam, 1.5)
+            for i, v in enumerate(views)
+        },
+    )
+    back = repose(there, {i: Correction(v.T_world_cam, 1 / 1.5) for i, v in enumerate(views)})
+    before, now = memory.read(views, 2), back.read(views, 2)
+    assert torch.equal(now.latent, before.latent)
+    assert torch.allclose(now.depth, before.depth, rtol=1e-4)
+
+
+def test_the_old_memory_stays_and_blocks_without_a_corrected_frame_are_shared():
+    memory, views, latents = written(0)
+    far = views[0].at(pose_from_rotation_vector([0, 900.0, 0], [0, 0, 0]))
+    keep = torch.ones(1, *GRID, dtype=torch.bool)
+    memory = memory.write(latents[:1], torch.zeros(1, 3, 48, 64), torch.full((1, 48, 64), 2.0), keep, [far], 2)
+    shown = memory.read(views, 3)
+    after = repose(memory, {VIEWS: Correction(views[0].T_world_cam)})
+    assert len(memory.blocks) == len(after.blocks) == 2
+    assert after.blocks[0] is memory.blocks[0]
+    assert torch.equal(memory.read(views, 3).depth, shown.depth)
+
+
+def test_births_and_evidence_travel_with_the_tokens():
+    model = walled_world_model()
+    _, state = model.start(picture())
+    for _ in range(4):
+        _, state = model.step(state, path(state.camera, turn=0.4))
+    memory = state.memory
+    pose = pose_from_rotation_vector([3, 1, 0], [0, 0.3, 0])
+    everything = {i: Correction(pose) for i in range(memory.frames)}
+    after = repose(memory, everything)
+
+    def listed(m):
+        columns = [
+            (b.births(), b.evidence.confidence, b.evidence.nearest, b.frames.row[b.frame], b.cell) for b in m.blocks
+        ]
+        return sorted(zip(*(np.concatenate(c).tolist() for c in zip(*columns, strict=True)), strict=True))
+
+    assert listed(after) == listed(memory)
+
+
+def test_a_world_moves_with_its_last_frame():
+    model = walled_world_model()
+    _, state = model.start(picture())
+    _, state = model.step(state, path(state.camera))
+    pose = pose_from_rotation_vector([0.0, 0.0, 7.0], [0.0, 0.1, 0.0])
+    assert np.array_equal(repose_world(state, {4: Correction(pose)}).camera.T_world_cam, pose)
+    assert repose_world(state, {3: Correction(pose)}).camera is state.camera
+    chunk, _ = model.step(repose_world(state, {4: Correction(pose)}), path(state.camera.at(pose)))
+    assert chunk.readout.observed.any()
+
+
+@pytest.mark.parametrize("frame", [-1, VIEWS, 99])
+def test_unknown_frames_are_refused_by_number(frame):
+    with pytest.raises(InvalidOptionError, match=str(frame)):
+        repose(written(0)[0], {frame: Correction(np.eye(4))})
+
+
+def test_tokens_that_do_not_know_their_frame_are_refused():
+    memory = written(0)[0]
+    block = memory.blocks[0]
+    nameless = replace(block, frames=replace(block.frames, row=np.full_like(block.frames.row, UNKNOWN_FRAME)))
+    with pytest.raises(InvalidOptionError, match="version 1"):
+        repose(replace(memory, blocks=(nameless,)), {0: Correction(np.eye(4))})
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_a_bad_scale_is_refused(scale):
+    with pytest.raises(InvalidOptionError, match="depth_scale"):
+        Correction(np.eye(4), scale)
+
+
+def test_a_bad_pose_is_refused():
+    with pytest.raises(InvalidPoseError):
+        Correction(np.diag([2.0, 1.0, 1.0, 1.0]))
