@@ -17,6 +17,10 @@ class InvalidDepthError(MirageError, ValueError):
     """A depth map has the wrong size, or holds NaN or non-positive values."""
 
 
+class InvalidPointsError(MirageError, ValueError):
+    """Points or their colours have the wrong shape or type, or a cloud a layout that cannot be read."""
+
+
 class InvalidPoseError(MirageError, ValueError):
     """A matrix is no rigid motion, or a quaternion is not of unit length."""
 
@@ -53,6 +57,10 @@ class CacheExistsError(StoreError, FileExistsError):
     """A cache would overwrite another one."""
 
 
+class CacheBusyError(StoreError, BlockingIOError):
+    """Another writer has the cache open."""
+
+
 class CacheCorruptError(StoreError, ValueError):
     """A cache has arrays of the wrong shape or type, non-finite values, or a missing part."""
 
@@ -63,6 +71,46 @@ class CacheVersionError(StoreError, ValueError):
 
 class CacheModelError(StoreError, ValueError):
     """A cache was written by another world model."""
+
+
+class MissingPackageError(MirageError, ImportError):
+    """A package that only some features need is not installed, or something else has its name."""
+
+
+class EpisodeError(MirageError, ValueError):
+    """A recorded episode is damaged, of another version, or not what was asked for."""
+
+
+class EpisodeNotFoundError(EpisodeError, FileNotFoundError):
+    """There is no recorded episode at that place."""
+
+
+class RolloutError(MirageError, ValueError):
+    """Rollouts cannot go on where they are, or another run writes there."""
+
+
+class BagError(MirageError):
+    """A rosbag2 file cannot be used; the subclasses say why."""
+
+
+class BagNotFoundError(BagError, FileNotFoundError):
+    """There is no bag at that place, or what it should hold is not there."""
+
+
+class BagExistsError(BagError, FileExistsError):
+    """A bag would overwrite something."""
+
+
+class BagContentError(BagError, ValueError):
+    """A bag is damaged, lacks the topic that was asked for, or has several that could be meant."""
+
+
+class WorldFailedError(MirageError, RuntimeError):
+    """A world that plays could not go on, or is not running; the cause says why."""
+
+
+class PolicyError(MirageError, ValueError):
+    """A saved policy is damaged, or does not fit the spaces of an environment."""
 
 
 class ConformanceError(MirageError, AssertionError):

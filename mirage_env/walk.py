@@ -69,10 +69,11 @@ def walk(
 ) -> WalkFigures:
     """Walk along `cameras`; leaves the video and the contact sheet in `out` and every step in the cache.
 
-    An interrupt (Ctrl-C) ends the walk after the last whole step; everything up to it is kept.
+    An interrupt (Ctrl-C) ends the walk after the last whole step; everything up to it is kept. The writer is closed.
 
     Raises:
         InvalidOptionError: the cameras do not fill whole chunks.
+        StoreError: the cache could not be written; what was committed before is kept.
     """
     per_chunk = model.config.frames_per_chunk
     if not cameras or len(cameras) % per_chunk:
@@ -80,7 +81,7 @@ def walk(
     state, before, stopped = start.state, start.state.memory, False
     record = _Record(model, truth, len(cameras) + 1)
     bar = tqdm(total=len(cameras), unit="frame", disable=not progress, dynamic_ncols=True)
-    with bar, VideoWriter(out / VIDEO, model.config.frames_per_second) as video:
+    with start.writer, bar, VideoWriter(out / VIDEO, model.config.frames_per_second) as video:
         if start.chunk is not None:
             video.write(record.add(start.chunk, frame=0))
         try:

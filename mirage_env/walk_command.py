@@ -197,7 +197,7 @@ def _stored_start(options: Walk, model: WorldModel, cache: Path) -> _StartingWor
     from mirage_env.walk import Start
 
     with blaming("--cache"):
-        camera = load_world(cache, model).camera
+        camera = load_world(cache, model, lazy=True).camera
 
     def begin(place: Path) -> Start:
         with blaming("--cache"):

@@ -1,48 +1,72 @@
-"""A writer to be killed: appends made-up steps whose content tells their number, until somebody ends it."""
+"""Made-up steps whose content tells their number, and a writer of them that goes on until somebody kills it."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 
+from mirage_env.blocks import Evidence, Frames, MemoryBlock, Tokens, pack
 from mirage_env.camera import Camera
 from mirage_env.config import WorldModelConfig
-from mirage_env.memory import LatentMemory, MemoryBlock
+from mirage_env.memory import LatentMemory
 from mirage_env.store import CacheWriter
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
 CONFIG = WorldModelConfig("made-up", (32, 32), (4, 4), 8, chunk_latents=5)
 MODEL = WorldModel(CONFIG, *cast(Any, (None,) * 5), identity="made-up-0")
-POINTS = 300
+FRAMES = CONFIG.frames_per_chunk
+KEPT = 5
 
 
-def made_up(n: int, memory: LatentMemory) -> tuple[Chunk, WorldState]:
-    """Step n, on top of the memory of step n - 1; the oldest block goes."""
-    block = MemoryBlock(
-        np.full((POINTS, 3), n, np.float32), np.full((POINTS, 8), n, np.float16), np.ones(POINTS, np.float32), n
-    )
-    memory = replace(memory, blocks=(*memory.blocks[-4:], block))
+def made_up(n: int, memory: LatentMemory, points: int = 300, keep: int = KEPT) -> tuple[Chunk, WorldState]:
+    """Step n, on top of the memory of step n - 1: a new block, evidence in the one before, the oldest block goes."""
     T_world_cam = np.eye(4)
     T_world_cam[0, 3] = n
     camera = Camera.from_fov(1.0, 32, 32, T_world_cam)
+    older = memory.blocks[-keep + 1 :] if keep else memory.blocks
+    if older:
+        older = (*older[:-1], confirmed(older[-1], n))
+    memory = replace(memory, blocks=(*older, block_of(n, camera, points)), frames=memory.frames + FRAMES)
     none = torch.zeros(0)
-    frames = torch.full((4, 3, 32, 32), n % 2 - 0.5)
-    chunk = Chunk((camera,) * 4, frames, none, none, none, cast(Any, None), none, none)
+    frames = torch.full((FRAMES, 3, 32, 32), n % 2 - 0.5)
+    chunk = Chunk((camera,) * FRAMES, frames, none, none, none, cast(Any, None), none, none)
     return chunk, WorldState(memory, camera, torch.full((2, 8, 4, 4), float(n)), n, _noise(n))
 
 
-def is_step(state: WorldState, n: int) -> bool:
+def block_of(n: int, camera: Camera, points: int) -> MemoryBlock:
+    """Tokens whose features, places and cells are those of step n."""
+    rng = np.random.default_rng(n)
+    tokens = Tokens(
+        positions=n + rng.random((points, 3)),
+        feature=rng.normal(size=(points, 8)).astype(np.float32),
+        footprint=np.full(points, 0.5 + n % 3, np.float32),
+        frame=rng.integers(0, FRAMES, points),
+        cell=rng.integers(0, 16, points),
+        frames=Frames.of([camera] * FRAMES, (4, 4), FRAMES * n),
+    )
+    return pack(tokens, n, "int8")
+
+
+def confirmed(block: MemoryBlock, n: int) -> MemoryBlock:
+    """The block with evidence that step n left."""
+    confidence = block.evidence.confidence.copy()
+    confidence[:: 1 + n % 3] = n % 200
+    return block.with_evidence(Evidence(confidence, block.evidence.nearest))
+
+
+def is_step(state: WorldState, n: int, points: int = 300) -> bool:
     """Whether every part of a world is that of step n."""
     memory = cast(LatentMemory, state.memory)
-    born = [b.born for b in memory.blocks]
+    expected = memory_at(n, points)
     return (
-        born == list(range(max(n - 4, 0), n + 1))
-        and all((b.xyz == b.born).all() and (b.feature == b.born).all() for b in memory.blocks)
+        len(memory.blocks) == len(expected.blocks)
+        and all(map(same_block, memory.blocks, expected.blocks))
+        and memory.frames == expected.frames
         and state.chunk == n
         and bool((state.latents == n).all())
         and float(state.camera.position[0]) == n
@@ -50,13 +74,42 @@ def is_step(state: WorldState, n: int) -> bool:
     )
 
 
-def write_for_ever(path: Path, written: Connection) -> None:
-    """Go on from the last step in the cache, and tell of every step."""
+def memory_at(n: int, points: int = 300) -> LatentMemory:
+    """The memory after step n, made anew."""
+    memory = LatentMemory.empty(CONFIG)
+    first = max(n - KEPT, 0)
+    memory = replace(memory, frames=FRAMES * first)
+    for step in range(first, n + 1):
+        memory = cast(LatentMemory, made_up(step, memory, points)[1].memory)
+    return memory
+
+
+def same_block(a: MemoryBlock, b: MemoryBlock) -> bool:
+    """Whether two blocks are equal to the bit."""
+    names = ("anchor", "first", "low", "step", "born", "xyz", "footprint", "feature", "gain", "frame", "cell")
+    pairs = [(getattr(a, name), getattr(b, name)) for name in names]
+    pairs += [(getattr(a.evidence, name), getattr(b.evidence, name)) for name in ("confidence", "nearest")]
+    pairs += [(getattr(a.frames, name), getattr(b.frames, name)) for name in ("row", "T_world_cam", "K_latent")]
+    return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in pairs)
+
+
+def write_for_ever(path: str, written: Connection, environment: dict[str, str]) -> None:
+    """Go on from the last step in the cache, and tell of every step that is on disk."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
     writer = CacheWriter.open(path, MODEL)
     while True:
-        chunk, state = made_up(writer.state.chunk + 1, cast(LatentMemory, writer.state.memory))
-        writer.append(state, chunk)
-        written.send(state.chunk)
+        for _ in range(1 + writer.state.chunk % 3):  # several steps wait at once
+            chunk, state = made_up(writer.state.chunk + 1, cast(LatentMemory, writer.state.memory))
+            writer.append(state, chunk)
+        writer.flush()
+        written.send(writer.committed)
+
+
+def start_world(path: str | os.PathLike[str]) -> None:
+    """A cache of step 0 at `path`."""
+    chunk, state = made_up(0, LatentMemory.empty(CONFIG))
+    CacheWriter.create(str(path), state, MODEL, [chunk], frames=True).close()
 
 
 def _noise(n: int) -> torch.Tensor:

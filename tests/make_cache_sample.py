@@ -6,19 +6,22 @@ from pathlib import Path
 import numpy as np
 from worlds import open_minded_model, walk
 
-from mirage_env.cache_format import VERSION
-from mirage_env.store import load_frames, open_cache, save_world
+from mirage_env.store import CacheWriter, load_frames, open_cache
+from mirage_env.store.contents import VERSION
 
 DATA = Path(__file__).parent / "data"
 
 
 def main() -> None:
-    model = open_minded_model()
-    walked = walk(model, 2)
-    state, path = walked[-1][1], DATA / f"cache_v{VERSION}.zip"
-    save_world(path, state, model, [chunk for chunk, _ in walked], frames=True)
-    info = open_cache(path)
-    xyz = np.concatenate([block.xyz for block in state.memory.blocks])
+    model = open_minded_model(merge_tokens=60)
+    walked = walk(model, 3)
+    (first, begun), path = walked[0], DATA / f"cache_v{VERSION}.zip"
+    writer = CacheWriter.create(path, begun, model, [first], frames=True, overwrite=True)
+    for chunk, state in walked[1:]:
+        writer.append(state, chunk)
+    writer.close(compact=False)  # with a log of evidence in it
+    info, state = open_cache(path), writer.state
+    xyz = np.concatenate([block.positions() for block in state.memory.blocks])
     expected = {
         "chunks": info.chunks,
         "blocks": info.blocks,

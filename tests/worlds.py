@@ -12,11 +12,11 @@ from mirage_env.world_model import Chunk, WorldModel, WorldState
 KEEP_ALL = FilterConfig(edge_jump=1e6, edge_share=1.0, dynamic_share=1.0)
 
 
-def open_minded_model(seed: int = 0, max_points: int = 0) -> WorldModel:
+def open_minded_model(seed: int = 0, max_bytes: int = 0, merge_tokens: int = 8192) -> WorldModel:
     """`tiny_world_model` without filters; random networks would keep nothing."""
     model = tiny_world_model(seed)
-    gate = replace(model.config.gate, max_points=max_points)
-    return replace(model, config=replace(model.config, filters=KEEP_ALL, gate=gate))
+    memory = replace(model.config.memory, max_bytes=max_bytes, merge_tokens=merge_tokens)
+    return replace(model, config=replace(model.config, filters=KEEP_ALL, memory=memory))
 
 
 def start(model: WorldModel, seed: int = 0) -> tuple[Chunk, WorldState]:

@@ -1,0 +1,124 @@
+"""Whole worlds: saving in one go, loading, copying, compacting, and telling what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirage_env.store import places, reader, summary, version1
+from mirage_env.store.contents import VERSION, CacheInfo, Contents
+from mirage_env.store.places import Where
+from mirage_env.store.writing import Writing, newest_attributes
+from mirage_env.world_model import Chunk, WorldModel, WorldState
+
+
+def save_world(
+    path: Where,
+    state: WorldState,
+    model: WorldModel,
+    chunks: Sequence[Chunk] = (),
+    frames: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write a world to a new cache in one go: a folder, one file where the name ends in `.zip`, or a URL.
+
+    Args:
+        path: where; it appears complete or not at all.
+        state: the world.
+        model: the model that made it.
+        chunks: what was shown so far, first to last; their cameras become the path. Without them it is the current
+            camera alone.
+        frames: also store the images of `chunks`.
+        overwrite: replace a cache that is there; anything else that is there stays and is an error.
+
+    Raises:
+        CacheExistsError: something is there.
+        CacheBusyError: a writer holds the cache that is there.
+        InvalidOptionError: a memory that is no `LatentMemory`, or chunks that do not end at the state's camera.
+    """
+    contents = Contents.of(state, model, chunks, frames)
+    with places.to_create(path, overwrite) as place:
+        Writing.begin(place, contents)
+
+
+def copy_cache(source: Where, target: Where, overwrite: bool = False) -> None:
+    """Copy a cache: folder, zip or URL to folder, zip or URL. A copy has the newest version of the format.
+
+    Raises:
+        CacheExistsError: something is at `target`.
+        CacheBusyError: a writer holds the cache that is at `target`.
+        CacheNotFoundError, CacheVersionError, CacheCorruptError: `source` is no whole cache.
+    """
+    place = places.to_read(source)
+    contents = reader.read(
+        place, lambda opened: opened.contents(lazy=False, images=True), lambda old: version1.read(old, images=True)
+    )
+    contents = replace(contents, attributes={**contents.attributes, "version": VERSION})
+    with places.to_create(target, overwrite) as new:
+        Writing.begin(new, contents)
+
+
+def compact(path: Where) -> None:
+    """Fold the logs of a cache into its arrays and remove what is not needed.
+
+    Raises:
+        CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
+        CacheBusyError: a writer holds it.
+    """
+    newest_attributes(places.to_read(path))  # before a zip is unpacked
+    place = places.to_append(path)
+    try:
+        writing, _ = Writing.resume(place)
+        writing.compact()
+        writing.sweep()
+        place.finish()
+    finally:
+        place.release()
+
+
+def load_world(path: Where, model: WorldModel, lazy: bool = False) -> WorldState:
+    """The world after the last complete step; its next chunk is the same bit for bit on the same machine.
+
+    Args:
+        path: the cache.
+        model: the model that wrote it.
+        lazy: read a block of the memory only when it comes into view. Opens fast; but a damaged block is only reported
+            then (`CacheCorruptError`), and while a writer goes on with the cache a block may be gone by then
+            (`StoreError`).
+
+    Raises:
+        CacheNotFoundError: there is no cache.
+        CacheVersionError: a newer release wrote it.
+        CacheModelError: another model wrote it.
+        CacheCorruptError: arrays of the wrong shape or type, non-finite values, wrong checksums, or a missing part.
+    """
+    place = places.to_read(path)
+    contents = reader.read(place, lambda opened: opened.contents(lazy), version1.read)
+    with reader.damage_of(place):
+        return contents.world(model)
+
+
+def load_frames(path: Where) -> NDArray[np.uint8] | None:  # [N, H, W, 3]
+    """The stored images, one per camera of the path; None where they were not stored.
+
+    Raises:
+        CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
+    """
+    return reader.read(
+        places.to_read(path),
+        lambda opened: opened.track(images=True).images,
+        lambda old: version1.read(old, images=True).path.images,
+    )
+
+
+def open_cache(path: Where) -> CacheInfo:
+    """What is in a cache; needs no model and reads no tokens.
+
+    Raises:
+        CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
+    """
+    found = reader.read(places.to_read(path), summary.read_info, summary.read_old_info)
+    return replace(found, path=places.normal(path))

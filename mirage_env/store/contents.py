@@ -1,0 +1,227 @@
+"""What a cache holds, apart from where and how: a world with the way that led there, and what is said about it."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mirage_env.blocks import MemoryBlock
+from mirage_env.camera import Camera
+from mirage_env.config import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig, from_dict
+from mirage_env.errors import CacheModelError, InvalidOptionError
+from mirage_env.memory import LatentMemory
+from mirage_env.store.columns import Column, columns
+from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
+
+FORMAT = "mirage_cache"
+VERSION = 2
+Attributes = dict[str, Any]
+"""Of the root group."""
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """What is in a cache."""
+
+    path: Path | str
+    """Where it is; text where it is a URL."""
+    version: int
+    """Of the format."""
+    model: str
+    identity: str
+    """Fingerprint of the model that wrote it."""
+    software: str
+    created: str
+    frames_per_second: float
+    """Of the world."""
+    chunks: int
+    """Chunks generated; the start view is not counted."""
+    blocks: int
+    points: int
+    nbytes: int
+    """Bytes of the memory when loaded."""
+    stored_bytes: int
+    """Bytes of all files."""
+    bounds: NDArray[np.float64] | None  # [2, 3] lowest and highest coordinates, metres; None without points
+    cameras: tuple[Camera, ...] = field(repr=False)
+    """The path, one camera per frame; the world goes on from the last."""
+    has_frames: bool
+    """Whether the images of the path are stored (`load_frames`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """Cameras of frames, and their images where those are kept."""
+
+    poses: NDArray[np.float64]  # [M, 4, 4]
+    intrinsics: NDArray[np.float64]  # [M, 3, 3]
+    images: NDArray[np.uint8] | None  # [M, H, W, 3]
+
+    @staticmethod
+    def of(cameras: Sequence[Camera], chunks: Sequence[Chunk], frames: bool) -> Track:
+        images = [frames_to_uint8(chunk.frames) for chunk in chunks] if frames and chunks else None
+        return Track(
+            np.array([c.T_world_cam for c in cameras]),
+            np.array([c.K_image for c in cameras]),
+            None if images is None else np.concatenate(images),
+        )
+
+    def checksum(self, crc32: int = 0) -> int:
+        """Running checksum of the cameras, one after the other."""
+        for pose, intrinsics in zip(self.poses, self.intrinsics, strict=True):
+            crc32 = zlib.crc32(intrinsics.tobytes(), zlib.crc32(pose.tobytes(), crc32))
+        return crc32
+
+    def cameras(self, image_size: Sequence[int]) -> tuple[Camera, ...]:
+        return tuple(
+            Camera(T, K, image_size[0], image_size[1]) for T, K in zip(self.poses, self.intrinsics, strict=True)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """A whole world as it is stored."""
+
+    attributes: Attributes
+    chunk: int
+    frames: int
+    """Views written to the memory."""
+    blocks: Sequence[MemoryBlock]
+    path: Track
+    latents: NDArray[np.float32]  # [1 + P, C, h, w]
+    noise: NDArray[np.uint8]
+
+    @staticmethod
+    def of(state: WorldState, model: WorldModel, chunks: Sequence[Chunk], frames: bool) -> Contents:
+        """The contents of a new cache."""
+        memory, config = storable_memory(state, chunks), model.config
+        cameras = [camera for chunk in chunks for camera in chunk.cameras] or [state.camera]
+        latents, noise = resumable(state)
+        attributes = {
+            "format": FORMAT,
+            "version": VERSION,
+            "software": _software(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": {"name": config.name, "identity": model.identity, "config": dataclasses.asdict(config)},
+            "memory": _settings(memory, config),
+            "image_size": list(config.image_size),
+            "latents": list(latents.shape),
+            "noise": len(noise),
+        }
+        path = Track.of(cameras, chunks, frames)
+        return Contents(attributes, state.chunk, memory.frames, memory.blocks, path, latents, noise)
+
+    def world(self, model: WorldModel) -> WorldState:
+        """The world, if that model made it.
+
+        Raises:
+            CacheModelError: another model did.
+            ValueError: what is stored does not fit the model.
+        """
+        config = model.config
+        settings = checked_settings(self.attributes, model)
+        shape = (1 + config.preceding_latents, config.latent_channels, *config.latent_size)
+        if self.latents.shape != shape or tuple(self.attributes["image_size"]) != config.image_size:
+            raise ValueError(
+                f"latents {self.latents.shape} or images {self.attributes['image_size']} unlike its model's"
+            )
+        if not np.isfinite(self.latents).all():
+            raise ValueError("the latents of the last frames hold values that are not finite")
+        memory = LatentMemory(
+            grid=config.latent_size,
+            channels=config.latent_channels,
+            near=float(settings["near"]),
+            readout=_part(settings, ReadoutConfig, "readout", config.readout),
+            gate=_part(settings, GateConfig, "gate", config.gate),
+            layout=_part(settings, MemoryConfig, "layout", config.memory),
+            blocks=tuple(self.blocks),
+            frames=self.frames,
+        )
+        noise = torch.from_numpy(self.noise.copy())
+        torch.Generator().set_state(noise)
+        camera = Camera(self.path.poses[-1], self.path.intrinsics[-1], *config.image_size)
+        return WorldState(memory, camera, torch.from_numpy(self.latents.copy()), self.chunk, noise)
+
+
+def columns_of(attributes: Mapping[str, Any]) -> dict[str, Column]:
+    """The arrays of a cache with those attributes."""
+    return columns(
+        int(attributes["memory"]["channels"]), attributes["latents"], attributes["noise"], attributes["image_size"]
+    )
+
+
+def checked_settings(attributes: Attributes, model: WorldModel) -> dict[str, Any]:
+    """How the memory is read and written.
+
+    Raises:
+        CacheModelError: another model wrote the cache.
+        ValueError: another kind of memory, or one that is unlike the model's.
+    """
+    about, config = attributes["model"], model.config
+    if about["identity"] != model.identity:
+        raise CacheModelError(
+            f"the cache was written by the model {about['name']!r} ({about['identity']}), the one given is "
+            f"{config.name!r} ({model.identity}); load the model that wrote it, or begin a new world"
+        )
+    settings = dict(attributes["memory"])
+    if settings["kind"] != "latent":
+        raise ValueError(f"the memory is of kind {settings['kind']!r} instead of 'latent'")
+    grid = (int(settings["grid"][0]), int(settings["grid"][1]))
+    if (grid, settings["channels"]) != (config.latent_size, config.latent_channels):
+        raise ValueError(f"the memory has {settings['channels']} channels on a grid of {grid}, unlike its model")
+    return settings
+
+
+def storable_memory(state: WorldState, chunks: Sequence[Chunk] = ()) -> LatentMemory:
+    """The memory of a state that can be stored.
+
+    Raises:
+        InvalidOptionError: a memory that is no `LatentMemory`, or chunks that do not end at the state's camera.
+    """
+    memory = state.memory
+    if not isinstance(memory, LatentMemory):
+        raise InvalidOptionError(
+            f"a world with a {type(memory).__name__} cannot be stored; the format holds LatentMemory only"
+        )
+    if chunks and not _same_view(chunks[-1].cameras[-1], state.camera):
+        raise InvalidOptionError("the chunks do not end at the state's camera; give those that led to this state")
+    return memory
+
+
+def resumable(state: WorldState) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Latents and noise."""
+    return state.latents.float().cpu().numpy(), state.noise.cpu().numpy()
+
+
+def _settings(memory: LatentMemory, config: WorldModelConfig) -> dict[str, Any]:
+    """How a memory is read and written; what is the model's own is left to the model, which the identity pins down."""
+    settings = {"kind": "latent", "grid": list(memory.grid), "channels": memory.channels, "near": memory.near}
+    for part, own in (("readout", config.readout), ("gate", config.gate), ("layout", config.memory)):
+        if getattr(memory, part) != own:
+            settings[part] = dataclasses.asdict(getattr(memory, part))
+    return settings
+
+
+def _part(settings: dict[str, Any], cls: Any, name: str, otherwise: Any) -> Any:
+    return from_dict(cls, settings[name], name) if name in settings else otherwise
+
+
+def _same_view(a: Camera, b: Camera) -> bool:
+    return np.array_equal(a.T_world_cam, b.T_world_cam) and np.array_equal(a.K_image, b.K_image)
+
+
+def _software() -> str:
+    try:
+        return f"mirage-env {metadata.version('mirage-env')}"
+    except metadata.PackageNotFoundError:
+        return "mirage-env (not installed)"

@@ -1,0 +1,60 @@
+"""Which blocks of a world are stored already, and what of them has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirage_env.blocks import MemoryBlock
+from mirage_env.store.entries import Entry, fingerprint
+
+Known = tuple[tuple[MemoryBlock, Entry], ...]
+"""The stored blocks in order: as objects of the state that was stored last, and where they are."""
+
+
+class Stored:
+    """Finds blocks among those that are stored already."""
+
+    def __init__(self, known: Known, blocks: Iterable[MemoryBlock]) -> None:
+        """Prepare to look for `blocks`; nearly all of them are the very objects that are known."""
+        self._by_object = {id(block): (block, entry) for block, entry in known}
+        same = {id(block) for block in blocks}
+        self._others = [(block, entry) for block, entry in known if id(block) not in same]
+
+    @cached_property
+    def _by_tokens(self) -> dict[int, tuple[MemoryBlock, Entry]]:
+        return {id(vars(block)["xyz"]): (block, entry) for block, entry in self._others if "xyz" in vars(block)}
+
+    @cached_property
+    def _by_print(self) -> dict[tuple[int, tuple[int, int, int]], tuple[MemoryBlock, Entry]]:
+        return {(entry.token.count, entry.print): (block, entry) for block, entry in self._others}
+
+    @cached_property
+    def _lengths(self) -> set[int]:
+        return {count for count, _ in self._by_print}
+
+    def find(self, block: MemoryBlock) -> tuple[MemoryBlock, Entry] | None:
+        if (found := self._by_object.get(id(block))) is not None:
+            return found
+        if (tokens := vars(block).get("xyz")) is not None and (found := self._by_tokens.get(id(tokens))) is not None:
+            return found
+        # A world that was loaded once more has equal blocks that are other objects.
+        return self._by_print.get(fingerprint(block)) if len(block) in self._lengths else None
+
+
+def changed_evidence(old: MemoryBlock, new: MemoryBlock) -> NDArray[np.int64]:  # [n]
+    """Tokens of a stored block whose evidence is another one now."""
+    if old is new or ("evidence" in vars(old) and "evidence" in vars(new) and old.evidence is new.evidence):
+        return np.zeros(0, np.int64)
+    before, now = old.evidence, new.evidence
+    return np.flatnonzero((before.confidence != now.confidence) | (before.nearest != now.nearest))
+
+
+def log_rows(block: MemoryBlock, tokens: NDArray[np.int64], entry: Entry) -> NDArray[np.uint64]:  # [n, 2]
+    """Rows of the log that give the evidence of some tokens."""
+    confidence, nearest = block.evidence.confidence[tokens], block.evidence.nearest[tokens]
+    packed = confidence + 256 * nearest.astype(np.uint64)
+    return np.stack([entry.token.start + tokens.astype(np.uint64), packed], axis=1)

@@ -1,0 +1,257 @@
+"""Reading a cache: the marker first, and nothing but what it names.
+
+A reader takes no lock. Where a writer commits while it reads, it starts over.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirage_env.blocks import MemoryBlock
+from mirage_env.errors import CacheCorruptError, CacheNotFoundError, CacheVersionError, StoreError
+from mirage_env.store.columns import Column, Rows, fetch
+from mirage_env.store.contents import FORMAT, VERSION, Attributes, Contents, Track, columns_of
+from mirage_env.store.entries import Entry, LazyBlock, Log, read_block
+from mirage_env.store.folders import ROOT
+from mirage_env.store.marker import KEY, Marker, Runs, numbers
+from mirage_env.store.places import Place
+
+ATTEMPTS = 5
+"""How often a reader starts over because a writer has committed in between."""
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A cache at one commit."""
+
+    place: Place
+    attributes: Attributes
+    marker: Marker
+    columns: Mapping[str, Column]
+
+    def entries(self) -> list[Entry]:
+        """The table of blocks."""
+        rows = self._runs("blocks", self.marker.blocks)
+        return [Entry.decode(row, values) for row, values in zip(numbers(self.marker.blocks), rows, strict=True)]
+
+    def track(self, images: bool = False) -> Track:
+        """The path, and its images where they are asked for and kept."""
+        poses, intrinsics = (self._runs(name, self.marker.path) for name in ("path/poses", "path/intrinsics"))
+        shown = self._runs("path/images", self.marker.path) if images and self.marker.images else None
+        track = Track(poses, intrinsics, shown)
+        if not len(poses) or track.checksum() != self.marker.crc32["path"]:
+            raise ValueError("the path does not have its checksum")
+        if shown is not None and zlib.crc32(shown.tobytes()) != self.marker.crc32["images"]:
+            raise ValueError("the images of the path do not have their checksum")
+        return track
+
+    def resumable(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Latents and noise."""
+        names = ("state/latents", "state/noise")
+        latents, noise = fetch(self.place, [Rows(self.columns[name], self.marker.state, 1) for name in names])
+        if zlib.crc32(noise.tobytes(), zlib.crc32(latents.tobytes())) != self.marker.crc32["state"]:
+            raise ValueError("the latents and the noise do not have their checksum")
+        return latents[0], noise[0]
+
+    def log(self) -> EvidenceLog:
+        return EvidenceLog(self._runs("evidence/log", self.marker.log), self.marker)
+
+    def blocks(self, entries: Sequence[Entry]) -> list[LazyBlock]:
+        """Blocks that are read when they are needed."""
+        log = self.log()
+        channels = self.columns["tokens/feature"].shape[0]
+
+        def read(entry: Entry) -> Callable[[], MemoryBlock]:
+            return lambda: self._block(entry, log.of(entry))
+
+        return [LazyBlock.of(entry, channels, read(entry)) for entry in entries]
+
+    def contents(self, lazy: bool, images: bool = False) -> Contents:
+        """The world."""
+        latents, noise = self.resumable()
+        blocks: Sequence[MemoryBlock] = self.blocks(self.entries())
+        if not lazy:
+            blocks = loaded(blocks, self.place.workers)
+        marker = self.marker
+        return Contents(self.attributes, marker.chunk, marker.frames, blocks, self.track(images), latents, noise)
+
+    def _block(self, entry: Entry, log: Log) -> MemoryBlock:
+        try:
+            return read_block(self.place, self.columns, entry, log)
+        except (OSError, ValueError) as error:
+            if moved_on(self.place, self.marker):
+                raise StoreError(
+                    f"the cache {self.place.name} has been written to since this world was loaded, and one of its "
+                    "blocks is not there any more; load the world again, or load it whole (lazy=False)"
+                ) from error
+            place = (
+                f"block at row {entry.row}, tokens {entry.token.start} to {entry.token.start + entry.token.count - 1}"
+            )
+            raise _damaged(self.place, f"{place}: {error}") from error
+
+    def _runs(self, name: str, runs: Runs) -> NDArray[Any]:
+        column = self.columns[name]
+        parts = fetch(self.place, [Rows(column, start, stop - start) for start, stop in runs])
+        return np.concatenate([np.zeros((0, *column.shape), column.dtype), *parts])
+
+
+class EvidenceLog:
+    """Evidence that has changed since its block was written."""
+
+    def __init__(self, rows: NDArray[np.uint64], marker: Marker) -> None:  # [n, 2]
+        if zlib.crc32(rows.tobytes()) != marker.crc32["log"]:
+            raise ValueError("the log of evidence does not have its checksum")
+        order = np.argsort(rows[:, 0], kind="stable")
+        self._token, self._value = rows[order, 0], rows[order, 1]
+        self._row = np.fromiter(numbers(marker.log), np.int64, len(rows))[order]
+
+    def of(self, entry: Entry) -> Log:
+        """The latest evidence of the tokens of a block, by index in the block."""
+        start, count = np.uint64(entry.token.start), np.uint64(entry.token.count)
+        first, last = np.searchsorted(self._token, [start, start + count])
+        valid = self._row[first:last] >= entry.since
+        token, value = self._token[first:last][valid], self._value[first:last][valid]
+        latest = np.append(token[1:] != token[:-1], True)[: len(token)]
+        index = (token[latest] - start).astype(np.int64)
+        evidence = np.stack([value[latest] & np.uint64(255), value[latest] >> np.uint64(8)], axis=1)
+        return index, evidence.astype(np.uint8)
+
+
+def loaded(blocks: Sequence[MemoryBlock], workers: int) -> list[MemoryBlock]:
+    """The same blocks, read."""
+
+    def load(block: MemoryBlock) -> MemoryBlock:
+        return block.whole() if isinstance(block, LazyBlock) else block
+
+    if workers == 1 or len(blocks) < 2:
+        return [load(block) for block in blocks]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(load, blocks))
+
+
+def read(place: Place, what: Callable[[Opened], ResultT], old: Callable[[Place], ResultT]) -> ResultT:
+    """Read something of the last complete step; starts over where a writer commits in between.
+
+    Args:
+        place: the cache.
+        what: reads it of a cache of this version.
+        old: reads it of a cache of version 1.
+
+    Raises:
+        CacheCorruptError, CacheVersionError: as `load_world`.
+        StoreError: a writer is too fast.
+    """
+    for _ in range(ATTEMPTS):
+        with damage_of(place):
+            attributes = checked_attributes(place)
+            if attributes["version"] == 1:
+                return old(place)
+            marker = read_marker(place)
+            try:
+                opened = opened_at(place, attributes, marker)
+                result = what(opened)
+            except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, StoreError):
+                if not moved_on(place, marker):
+                    raise
+            else:
+                if not moved_on(place, marker):
+                    return result
+    raise StoreError(f"{place.name} changes faster than it can be read; stop the writer, or copy the cache")
+
+
+def opened_at(place: Place, attributes: Attributes, marker: Marker) -> Opened:
+    """The cache at a marker.
+
+    Raises:
+        ValueError: the root does not have its checksum.
+    """
+    if zlib.crc32(place.read(ROOT) or b"") != marker.crc32["root"]:
+        raise ValueError(f"{ROOT} does not have its checksum")
+    return Opened(place, attributes, marker, columns_of(attributes))
+
+
+def moved_on(place: Place, marker: Marker) -> bool:
+    """Whether a writer has committed since."""
+    data = place.read(KEY)
+    return data is not None and data != marker.encode()
+
+
+def read_marker(place: Place) -> Marker:
+    """The commit marker.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    data = place.read(KEY)
+    if data is None:
+        raise ValueError(f"the commit marker {KEY} is missing")
+    if b'"begun"' in data[:40]:
+        raise ValueError("it was begun and never finished; write it again with overwrite")
+    return Marker.decode(data)
+
+
+def checked_attributes(place: Place) -> Attributes:
+    """The attributes of the root, of a version that this release reads.
+
+    Raises:
+        CacheNotFoundError: nothing is there.
+        CacheVersionError: a newer version.
+        ValueError: something else is there.
+    """
+    data = place.read(ROOT)
+    if data is None and place.read(KEY) is None:
+        raise CacheNotFoundError(f"there is no cache at {place.name} (no {ROOT}); give the place a walk was written to")
+    if data is None:
+        raise ValueError(f"{ROOT} is missing")
+    try:
+        attributes = dict(json.loads(data)["attributes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{ROOT} is damaged: {error!r}") from error
+    found, version = attributes.get("format"), attributes.get("version")
+    if version == VERSION and found == FORMAT:
+        return attributes
+    _check_root(place, data)
+    if found != FORMAT or type(version) is not int or version < 1:
+        raise ValueError(f"{ROOT} has format {found!r} version {version!r}; a cache has {FORMAT!r}")
+    if version > VERSION:
+        raise CacheVersionError(
+            f"{place.name} has version {version} of the format, this release reads up to {VERSION}; update mirage-env"
+        )
+    return attributes
+
+
+def _check_root(place: Place, data: bytes) -> None:
+    """Tell a root that was damaged from that of another version, whose marker is of another kind."""
+    try:
+        expected = read_marker(place).crc32["root"]
+    except ValueError:
+        return
+    if zlib.crc32(data) != expected:
+        raise ValueError(f"{ROOT} does not have its checksum")
+
+
+@contextmanager
+def damage_of(place: Place) -> Iterator[None]:
+    """What fails inside is a damaged cache."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
+        raise _damaged(place, str(error) or type(error).__name__) from error
+
+
+def _damaged(place: Place, reason: str) -> CacheCorruptError:
+    return CacheCorruptError(
+        f"the cache {place.name} is damaged: {reason}. Copy it again from where it came from, or walk again"
+    )

