@@ -1,0 +1,209 @@
+"""Files of rosbag2, without ROS: the only file that imports the library `rosbags`, and its messages and mistakes.
+
+Message definitions are those of Kilted; they are the same from Humble on, and a hash in the bag tells where not.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mirage_env.errors import (
+    BagContentError,
+    BagExistsError,
+    BagNotFoundError,
+    InvalidOptionError,
+    MirageError,
+    MissingPackageError,
+)
+from ros_bridge.messages import NANO
+
+try:
+    from rosbags.interfaces import (
+        Qos,
+        QosDurability,
+        QosHistory,
+        QosLiveliness,
+        QosReliability,
+        QosTime,
+    )
+    from rosbags.rosbag2 import Reader, ReaderError, StoragePlugin, Writer
+    from rosbags.serde import SerdeError
+    from rosbags.typesys import Stores, get_typestore
+except ImportError as error:
+    raise MissingPackageError(
+        f"bags need the package rosbags ({error}): pip install 'mirage-env[bag]'; it needs no ROS"
+    ) from error
+
+TYPES = get_typestore(Stores.ROS2_KILTED)
+BAG_VERSION: Literal[9] = 9
+"""Of the metadata file; Jazzy and later write and read it."""
+UNLIMITED = QosTime(9223372036, 854775807)
+QUALITY = Qos(
+    history=QosHistory.KEEP_LAST,
+    depth=5,
+    reliability=QosReliability.RELIABLE,
+    durability=QosDurability.VOLATILE,
+    deadline=UNLIMITED,
+    lifespan=UNLIMITED,
+    liveliness=QosLiveliness.AUTOMATIC,
+    liveliness_lease_duration=UNLIMITED,
+    avoid_ros_namespace_conventions=False,
+)
+"""What `ros2 bag play` publishes with: the same as the world node."""
+
+
+class BagMessages:
+    """The message classes of rosbags (`messages.Messages`)."""
+
+    def make(self, kind: str, **fields: Any) -> Any:
+        return TYPES.types[kind](**fields)
+
+    def octets(self, data: memoryview) -> Any:
+        return np.frombuffer(data, np.uint8)
+
+
+class BagWriter:
+    """Writes messages; a topic is as old as its first one."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._topics: dict[str, Any] = {}
+
+    def write(self, topic: str, message: Any, stamp: int) -> None:
+        """Add a message made by `BagMessages`; the stamp is in nanoseconds."""
+        kind = message.__msgtype__
+        if topic not in self._topics:
+            self._topics[topic] = self._writer.add_connection(
+                topic, kind, typestore=TYPES, offered_qos_profiles=[QUALITY]
+            )
+        self._writer.write(self._topics[topic], stamp, TYPES.serialize_cdr(message, kind))
+
+
+@contextmanager
+def new_bag(path: Path) -> Iterator[BagWriter]:
+    """A bag (mcap) to fill; it appears at `path` when the block ends, and not at all when the block fails.
+
+    Raises:
+        BagExistsError: something is at `path`.
+    """
+    _check_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".bag_", dir=path.parent))
+    try:
+        # The files in a bag are named after its folder, so the folder has its name from the beginning.
+        with Writer(folder / path.name, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
+            yield BagWriter(writer)
+        _check_free(path)
+        (folder / path.name).rename(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class BagReader:
+    """What is in an open bag.
+
+    Attributes:
+        path: the bag.
+        topics: name to message type.
+    """
+
+    def __init__(self, path: Path, reader: Reader) -> None:
+        self.path = path
+        self._reader = reader
+        self._connections: dict[str, list[Any]] = {}
+        for connection in reader.connections:
+            self._connections.setdefault(connection.topic, []).append(connection)
+        self.topics = {name: found[0].msgtype for name, found in sorted(self._connections.items())}
+
+    def __str__(self) -> str:
+        topics = ", ".join(f"{name} ({kind})" for name, kind in self.topics.items())
+        return f"the bag {self.path} has {topics or 'no topics'}"
+
+    def count(self, topic: str) -> int:
+        """How many messages of a topic there are."""
+        return sum(connection.msgcount for connection in self._connections[topic])
+
+    def check_definition(self, topic: str) -> None:
+        """Check that the messages of a topic have the fields we know.
+
+        Raises:
+            BagContentError: the bag has another definition of their type.
+        """
+        kind = self.topics[topic]
+        for connection in self._connections[topic]:
+            if connection.msgtype != kind:
+                raise BagContentError(f"{topic} has messages of two types, {kind} and {connection.msgtype}")
+            if connection.digest and connection.digest != TYPES.hash_rihs01(kind):
+                raise BagContentError(
+                    f"{topic} has another definition of {kind} than ROS 2 (hash {connection.digest}); record it with "
+                    "the standard messages"
+                )
+
+    def raw(self, topic: str) -> Iterator[tuple[int, bytes]]:
+        """Stamp in the header (nanoseconds) and bytes of every message of a topic whose messages have headers."""
+        for _, _, data in self._reader.messages(self._connections[topic]):
+            order = "<" if data[1] else ">"  # CDR: bytes 0 to 3 tell the order, then comes the header's stamp
+            sec, nanosec = struct.unpack_from(f"{order}iI", data, 4)
+            yield sec * NANO + nanosec, data
+
+    def decode(self, topic: str, data: bytes) -> Any:
+        """The message, with the fields that ROS gives it."""
+        return TYPES.deserialize_cdr(data, self.topics[topic])
+
+
+@contextmanager
+def open_bag(path: Path) -> Iterator[BagReader]:
+    """A bag to read: a folder with metadata.yaml, or a .mcap or .db3 file; what fails inside is a damaged bag.
+
+    Raises:
+        BagNotFoundError: there is none.
+        BagContentError: it is damaged, or of a kind that is not read.
+    """
+    if not path.exists() or (path.is_dir() and not (path / "metadata.yaml").exists()):
+        raise BagNotFoundError(f"there is no bag at {path}; give a folder with metadata.yaml, or a .mcap or .db3 file")
+    try:
+        with Reader(path) as reader:
+            yield BagReader(path, reader)
+    except MirageError:
+        raise
+    except DAMAGE as error:
+        raise BagContentError(
+            f"the bag {path} cannot be read: {str(error) or type(error).__name__}. `ros2 bag reindex` repairs a bag "
+            "that was not closed"
+        ) from error
+
+
+def _check_free(path: Path) -> None:
+    if not path.name:
+        raise InvalidOptionError(f"a bag needs a name; {path} has none")
+    if path.exists() or path.is_symlink():
+        raise BagExistsError(f"{path} exists; choose another place for the bag, or remove it")
+
+
+DAMAGE = (
+    ReaderError,
+    SerdeError,
+    OSError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    AssertionError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,  # a damaged length asks for more than there is
+    struct.error,
+    sqlite3.Error,
+)
+"""What rosbags raises when it reads a damaged file."""

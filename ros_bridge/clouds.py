@@ -1,0 +1,53 @@
+"""The memory of a world as coloured points."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirage_env.errors import InvalidPointsError
+from mirage_env.interfaces import LatentCodec, Memory
+from mirage_env.memory import LatentMemory
+from mirage_env.pictures import feature_colours
+from ros_bridge.outputs import WorldPublishers
+from ros_bridge.player import WorldPlayer
+
+
+class Cloud:
+    """Shows the memory of a world where somebody looks and it has changed: its colours take long to decode."""
+
+    def __init__(self, player: WorldPlayer, outputs: WorldPublishers) -> None:
+        self._player = player
+        self._outputs = outputs
+        self._shown: Memory | None = None
+
+    def show(self, stamp: int) -> None:
+        """Publish the memory as it is now, nanoseconds.
+
+        Raises:
+            InvalidPointsError: a memory that is no `LatentMemory`.
+            WorldFailedError: the player is not running.
+        """
+        if not self._outputs.points_wanted():
+            self._shown = None  # whoever comes next wants to see it
+            return
+        memory = self._player.state.memory
+        if memory is not self._shown:
+            self._outputs.show_points(*coloured_points(memory, self._player.model.codec), stamp)
+            self._shown = memory
+
+
+def coloured_points(
+    memory: Memory, codec: LatentCodec
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:  # [N, 3] metres in the world, [N, 3] RGB
+    """Where the tokens of a memory are, and the colours that their features decode to.
+
+    Raises:
+        InvalidPointsError: a memory that is no `LatentMemory`.
+    """
+    if not isinstance(memory, LatentMemory):
+        raise InvalidPointsError(f"the memory is a {type(memory).__name__}; only a LatentMemory has points to show")
+    if not memory.points:
+        return np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
+    features = np.concatenate([block.values() for block in memory.blocks])
+    return np.concatenate([block.positions() for block in memory.blocks]), feature_colours(features, codec)

@@ -1,0 +1,65 @@
+"""All conversions between Mirage and ROS messages, for `from ros_bridge import conversions`. Pure functions, no node.
+
+Making a message needs ROS, or another family of messages (`messages.Messages`); reading one needs neither. Stamps are
+int nanoseconds, poses `T_a_b` [4, 4] in the axes of the message (`frames.py` turns cameras into bodies and back).
+"""
+
+from ros_bridge.camera_messages import camera_from_info, camera_info_message
+from ros_bridge.cloud_messages import cloud_from_message, cloud_message
+from ros_bridge.geometry_messages import (
+    check_frame,
+    path_from_message,
+    path_message,
+    pose_from_message,
+    pose_from_stamped,
+    pose_message,
+    pose_stamped_message,
+    transform_from_message,
+    transform_message,
+    twist_message,
+    twist_stamped_message,
+    velocity_from_twist,
+    velocity_from_twist_stamped,
+)
+from ros_bridge.image_messages import (
+    compressed_message,
+    depth_from_message,
+    depth_message,
+    image_from_compressed,
+    image_from_message,
+    image_message,
+    mask_from_message,
+    mask_message,
+)
+from ros_bridge.messages import header_message, nanoseconds, time_message
+
+__all__ = [
+    "camera_from_info",
+    "camera_info_message",
+    "check_frame",
+    "cloud_from_message",
+    "cloud_message",
+    "compressed_message",
+    "depth_from_message",
+    "depth_message",
+    "header_message",
+    "image_from_compressed",
+    "image_from_message",
+    "image_message",
+    "mask_from_message",
+    "mask_message",
+    "nanoseconds",
+    "path_from_message",
+    "path_message",
+    "pose_from_message",
+    "pose_from_stamped",
+    "pose_message",
+    "pose_stamped_message",
+    "time_message",
+    "transform_from_message",
+    "transform_message",
+    "twist_message",
+    "twist_stamped_message",
+    "velocity_from_twist",
+    "velocity_from_twist_stamped",
+]

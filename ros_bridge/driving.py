@@ -1,0 +1,63 @@
+"""From what a policy chooses to what drives a robot: pure NumPy, no node.
+
+An action is the one of `Mirage/World-v0`: the next camera in the frame of the current one, in optical axes, as shares
+of a largest step and turn. Out comes a velocity or a goal in the body axes of REP-103.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from mirage_env.camera import pose_from_rotation_vector, screw
+from mirage_env.errors import InvalidActionError
+from mirage_env.start_image import centre_crop
+from ros_bridge.frames import Matrix, Vector, body_from_optical, ros_pose_from_matrix, wxyz_from_xyzw
+
+SMALL = 1e-6
+"""Share of a motion that is short enough to be a velocity."""
+
+
+def motion_of(action: ArrayLike, max_translation: float, max_rotation: float) -> Matrix:  # [6] -> [4, 4]
+    """`T_cam_next` in optical axes; components beyond [-1, 1] are clipped.
+
+    Raises:
+        InvalidActionError: not six finite numbers.
+    """
+    share = np.asarray(action, np.float64)
+    if share.shape != (6,) or not np.isfinite(share).all():
+        raise InvalidActionError(f"the policy chose {share.tolist()}; it must give 6 finite numbers in [-1, 1]")
+    share = np.clip(share, -1.0, 1.0)
+    return pose_from_rotation_vector(max_translation * share[:3], max_rotation * share[3:])
+
+
+def velocity_of(T_cam_next: Matrix, seconds: float) -> tuple[Vector, Vector]:  # -> [3] m/s, [3] rad/s
+    """The constant velocity of the body (x forward, y left, z up) that makes the motion in that time."""
+    small = body_from_optical(screw(T_cam_next, SMALL))
+    R = small[:3, :3]
+    turn = 0.5 * np.array([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
+    return small[:3, 3] / (SMALL * seconds), turn / (SMALL * seconds)
+
+
+def goal_of(T_map_base: Matrix, T_cam_next: Matrix) -> Matrix:
+    """`T_map_goal`: where the motion leads a body that stands at `T_map_base`."""
+    return T_map_base @ body_from_optical(T_cam_next)
+
+
+def observation_of(
+    image: NDArray[np.uint8],  # [H, W, 3]
+    T_world_cam: Matrix,
+    size: tuple[int, int] | None = None,  # H, W
+) -> dict[str, Any]:
+    """`pixels` and `agent_pos` as `Mirage/World-v0` gives them; another image size is cropped and resized to `size`."""
+    if size is not None and image.shape[:2] != size:
+        height, width = size
+        box = centre_crop((image.shape[1], image.shape[0]), width / height)
+        picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box)
+        image = np.asarray(picture)
+    position, xyzw = ros_pose_from_matrix(T_world_cam)
+    pose = np.concatenate([position, wxyz_from_xyzw(xyzw)])
+    return {"pixels": image.copy(), "agent_pos": pose.astype(np.float32)}

@@ -1,0 +1,116 @@
+"""What `world_node` is told: velocities, goals, paths, and views of a real camera to open a world with."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from mirage_env.config import WorldModelConfig
+from mirage_env.errors import InvalidImageError, InvalidOptionError
+from mirage_env.interfaces import StartView
+from ros_bridge import _ros, conversions
+from ros_bridge.outputs import overridable, stream_quality
+from ros_bridge.parameters import WorldParameters
+from ros_bridge.player import WorldPlayer
+from ros_bridge.refusals import Refusals
+from ros_bridge.start_views import camera_view
+from ros_bridge.steering import FollowPath, Goal, Stop, Velocity
+
+WAITING = 4
+"""Stamps of start views that may wait for what belongs to them."""
+
+
+def subscribe(
+    node: Any, kind: Any, topic: str, callback: Callable[[Any], None], refusals: Refusals, group: Any = None
+) -> Any:
+    """A subscription whose callback may refuse; refusals are counted by the topic's name (all of ~/start/ by "start").
+
+    Raises:
+        InvalidOptionError: a QoS override that is none.
+    """
+    name = topic.removeprefix("~/").partition("/")[0]
+
+    def received(message: Any) -> None:
+        with refusals.watching(name):
+            callback(message)
+
+    try:
+        return node.create_subscription(
+            kind, topic, received, stream_quality(), callback_group=group, qos_overriding_options=overridable()
+        )
+    except (RuntimeError, _ros.ParameterException) as error:
+        raise InvalidOptionError(f"qos_overrides of {topic}: {error}") from error
+
+
+class Steering:
+    """Messages to commands of the player."""
+
+    def __init__(self, player: WorldPlayer, options: WorldParameters) -> None:
+        self._player = player
+        self._map = options.map_frame
+        self._base = options.base_frame
+
+    def twist(self, message: Any) -> None:
+        self._player.command(Velocity(*conversions.velocity_from_twist(message)))
+
+    def twist_stamped(self, message: Any) -> None:
+        self._player.command(Velocity(*conversions.velocity_from_twist_stamped(message, self._base)))
+
+    def goal(self, message: Any) -> None:
+        self._player.command(Goal.of_base(conversions.pose_from_stamped(message, self._map)))
+
+    def path(self, message: Any) -> None:
+        """An empty path is a stop: Nav2 clears so."""
+        poses = conversions.path_from_message(message, self._map)
+        self._player.command(FollowPath.of_bases(poses) if poses else Stop())
+
+
+class StartTopics:
+    """Puts images, camera infos and depth images of one stamp together.
+
+    Args:
+        config: of the model that is to open a world.
+        needs_depth: whether a view is complete only with depth.
+        opened: takes a view that is complete.
+    """
+
+    def __init__(
+        self, config: WorldModelConfig, needs_depth: Callable[[], bool], opened: Callable[[StartView], None]
+    ) -> None:
+        self._config = config
+        self._needs_depth = needs_depth
+        self._opened = opened
+        self._waiting: OrderedDict[int, dict[str, Any]] = OrderedDict()  # by stamp, nanoseconds
+
+    def image(self, message: Any) -> None:
+        self._add("image", message)
+
+    def camera_info(self, message: Any) -> None:
+        self._add("camera_info", message)
+
+    def depth(self, message: Any) -> None:
+        if self._needs_depth():
+            self._add("depth", message)
+
+    def _add(self, part: str, message: Any) -> None:
+        stamp = conversions.nanoseconds(message.header.stamp)
+        parts = self._waiting.setdefault(stamp, {})
+        parts[part] = message
+        needed = {"image", "camera_info", *(("depth",) if self._needs_depth() else ())}
+        if needed <= parts.keys():
+            self._waiting.clear()  # older ones would take the world back
+            self._opened(self._view(parts))
+        elif len(self._waiting) > WAITING:
+            _, lone = self._waiting.popitem(last=False)
+            missing = ", ".join(sorted(needed - lone.keys()))
+            raise InvalidImageError(
+                f"a start view came without {missing} of the same stamp; send all of {', '.join(sorted(needed))} with "
+                "one stamp"
+            )
+
+    def _view(self, parts: dict[str, Any]) -> StartView:
+        image = conversions.image_from_message(parts["image"])
+        camera = conversions.camera_from_info(parts["camera_info"], size=image.shape[:2])
+        depth = conversions.depth_from_message(parts["depth"]) if "depth" in parts else None
+        return camera_view(self._config, image, camera.K_image, depth)

@@ -1,0 +1,53 @@
+"""The command a world walks by: the newest one, its number, and until when it holds."""
+
+from __future__ import annotations
+
+import math
+
+from ros_bridge.steering import Command, Progress, Stop, Velocity, is_same, is_standing
+
+
+class Orders:
+    """Keeps the newest command. Its owner's lock guards it.
+
+    Attributes:
+        command: the newest.
+        number: counts commands, so that what was made for an older one is known by its number.
+        progress: how far the command has come; None where it has no end or has not begun.
+    """
+
+    def __init__(self) -> None:
+        self.command: Command = Stop()
+        self.number = 0
+        self.progress: Progress | None = None
+        self._deadline = math.inf
+
+    @property
+    def stands(self) -> bool:
+        return is_standing(self.command)
+
+    def give(self, command: Command, now: float, timeout: float) -> bool:
+        """Take a command; returns whether it says anything new. A velocity holds for `timeout` seconds, 0: for ever."""
+        holds = timeout if isinstance(command, Velocity) and timeout else math.inf
+        self._deadline = now + holds
+        if is_same(command, self.command):
+            return False
+        self._take(command)
+        return True
+
+    def stop(self, progress: Progress | None = None) -> None:
+        """A new command: stand."""
+        self._deadline = math.inf
+        self._take(Stop())
+        self.progress = progress
+
+    def expire(self, now: float) -> bool:
+        """Stop where a velocity was not given again; returns whether that was so."""
+        if now < self._deadline:
+            return False
+        self.stop()
+        return True
+
+    def _take(self, command: Command) -> None:
+        self.command, self.progress = command, None
+        self.number += 1

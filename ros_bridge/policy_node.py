@@ -1,0 +1,247 @@
+"""`policy_node`: a policy drives the learned world, or a robot, from the images it sends.
+
+Ten times a second the node sends the velocity that its policy chose last; `rate` times a second the policy chooses
+anew, if a new image has come. Where no image comes for `image_timeout` seconds, or the policy chooses what is no
+action, it sends a zero velocity. It sends one when it is deactivated and when it ends, too.
+
+Subscribes, best effort (remap these for a robot)
+  mirage/image_raw             sensor_msgs/Image, or mirage/image_raw/compressed with `compressed`
+  mirage/pose                  geometry_msgs/PoseStamped of the body in `map_frame`; not with `needs_pose` false
+Publishes, one of the two
+  cmd_vel                      geometry_msgs/Twist, or TwistStamped with `twist_stamped`
+  mirage/goal_pose             geometry_msgs/PoseStamped in `map_frame`, with `command` goal_pose; needs the pose
+Lifecycle: configure makes the policy, activate starts it anew with `seed`; with `autostart` both happen at the start.
+
+The policy sees what `Mirage/World-v0` shows: `pixels`, cropped and resized to `width` x `height` where they are given,
+and `agent_pos`, the camera in the map; the identity without `needs_pose`. Its actions mean the same as there: the next
+camera, in shares of `max_translation` and `max_rotation`, reached after 1 / `rate` seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import shlex
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mirage_env.errors import InvalidOptionError, MirageError
+from policies.base import Policy
+from policies.scripted import SCRIPTS
+from ros_bridge import _ros, conversions
+from ros_bridge.declaring import current, declare
+from ros_bridge.driving import goal_of, motion_of, observation_of, velocity_of
+from ros_bridge.frames import R_BODY_OPTICAL, Matrix
+from ros_bridge.policy_parameters import PolicyParameters
+from ros_bridge.refusals import Refusals
+
+SEND_SECONDS = 0.1
+"""How often a velocity is repeated; receivers stop where it is not."""
+LOOK_SECONDS = 0.1
+"""How often the main loop looks whether it is to end."""
+STANDING = (np.zeros(3), np.zeros(3))
+T_BASE_OPTICAL: Matrix = np.eye(4)
+T_BASE_OPTICAL[:3, :3] = R_BODY_OPTICAL
+
+
+def make_policy(name: str, settings: str = "") -> Policy:
+    """The policy of that name, made with those settings ("speed=0.5 ..."; values as in JSON, else text).
+
+    Raises:
+        InvalidOptionError: no such policy or function, or settings that it does not take.
+    """
+    maker = _maker(name)
+    given: dict[str, Any] = {}
+    for setting in shlex.split(settings):
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise InvalidOptionError(f"the setting {setting!r} has no value; write {key}=VALUE")
+        given[key] = _json(text)
+    known = inspect.signature(maker).parameters
+    free = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    if not free and (unknown := sorted(set(given) - set(known))):
+        raise InvalidOptionError(f"the policy {name!r} has no settings {unknown}; it has {sorted(known) or 'none'}")
+    policy: Policy = maker(**given)
+    return policy
+
+
+def _maker(name: str) -> Callable[..., Any]:
+    if ":" not in name:
+        if name not in SCRIPTS:
+            raise InvalidOptionError(
+                f"there is no policy {name!r}; there are {', '.join(SCRIPTS)}, or give module:function"
+            )
+        return SCRIPTS[name]
+    module, _, function = name.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidOptionError(f"the policy {name!r} names nothing that can be imported: {error}") from error
+    return found
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+class PolicyNode(_ros.LifecycleNode):
+    """The node; the module's docstring is its interface.
+
+    Raises:
+        InvalidOptionError: a parameter that cannot be; with `autostart` also a policy that cannot be made.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("mirage_policy", **options)
+        self.refusals = Refusals(self.get_logger().warning)
+        self.options = declare(self, PolicyParameters)
+        self._parts: list[tuple[Callable[[Any], Any], Any]] = []  # how each is destroyed, and what it is
+        self._image: Any = None
+        self._image_came = -np.inf  # seconds of the monotonic clock
+        self._T_map_base: Matrix | None = None
+        self._acting = self._image_is_new = False
+        self._velocity = STANDING  # m/s, rad/s of the body
+        if self.options.autostart:
+            make_policy(self.options.policy, self.options.settings)  # a wrong name ends the node here
+            self.trigger_configure()
+            self.trigger_activate()
+
+    def on_configure(self, state: Any) -> Any:
+        """Make the policy and everything it is connected by."""
+        try:
+            self.options = o = current(self, PolicyParameters)
+            self._policy = make_policy(o.policy, o.settings)
+        except MirageError as error:
+            self.get_logger().error(str(error))
+            return _ros.TransitionCallbackReturn.FAILURE
+        kind, ending = (_ros.CompressedImage, "/compressed") if o.compressed else (_ros.Image, "")
+        self._subscribe(kind, f"mirage/image_raw{ending}", self._on_image)
+        if o.needs_pose:
+            self._subscribe(_ros.PoseStamped, "mirage/pose", self._on_pose)
+        if o.command == "goal_pose":
+            self._output = self.create_publisher(_ros.PoseStamped, "mirage/goal_pose", 5)
+        else:
+            self._output = self.create_publisher(_ros.TwistStamped if o.twist_stamped else _ros.Twist, "cmd_vel", 5)
+            self._parts.append((self.destroy_timer, self.create_timer(SEND_SECONDS, self._send_velocity)))
+        self._parts.append((self.destroy_publisher, self._output))
+        self._parts.append((self.destroy_timer, self.create_timer(1.0 / o.rate, self._act)))
+        return _ros.TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: Any) -> Any:
+        """Start the policy anew."""
+        self._policy.reset(self.options.seed)
+        self._acting, self._image_is_new = True, False
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: Any) -> Any:
+        """Stop what is driven."""
+        self.stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: Any) -> Any:
+        """Stop, and disconnect."""
+        self.stop()
+        for destroy, part in self._parts:
+            destroy(part)
+        self._parts.clear()
+        return _ros.TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: Any) -> Any:
+        """As `on_cleanup`."""
+        return self.on_cleanup(state)
+
+    def stop(self) -> None:
+        """Choose no more, and send a zero velocity where velocities are sent."""
+        if self._acting:
+            self._acting, self._velocity = False, STANDING
+            self._publish_velocity()
+
+    def _subscribe(self, kind: Any, topic: str, callback: Callable[[Any], None]) -> None:
+        newest = _ros.QoSProfile(
+            depth=1, history=_ros.HistoryPolicy.KEEP_LAST, reliability=_ros.ReliabilityPolicy.BEST_EFFORT
+        )
+        self._parts.append((self.destroy_subscription, self.create_subscription(kind, topic, callback, newest)))
+
+    def _on_image(self, message: Any) -> None:
+        self._image, self._image_came, self._image_is_new = message, time.monotonic(), True
+
+    def _on_pose(self, message: Any) -> None:
+        with self.refusals.watching("pose"):
+            self._T_map_base = conversions.pose_from_stamped(message, self.options.map_frame)
+
+    def _act(self) -> None:
+        """Let the policy choose, if there is something new to see."""
+        if not self._acting:
+            return
+        if time.monotonic() - self._image_came > self.options.image_timeout:
+            self._velocity = STANDING
+        elif self._image_is_new and (self._T_map_base is not None or not self.options.needs_pose):
+            self._image_is_new, self._velocity = False, STANDING  # which holds where something is refused
+            with self.refusals.watching("action or image"):
+                self._choose(np.eye(4) if self._T_map_base is None else self._T_map_base)
+
+    def _choose(self, T_map_base: Matrix) -> None:
+        o = self.options
+        decode = conversions.image_from_compressed if o.compressed else conversions.image_from_message
+        image = decode(self._image)
+        action = self._policy.act(observation_of(image, T_map_base @ T_BASE_OPTICAL, o.size))
+        T_cam_next = motion_of(action, o.max_translation, o.max_rotation)
+        if o.command == "goal_pose":
+            T_map_goal = goal_of(T_map_base, T_cam_next)
+            self._output.publish(conversions.pose_stamped_message(T_map_goal, self._now(), o.map_frame))
+        else:
+            self._velocity = velocity_of(T_cam_next, 1.0 / o.rate)
+
+    def _send_velocity(self) -> None:
+        if self._acting:
+            self._publish_velocity()
+
+    def _publish_velocity(self) -> None:
+        if self.options.command != "cmd_vel":
+            return
+        linear, angular = self._velocity
+        if self.options.twist_stamped:
+            self._output.publish(conversions.twist_stamped_message(linear, angular, self._now(), ""))
+        else:
+            self._output.publish(conversions.twist_message(linear, angular))
+
+    def _now(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; returns the exit code, 2 for a parameter or policy that cannot be.
+
+    Raises:
+        MissingPackageError: ROS is not installed.
+    """
+    ended = threading.Event()
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    # rclpy's own handlers would close the context before the last zero velocity is out.
+    _ros.rclpy.init(args=args, signal_handler_options=_ros.SignalHandlerOptions.NO)
+    executor = _ros.SingleThreadedExecutor()
+    try:
+        node = PolicyNode()
+        executor.add_node(node)
+        while not ended.is_set():
+            executor.spin_once(timeout_sec=LOOK_SECONDS)
+        node.stop()
+        node.destroy_node()
+    except MirageError as error:
+        _ros.rclpy.logging.get_logger("mirage_policy").fatal(str(error))
+        return 2
+    finally:
+        executor.shutdown()
+        _ros.rclpy.try_shutdown()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0

@@ -1,0 +1,289 @@
+"""Commands to camera paths: pure values and functions, at the frame rate of the world.
+
+A velocity moves along a constant screw for as long as it is given. A goal or a path is followed at limited speed, on a
+constant screw from pose to pose, and arrived at exactly. Speeds are those of the camera's own place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mirage_env.camera import Camera, inverse, pose_from_rotation_vector, rigid, screw
+from mirage_env.errors import InvalidActionError, InvalidOptionError, InvalidPoseError
+from ros_bridge.frames import R_BODY_OPTICAL, Matrix, Vector, optical_from_body
+
+SMALL_ANGLE = 1e-3
+"""Below it, radians, sines are replaced by their series, which is then exact to the last bits."""
+SMALLEST_SINE = 1e-9
+"""Below it a motion is a straight line, as in `camera.screw`."""
+SLACK = 1e-9
+"""Seconds that an arrival may be early, for rounding."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How fast a camera may move.
+
+    Raises:
+        InvalidOptionError: a speed that is not positive and finite, or a negative time.
+    """
+
+    speed: float = 1.0
+    """Largest linear speed, m/s."""
+    turn: float = 1.0
+    """Largest angular speed, rad/s."""
+    timeout: float = 0.5
+    """Seconds that a velocity holds without being given again; 0: for ever."""
+
+    def __post_init__(self) -> None:
+        for name in ("speed", "turn"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise InvalidOptionError(f"limits.{name} is {getattr(self, name)}; it must be positive and finite")
+        if not 0.0 <= self.timeout < math.inf:
+            raise InvalidOptionError(f"limits.timeout is {self.timeout}; give seconds, or 0 for ever")
+
+
+@dataclass(frozen=True, eq=False)
+class Velocity:
+    """Move at a constant velocity, as a `geometry_msgs/Twist` of the body: x forward, y left, z up (REP-103).
+
+    Beyond the limits, the linear and the angular part are each made shorter in their own direction.
+
+    Raises:
+        InvalidActionError: not three finite numbers each.
+    """
+
+    linear: Vector  # [3] m/s
+    angular: Vector  # [3] rad/s
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "linear", _velocity(self.linear, "linear", "m/s"))
+        object.__setattr__(self, "angular", _velocity(self.angular, "angular", "rad/s"))
+
+
+@dataclass(frozen=True, eq=False)
+class FollowPath:
+    """Go through poses of the camera in the world, `T_world_cam`, in order, and stay at the last.
+
+    Raises:
+        InvalidPoseError: no pose, or a matrix that is no rigid motion; the message says which.
+    """
+
+    poses: tuple[Matrix, ...]  # each [4, 4]
+
+    def __post_init__(self) -> None:
+        if not len(self.poses):
+            raise InvalidPoseError("a path has no pose; give at least one, or a stop")
+        object.__setattr__(self, "poses", tuple(_pose(T, i, len(self.poses)) for i, T in enumerate(self.poses)))
+
+    @classmethod
+    def of_bases(cls, poses: Sequence[ArrayLike]) -> Self:
+        """A path of the body (REP-103) in the map, `T_map_base`."""
+        return cls(tuple(optical_from_body(T) for T in poses))
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """Go to a pose of the camera in the world, on a constant screw, and stay there.
+
+    Raises:
+        InvalidPoseError: no rigid motion.
+    """
+
+    T_world_cam: Matrix  # [4, 4]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "T_world_cam", _pose(self.T_world_cam, 0, 1))
+
+    @classmethod
+    def of_base(cls, T_map_base: ArrayLike) -> Self:
+        """A goal of the body (REP-103) in the map."""
+        return cls(optical_from_body(T_map_base))
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Stand."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """Length of a motion on a constant screw."""
+
+    metres: float
+    radians: float
+
+
+@dataclass(frozen=True, eq=False)
+class Underway:
+    """A goal or path that was begun: what `plan` leaves of it."""
+
+    poses: tuple[Matrix, ...]
+    """Where to go, each [4, 4] `T_world_cam`; the camera is on its way to the first."""
+    ways: tuple[Way, ...]
+    """From each of them to the next."""
+    walked: float = 0.0
+    """Seconds since it was begun."""
+
+    @classmethod
+    def begin(cls, command: Goal | FollowPath) -> Self:
+        """The whole of it."""
+        poses = (command.T_world_cam,) if isinstance(command, Goal) else command.poses
+        return cls(poses, tuple(way_of(inverse(a) @ b) for a, b in itertools.pairwise(poses)))
+
+
+Command = Velocity | Goal | FollowPath | Underway | Stop
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a goal or path has come."""
+
+    fraction: float
+    """Share of the time walked, in [0, 1]; 1 means arrived."""
+    metres: float
+    """Left to go, along the way."""
+    radians: float
+    """Left to turn, along the way."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The next chunk of a command."""
+
+    cameras: tuple[Camera, ...]
+    """One per frame."""
+    left: Command
+    """What is left of the command after the last of them."""
+    progress: tuple[Progress, ...] | None
+    """Of each frame; None for velocities and stops."""
+
+    def moves(self, camera: Camera) -> bool:
+        """Whether any of them is elsewhere than `camera`."""
+        return any(not np.array_equal(c.T_world_cam, camera.T_world_cam) for c in self.cameras)
+
+
+def is_standing(command: Command) -> bool:
+    """Whether a command leaves the camera where it is, wherever that is: a stop, or a velocity of zero."""
+    if isinstance(command, Velocity):
+        return not (command.linear.any() or command.angular.any())
+    return isinstance(command, Stop)
+
+
+def is_same(new: Command, old: Command) -> bool:
+    """Whether a command that is given again says nothing new. A path does: it begins again."""
+    match new, old:
+        case Velocity(), Velocity():
+            return np.array_equal(new.linear, old.linear) and np.array_equal(new.angular, old.angular)
+        case Goal(), Goal():
+            return np.array_equal(new.T_world_cam, old.T_world_cam)
+    return is_standing(new) and is_standing(old)
+
+
+def plan(camera: Camera, command: Command, frames: int, rate: float, limits: Limits) -> Plan:
+    """The cameras of the next frames of a command.
+
+    Args:
+        camera: where the last frame was seen from.
+        command: where to go.
+        frames: how many.
+        rate: frames per second.
+        limits: largest speeds; velocities are clamped to them, goals and paths take the time they need.
+
+    Raises:
+        InvalidOptionError: no frames, or a rate that is not positive and finite.
+    """
+    if frames < 1 or not 0.0 < rate < math.inf:
+        raise InvalidOptionError(f"{frames} frames at {rate} per second were asked for; both must be positive")
+    if isinstance(command, Velocity) and not is_standing(command):
+        linear, angular = _clamped(command.linear, limits.speed), _clamped(command.angular, limits.turn)
+        seconds = [(i + 1) / rate for i in range(frames)]
+        cameras = tuple(camera.moved(optical_motion(linear, angular, s)) for s in seconds)
+        return Plan(cameras, command, None)
+    if isinstance(command, Goal | FollowPath):
+        return _follow(camera, Underway.begin(command), frames, rate, limits)
+    if isinstance(command, Underway):
+        return _follow(camera, command, frames, rate, limits)
+    return Plan((camera,) * frames, Stop(), None)
+
+
+def optical_motion(linear: Vector, angular: Vector, seconds: float) -> Matrix:  # [3] m/s, [3] rad/s -> [4, 4]
+    """`T_cam_new` of a camera that moves so long at a velocity given in body axes: exp(seconds * twist) on SE(3)."""
+    u, turn = seconds * (R_BODY_OPTICAL.T @ linear), seconds * (R_BODY_OPTICAL.T @ angular)
+    angle = float(np.linalg.norm(turn))
+    if angle < SMALL_ANGLE:
+        a, b = 1 / 2 - angle**2 / 24, 1 / 6 - angle**2 / 120
+    else:
+        a, b = 2.0 * (math.sin(0.5 * angle) / angle) ** 2, (angle - math.sin(angle)) / angle**3
+    across = np.cross(turn, u)
+    return pose_from_rotation_vector(u + a * across + b * np.cross(turn, across), turn)
+
+
+def way_of(T_a_b: Matrix) -> Way:
+    """How long the constant screw of a motion is."""
+    # By half the motion: its angle is at most pi/2, where the axis is well defined.
+    half = screw(T_a_b, 0.5)
+    R, t = half[:3, :3], half[:3, 3]
+    axis = 0.5 * np.array([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
+    sine = float(np.linalg.norm(axis))
+    angle = math.atan2(sine, 0.5 * (float(np.trace(R)) - 1.0))
+    if sine < SMALLEST_SINE:
+        return Way(2.0 * float(np.linalg.norm(t)), 2.0 * angle)
+    along = float(t @ axis) / sine
+    across = float(np.linalg.norm(np.cross(axis / sine, t)))
+    arc = across * 0.5 * angle / math.sin(0.5 * angle)
+    return Way(2.0 * math.hypot(along, arc), 2.0 * angle)
+
+
+def _follow(camera: Camera, walk: Underway, frames: int, rate: float, limits: Limits) -> Plan:
+    starts = (camera.T_world_cam, *walk.poses[:-1])
+    ways = (way_of(inverse(starts[0]) @ walk.poses[0]), *walk.ways)
+    seconds = np.array([max(way.metres / limits.speed, way.radians / limits.turn) for way in ways])
+    ends = np.cumsum(seconds)
+    cameras, progress, leg = [], [], 0
+    for i in range(frames):
+        now = (i + 1) / rate
+        leg = int(np.searchsorted(ends, now + SLACK, side="right"))
+        if leg == len(ends):
+            cameras.append(camera.at(walk.poses[-1]))
+            progress.append(Progress(1.0, 0.0, 0.0))
+            continue
+        share = min(1.0, max(0.0, 1.0 - (ends[leg] - now) / seconds[leg]))
+        T_start_end = inverse(starts[leg]) @ walk.poses[leg]
+        cameras.append(camera.at(starts[leg] @ screw(T_start_end, share)))
+        metres = (1.0 - share) * ways[leg].metres + sum(way.metres for way in ways[leg + 1 :])
+        radians = (1.0 - share) * ways[leg].radians + sum(way.radians for way in ways[leg + 1 :])
+        progress.append(Progress((walk.walked + now) / (walk.walked + float(ends[-1])), metres, radians))
+    if leg == len(ends):
+        return Plan(tuple(cameras), Stop(), tuple(progress))
+    left = Underway(walk.poses[leg:], walk.ways[leg:], walk.walked + frames / rate)
+    return Plan(tuple(cameras), left, tuple(progress))
+
+
+def _clamped(vector: Vector, limit: float) -> Vector:
+    length = float(np.linalg.norm(vector))
+    return vector if length <= limit else vector * (limit / length)
+
+
+def _velocity(values: ArrayLike, name: str, unit: str) -> Vector:
+    vector = np.array(values, np.float64)
+    if vector.shape != (3,) or not np.isfinite(vector).all():
+        raise InvalidActionError(f"the {name} velocity is {vector.tolist()}; give 3 finite numbers x, y, z in {unit}")
+    vector.setflags(write=False)
+    return vector
+
+
+def _pose(T: ArrayLike, index: int, count: int) -> Matrix:
+    try:
+        T = rigid(T)
+    except InvalidPoseError as error:
+        raise InvalidPoseError(f"pose {index + 1} of {count}: {error}") from error
+    T.setflags(write=False)
+    return T

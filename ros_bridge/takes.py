@@ -1,0 +1,118 @@
+"""What a player shows: a chunk that was generated or looked at, cut into frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mirage_env.camera import Camera
+from mirage_env.interfaces import StartView
+from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
+from ros_bridge.steering import Plan, Progress, Stop
+
+Clock = Callable[[], float]
+NO_ORDER = -1
+"""`Take.order` of a view: no command asked for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlayedFrame:
+    """One frame as it is shown. Its arrays are read-only."""
+
+    image: NDArray[np.uint8]  # [H, W, 3] RGB
+    depth: NDArray[np.float32]  # [H, W] metres
+    observed: NDArray[np.bool_]  # [h, w] cells that the memory knew before
+    camera: Camera
+    chunk: int
+    """Number of its chunk; the start view is chunk 0."""
+    index: int
+    """Place in its chunk."""
+    generated_at: float
+    """When it was generated, on the player's clock."""
+    progress: Progress | None = None
+    """How far the goal or path has come with this frame; None without one."""
+    held: bool = False
+    """A repeat of a frame that was shown before: the camera stands, or the player is paused or busy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Take:
+    """A chunk that can be played, or one view of a world that stands."""
+
+    chunk: Chunk
+    state: WorldState
+    """The world after it."""
+    frames: tuple[PlayedFrame, ...]
+    plan: Plan
+    """What it was generated for."""
+    order: int
+    """Number of the command that asked for it."""
+    before: WorldState | None
+    """The world it was generated from; None for a view."""
+    seconds: float
+    """What it took."""
+
+
+def generate(model: WorldModel, before: WorldState, plan: Plan, order: int, clock: Clock) -> Take:
+    """The next chunk of a world."""
+    began = clock()
+    chunk, state = model.step(before, plan.cameras)
+    return _take(chunk, state, plan, order, before, began, clock)
+
+
+def open_world(model: WorldModel, view: StartView, seed: int, clock: Clock) -> Take:
+    """A new world, seen as it starts.
+
+    Raises:
+        InvalidImageError, InvalidDepthError, InvalidCameraError: the view does not fit the model.
+    """
+    began = clock()
+    chunk, state = model.start(view.image, view.camera, view.depth, seed)
+    return _take(chunk, state, _standing(state), NO_ORDER, None, began, clock)
+
+
+@torch.inference_mode()
+def look(model: WorldModel, state: WorldState, clock: Clock) -> Take:
+    """Where a world stands: its newest latent, decoded."""
+    began = clock()
+    camera, latents = state.camera, state.latents[-1:]
+    readout = state.memory.read([camera], now=state.chunk)
+    frames = model.codec.decode(latents)
+    depth = model.depth.estimate(frames, [camera], known=readout.depth)
+    labels = model.segmenter.segment(frames)
+    keep = torch.zeros_like(readout.observed, dtype=torch.bool)
+    chunk = Chunk((camera,), frames, depth, labels, keep, readout, model.refiner.refine(readout), latents)
+    return _take(chunk, state, _standing(state), NO_ORDER, None, began, clock)
+
+
+def _standing(state: WorldState) -> Plan:
+    return Plan((state.camera,), Stop(), None)
+
+
+def _take(
+    chunk: Chunk, state: WorldState, plan: Plan, order: int, before: WorldState | None, began: float, clock: Clock
+) -> Take:
+    images = frames_to_uint8(chunk.frames)
+    depth = chunk.depth.float().cpu().numpy()
+    observed = chunk.readout.observed.cpu().numpy() > 0
+    for array in (images, depth, observed):
+        array.setflags(write=False)  # every repeat of a frame shares them
+    now = clock()
+    frames = tuple(
+        PlayedFrame(
+            image=images[i],
+            depth=depth[i],
+            observed=observed[i],
+            camera=camera,
+            chunk=state.chunk,
+            index=i,
+            generated_at=now,
+            progress=None if plan.progress is None else plan.progress[i],
+        )
+        for i, camera in enumerate(chunk.cameras)
+    )
+    return Take(chunk, state, frames, plan, order, before, now - began)

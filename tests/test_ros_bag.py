@@ -1,0 +1,491 @@
+"""A world played into a rosbag2 comes back as it was, and a bag that cannot be used says why."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from repository import ROOT
+from ros_process import needs_ros
+from stand_ins import path as way
+from stand_ins import picture, walled_world_model
+
+from mirage_env.camera import Camera, between, pose_from_rotation_vector
+from mirage_env.errors import (
+    BagContentError,
+    BagError,
+    BagExistsError,
+    BagNotFoundError,
+    CacheNotFoundError,
+    InvalidCameraError,
+    InvalidDepthError,
+    InvalidImageError,
+    InvalidOptionError,
+    MirageError,
+    MissingPackageError,
+)
+from mirage_env.store import load_frames, open_cache, save_world
+
+pytest.importorskip("rosbags", reason="no rosbags: pip install 'mirage-env[bag]'")
+
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+
+from ros_bridge import conversions
+from ros_bridge.bag import cache_to_bag, read_bag, write_bag
+from ros_bridge.bag_files import TYPES, BagMessages, BagReader, new_bag, open_bag
+from ros_bridge.messages import NANO
+
+START = 1_700_000_000 * NANO
+COUNT = 5
+M = BagMessages()
+
+
+@pytest.fixture(scope="module")
+def cameras() -> list[Camera]:
+    first = Camera.from_fov(1.3, 24, 32).moved(pose_from_rotation_vector([0.3, -1.0, 2.0], [0.4, 1.2, -0.3]))
+    end = first.moved(pose_from_rotation_vector([0.5, 0.0, 1.0], [0.0, 0.9, 0.2]))
+    return [first, *between(first, end, COUNT - 1)]
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:  # [F, H, W, 3]
+    return np.random.default_rng(0).integers(0, 256, (COUNT, 24, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def depth() -> np.ndarray:  # [F, H, W]
+    values = np.random.default_rng(1).uniform(0.5, 9.0, (COUNT, 24, 32)).astype(np.float32)
+    values[:, 0] = np.inf
+    return values
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory, cameras, frames, depth) -> Path:
+    path = tmp_path_factory.mktemp("bags") / "walk"
+    write_bag(path, cameras, frames, 8.0, depth=depth, start=START)
+    return path
+
+
+def same_cameras(found: Any, expected: Any) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a.K_image, b.K_image)
+        np.testing.assert_array_equal(a.position, b.position)
+        # A quaternion in between.
+        np.testing.assert_allclose(a.T_world_cam, b.T_world_cam, rtol=0.0, atol=2e-15)
+        assert (a.height, a.width) == (b.height, b.width)
+
+
+# Round trips
+
+
+def test_walk_comes_back_bit_for_bit(bag, cameras, frames, depth):
+    found = read_bag(bag)
+    same_cameras(found.cameras, cameras)
+    same_cameras([view.camera for view in found.views], cameras)
+    np.testing.assert_array_equal([view.image for view in found.views], frames)
+    np.testing.assert_array_equal([view.depth for view in found.views], depth)
+    assert found.view_stamps == found.camera_stamps
+
+
+@pytest.mark.parametrize("rate", [8.0, 30.0, 7.3])
+def test_stamps_keep_the_rate_and_do_not_drift(tmp_path, rate):
+    many = [Camera.from_fov(1.0, 2, 2)] * 1000
+    write_bag(tmp_path / "bag", many, rate=rate, start=START)
+    stamps = np.array(read_bag(tmp_path / "bag").camera_stamps) - START
+    np.testing.assert_allclose(stamps, np.arange(1000) / rate * NANO, rtol=0.0, atol=0.6)
+
+
+def test_topics_are_those_of_the_node(bag):
+    assert read_bag(bag).topics == {
+        "/mirage/camera_info": "sensor_msgs/msg/CameraInfo",
+        "/mirage/depth/image_raw": "sensor_msgs/msg/Image",
+        "/mirage/image_raw": "sensor_msgs/msg/Image",
+        "/mirage/path": "nav_msgs/msg/Path",
+        "/mirage/pose": "geometry_msgs/msg/PoseStamped",
+    }
+
+
+def test_every_message_of_a_frame_has_its_stamp(bag):
+    with Reader(bag) as reader:
+        for connection, time, data in reader.messages():
+            stamp = conversions.nanoseconds(TYPES.deserialize_cdr(data, connection.msgtype).header.stamp)
+            assert stamp == time
+        assert {connection.msgcount for connection in reader.connections if "path" not in connection.topic} == {COUNT}
+
+
+def test_camera_path_comes_from_the_path_topic_too(bag, cameras):
+    found = read_bag(bag, pose="/mirage/path", image="", depth="")
+    same_cameras(found.cameras, cameras)
+    assert found.views == ()
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "png"])
+def test_compressed_frames(tmp_path, cameras, codec):
+    rows, columns = np.mgrid[0:24, 0:32]
+    frames = [np.stack([7 * columns, 9 * rows, 3 * (rows + columns)], 2).astype(np.uint8)] * COUNT
+    write_bag(tmp_path / "bag", cameras, frames, codec=codec, quality=95, start=START)
+    found = read_bag(tmp_path / "bag")
+    assert "/mirage/image_raw/compressed" in found.topics
+    error = np.abs(np.array([view.image for view in found.views], int) - frames)
+    assert error.mean() <= (0.0 if codec == "png" else 4.0)
+
+
+def test_frames_may_come_one_by_one(tmp_path, cameras, frames):
+    write_bag(tmp_path / "bag", cameras, (frame for frame in frames), start=START)
+    np.testing.assert_array_equal([view.image for view in read_bag(tmp_path / "bag").views], frames)
+
+
+def test_saved_world_becomes_a_bag_that_opens_a_world_again(tmp_path):
+    model = walled_world_model()
+    first, state = model.start(picture())
+    chunk, state = model.step(state, way(state.camera))
+    save_world(tmp_path / "world", state, model, [first, chunk], frames=True)
+    cache_to_bag(tmp_path / "world", tmp_path / "bag", rate=model.config.frames_per_second)
+    found, stored = read_bag(tmp_path / "bag"), open_cache(tmp_path / "world")
+    same_cameras(found.cameras, stored.cameras)
+    np.testing.assert_array_equal([view.image for view in found.views], load_frames(tmp_path / "world"))
+    np.testing.assert_allclose(np.diff(found.camera_stamps), NANO / model.config.frames_per_second)
+    view = found.views[-1]
+    again, _ = model.start(view.image, view.camera, view.depth)
+    assert again.cameras[0] is view.camera
+
+
+def test_saved_world_without_frames_becomes_a_bag_of_poses(tmp_path):
+    model = walled_world_model()
+    first, state = model.start(picture())
+    save_world(tmp_path / "world.zip", state, model, [first])
+    cache_to_bag(tmp_path / "world.zip", tmp_path / "bag")
+    found = read_bag(tmp_path / "bag")
+    assert len(found.cameras) == 1
+    assert found.views == ()
+    with pytest.raises(CacheNotFoundError):
+        cache_to_bag(tmp_path / "nothing", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_single_file_of_a_bag_is_read(bag, cameras):
+    same_cameras(read_bag(bag / "walk.mcap").cameras, cameras)
+
+
+def test_bag_of_the_older_storage_is_read(tmp_path, bag, cameras):
+    with (
+        Reader(bag) as reader,
+        Writer(tmp_path / "bag", version=8, storage_plugin=StoragePlugin.SQLITE3) as writer,
+    ):
+        topics = {c.topic: writer.add_connection(c.topic, c.msgtype, typestore=TYPES) for c in reader.connections}
+        for connection, time, data in reader.messages():
+            writer.write(topics[connection.topic], time, data)
+    same_cameras(read_bag(tmp_path / "bag").cameras, cameras)
+    (file,) = (tmp_path / "bag").glob("*.db3")
+    same_cameras(read_bag(file).cameras, cameras)
+
+
+def test_every_and_limit_take_fewer_images_and_all_poses(bag, cameras, frames):
+    found = read_bag(bag, every=2, limit=2)
+    np.testing.assert_array_equal([view.image for view in found.views], frames[[0, 2]])
+    assert len(found.cameras) == COUNT
+
+
+# What ROS says of it
+
+
+def definition_hashes() -> dict[str, str]:
+    """Hash of each message type by its name, as the ROS install that is here has it."""
+    prefixes = [sys.prefix, *os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)]
+    shares = [Path(prefix) / "share" for prefix in prefixes if prefix]
+    hashes = {}
+    for package in ("sensor_msgs", "geometry_msgs", "nav_msgs"):
+        for file in (file for share in shares for file in (share / package / "msg").glob("*.json")):
+            rows = json.loads(file.read_text())["type_hashes"]
+            hashes.update({row["type_name"]: row["hash_string"] for row in rows})
+    return hashes
+
+
+def test_definitions_are_those_of_ros(bag):
+    hashes = definition_hashes()
+    if not hashes:
+        pytest.skip("no message definitions of ROS here")
+    with Reader(bag) as reader:
+        assert {connection.msgtype: connection.digest for connection in reader.connections} == {
+            connection.msgtype: hashes[connection.msgtype] for connection in reader.connections
+        }
+
+
+def test_definitions_in_the_bag_are_whole(bag):
+    with Reader(bag) as reader:
+        definitions = {connection.msgtype: connection.msgdef.data for connection in reader.connections}
+    for kind, fields in (
+        ("sensor_msgs/msg/Image", ["std_msgs/Header header", "uint8[] data", "MSG: builtin_interfaces/Time"]),
+        ("sensor_msgs/msg/CameraInfo", ["float64[9] k", "MSG: sensor_msgs/RegionOfInterest"]),
+        ("nav_msgs/msg/Path", ["geometry_msgs/PoseStamped[] poses", "MSG: geometry_msgs/Quaternion"]),
+    ):
+        for field in fields:
+            assert re.search(
+                re.escape(field).replace(r"std_msgs/", "std_msgs/(msg/)?"), definitions[kind].replace("/msg/", "/")
+            )
+
+
+@needs_ros
+def test_rclpy_reads_every_message_and_writes_the_same_bytes(bag):
+    from ros_bridge import _ros
+
+    with Reader(bag) as reader:
+        for connection, _, data in reader.messages():
+            message = _ros.deserialize_message(bytes(data), _ros.message_type(connection.msgtype))
+            assert TYPES.serialize_cdr(
+                TYPES.deserialize_cdr(_ros.serialize_message(message), connection.msgtype), connection.msgtype
+            ) == bytes(data)
+
+
+def test_metadata_says_how_the_node_publishes(bag):
+    with Reader(bag) as reader:
+        for connection in reader.connections:
+            (quality,) = connection.ext.offered_qos_profiles
+            assert (quality.depth, quality.reliability.name, quality.durability.name) == (5, "RELIABLE", "VOLATILE")
+
+
+# A robot's bag
+
+
+def pose_at(stamp: int, x: float = 0.0) -> Any:
+    T = np.eye(4)
+    T[0, 3] = x
+    return conversions.pose_stamped_message(T, stamp, "map", M)
+
+
+def image_at(stamp: int, value: int = 0) -> Any:
+    return conversions.image_message(np.full((4, 6, 3), value, np.uint8), stamp, "cam", M)
+
+
+def info_at(stamp: int, size: tuple[int, int] = (4, 6)) -> Any:
+    return conversions.camera_info_message(Camera.from_fov(1.0, *size), stamp, "cam", M)
+
+
+def recorded(path: Path, *messages: tuple[str, Any]) -> Path:
+    with new_bag(path) as writer:
+        for topic, message in messages:
+            writer.write(topic, message, conversions.nanoseconds(message.header.stamp))
+    return path
+
+
+def test_image_takes_the_pose_nearest_in_time(tmp_path):
+    poses = [("/odom_pose", pose_at(t * NANO // 50, x=t)) for t in range(100)]
+    images = [("/cam/image_raw", image_at(t * NANO // 10 + 3_000_000, t)) for t in range(10)]
+    path = recorded(tmp_path / "bag", ("/cam/camera_info", info_at(0)), *poses, *images)
+    found = read_bag(path)
+    assert len(found.cameras) == 100
+    assert len(found.views) == 10
+    for i, view in enumerate(found.views):
+        np.testing.assert_allclose(view.camera.position, [0.0, 0.0, 5.0 * i], atol=1e-12)  # forward is our z
+
+
+def test_image_without_a_pose_near_it_is_left_out(tmp_path):
+    path = recorded(
+        tmp_path / "bag",
+        ("/cam/camera_info", info_at(0)),
+        ("/cam/image_raw", image_at(0)),
+        ("/cam/image_raw", image_at(2 * NANO, 7)),
+        ("/pose", pose_at(2 * NANO)),
+    )
+    (view,) = read_bag(path).views
+    assert view.image[0, 0, 0] == 7
+    with pytest.raises(BagContentError, match=r"no image with a pose within 0\.05 s on /pose"):
+        read_bag(path, limit=1, every=2)
+    assert len(read_bag(path, tolerance=10.0).views) == 2
+
+
+def test_bag_without_poses_gives_views_at_the_origin(tmp_path):
+    path = recorded(tmp_path / "bag", ("/cam/camera_info", info_at(0)), ("/cam/image_raw", image_at(5)))
+    found = read_bag(path)
+    assert found.cameras == ()
+    np.testing.assert_array_equal(found.views[0].camera.T_world_cam, np.eye(4))
+
+
+def test_odometry_gives_poses(tmp_path):
+    pose = M.make(
+        "geometry_msgs/msg/PoseWithCovariance", pose=conversions.pose_message(np.eye(4), M), covariance=np.zeros(36)
+    )
+    twist = M.make(
+        "geometry_msgs/msg/TwistWithCovariance",
+        twist=conversions.twist_message([1, 0, 0], [0, 0, 0], M),
+        covariance=np.zeros(36),
+    )
+    odometry = M.make(
+        "nav_msgs/msg/Odometry",
+        header=conversions.header_message(5, "odom", M),
+        child_frame_id="base_link",
+        pose=pose,
+        twist=twist,
+    )
+    path = recorded(tmp_path / "bag", ("/cam/camera_info", info_at(0)), ("/odom", odometry))
+    assert read_bag(path).camera_stamps == (5,)
+
+
+def test_masks_and_compressed_copies_are_not_taken_for_the_image(tmp_path):
+    compressed = conversions.compressed_message(np.zeros((4, 6, 3), np.uint8), 0, "cam", messages=M)
+    mask = conversions.mask_message(np.ones((2, 2), bool), 0, "cam", M)
+    path = recorded(
+        tmp_path / "bag",
+        ("/mirage/camera_info", info_at(0)),
+        ("/mirage/image_raw", image_at(0)),
+        ("/mirage/image_raw/compressed", compressed),
+        ("/mirage/observed", mask),
+    )
+    assert len(read_bag(path).views) == 1
+    assert len(read_bag(path, image="/mirage/image_raw/compressed").views) == 1
+
+
+# What is refused
+
+
+def test_missing_bag_is_said(tmp_path):
+    for path in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(BagNotFoundError, match="there is no bag at"):
+            read_bag(path)
+    assert issubclass(BagNotFoundError, FileNotFoundError)
+    assert issubclass(BagError, MirageError)
+
+
+def test_two_topics_of_a_kind_are_named(tmp_path):
+    both = [
+        ("/left/camera_info", info_at(0)),
+        ("/right/camera_info", info_at(0)),
+        ("/left/image_raw", image_at(0)),
+        ("/right/image_raw", image_at(0)),
+        ("/goal_pose", pose_at(0)),
+        ("/pose", pose_at(0)),
+    ]
+    path = recorded(tmp_path / "bag", *both)
+    with pytest.raises(BagContentError, match=r"image may be /left/image_raw or /right/image_raw.*image=\.\.\."):
+        read_bag(path)
+    with pytest.raises(BagContentError, match="pose may be /goal_pose or /pose"):
+        read_bag(path, image="/left/image_raw")
+    assert len(read_bag(path, image="/left/image_raw", pose="/pose").views) == 1
+
+
+def test_topic_that_is_not_there_or_of_another_type_is_said_with_what_there_is(bag):
+    for name in ("/camera/image", "/mirage/pose"):
+        with pytest.raises(BagContentError, match=rf"image is '{name}'.*/mirage/image_raw \(sensor_msgs/msg/Image\)"):
+            read_bag(bag, image=name)
+
+
+def test_bag_without_intrinsics_is_refused(tmp_path):
+    path = recorded(tmp_path / "bag", ("/cam/image_raw", image_at(0)))
+    with pytest.raises(BagContentError, match="there is no CameraInfo"):
+        read_bag(path)
+
+
+def test_another_definition_of_a_message_is_refused(tmp_path):
+    message = pose_at(0)
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        definition, _ = TYPES.generate_msgdef(message.__msgtype__, ros_version=2)
+        connection = writer.add_connection("/pose", message.__msgtype__, msgdef=definition, rihs01="RIHS01_" + 64 * "0")
+        writer.write(connection, 0, TYPES.serialize_cdr(message, message.__msgtype__))
+        info = writer.add_connection("/camera_info", "sensor_msgs/msg/CameraInfo", typestore=TYPES)
+        writer.write(info, 0, TYPES.serialize_cdr(info_at(0), "sensor_msgs/msg/CameraInfo"))
+    with pytest.raises(BagContentError, match="another definition of geometry_msgs/msg/PoseStamped"):
+        read_bag(tmp_path / "bag")
+
+
+def test_sizes_that_disagree_are_refused(tmp_path):
+    info, image = ("/cam/camera_info", info_at(0, (8, 6))), ("/cam/image_raw", image_at(0))
+    with pytest.raises(InvalidCameraError, match="6 x 4 pixels, /cam/camera_info says 6 x 8"):
+        read_bag(recorded(tmp_path / "a", info, image))
+    far = conversions.depth_message(np.ones((2, 3), np.float32), 0, "cam", M)
+    path = recorded(tmp_path / "b", ("/cam/camera_info", info_at(0)), image, ("/depth", far))
+    with pytest.raises(InvalidDepthError, match="depth maps of shape"):
+        read_bag(path)
+    assert read_bag(path, depth="").views[0].depth is None
+
+
+def test_damaged_bag_is_refused_and_never_crashes(bag, tmp_path):
+    whole, rng = (bag / "walk.mcap").read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for i in range(60):
+        octets = bytearray(whole)
+        if i % 2:
+            octets = octets[: int(rng.integers(0, len(octets)))]
+        else:
+            for place in rng.integers(0, len(octets), 8):
+                octets[place] = rng.integers(0, 256)
+        file = tmp_path / f"{i}.mcap"
+        file.write_bytes(octets)
+        try:
+            read_bag(file)
+        except MirageError:
+            refused += 1
+    assert refused >= 30
+    shutil.copytree(bag, tmp_path / "walk")
+    (tmp_path / "walk/metadata.yaml").write_text("nonsense: [")
+    with pytest.raises(BagContentError, match="cannot be read"):
+        read_bag(tmp_path / "walk")
+
+
+@pytest.mark.parametrize(
+    "options", [{"every": 0}, {"limit": 0}, {"tolerance": -1.0}, {"tolerance": float("nan")}], ids=str
+)
+def test_options_of_reading_are_checked(bag, options):
+    with pytest.raises(InvalidOptionError, match="give at least"):
+        read_bag(bag, **options)
+
+
+def test_bag_never_overwrites_and_says_so_before_the_first_frame(bag, cameras, frames):
+    before, left = (bag / "walk.mcap").read_bytes(), iter(frames)
+    with pytest.raises(BagExistsError, match="exists"):
+        write_bag(bag, cameras, left)
+    assert len(list(left)) == COUNT
+    assert (bag / "walk.mcap").read_bytes() == before
+
+
+def test_what_appears_while_a_bag_is_written_stays(tmp_path, cameras, frames):
+    def meanwhile():
+        yield from frames
+        (tmp_path / "bag").mkdir()
+
+    with pytest.raises(BagExistsError, match="exists"):
+        write_bag(tmp_path / "bag", cameras, meanwhile())
+    assert list(tmp_path.rglob("*")) == [tmp_path / "bag"]
+
+
+def test_failed_writing_leaves_nothing(tmp_path, cameras, frames):
+    wrong = [
+        (InvalidOptionError, {"cameras": []}),
+        (InvalidOptionError, {"rate": 0.0}),
+        (InvalidOptionError, {"rate": float("nan")}),
+        (InvalidOptionError, {"codec": "webp"}),
+        (InvalidOptionError, {"codec": "jpeg", "quality": 101}),
+        (InvalidOptionError, {"frames": frames[:3]}),
+        (InvalidOptionError, {"frames": np.concatenate([frames, frames])}),
+        (InvalidImageError, {"frames": frames[:, :4]}),
+        (InvalidImageError, {"frames": frames.astype(float)}),
+        (InvalidDepthError, {"depth": np.ones((COUNT, 3, 3))}),
+        (InvalidOptionError, {"start": 2**70}),
+    ]
+    for error, change in wrong:
+        with pytest.raises(error):
+            write_bag(tmp_path / "bag", **{"cameras": cameras, "frames": frames, **change})
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_reader_tells_what_the_bag_has(bag):
+    with open_bag(bag) as reader:
+        assert isinstance(reader, BagReader)
+        assert reader.count("/mirage/pose") == COUNT
+        assert "/mirage/path (nav_msgs/msg/Path)" in str(reader)
+
+
+def test_without_rosbags_the_install_line_is_said():
+    code = "import sys; sys.modules['rosbags'] = None\nimport ros_bridge.bag"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 1
+    assert "pip install 'mirage-env[bag]'" in run.stderr
+    assert MissingPackageError.__name__ in run.stderr

@@ -1,0 +1,262 @@
+"""`mirage ros` starts the nodes with what was asked, shows what arrives, and says what is missing."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from repository import ROOT
+from ros_process import LIFETIME, Peer, free_domain, needs_ros, ros_environment, ros_process
+from worlds import open_minded_model, walk
+
+from mirage_env.cli import main
+from mirage_env.errors import InvalidOptionError
+from mirage_env.models.loading import save_world_model
+from mirage_env.store import save_world
+from ros_bridge import command, keyboard, listening
+from ros_bridge.listening import Arrival
+from ros_bridge.parameters import WorldParameters
+
+WITHOUT_ROS = "import sys; sys.modules['rclpy'] = None; from mirage_env.cli import main; sys.exit(main())"
+
+
+def arguments_of(*arguments: str) -> list[str]:
+    """Of an interpreter that runs `mirage ros`."""
+    return ["-m", "mirage_env.cli", "ros", *arguments]
+
+
+def asked(*arguments, domain, folder) -> str:
+    """What a `mirage ros` command writes that ends by itself."""
+    environment = ros_environment(domain, folder)
+    command = [sys.executable, *arguments_of(*arguments)]
+    run = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIFETIME, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@contextmanager
+def publishing(kind: str, topic: str, domain: int, folder):
+    """A process that publishes empty messages of that type at 50 Hz, stamped where they have a header."""
+    code = f"""
+import rclpy
+from ros_bridge._ros import message_type
+rclpy.init()
+node, kind = rclpy.create_node("talker"), message_type({kind!r})
+out = node.create_publisher(kind, {topic!r}, 5)
+def send():
+    message = kind()
+    if hasattr(message, "header"):
+        message.header.stamp = node.get_clock().now().to_msg()
+    out.publish(message)
+node.create_timer(0.02, send)
+rclpy.spin(node)
+"""
+    with ros_process(["-c", code], domain, folder) as process:
+        yield process
+
+
+@pytest.mark.parametrize("arguments", [["ros"], ["ros", "policy", "orbit"], ["ros", "topics"], ["ros", "echo", "a"]])
+def test_without_ros_the_install_line_is_shown(arguments):
+    command = [sys.executable, "-c", WITHOUT_ROS, *arguments]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "pip install 'mirage-env[ros]'" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_the_command_line_leaves_the_bridge_alone():
+    code = "import sys, mirage_env.cli; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {name for name in run.stdout.split() if name.split(".")[0] in ("ros_bridge", "policies")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["dance"], "no command 'dance'"),
+        (["--domain", "300"], "from 0 to 101"),
+        (["--resume"], "--store"),
+        (["--rate", "-1"], "from 0 to 240"),
+        (["--param", "rate"], "rate=VALUE"),
+        (["--param", "speed=3"], "max_speed"),
+        (["--param", "seed=x"], "type int"),
+        (["--param", "autostart=yes"], "type bool"),
+        (["call", "jump"], "rollback"),
+        (["policy", "orbit", "--command", "fly"], "cmd_vel"),
+        (["policy", "orbit", "--param", "nothing=1"], "needs_pose"),
+    ],
+)
+def test_wrong_option_is_named_with_what_is_allowed(arguments, says, capsys, monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", "0")
+    assert main(["ros", *arguments]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_options_become_parameters_with_their_types():
+    settings = ["store=a=b", "seed=3", "max_speed=2", "autostart=FALSE", "qos_overrides./a.publisher.depth=1"]
+    found = dict(command.given(WorldParameters, settings, rate=30.0, model=None, resume=False))
+    assert found == {
+        "rate": 30.0, "store": "a=b", "seed": 3, "max_speed": 2.0, "autostart": False,
+        "qos_overrides./a.publisher.depth": 1,
+    }  # fmt: skip
+
+
+@needs_ros
+def test_parameters_reach_a_node_as_they_are(monkeypatch):
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "OFF")
+    import rclpy
+
+    given = {"a": "a folder: with 'quotes'", "b": "2024", "c": True, "d": 3, "e": 30.0, "f": "C:\\new", "g": "true"}
+    context = rclpy.Context()
+    rclpy.init(args=command.ros_arguments(list(given.items())), context=context)
+    try:
+        node = rclpy.create_node("mirage", context=context)
+        assert {name: node.declare_parameter(name, type(value)()).value for name, value in given.items()} == given
+        node.destroy_node()
+    finally:
+        context.shutdown()
+
+
+def test_domain_and_localhost_reach_the_libraries(monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", "0")
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "SUBNET")
+    command.join(command.Network(domain=7, localhost=True))
+    assert (os.environ["ROS_DOMAIN_ID"], os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"]) == ("7", "LOCALHOST")
+
+
+@given(st.integers(2, 50), st.floats(1.0, 120.0))
+def test_frame_rate_is_that_of_the_arrivals(count, rate):
+    arrivals = [Arrival(i / rate, 0.002, 2048) for i in range(count)]
+    assert listening.frame_rate(arrivals) == pytest.approx(rate)
+    assert "latency 2.0 ms" in listening.arrivals_text(arrivals)
+    assert "2.0 KiB" in listening.arrivals_text(arrivals)
+
+
+def test_no_arrivals_are_told():
+    assert listening.arrivals_text([]) == "no frame"
+    assert "one frame" in listening.arrivals_text([Arrival(0.0, 0.0, 1)])
+
+
+def test_topic_is_found_by_its_end():
+    types = {"/mirage/image_raw": "a", "/mirage/depth/image_raw": "b", "/mirage/pose": "c"}
+    assert listening.find_topic("pose", types) == "/mirage/pose"
+    assert listening.find_topic("/mirage/image_raw", types) == "/mirage/image_raw"
+    assert listening.find_topic("mirage/image_raw", types) == "/mirage/image_raw"
+    assert listening.find_topic("image_raw", types) == "/mirage/image_raw", "not the depth image"
+    with pytest.raises(InvalidOptionError, match="give one of them in full"):
+        listening.find_topic("pose", {"/a/pose": "c", "/b/pose": "c"})
+    with pytest.raises(InvalidOptionError, match="/mirage/pose"):
+        listening.find_topic("odom", types)
+
+
+def test_keys_drive_and_anything_else_stops():
+    drive = keyboard.Drive(speed=0.4, turn=0.8)
+    assert drive.pressed("w").velocity == (0.4, 0.0, 0.0)
+    assert drive.pressed("E").velocity == (0.0, -0.4, 0.0)
+    assert drive.pressed("a").velocity == (0.0, 0.0, 0.8)
+    assert drive.pressed("w").pressed("+").velocity == (0.5, 0.0, 0.0)
+    assert drive.pressed("w").pressed(" ").velocity == drive.pressed("w").pressed("?").velocity == (0.0, 0.0, 0.0)
+
+
+def test_bag_is_written_without_ros(tmp_path, capsys):
+    rosbags = pytest.importorskip("rosbags.rosbag2")
+    model = open_minded_model()
+    (first, _), (second, after) = walk(model, 1)
+    save_world(tmp_path / "cache.zarr", after, model, [first, second])
+    assert main(["ros", "bag", str(tmp_path / "cache.zarr"), "--out", str(tmp_path / "bag"), "--rate", "10"]) == 0
+    with rosbags.Reader(tmp_path / "bag") as reader:
+        counts = {name: topic.msgcount for name, topic in reader.topics.items()}
+    assert counts["/mirage/pose"] == 1 + model.config.frames_per_chunk
+    assert main(["ros", "bag", str(tmp_path / "nothing"), "--out", str(tmp_path / "other")]) == 2
+
+
+@needs_ros
+def test_echo_shows_values_and_topics_lists_them(tmp_path):
+    domain = free_domain()
+    with publishing("nav_msgs/msg/Path", "/way", domain, tmp_path):
+        shown = asked("echo", "way", "--count", "2", "--wait", "30", domain=domain, folder=tmp_path)
+        table = asked("topics", "--wait", "30", domain=domain, folder=tmp_path)
+    assert shown.startswith("/way: Path")
+    assert shown.count("---") == 2
+    assert "frame_id:" in shown
+    row = next(line.split() for line in table.splitlines() if line.startswith("/way"))
+    assert row == ["/way", "nav_msgs/msg/Path", "1", "0"]
+
+
+@needs_ros
+def test_echo_measures_images(tmp_path):
+    domain = free_domain()
+    with publishing("sensor_msgs/msg/Image", "/camera/image_raw", domain, tmp_path):
+        shown = asked("echo", "image_raw", "--count", "2", "--wait", "30", domain=domain, folder=tmp_path)
+    last = shown.splitlines()[-1].split()
+    assert last[:4] == ["0", "x", "0", last[3]]
+    rate = float(last[last.index("frames/s") - 1])
+    assert 10.0 < rate < 60.0
+
+
+@needs_ros
+def test_call_tells_what_the_service_answers(tmp_path):
+    domain = free_domain()
+    code = """
+import rclpy
+from std_srvs.srv import SetBool, Trigger
+def answer(request, response):
+    response.success, response.message = True, f"done: {getattr(request, 'data', None)}"
+    return response
+rclpy.init()
+node = rclpy.create_node("mirage")
+node.create_service(Trigger, "~/save", answer)
+node.create_service(SetBool, "~/pause", answer)
+rclpy.spin(node)
+"""
+    with ros_process(["-c", code], domain, tmp_path):
+        for name, says in (("save", "None"), ("pause", "True"), ("resume", "False")):
+            assert asked("call", name, "--wait", "30", domain=domain, folder=tmp_path) == f"done: {says}\n"
+
+
+@needs_ros
+def test_drive_sends_what_keys_say_and_stops_at_the_end(tmp_path):
+    from geometry_msgs.msg import Twist
+
+    domain = free_domain()
+    peer, (terminal, keys) = Peer(domain, tmp_path), pty.openpty()
+    run = [sys.executable, *arguments_of("drive", "--speed", "0.3")]
+    with peer.listening(Twist, "/cmd_vel") as got, open(tmp_path / "shown", "w") as shown:
+        environment = ros_environment(domain, tmp_path)
+        process = subprocess.Popen(run, stdin=keys, stdout=shown, stderr=shown, env=environment, cwd=tmp_path)
+        try:
+            peer.wait_for(lambda: got)
+            assert got[0].linear.x == 0.0
+            os.write(terminal, b"w")
+            peer.wait_for(lambda: got[-1].linear.x == pytest.approx(0.3))
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10.0) == 130
+            peer.wait_for(lambda: got[-1].linear.x == 0.0)
+        finally:
+            process.kill()
+            process.wait(10.0)
+            for descriptor in (terminal, keys):
+                os.close(descriptor)
+            peer.close()
+    assert "+0.30 m/s" in (tmp_path / "shown").read_text()
+
+
+@needs_ros
+def test_mirage_ros_shows_frames(tmp_path):
+    model, domain = tmp_path / "tiny", free_domain()
+    save_world_model(open_minded_model(), model)
+    options = ["--localhost", "--domain", str(domain), "--model", str(model), "--rate", "20", "--store", "world.zarr"]
+    with ros_process(arguments_of(*options), domain, tmp_path) as node:
+        shown = asked("echo", "/mirage/image_raw", "--count", "2", "--wait", "60", domain=domain, folder=tmp_path)
+        node.interrupt()
+        assert node.wait(10.0) == 0, node.output
+    assert "32 x 32 rgb8" in shown
+    assert "frames/s" in shown
+    assert (tmp_path / "world.zarr").is_dir()

@@ -1,0 +1,482 @@
+"""The world as ROS topics: a node in its own process, and this one as its peer. What needs no ROS comes first."""
+
+import math
+import time
+from contextlib import ExitStack
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as Picture
+from ros_process import Peer, free_domain, needs_ros, node_arguments, ros_process
+from stand_ins import picture
+from worlds import open_minded_model
+
+from mirage_env.camera import Camera
+from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidOptionError
+from mirage_env.models.loading import save_world_model
+from mirage_env.rooms import Room
+from mirage_env.store import open_cache
+from ros_bridge import conversions
+from ros_bridge.frames import body_from_optical
+from ros_bridge.parameters import WorldParameters, local_path
+from ros_bridge.refusals import WARN_EVERY, Refusals
+from ros_bridge.start_views import camera_view, room_view
+from ros_bridge.ticker import Ticker
+
+RATE = 25.0
+FRAMES = 4
+"""New frames per chunk of the tiny model."""
+SIZE = (32, 32)
+END_SECONDS = 2.0
+THREADS = "import threading; print('threads', [t.name for t in threading.enumerate() if not t.daemon])"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"rate": -1.0}, "rate is -1.0.*from 0 to 240"),
+        ({"rate": math.nan}, "rate is nan"),
+        ({"seed": 1.5}, "seed is 1.5.*int"),
+        ({"resume": 1}, "resume is 1.*bool"),
+        ({"base_frame": "map"}, "three different names"),
+        ({"publish_width": 640}, "give both, or neither"),
+    ],
+)
+def test_wrong_parameter_says_what_is_allowed(wrong, says):
+    with pytest.raises(InvalidOptionError, match=says):
+        WorldParameters(**wrong)
+
+
+def test_store_is_a_path_or_a_file_url():
+    assert local_path("store", "") is None
+    assert str(local_path("store", "file:///data/my%20walk.zarr")) == "/data/my walk.zarr"
+    assert str(local_path("store", "/data/walk.zarr")) == "/data/walk.zarr"
+    with pytest.raises(InvalidOptionError, match="s3"):
+        local_path("store", "s3://bucket/walk.zarr")
+
+
+def test_refusals_are_all_counted_and_seldom_told():
+    told, now = [], [0.0]
+    refusals = Refusals(told.append, lambda: now[0])
+    for _ in range(50):
+        with refusals.watching("cmd_vel"):
+            raise InvalidOptionError("it is NaN")
+    with refusals.watching("save"):
+        raise PermissionError("not allowed")
+    assert refusals.counts == {"cmd_vel": 50, "save": 1}
+    assert told == ["cmd_vel refused: it is NaN", "save refused: not allowed"]
+    now[0] = WARN_EVERY
+    refusals.refuse("cmd_vel", "again")
+    assert told[2:] == ["cmd_vel refused: again"]
+
+
+def test_ticker_keeps_its_rate_leaves_out_what_it_missed_and_ends():
+    times, slow = [], 0.1
+
+    def tick():
+        times.append(time.monotonic())
+        if len(times) == 5:
+            time.sleep(slow)
+
+    ticker = Ticker(tick, 100.0, time.monotonic)
+    time.sleep(0.4)
+    ticker.stop()
+    seen = len(times)
+    assert 15 < seen <= 32, "40 beats, less those that the slow one covered"
+    assert times[5] - times[4] >= slow
+    assert min(np.diff(times[6:])) > 0.002, "none is made up for"
+    time.sleep(0.03)
+    assert len(times) == seen
+
+
+def test_ticker_tells_what_went_wrong():
+    ticker = Ticker(lambda: 1 / 0, 100.0, time.monotonic)
+    time.sleep(0.05)
+    with pytest.raises(ZeroDivisionError):
+        ticker.check()
+    ticker.stop()
+
+
+@given(st.integers(8, 60), st.integers(8, 60), st.floats(5.0, 80.0), st.floats(-0.4, 0.4), st.floats(-0.4, 0.4))
+def test_start_view_of_a_camera_keeps_its_rays(height, width, focal, off_x, off_y):
+    """What a ray of the middle of the new image hits lies at the same place of the old one."""
+    config = open_minded_model().config
+    K = np.array([[focal, 0, (0.5 + off_x) * width], [0, focal, (0.5 + off_y) * height], [0, 0, 1.0]])
+    x = np.tile(np.linspace(0.0, 1.0, width, dtype=np.float32), (height, 1))
+    depth = 1.0 + x + np.linspace(0.0, 1.0, height, dtype=np.float32)[:, None]
+    view = camera_view(config, np.zeros((height, width, 3), np.uint8), K, depth)
+    assert view.image.shape == (*SIZE, 3)
+    for row, column in ((3, 5), (16, 16), (30, 2)):
+        ray = np.linalg.solve(view.camera.K_image, [column + 0.5, row + 0.5, 1.0])
+        u, v = (K @ ray)[:2]
+        cells = {
+            float(depth[j, i])
+            for i in (math.floor(u - 1e-6), math.floor(u + 1e-6))
+            for j in (math.floor(v - 1e-6), math.floor(v + 1e-6))
+        }
+        assert float(view.depth[row, column]) in cells
+
+
+def test_start_view_of_a_camera_is_checked():
+    config, image = open_minded_model().config, np.zeros((20, 30, 3), np.uint8)
+    K = np.array([[20.0, 0, 15], [0, 20, 10], [0, 0, 1]])
+    with pytest.raises(InvalidDepthError, match=r"\(10, 10\).*\(20, 30\)"):
+        camera_view(config, image, K, np.ones((10, 10), np.float32))
+    with pytest.raises(InvalidCameraError, match="principal point"):
+        camera_view(config, image, K + np.array([[0, 0, 30], [0, 0, 0], [0, 0, 0.0]]))
+
+
+def test_map_of_a_room_is_the_room():
+    view = room_view(open_minded_model().config, 3)
+    room = Room.generate(3, "test")
+    T_map_base = body_from_optical(view.camera.T_world_cam)
+    assert room.is_free(T_map_base[:3, 3]), "the body stands in the room, z up"
+    assert T_map_base[2, 2] > 0.9
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a model and a picture to start with."""
+    folder = tmp_path_factory.mktemp("world")
+    save_world_model(open_minded_model(), folder / "model")
+    Picture.fromarray(picture()).save(folder / "start.png")
+    return folder
+
+
+def parameters(place, **changes):
+    given = {"model": str(place / "model"), "start_image": str(place / "start.png"), "rate": RATE, "threads": 1}
+    return {**given, "max_speed": 2.0, "cmd_timeout": 0.0, **changes}
+
+
+@pytest.fixture(scope="module")
+def world(place):
+    """A node that streams a world with a store, and a peer."""
+    domain = free_domain()
+    options = parameters(place, store=str(place / "walk.zarr"), points_rate=10.0, publish_width=48, publish_height=40)
+    peer = Peer(domain, place / "logs")
+    with ros_process(node_arguments("ros_bridge.world_node", options), domain, place) as node:
+        try:
+            with listening(peer, "Image", "image_raw") as frames:
+                try:
+                    peer.wait_for(lambda: frames, 60.0)
+                except TimeoutError:
+                    pytest.fail(node.output)
+            yield SimpleNamespace(node=node, peer=peer, place=place)
+        finally:
+            peer.close()
+
+
+def kind(name):
+    from ros_bridge import _ros
+
+    return getattr(_ros, name)
+
+
+def listening(peer, name, topic):
+    return peer.listening(kind(name), f"/mirage/{topic}")
+
+
+def message(name, **fields):
+    return kind(name)(**fields)
+
+
+def twist(forward=0.0, left=0.0, turn=0.0):
+    return conversions.twist_message([forward, left, 0.0], [0.0, 0.0, turn])
+
+
+def pose_of(peer):
+    """`T_map_base` now."""
+    with listening(peer, "PoseStamped", "pose") as poses:
+        peer.wait_for(lambda: len(poses) > 1)
+    return conversions.pose_from_stamped(poses[-1], "map")
+
+
+def values(peer):
+    """The diagnostics of the next second."""
+    with peer.listening(kind("DiagnosticArray"), "/diagnostics") as got:
+        peer.wait_for(lambda: got)
+    return {v.key: v.value for v in got[-1].status[0].values}
+
+
+def stand(peer):
+    """Stop, and wait until the camera stands; gives where."""
+    peer.publish("/cmd_vel", twist())
+    with listening(peer, "PoseStamped", "pose") as poses:
+        peer.wait_for(lambda: len(poses) > FRAMES + 2 and poses[-1].pose == poses[-1 - FRAMES].pose)
+    return conversions.pose_from_stamped(poses[-1], "map")
+
+
+@needs_ros
+def test_frames_arrive_in_order_with_their_camera(world):
+    peer = world.peer
+    names = {
+        "image_raw": "Image",
+        "image_raw/compressed": "CompressedImage",
+        "camera_info": "CameraInfo",
+        "depth/image_raw": "Image",
+        "observed": "Image",
+        "pose": "PoseStamped",
+    }
+    with ExitStack() as stack:
+        got = {topic: stack.enter_context(listening(peer, name, topic)) for topic, name in names.items()}
+        peer.wait_for(lambda: all(len(g) > 20 for g in got.values()))
+    stamps = {topic: [conversions.nanoseconds(m.header.stamp) for m in g] for topic, g in got.items()}
+    for topic, times in stamps.items():
+        assert (np.diff(times) > 0).all(), topic
+        assert abs(np.mean(np.diff(times)) * 1e-9 - 1.0 / RATE) < 0.2 / RATE, topic
+    common = set.intersection(*map(set, stamps.values()))
+    assert len(common) > 10, "one stamp for all that shows a frame"
+    info = got["camera_info"][-1]
+    image = got["image_raw"][-1]
+    assert (image.height, image.width, image.encoding) == (40, 48, "rgb8")
+    assert (info.height, info.width) == (image.height, image.width)
+    assert info.header.frame_id == image.header.frame_id == "camera_optical_frame"
+    assert conversions.camera_from_info(info).K_image[0, 2] == pytest.approx(24.0)
+    depth = conversions.depth_from_message(got["depth/image_raw"][-1])
+    assert depth.shape == (40, 48)
+    assert np.isfinite(depth).all()
+    assert conversions.mask_from_message(got["observed"][-1]).shape == (40, 48)
+    assert conversions.image_from_compressed(got["image_raw/compressed"][-1]).shape == (40, 48, 3)
+
+
+@needs_ros
+def test_forward_is_forward_and_zero_stops_within_a_chunk(world):
+    peer = world.peer
+    before = stand(peer)
+    with listening(peer, "PoseStamped", "pose") as poses:
+        peer.publish("/cmd_vel", twist(forward=0.5))
+        peer.wait_for(
+            lambda: (conversions.pose_from_stamped(poses[-1]) if poses else before)[0, 3] > before[0, 3] + 0.2
+        )
+        peer.publish("/cmd_vel", twist())
+        told = peer.node.get_clock().now().nanoseconds
+        peer.spin(3.0 * FRAMES / RATE)
+    moved = np.linalg.inv(before) @ conversions.pose_from_stamped(poses[-1])
+    assert moved[0, 3] > 0.2, "x of the body is forward"
+    np.testing.assert_allclose(moved[1:3, 3], 0.0, atol=1e-6)
+    places = [conversions.pose_from_stamped(p)[0, 3] for p in poses]
+    last = max(i for i in range(1, len(places)) if places[i] != places[i - 1])
+    stopped = conversions.nanoseconds(poses[last].header.stamp) - told
+    assert stopped * 1e-9 < (FRAMES + 2) / RATE
+    steps = np.diff(places)
+    np.testing.assert_allclose(steps[steps > 0].max(), 0.5 / RATE, rtol=1e-3, err_msg="metres per frame")
+
+
+@needs_ros
+def test_goal_and_path_are_reached_and_tell_how_far_they_are(world):
+    peer = world.peer
+    before = stand(peer)
+    goal = before.copy()
+    goal[:3, 3] += before[:3, :3] @ [0.3, 0.1, 0.0]
+    with listening(peer, "Float32", "progress") as shares:
+        peer.publish("/mirage/goal_pose", conversions.pose_stamped_message(goal, 0, "map"))
+        peer.wait_for(lambda: shares and shares[-1].data == 1.0)
+        assert (np.diff([s.data for s in shares]) >= 0.0).all()
+    np.testing.assert_allclose(pose_of(peer), goal, atol=1e-6)
+    back = [conversions.pose_stamped_message(T, 0, "map") for T in (goal, before)]
+    peer.publish("/mirage/path_cmd", conversions.path_message(back, 0, "map"))
+    peer.wait_for(lambda: np.allclose(pose_of(peer), before, atol=1e-6))
+    with listening(peer, "Path", "path") as paths:
+        peer.wait_for(lambda: paths)
+    assert len(paths[-1].poses) > 10
+
+
+def ask(peer, service, data=None):
+    """What a service answers."""
+    from std_srvs.srv import SetBool, Trigger
+
+    if data is None:
+        return peer.call(Trigger, f"/mirage/{service}")
+    return peer.call(SetBool, f"/mirage/{service}", SetBool.Request(data=data))
+
+
+def tell(world, topic, name, **fields):
+    """What the node logs when it has done what a topic asks for."""
+    before = len(world.node.output)
+    world.peer.publish(f"/mirage/{topic}_cmd", message(name, **fields))
+    return world.peer.wait_for(lambda: [line for line in world.node.output[before:].splitlines() if "]: " in line])[-1]
+
+
+@needs_ros
+def test_every_service_does_what_its_topic_does(world, tmp_path):
+    peer, saved, packed = world.peer, tmp_path / "saved.zarr", tmp_path / "saved.zip"
+    stand(peer)
+    assert "after 0 chunks" not in ask(peer, "fork").message
+    assert "new world" in tell(world, "reset", "Empty")
+    refused = ask(peer, "step")
+    assert not refused.success
+    assert "pause it first" in refused.message
+    assert ask(peer, "pause", True).message == "paused"
+    assert ask(peer, "step").message == "chunk 1 plays"
+    peer.wait_for(lambda: "after 1 chunks" in ask(peer, "fork").message)
+    assert "chunk 2 plays" in tell(world, "step", "Empty")
+    peer.wait_for(lambda: "after 2 chunks" in ask(peer, "fork").message)
+    refused = ask(peer, "save")
+    assert not refused.success
+    assert "save_path" in refused.message
+    assert "after 2 chunks" in tell(world, "save", "String", data=str(saved))
+    assert set_parameter(peer, "save_path", str(packed)).successful
+    assert ask(peer, "save").success
+    assert open_cache(saved).chunks == open_cache(packed).chunks == 2
+    assert "after 1 chunks" in ask(peer, "rollback").message
+    assert "after 0 chunks" in tell(world, "rollback", "UInt32", data=1)
+    assert not ask(peer, "load").success
+    assert "after 2 chunks" in tell(world, "load", "String", data=str(packed))
+    copy = ask(peer, "fork").message
+    assert "after 2 chunks" in copy
+    assert "after 2 chunks" in tell(world, "fork", "String", data=str(tmp_path / "fork.zarr"))
+    assert open_cache(tmp_path / "fork.zarr").chunks == 2
+    assert "new world" in ask(peer, "reset").message
+    assert set_parameter(peer, "load_path", copy.split()[1]).successful
+    assert "after 2 chunks" in ask(peer, "load").message
+    assert "goes on" in tell(world, "pause", "Bool", data=False)
+    assert int(values(peer)["chunk"]) == 2
+    assert len(list(world.place.glob("walk*.zarr"))) > 4, "every world that went back goes on in a cache of its own"
+
+
+def set_parameter(peer, name, value):
+    from rcl_interfaces.srv import SetParameters
+    from rclpy.parameter import Parameter
+
+    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+    return peer.call(SetParameters, "/mirage/set_parameters", request).results[0]
+
+
+@needs_ros
+def test_bad_input_is_named_and_counted_and_the_node_lives(world):
+    peer, node = world.peer, world.node
+    stand(peer)
+    before = values(peer)
+    nan, unset = twist(), message("PoseStamped")
+    nan.linear.x = math.nan
+    unset.header.frame_id, unset.pose.orientation.w = "map", 0.0
+    elsewhere = conversions.pose_stamped_message(np.eye(4), 0, "odom")
+    image = conversions.image_message(np.zeros((20, 30, 3), np.uint8), 7, "camera")
+    info = conversions.camera_info_message(Camera.from_fov(1.0, 24, 30), 7, "camera")
+    peer.publish("/cmd_vel", nan)
+    peer.publish("/mirage/goal_pose", unset)
+    peer.publish("/mirage/goal_pose", elsewhere)
+    peer.publish("/mirage/path_cmd", conversions.path_message([unset], 0, "map"))
+    peer.publish("/mirage/start/image", image)
+    peer.publish("/mirage/start/camera_info", info)
+    peer.publish("/mirage/load_cmd", message("String", data="/nowhere/walk.zarr"))
+    peer.publish("/mirage/save_cmd", message("String", data="/proc/no/walk.zarr"))
+    assert not set_parameter(peer, "jpeg_quality", 1000).successful
+    assert not set_parameter(peer, "rate", "fast").successful
+
+    def more(kind):
+        return int(values_now.get(f"refused {kind}", 0)) - int(before.get(f"refused {kind}", 0))
+
+    expected = {"cmd_vel": 1, "goal_pose": 2, "path_cmd": 1, "start": 1, "load": 1, "save": 1, "parameter": 1}
+    for _ in range(5):
+        values_now = values(peer)
+        if all(more(kind) == count for kind, count in expected.items()):
+            break
+    assert {kind: more(kind) for kind in expected} == expected, node.output
+    for said in ("nan", "length 0", "30 x 20 pixels"):
+        assert said in node.output
+    assert float(values(peer)["frames per second"]) > 0.5 * RATE
+
+
+@needs_ros
+def test_a_robots_camera_opens_a_world(world):
+    peer = world.peer
+    stand(peer)
+    seen = np.zeros((60, 80, 3), np.uint8)
+    seen[:, :, 0] = 200
+    camera = Camera.from_fov(1.2, 60, 80)
+    peer.publish("/mirage/start/camera_info", conversions.camera_info_message(camera, 9, "camera"))
+    peer.publish("/mirage/start/image", conversions.image_message(seen, 9, "camera"))
+    with listening(peer, "CameraInfo", "camera_info") as infos:
+        # The middle 60 of 80 columns become 48 of the published image.
+        peer.wait_for(lambda: infos and infos[-1].k[0] == pytest.approx(camera.K_image[0, 0] * 48 / 60))
+    np.testing.assert_allclose(pose_of(peer), np.eye(4), atol=1e-9)
+    with listening(peer, "PointCloud2", "points") as clouds:
+        peer.wait_for(lambda: clouds)
+    xyz, colour = conversions.cloud_from_message(clouds[-1])
+    assert len(xyz) == len(colour) > 0
+    assert (xyz[:, 0] > 0.0).all(), "all of the memory is ahead, and ahead is x of the map"
+
+
+@needs_ros
+def test_a_killed_node_resumes_where_it_was_and_ends_quietly_on_sigint(place):
+    domain, store = free_domain(), place / "kill.zarr"
+    peer = Peer(domain, place / "logs")
+    options = parameters(place, store=str(store))
+    try:
+        with ros_process(node_arguments("ros_bridge.world_node", options), domain, place) as node:
+            peer.publish("/cmd_vel", twist(forward=0.4, turn=0.2), seconds=60.0)
+            peer.wait_for(lambda: store.exists() and open_cache(store).chunks > 3)
+            peer.publish("/cmd_vel", twist())
+            here = stand(peer)
+            peer.wait_for(lambda: values(peer)["store lag, chunks"] == "0")
+            node.kill()
+            node.wait(5.0)
+        after = node_arguments("ros_bridge.world_node", {**options, "resume": True}, THREADS)
+        with ros_process(after, domain, place) as node:
+            with listening(peer, "PoseStamped", "pose") as poses:
+                peer.wait_for(lambda: poses, 60.0)
+            np.testing.assert_allclose(conversions.pose_from_stamped(poses[0]), here, atol=1e-9)
+            peer.publish("/cmd_vel", twist(forward=0.4))
+            peer.wait_for(lambda: pose_of(peer)[0, 3] > here[0, 3] + 0.05)
+            asked = time.monotonic()
+            node.interrupt()
+            assert node.wait(2.0 * END_SECONDS) == 0, node.output
+            assert time.monotonic() - asked < END_SECONDS
+        assert "threads ['MainThread']" in node.output
+        assert "Traceback" not in node.output
+    finally:
+        peer.close()
+
+
+@needs_ros
+def test_lifecycle_leads_the_node(place):
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+
+    def change(transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return peer.call(ChangeState, "/mirage/change_state", request, 60.0).success
+
+    domain = free_domain()
+    peer = Peer(domain, place / "logs")
+    options = parameters(place, autostart=False, store="/proc/nowhere/walk.zarr")
+    with ros_process(node_arguments("ros_bridge.world_node", options, THREADS), domain, place) as node:
+        try:
+            assert change(Transition.TRANSITION_CONFIGURE), node.output
+            with listening(peer, "PoseStamped", "pose") as poses:
+                peer.spin(0.3)
+                assert not poses
+                assert change(Transition.TRANSITION_ACTIVATE)
+                peer.wait_for(lambda: poses)
+                assert "/proc/nowhere" in values(peer)["store failure"], (
+                    "a store that cannot be written does not stop it"
+                )
+                assert change(Transition.TRANSITION_DEACTIVATE)
+                peer.spin(0.3)
+                poses.clear()
+                peer.spin(0.3)
+                assert not poses
+            assert change(Transition.TRANSITION_CLEANUP)
+            assert change(Transition.TRANSITION_CONFIGURE), node.output
+            assert change(Transition.TRANSITION_ACTIVATE)
+            pose_of(peer)
+            node.interrupt()
+            assert node.wait(END_SECONDS) == 0
+        finally:
+            peer.close()
+    assert "threads ['MainThread']" in node.output
+
+
+@needs_ros
+def test_what_cannot_be_configured_ends_with_the_reason(place):
+    options = parameters(place, store="s3://bucket/walk.zarr")
+    code = "import sys; from ros_bridge.world_node import main; sys.exit(main())"
+    arguments = ["-c", code, *node_arguments("", options)[2:]]
+    with ros_process(arguments, free_domain(), place) as node:
+        assert node.wait(60.0) == 2
+    assert "s3://bucket/walk.zarr" in node.output
+    assert "Traceback" not in node.output
