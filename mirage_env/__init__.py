@@ -1,7 +1,8 @@
 """Mirage: a learned world that robots can practise in.
 
 `gymnasium.make("Mirage/World-v0")` walks through the learned world, `gymnasium.make("Rooms/World-v0")` through the true
-simulator with the same spaces. `load_world_model("rooms")` gives the world model itself.
+simulator with the same spaces. In place of `World` stands a task: `Explore`, `PointNav`, `ImageNav`, `Revisit` (module
+`mirage_env.tasks`). `load_world_model("rooms")` gives the world model itself.
 """
 
 from __future__ import annotations
@@ -61,14 +62,33 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-gymnasium.register(
-    "Mirage/World-v0",
-    entry_point="mirage_env.env:MirageEnv",
-    vector_entry_point="mirage_env.vector_env:MirageVectorEnv",
-    kwargs={"start_views": "mirage_env.rooms:start_view"},
-)
-gymnasium.register(
-    "Rooms/World-v0",
-    entry_point="mirage_env.rooms.env:RoomsEnv",
-    vector_entry_point="mirage_env.rooms.env:RoomsVectorEnv",
-)
+# Task (by name, so that nothing is imported here) and the longest episode of every id.
+_TASKS: dict[str, tuple[str | None, int | None]] = {
+    "World": (None, None),
+    "Explore": ("explore", 50),
+    "PointNav": ("point_nav", 50),
+    "ImageNav": ("image_nav", 50),
+    "Revisit": ("revisit", 50),
+}
+for _name, (_task, _steps) in _TASKS.items():
+    gymnasium.register(
+        f"Mirage/{_name}-v0",
+        entry_point="mirage_env.env:MirageEnv",
+        vector_entry_point="mirage_env.vector_env:MirageVectorEnv",
+        max_episode_steps=_steps,
+        kwargs={"start_views": "mirage_env.rooms:start_view", "task": _task},
+    )
+    gymnasium.register(
+        f"Rooms/{_name}-v0",
+        entry_point="mirage_env.rooms.env:RoomsEnv",
+        vector_entry_point="mirage_env.rooms.env:RoomsVectorEnv",
+        max_episode_steps=_steps,
+        kwargs={"task": _task},
+    )
+    gymnasium.register(
+        f"Mirage/Readout{'' if _name == 'World' else _name}-v0",
+        entry_point="mirage_env.readout_env:ReadoutEnv",
+        vector_entry_point="mirage_env.readout_env:ReadoutVectorEnv",
+        max_episode_steps=_steps,
+        kwargs={"start_views": "mirage_env.rooms:start_view", "task": _task},
+    )

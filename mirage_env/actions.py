@@ -30,7 +30,7 @@ ROUNDING = 1e-5
 MAX_ROTATION_LIMIT = math.pi / math.sqrt(3.0)
 """Three components of this size make half a turn; beyond it the way between two cameras is ambiguous."""
 
-_MOTION = ("translation x", "translation y", "translation z", "rotation x", "rotation y", "rotation z")
+MOTION = ("translation x", "translation y", "translation z", "rotation x", "rotation y", "rotation z")
 _POSE = ("x", "y", "z", "qw", "qx", "qy", "qz")
 
 
@@ -104,7 +104,7 @@ class RelativePose:
 
     def cameras(self, action: ArrayLike, camera: Camera) -> list[Camera]:
         """F cameras on a constant screw (`Control.cameras`)."""
-        share = check_action(action, self.space, _MOTION)
+        share = check_action(action, self.space, MOTION)
         motion = pose_from_rotation_vector(self.max_translation * share[:3], self.max_rotation * share[3:])
         return between(camera, camera.moved(motion), self.frames)
 
@@ -130,7 +130,7 @@ class Waypoints:
 
     def cameras(self, action: ArrayLike, camera: Camera) -> list[Camera]:
         """F cameras, one per row (`Control.cameras`)."""
-        shares = check_action(action, self.space, _MOTION) / self.frames
+        shares = check_action(action, self.space, MOTION) / self.frames
         path = [camera]
         for share in shares:
             motion = pose_from_rotation_vector(self.max_translation * share[:3], self.max_rotation * share[3:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_env.camera import Camera
-from mirage_env.chunk_env import ChunkEnv, as_camera, check_options
+from mirage_env.camera import Camera, between, rotation_angle
+from mirage_env.chunk_env import ChunkEnv
+from mirage_env.env_arguments import EnvArguments
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Readout, StartViews
 from mirage_env.observations import Info, Observation, Shown, WorldFormat
+from mirage_env.reset_options import as_camera
 from mirage_env.world_model import WorldModel, WorldState, frames_to_uint8
 
-OPTIONS = ("image", "depth", "camera", "prompt", "cache")
-"""Options of `MirageEnv.reset`."""
+MAX_PICTURE_CHUNKS = 16
+"""Longest way to a picture, chunks."""
 
 
 class MirageEnv(ChunkEnv[WorldState]):
@@ -34,11 +37,12 @@ class MirageEnv(ChunkEnv[WorldState]):
     (its visibility, float32 [h, w] in [0, 1]), `depth` (metres, clipped to the model's near and far, float32 [H, W]).
 
     `info`, with the same keys after reset (one frame) and step (F frames): `poses` [F, 7], `chunk` (0 at the start),
-    `coverage` (share of cells the memory showed), `memory_points`, `memory_bytes`, `is_success` (False: no task),
+    `coverage` (share of cells the memory showed), `memory_points`, `memory_bytes`, `is_success` (False without a task),
     `frame_rewards` [F]. With `info_frames` also `frames` uint8 [F, H, W, 3], `frame_depth` [F, H, W], `frame_labels`
     [F, H, W], `frame_poses` [F, 4, 4] and `intrinsics` [3, 3].
 
-    There is no task: the reward is 0 and episodes do not end by themselves.
+    Without a `task` the reward is 0 and episodes do not end by themselves; a task may add `goal` to the observation and
+    keys to `info` (module `tasks`).
 
     Options of `reset`: `image` (uint8 [H, W, 3]) with its true `depth` (metres, [H, W]) and `camera` (a `Camera`, a
     4 x 4 pose or a pose vector) where they are known; `cache`, the path of a saved world; `prompt`, for world models
@@ -47,12 +51,8 @@ class MirageEnv(ChunkEnv[WorldState]):
     Args:
         model: a world model, or a name or folder for `load_world_model`.
         start_views: draws the view of a `reset` without image; a function or `"module:function"`.
-        control: one of `actions.CONTROLS`.
-        max_translation: metres per chunk and axis that an action of 1 means.
-        max_rotation: radians per chunk and axis that an action of 1 means.
-        observe: additions to the observation: `"readout"`, `"observed"`, `"depth"`.
-        info_frames: put whole chunks into `info`.
-        render_mode: `"rgb_array"` (last frame) or `"rgb_array_list"` (all frames since the last `render`).
+        **arguments: `control`, `max_translation`, `max_rotation`, `observe`, `info_frames`, `render_mode`, `task` and
+            `guard`, as in `EnvArguments`.
 
     Raises:
         InvalidOptionError: an argument with a value that is not on offer.
@@ -60,16 +60,13 @@ class MirageEnv(ChunkEnv[WorldState]):
         WeightsError: its weight files cannot be used.
     """
 
+    world_options = ("image", "depth", "camera", "prompt", "cache")
+
     def __init__(
         self,
         model: WorldModel | str | Path = "rooms",
         start_views: StartViews | str | None = None,
-        control: str = "relative_pose",
-        max_translation: float = 1.0,
-        max_rotation: float = 0.7,
-        observe: Sequence[str] = (),
-        info_frames: bool = False,
-        render_mode: str | None = None,
+        **arguments: Any,
     ) -> None:
         if isinstance(model, str | Path):
             # Brings in diffusers and transformers, which a ready model does not need again.
@@ -78,7 +75,7 @@ class MirageEnv(ChunkEnv[WorldState]):
             model = load_world_model(model)
         c = model.config
         world = WorldFormat(c.image_size, c.latent_size, c.frames_per_chunk, c.near, c.far, c.frames_per_second)
-        super().__init__(world, control, max_translation, max_rotation, observe, info_frames, render_mode)
+        super().__init__(world, EnvArguments.of(arguments))
         self.model = model
         self.start_views = _imported(start_views) if isinstance(start_views, str) else start_views
 
@@ -135,6 +132,26 @@ class MirageEnv(ChunkEnv[WorldState]):
         labels = model.segmenter.segment(frames)
         return self._shown(views, frames, depth, labels, readout, model.refiner.refine(readout), state)
 
+    def picture(self, state: WorldState, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
+        """The last frame of a walk to that camera, on a fork, at no more than the longest step per chunk.
+
+        Raises:
+            InvalidOptionError: it is more than `MAX_PICTURE_CHUNKS` chunks away.
+        """
+        T_here_there = state.camera.T_cam_world @ camera.T_world_cam
+        way, turn = float(np.linalg.norm(T_here_there[:3, 3])), rotation_angle(T_here_there)
+        count = max(1, math.ceil(max(way / self.arguments.max_translation, turn / self.arguments.max_rotation)))
+        if count > MAX_PICTURE_CHUNKS:
+            raise InvalidOptionError(
+                f"a view is wanted that is {way:.1f} m and {turn:.1f} rad away, {count} chunks of this environment; at "
+                f"most {MAX_PICTURE_CHUNKS} are walked for it: choose a nearer one"
+            )
+        frames = self.model.config.frames_per_chunk
+        path = between(state.camera, camera, count * frames)
+        for first in range(0, len(path), frames):
+            chunk, state = self.model.step(state, path[first : first + frames])
+        return frames_to_uint8(chunk.frames[-1:])[0]
+
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the world to a cache, from which `load` or `reset(options={"cache": path})` goes on.
 
@@ -144,7 +161,7 @@ class MirageEnv(ChunkEnv[WorldState]):
         """
         from mirage_env import store
 
-        store.save_world(path, self.get_state(), self.model, overwrite=overwrite)
+        store.save_world(path, self.get_world(), self.model, overwrite=overwrite)
 
     def load(self, path: str | Path) -> tuple[Observation, Info]:
         """Go on from a saved world; the next step is the one that would have followed when it was saved.
@@ -160,7 +177,6 @@ class MirageEnv(ChunkEnv[WorldState]):
         return store.load_world(path, self.model)
 
     def _check(self, options: dict[str, Any]) -> None:
-        check_options(options, OPTIONS)
         if options.get("prompt") is not None:
             raise InvalidOptionError(f"the world model {self.model.config.name!r} takes no prompt; leave it out")
         if "cache" in options and (others := sorted(set(options) & {"image", "depth", "camera"})):

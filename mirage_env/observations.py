@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gymnasium import Space
 from gymnasium.spaces import Box, Dict
 from numpy.typing import NDArray
 
@@ -50,8 +51,8 @@ class Shown:
     memory_bytes: int
 
 
-def observation_space(world: WorldFormat, extras: Sequence[str]) -> Dict:
-    """`pixels`, `agent_pos` and those of `EXTRAS` that are asked for."""
+def observation_space(world: WorldFormat, extras: Sequence[str], goal: Space[Any] | None = None) -> Dict:
+    """`pixels`, `agent_pos`, those of `EXTRAS` that are asked for, and the `goal` of a task that has one."""
     limit = np.array([POSITION_LIMIT] * 3 + [1.0] * 4, np.float32)
     spaces: dict[str, Any] = {
         "pixels": Box(0, 255, (*world.image_size, 3), np.uint8),
@@ -60,10 +61,13 @@ def observation_space(world: WorldFormat, extras: Sequence[str]) -> Dict:
         "observed": Box(0.0, 1.0, world.latent_size, np.float32),
         "depth": Box(world.near, world.far, world.image_size, np.float32),
     }
-    return Dict({name: space for name, space in spaces.items() if name not in EXTRAS or name in extras})
+    chosen = {name: space for name, space in spaces.items() if name not in EXTRAS or name in extras}
+    return Dict(chosen if goal is None else {**chosen, "goal": goal})
 
 
-def observation_of(shown: Shown, world: WorldFormat, extras: Sequence[str]) -> Observation:
+def observation_of(
+    shown: Shown, world: WorldFormat, extras: Sequence[str], goal: NDArray[Any] | None = None
+) -> Observation:
     """The last frame and its pose, with `extras`; depth is clipped to near and far."""
     observation: Observation = {
         "pixels": shown.frames[-1].copy(),
@@ -75,6 +79,8 @@ def observation_of(shown: Shown, world: WorldFormat, extras: Sequence[str]) -> O
         observation["observed"] = shown.observed.copy()
     if "depth" in extras:
         observation["depth"] = np.clip(shown.depth[-1], world.near, world.far).astype(np.float32)
+    if goal is not None:
+        observation["goal"] = goal.copy()
     return observation
 
 

@@ -11,9 +11,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 from numpy.typing import ArrayLike, NDArray
 
-from mirage_env.chunk_env import ChunkEnv, StateT
+from mirage_env.chunk_env import ChunkEnv
 from mirage_env.env import MirageEnv
 from mirage_env.errors import InvalidActionError, InvalidOptionError
+from mirage_env.moments import StateT, TaskState
 from mirage_env.observations import PER_FRAME, Info, Observation
 from mirage_env.world_model import WorldState
 
@@ -93,7 +94,8 @@ class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], 
             except InvalidActionError as error:
                 raise InvalidActionError(f"world {i}: {error}") from error
         openings = {i: self.envs[i].prepare(None, None) for i in range(self.num_envs) if self._ended[i]}
-        chunks = self.envs[0].walk([self.envs[i].get_state() for i in walking], paths) if walking else []
+        chunks = self.envs[0].walk([self.envs[i].get_world() for i in walking], paths) if walking else []
+        moments = [self.envs[i].judge(*chunk, rows[i]) for i, chunk in zip(walking, chunks, strict=True)]
 
         infos: dict[int, Info] = {}
         rewards = np.zeros(self.num_envs)
@@ -101,8 +103,8 @@ class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], 
         for i, opening in openings.items():
             self._last[i], infos[i] = self.envs[i].enter(opening)
             self._steps[i] = 0
-        for i, (state, shown) in zip(walking, chunks, strict=True):
-            self._last[i], rewards[i], terminations[i], truncations[i], infos[i] = self.envs[i].advance(state, shown)
+        for i, moment in zip(walking, moments, strict=True):
+            self._last[i], rewards[i], terminations[i], truncations[i], infos[i] = self.envs[i].advance(moment)
             self._steps[i] += 1
             truncations[i] |= self._steps[i] == self.max_episode_steps
         self._ended = terminations | truncations
@@ -112,12 +114,12 @@ class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], 
         """What every world renders."""
         return tuple(env.render() for env in self.envs)
 
-    def get_state(self, world: int) -> StateT:
+    def get_state(self, world: int) -> StateT | TaskState[StateT]:
         """The state of one world (`ChunkEnv.get_state`)."""
         return self.envs[world].get_state()
 
-    def set_state(self, world: int, state: StateT) -> tuple[Observation, Info]:
-        """Let one world go on from a state (`ChunkEnv.set_state`); its episode begins anew."""
+    def set_state(self, world: int, state: StateT | TaskState[StateT]) -> tuple[Observation, Info]:
+        """Let one world go on from a state (`ChunkEnv.set_state`); its `max_episode_steps` count anew."""
         observation, info = self.envs[world].set_state(state)
         if self._last:
             self._last[world] = observation

@@ -319,7 +319,7 @@ def test_fork_shares_the_memory_and_the_model(env):
     assert twin.get_state() is env.get_state()
     twin.step(FORWARD)
     env.step(BACK)
-    assert twin.get_state().memory.blocks[0] is env.get_state().memory.blocks[0]
+    assert twin.get_state().memory.blocks[0].feature is env.get_state().memory.blocks[0].feature
 
 
 def test_fork_of_an_environment_without_world_is_one_too(make):

@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
-from mirage_env.chunk_env import ChunkEnv, as_camera, check_options
+from mirage_env.chunk_env import ChunkEnv
+from mirage_env.env_arguments import EnvArguments
 from mirage_env.errors import InvalidCameraError, InvalidOptionError
 from mirage_env.observations import Shown, WorldFormat
+from mirage_env.reset_options import as_camera
+from mirage_env.rooms import ground
 from mirage_env.rooms.room import FOV, FRAME_SECONDS, Room, check_split
+from mirage_env.tasks.base import Distance, Point
 from mirage_env.vector_env import ChunkVectorEnv
-
-OPTIONS = ("room", "split", "camera")
-"""Options of `RoomsEnv.reset`."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,13 @@ class RoomsEnv(ChunkEnv[RoomState]):
         split: rooms to draw from.
         near, far: bounds of the observation `depth`, metres.
         samples: rays per pixel and direction.
-        control, max_translation, max_rotation, observe, info_frames, render_mode: as for `MirageEnv`.
+        **arguments: as for `MirageEnv`.
 
     Raises:
         InvalidOptionError: an argument with a value that is not on offer.
     """
+
+    world_options = ("room", "split", "camera")
 
     def __init__(
         self,
@@ -63,12 +67,7 @@ class RoomsEnv(ChunkEnv[RoomState]):
         near: float = 0.1,
         far: float = 50.0,
         samples: int = 2,
-        control: str = "relative_pose",
-        max_translation: float = 1.0,
-        max_rotation: float = 0.7,
-        observe: Sequence[str] = (),
-        info_frames: bool = False,
-        render_mode: str | None = None,
+        **arguments: Any,
     ) -> None:
         H, W = image_size
         h, w = latent_size or (H // 8, W // 8)
@@ -78,14 +77,13 @@ class RoomsEnv(ChunkEnv[RoomState]):
                 f"0 < near < far (near is {near}, far {far})"
             )
         world = WorldFormat((H, W), (h, w), chunk_frames, near, far, 1.0 / FRAME_SECONDS)
-        super().__init__(world, control, max_translation, max_rotation, observe, info_frames, render_mode)
+        super().__init__(world, EnvArguments.of(arguments))
         check_split(split)
         self.split = split
         self.samples = samples
 
     def open_world(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[RoomState, Shown]:
         """A room and a place in it; what the options leave open is drawn from `rng`."""
-        check_options(options, OPTIONS)
         split = options.get("split", self.split)
         check_split(split)
         seed = options.get("room")
@@ -125,6 +123,22 @@ class RoomsEnv(ChunkEnv[RoomState]):
         if not isinstance(state, RoomState):
             raise InvalidOptionError(f"the state is a {type(state).__name__}; give a RoomState (see `get_state`)")
         return self._render(state, [state.camera], [state.time])
+
+    def picture(self, state: RoomState, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
+        """The true view."""
+        return state.room.render(camera, state.time, self.samples).image
+
+    def distance_to(self, state: RoomState, goal: Point) -> Distance:
+        """Shortest way through the free space of the room."""
+        return ground.Way.to(state.room, goal)
+
+    def gap_to(self, state: RoomState, point: Point) -> float:
+        """Metres from a point to the nearest one of the free space."""
+        return ground.gap_to(state.room, point)
+
+    def free_camera(self, state: RoomState, rng: np.random.Generator, low: float, high: float) -> Camera:
+        """A level view from a free place, with a way of `low` to `high` metres, or as near to that as the room has."""
+        return ground.free_camera(state.room, state.camera, rng, low, high)
 
     def _render(self, state: RoomState, cameras: Sequence[Camera], times: Sequence[float]) -> Shown:
         views = [state.room.render(c, t, self.samples) for c, t in zip(cameras, times, strict=True)]

@@ -112,7 +112,7 @@ class Room:
 
     def start_camera(self, rng: np.random.Generator, height: int = 128, width: int = 128) -> Camera:
         """An upright camera at a free place, looking at something and not straight into a near wall."""
-        cells = np.argwhere(self._free)
+        cells = np.argwhere(self.free_cells)
         best, best_score = None, -np.inf
         for _ in range(10):
             x, y = (cells[rng.integers(len(cells))] + 0.5) * scene.CELL
@@ -129,7 +129,8 @@ class Room:
         return Camera.from_fov(FOV, height, width, best)
 
     @cached_property
-    def _free(self) -> NDArray[np.bool_]:
+    def free_cells(self) -> NDArray[np.bool_]:  # [rows along x, columns along y]
+        """Cells of `scene.CELL` metres that a walker can stand in, the largest connected part."""
         return scene.free_cells(self.scene)
 
 
@@ -143,9 +144,9 @@ def check_split(split: str) -> None:
         raise InvalidOptionError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
 
 
-def start_view(rng: np.random.Generator) -> StartView:
-    """A view of a room of the test split, drawn from `rng`."""
-    room = Room.generate(int(rng.integers(2**31)), "test")
+def start_view(rng: np.random.Generator, split: str = "test") -> StartView:
+    """A view of a room of a split, drawn from `rng`."""
+    room = Room.generate(int(rng.integers(2**31)), split)
     camera = room.start_camera(rng)
     view = room.render(camera)
     return StartView(view.image, camera, view.depth)

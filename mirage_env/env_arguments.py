@@ -1,0 +1,92 @@
+"""Arguments that both environments take, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from mirage_env.actions import Control, make_control
+from mirage_env.errors import InvalidOptionError
+from mirage_env.observations import EXTRAS
+from mirage_env.tasks import Guard, Task, task_from
+from mirage_env.tasks.stop import StopControl
+
+
+@dataclass(frozen=True)
+class EnvArguments:
+    """How a world is acted in, what is observed of it, and what there is to do.
+
+    Attributes:
+        control: one of `actions.CONTROLS`.
+        max_translation: metres per chunk and axis that an action of 1 means.
+        max_rotation: radians per chunk and axis that an action of 1 means.
+        observe: additions to the observation: `"readout"`, `"observed"`, `"depth"`.
+        info_frames: put whole chunks into `info`.
+        render_mode: `"rgb_array"` (last frame) or `"rgb_array_list"` (all frames since the last `render`).
+        task: what there is to do (a `tasks.Task`, or a name out of `tasks.TASKS`); None: nothing.
+        guard: what leaving the memory costs (`tasks.Guard`); None: nothing.
+
+    Raises:
+        InvalidOptionError: a value that is not on offer.
+    """
+
+    RENDER_MODES: ClassVar[tuple[str, ...]] = ("rgb_array", "rgb_array_list")
+
+    control: str = "relative_pose"
+    max_translation: float = 1.0
+    max_rotation: float = 0.7
+    observe: Sequence[str] = ()
+    info_frames: bool = False
+    render_mode: str | None = None
+    task: Task | str | None = None
+    guard: Guard | None = None
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> EnvArguments:
+        """Arguments by name.
+
+        Raises:
+            InvalidOptionError: an unknown name, or a value that is not on offer.
+        """
+        known = [field.name for field in fields(EnvArguments)]
+        if unknown := sorted(set(values) - set(known)):
+            raise InvalidOptionError(
+                f"unknown arguments {unknown}; those of every environment are {known}, and what a task takes is given "
+                "to the task: task=PointNav(radius=0.3)"
+            )
+        return EnvArguments(**values)
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.extras if name not in EXTRAS]:
+            raise InvalidOptionError(f"observe has unknown entries {unknown}; choose among {list(EXTRAS)}")
+        if self.render_mode is not None and self.render_mode not in self.RENDER_MODES:
+            raise InvalidOptionError(
+                f"render_mode is {self.render_mode!r}; choose None or one of {list(self.RENDER_MODES)}"
+            )
+        if not (self.guard is None or isinstance(self.guard, Guard)):
+            raise InvalidOptionError(f"guard is {self.guard!r}; give a mirage_env.tasks.Guard, or None")
+        if self.what_to_do.stop == "action" and self.control != "relative_pose":
+            raise InvalidOptionError(
+                f"{type(self.what_to_do).__name__} with stop='action' needs control='relative_pose', whose action can "
+                f"be longer by one number; control is {self.control!r}: use stop='automatic'"
+            )
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """`observe` as a tuple, where it is one name too."""
+        return (self.observe,) if isinstance(self.observe, str) else tuple(self.observe)
+
+    @property
+    def what_to_do(self) -> Task:
+        """`task` as a task, where it is a name or nothing too."""
+        return task_from(self.task)
+
+    def control_for(self, frames: int) -> Control:
+        """The control for chunks of `frames` new frames.
+
+        Raises:
+            InvalidOptionError: an unknown name, or a size out of range.
+        """
+        control = make_control(self.control, frames, self.max_translation, self.max_rotation)
+        return StopControl(control) if self.what_to_do.stop == "action" else control

@@ -1,0 +1,138 @@
+"""What a task is: it begins with a world, and judges every step in it.
+
+A task is immutable and may be shared by many environments. Whatever changes in an episode is in the verdicts that it
+returns, which is what lets an episode be forked and taken back like the world that it takes place in.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from mirage_env.camera import Camera
+from mirage_env.observations import Shown, WorldFormat
+
+Point = NDArray[np.float64]  # [3] metres, in the world
+
+Distance = Callable[[Point], float]
+"""Metres from a place to the one that the distance was made for."""
+Goals = Literal["free", "seen"]
+GOALS: tuple[Goals, ...] = ("free", "seen")
+"""Where goals come from: `free` space that the world knows of, or what the start view has `seen`."""
+STOPS = ("automatic", "action")
+"""How an episode ends at its goal: by itself, or by an action that says so."""
+
+
+class Place(Protocol):
+    """What a task may ask the world, as it is at that moment."""
+
+    def distance_to(self, goal: Point) -> Distance:
+        """Way to a point: around obstacles where they are known (Rooms), else straight."""
+        ...
+
+    def gap_to(self, point: Point) -> float:
+        """Metres between a point and the nearest one that can be reached; 0 where no obstacles are known."""
+        ...
+
+    def goal_camera(self, rng: np.random.Generator, low: float, high: float, goals: Goals) -> Camera:
+        """A view that can be reached, if possible between `low` and `high` metres away."""
+        ...
+
+    def picture(self, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
+        """What the world shows there; the world stays as it is. In a learned world this walks there on a fork."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a task learns when an episode begins."""
+
+    shown: Shown  # one frame
+    place: Place
+    rng: np.random.Generator
+    options: Mapping[str, Any]
+    """Those options of `reset` that the task's `options` name."""
+
+    @property
+    def camera(self) -> Camera:
+        """Where the episode begins."""
+        return self.shown.cameras[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What a task learns of a step."""
+
+    before: Camera
+    """Where the step began."""
+    shown: Shown  # F frames
+    place: Place
+    action: NDArray[Any]
+    stopped: bool
+    """Whether the action said STOP; never, unless the task has `stop="action"`."""
+
+    @property
+    def camera(self) -> Camera:
+        """Where the step ended."""
+        return self.shown.cameras[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What a task makes of a start or a step.
+
+    Attributes:
+        progress: given to the next `evaluate`; never changed in place.
+        reward: of the step, put to its last frame; or of each of its F frames.
+        terminated: the episode is over.
+        success: the task is done; `info["is_success"]`.
+        info: additions to `info`, with the same keys every time; those that every environment has keep their meaning.
+        goal: `goal` of the observation, in the task's `goal_space`.
+    """
+
+    progress: Any = None
+    reward: float | Sequence[float] | NDArray[np.floating] = 0.0
+    terminated: bool = False
+    success: bool = False
+    info: Mapping[str, Any] = field(default_factory=dict)
+    goal: NDArray[Any] | None = None
+
+
+class Task(ABC):
+    """Base of all tasks; `evaluate` is all that a task must have."""
+
+    options: ClassVar[tuple[str, ...]] = ()
+    """Options of `reset` that are the task's."""
+    stop: str = "automatic"
+    """One of `STOPS`; with `"action"` the action space has a further number, and above 0 it says STOP."""
+
+    def goal_space(self, world: WorldFormat) -> gymnasium.Space[Any] | None:
+        """Space of `goal` in the observation; None for no goal."""
+        return None
+
+    def start(self, start: Start) -> Verdict:
+        """The episode begins. Everything random comes from `start.rng`.
+
+        Raises:
+            MirageError: an option that cannot be.
+        """
+        return Verdict()
+
+    @abstractmethod
+    def evaluate(self, progress: Any, step: Step) -> Verdict:
+        """Judge a step, by it and by the `progress` of the verdict before."""
+
+
+@dataclass(frozen=True)
+class NoTask(Task):
+    """Nothing to do: no reward, and episodes do not end by themselves."""
+
+    def evaluate(self, progress: Any, step: Step) -> Verdict:
+        """Nothing to judge."""
+        return Verdict()

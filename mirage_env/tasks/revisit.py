@@ -1,0 +1,142 @@
+"""Revisit: go out, come back, and see how well the world remembers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
+from mirage_env.camera import Camera
+from mirage_env.errors import InvalidOptionError
+from mirage_env.interfaces import STATIC
+from mirage_env.observations import WorldFormat
+from mirage_env.tasks.base import Start, Step, Task, Verdict
+from mirage_env.tasks.navigation import GOAL_LIMIT, Trip, check_positive, straight_to, viewing_angle
+
+BEST_PSNR = 100.0
+"""dB that equal images count as."""
+
+ROUNDING = 1e-6
+"""Metres that a way of exactly the wanted length may lack."""
+
+
+@dataclass(frozen=True, eq=False)
+class Return:
+    """How far an episode of Revisit is."""
+
+    trip: Trip
+    first: NDArray[np.uint8]  # [H, W, 3] the start view
+    static: NDArray[np.bool_]  # [H, W] its pixels that do not move
+    angle: float = 0.0  # radians from the start's direction
+    farthest: float = 0.0  # metres
+    psnr: float = 0.0
+
+
+@dataclass(frozen=True)
+class Revisit(Task):
+    """Go `distance` metres out, then back to the pose of the start; success is being back.
+
+    Back means a step that ends within `radius` metres and `angle` of the start, after having been out. Then the world
+    is asked for the view of the very pose of the start (a learned world walks there on a fork), and
+    `info["revisit_psnr"]` compares it with the start view, over the pixels that were static in it.
+
+    Observation `goal`, float32 [8]: pose of the start in the frame of the camera (x, y, z, qw, qx, qy, qz), and 1 after
+    having been out, else 0.
+
+    Reward: on the way out, metres of new distance from the start; on the way back, metres that the way became shorter
+    plus `angle_weight` for every radian that the viewing direction came nearer; `bonus` at success; minus `slack`.
+
+    `info`: `distance_to_goal` (to the start), `angle_to_goal`, `farthest` (metres), `been_out`, `path_length`, `spl`
+    (with l = 2 `distance`), `revisit_psnr` (dB; 0 before success, 100 for equal images).
+
+    Args:
+        distance: metres.
+        radius: metres.
+        angle: radians between the optical axes.
+        angle_weight: metres per radian.
+        bonus: reward of success.
+        slack: cost of every step.
+
+    Raises:
+        InvalidOptionError: a size that is not positive, or a `distance` within the `radius`.
+    """
+
+    distance: float = 2.0
+    radius: float = 0.25
+    angle: float = math.radians(15.0)
+    angle_weight: float = 0.5
+    bonus: float = 2.5
+    slack: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_positive(distance=self.distance, radius=self.radius, angle=self.angle)
+        if not self.radius < self.distance:
+            raise InvalidOptionError(
+                f"distance is {self.distance} and radius {self.radius}; go farther than the radius"
+            )
+
+    def goal_space(self, world: WorldFormat) -> Box:
+        """Pose of the start in the camera, and whether to come back."""
+        high = np.array([GOAL_LIMIT] * 3 + [1.0] * 5, np.float32)
+        low = -high
+        low[-1] = 0.0
+        return Box(low, high, dtype=np.float32)
+
+    def start(self, start: Start) -> Verdict:
+        """Remember the start view."""
+        trip = Trip.begin(start.camera, start.camera, straight_to(start.camera.position))
+        static = start.shown.labels[-1] == STATIC
+        return self._verdict(Return(trip, start.shown.frames[-1], static), start.camera, np.zeros(1), False)
+
+    def evaluate(self, progress: Return, step: Step) -> Verdict:
+        """Reward the way out, then the way back."""
+        now, reward = progress, []
+        for before, camera in zip((step.before, *step.shown.cameras[:-1]), step.shown.cameras, strict=True):
+            now, gain = self._moved(now, before, camera)
+            reward.append(gain)
+        back = self._been_out(now) and now.trip.left <= self.radius and now.angle <= self.angle
+        reward[-1] += self.bonus * back - self.slack
+        if back:
+            again = step.place.picture(now.trip.target)
+            now = replace(now, psnr=_psnr(now.first, again, now.static))
+        return self._verdict(now, step.camera, np.array(reward), back)
+
+    def _moved(self, was: Return, before: Camera, camera: Camera) -> tuple[Return, float]:
+        """Progress after one frame, and its reward."""
+        trip, _ = was.trip.after([camera], before)
+        now = replace(was, trip=trip, angle=viewing_angle(camera, trip.target), farthest=max(was.farthest, trip.left))
+        out = min(now.farthest, self.distance) - min(was.farthest, self.distance)
+        if not self._been_out(was):
+            return now, out
+        return now, was.trip.left - trip.left + self.angle_weight * (was.angle - now.angle)
+
+    def _been_out(self, now: Return) -> bool:
+        return now.farthest >= self.distance - ROUNDING
+
+    def _verdict(self, now: Return, camera: Camera, reward: NDArray[np.float64], back: bool) -> Verdict:
+        been_out = self._been_out(now)
+        way = 2.0 * self.distance
+        info: dict[str, Any] = {
+            "distance_to_goal": now.trip.left,
+            "angle_to_goal": now.angle,
+            "farthest": now.farthest,
+            "been_out": been_out,
+            "path_length": now.trip.travelled,
+            "spl": way / max(now.trip.travelled, way) if back else 0.0,
+            "revisit_psnr": now.psnr,
+        }
+        start_in_camera = camera.at(camera.T_cam_world @ now.trip.target.T_world_cam)
+        goal = np.array([*start_in_camera.as_vector(), been_out], np.float32)
+        return Verdict(now, reward, back, back, info, goal)
+
+
+def _psnr(a: NDArray[np.uint8], b: NDArray[np.uint8], where: NDArray[np.bool_]) -> float:
+    """Peak signal-to-noise ratio over some pixels, dB; 0 where there are none."""
+    if not where.any():
+        return 0.0
+    error = float(np.mean((a[where].astype(np.float64) - b[where]) ** 2))
+    return BEST_PSNR if error == 0.0 else min(BEST_PSNR, 10.0 * math.log10(255.0**2 / error))

@@ -1,0 +1,28 @@
+"""Actions that can say STOP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import ArrayLike
+
+from mirage_env.actions import MOTION, Control, check_action
+from mirage_env.camera import Camera
+
+
+@dataclass(frozen=True)
+class StopControl:
+    """A control by relative poses with a seventh number: above 0 it says STOP after the motion (`Control`)."""
+
+    control: Control
+
+    @property
+    def space(self) -> Box:  # (7,)
+        """The control's space and one more number in [-1, 1]."""
+        return Box(-1.0, 1.0, (7,), np.float32)
+
+    def cameras(self, action: ArrayLike, camera: Camera) -> list[Camera]:
+        """F cameras of the motion (`Control.cameras`)."""
+        return self.control.cameras(check_action(action, self.space, (*MOTION, "stop"))[:-1], camera)

@@ -1,0 +1,73 @@
+"""Both worlds at 32 x 32 pixels and four frames a step, with a task."""
+
+from functools import cache
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from stand_ins import start_view, walled_world_model
+
+from mirage_env.env import MirageEnv
+from mirage_env.interfaces import StartView
+from mirage_env.rooms import Room
+from mirage_env.rooms.env import RoomsEnv
+
+F = 4
+SMALL = {"image_size": (32, 32), "chunk_frames": F, "samples": 1}
+NAMES = ("Explore", "PointNav", "ImageNav", "Revisit")
+IDS = [f"{world}/{name}-v0" for world in ("Mirage", "Rooms") for name in NAMES]
+FORWARD = np.array([0, 0, 1, 0, 0, 0], np.float32)
+TURN = np.array([0, 0, 0, 0, 1, 0], np.float32)
+STAY = np.zeros(6, np.float32)
+
+paths = st.lists(st.lists(st.floats(-0.5, 0.5, width=32), min_size=6, max_size=6), min_size=2, max_size=4).map(
+    lambda rows: np.array(rows, np.float32)
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def rooms_made_once():
+    """Every check resets to the same few seeds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Room, "generate", staticmethod(cache(Room.generate)))
+        yield
+
+
+@cache
+def model():
+    return walled_world_model()
+
+
+def room_view(rng):
+    """The view that `Rooms` would begin with, for worlds of 32 x 32 pixels."""
+    room = Room.generate(int(rng.integers(2**31)), "test")
+    camera = room.start_camera(rng, 32, 32)
+    view = room.render(camera, samples=1)
+    return StartView(view.image, camera, view.depth)
+
+
+def mirage(task=None, views=start_view, **arguments):
+    return MirageEnv(model(), views, task=task, **arguments)
+
+
+def rooms(task=None, **arguments):
+    return RoomsEnv(**SMALL, task=task, **arguments)
+
+
+def make(name):
+    world = SMALL if name.startswith("Rooms") else {"model": model(), "start_views": start_view}
+    return gym.make(name, **world)
+
+
+def equal(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    return np.array_equal(a, b)
+
+
+def towards(goal):
+    """The action that goes to a point, as far as one step goes."""
+    return np.array([*(goal / max(1.0, np.abs(goal).max())), 0, 0, 0], np.float32)
