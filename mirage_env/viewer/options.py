@@ -1,0 +1,57 @@
+"""Options of `mirage view`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mirage_env.errors import InvalidOptionError
+from mirage_env.walk_command import Count, File, Text
+
+
+@dataclass(frozen=True)
+class View:
+    """Look at a world in the browser and drive it.
+
+    Opens the saved world CACHE, or --image, or else the test room of --seed. The page can open others. Everybody who
+    opens the page sees and drives the same worlds. Ctrl-C ends it.
+    """
+
+    cache: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="")] = None
+    """A saved world, a folder or .zip."""
+    image: File = None
+    """Start from this picture, centre-cropped and resized to the model's size."""
+    seed: Count = None
+    """Start in the test room of this number (7 if nothing is said). With CACHE: the room it was walked in, to see the
+    true view beside it."""
+    model: Text = None
+    """A shipped model, or a folder that holds mirage.json. Without it that of CACHE, or rooms."""
+    caches: Path = Path("caches")
+    """The one folder that the page saves to and loads from."""
+    host: str = "127.0.0.1"
+    """The address to listen at. Any other than loopback lets everybody who reaches it see and drive the worlds: there
+    is no password."""
+    port: int = 8080
+    """The port to listen at, or the next one that is free; 0 for any."""
+    no_browser: bool = False
+    """Do not open a browser."""
+
+    def __post_init__(self) -> None:
+        if self.cache is not None and self.image is not None:
+            raise InvalidOptionError("--image and CACHE were both given; give one to start from")
+        if not 0 <= self.port <= 65535:
+            raise InvalidOptionError(f"--port: it is {self.port}; give a number from 0 to 65535")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
