@@ -1,0 +1,210 @@
+"""`Mirage/Readout-v0`: looking around in what a memory holds. Nothing is generated, and the memory does not change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Dict
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mirage_env.camera import Camera
+from mirage_env.chunk_env import ChunkEnv
+from mirage_env.env import MirageEnv
+from mirage_env.env_arguments import EnvArguments
+from mirage_env.errors import InvalidOptionError
+from mirage_env.interfaces import STATIC, LatentCodec, StartViews
+from mirage_env.moments import Moment
+from mirage_env.observations import Info, Observation, Shown, observation_space
+from mirage_env.vector_env import ChunkVectorEnv
+from mirage_env.world_model import WorldModel, WorldState, frames_to_uint8
+
+LATENT_LIMIT = 16.0
+"""Bound of the observation `latent`; latents have unit variance."""
+KEPT_CACHES = 32
+"""Worlds out of `caches` that stay in memory."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A camera in a world that stays as it is."""
+
+    world: WorldState
+    camera: Camera
+    chunk: int = 0
+    """Steps so far."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Glance(Shown):
+    """What a memory shows at one camera. The picture is decoded when it is first asked for."""
+
+    frames: NDArray[np.uint8] = field(init=False)  # [1, H, W, 3]
+    readout: NDArray[np.uint8] | None = field(init=False)
+    latent: Tensor  # [1, C, h, w]
+    codec: LatentCodec
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("frames", "readout"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        with torch.inference_mode():
+            frames = frames_to_uint8(self.codec.decode(self.latent))
+        object.__setattr__(self, "frames", frames)
+        object.__setattr__(self, "readout", frames[-1])
+        return getattr(self, name)
+
+    def unseen(self) -> Shown:
+        """The same with a black picture, which costs nothing."""
+        black = np.broadcast_to(np.zeros(1, np.uint8), (*self.depth.shape, 3))
+        values = {f.name: getattr(self, f.name) for f in fields(Shown) if f.name not in ("frames", "readout")}
+        return Shown(frames=black, readout=None, **values)
+
+
+class ReadoutEnv(ChunkEnv[Visit]):
+    """A saved world to look around in: the cheapest of the worlds, with the spaces of `Mirage/World-v0`.
+
+    A step moves the camera to the last one of the chunk and shows what the memory holds there, refined and decoded:
+    one frame. Where it holds nothing the picture is what the codec makes of zeros, and the depth is 0 (`near` in the
+    observation `depth`). Every surface counts as static.
+
+    Options of `reset`: `cache`, the path of a saved world; or `image`, `depth` and `camera` as for `MirageEnv`. With
+    neither, a cache out of `caches` is drawn, or else a start view. A cache begins where its walk ended.
+
+    Args:
+        model: a world model, or a name or folder for `load_world_model`.
+        caches: folder of saved worlds (`*.zarr` and `*.zip`). The last ones that were drawn stay in memory and are not
+            read again.
+        start_views: as for `MirageEnv`.
+        refine: refine what is read; without it, moved latents are shown as they are, and cost half as much.
+        pixels: whether the observation has `pixels`; without it has `latent` (float32 [C, h, w], at most 16 in size) in
+            their place, and nothing is decoded but for `render` and tasks that look at images.
+        **arguments: as for `MirageEnv`.
+
+    Raises:
+        InvalidOptionError: an argument with a value that is not on offer, or a folder without caches.
+        ModelNotFoundError: no world model of that name.
+        WeightsError: its weight files cannot be used.
+    """
+
+    world_options = ("image", "depth", "camera", "prompt", "cache")
+
+    def __init__(
+        self,
+        model: WorldModel | str | Path = "rooms",
+        caches: str | Path | None = None,
+        start_views: StartViews | str | None = None,
+        refine: bool = True,
+        pixels: bool = True,
+        **arguments: Any,
+    ) -> None:
+        self._imagined = MirageEnv(model, start_views)
+        self.model = self._imagined.model
+        self.caches = [] if caches is None else _caches_in(Path(caches))
+        self.refine, self.pixels = refine, pixels
+        super().__init__(replace(self._imagined.world, frames=1), EnvArguments.of(arguments))
+        self._kept = lru_cache(KEPT_CACHES)(self._load)
+        if not pixels:
+            c = self.model.config
+            latent = Box(-LATENT_LIMIT, LATENT_LIMIT, (c.latent_channels, *c.latent_size), np.float32)
+            spaces = observation_space(self.world, self.extras, self.task.goal_space(self.world)).spaces
+            self.observation_space = Dict({"latent": latent, **{n: s for n, s in spaces.items() if n != "pixels"}})
+
+    def open_world(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[Visit, Shown]:
+        """A cache that is given or drawn, or a world of one view."""
+        if not options and self.caches:
+            world = self._kept(self.caches[int(rng.integers(len(self.caches)))])
+        elif set(options) == {"cache"}:
+            world = self._load(options["cache"])
+        else:
+            world, _ = self._imagined.open_world(rng, options)
+        visit = Visit(world, world.camera)
+        return visit, self.look(visit)
+
+    def walk(self, states: Sequence[Visit], paths: Sequence[Sequence[Camera]]) -> list[tuple[Visit, Shown]]:
+        """Each camera moved to the end of its path."""
+        after = [replace(s, camera=path[-1], chunk=s.chunk + 1) for s, path in zip(states, paths, strict=True)]
+        return [(visit, self.look(visit)) for visit in after]
+
+    @torch.inference_mode()
+    def look(self, state: Visit) -> Shown:
+        """What the memory holds at the camera.
+
+        Raises:
+            InvalidOptionError: not a `Visit`.
+        """
+        if not isinstance(state, Visit):
+            raise InvalidOptionError(f"the state is a {type(state).__name__}; give a Visit (see `get_state`)")
+        memory, model = state.world.memory, self.model
+        # Seen as by the chunk that would come next, however long one has been looking around.
+        readout = memory.read([state.camera], now=state.world.chunk + 1)
+        latent = model.refiner.refine(readout) if self.refine else readout.latent
+        depth = readout.depth.cpu().numpy()
+        (H, W), (h, w) = model.config.image_size, model.config.latent_size
+        return Glance(
+            cameras=(state.camera,),
+            depth=depth.repeat(H // h, axis=1).repeat(W // w, axis=2),
+            labels=np.full((1, H, W), STATIC, np.uint8),
+            observed=readout.observed[0].cpu().numpy(),
+            chunk=state.chunk,
+            coverage=float(readout.observed.mean()),
+            memory_points=int(memory.points),
+            memory_bytes=int(memory.nbytes),
+            latent=latent,
+            codec=model.codec,
+        )
+
+    def picture(self, state: Visit, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
+        """What the memory holds there."""
+        return self.look(replace(state, camera=camera)).frames[0]
+
+    def _returned(self, moment: Moment[Visit]) -> tuple[Observation, Info]:
+        glance = moment.shown
+        if self.pixels or not isinstance(glance, Glance):
+            return super()._returned(moment)
+        observation, info = super()._returned(replace(moment, shown=glance.unseen()))
+        latent = glance.latent[0].float().cpu().numpy().clip(-LATENT_LIMIT, LATENT_LIMIT)
+        others = {name: value for name, value in observation.items() if name != "pixels"}
+        if "readout" in self.extras:
+            others["readout"] = glance.frames[-1].copy()
+        if self.info_frames:
+            info["frames"] = glance.frames.copy()
+        return {"latent": latent, **others}, info
+
+    def _load(self, path: str | Path) -> WorldState:
+        from mirage_env import store
+
+        return store.load_world(path, self.model)
+
+
+class ReadoutVectorEnv(ChunkVectorEnv[Visit]):
+    """Several visits at once, which share model and caches.
+
+    Args:
+        num_envs: number of worlds.
+        max_episode_steps: truncate episodes after so many steps.
+        **kwargs: of `ReadoutEnv`.
+    """
+
+    def __init__(self, num_envs: int = 1, max_episode_steps: int | None = None, **kwargs: Any) -> None:
+        super().__init__(ReadoutEnv(**kwargs), num_envs, max_episode_steps)
+
+
+def _caches_in(folder: Path) -> list[Path]:
+    """Saved worlds of a folder, in the order of their names.
+
+    Raises:
+        InvalidOptionError: there are none.
+    """
+    found = sorted(path for end in ("*.zarr", "*.zip") for path in folder.glob(end))
+    if not found:
+        raise InvalidOptionError(
+            f"caches is {str(folder)!r}, where no name ends in .zarr or .zip; give a folder of saved worlds, such as "
+            "`env.unwrapped.save(path)` or `mirage walk` leave"
+        )
+    return found
