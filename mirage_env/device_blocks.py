@@ -53,8 +53,8 @@ class Tiles:
         count = [np.diff(b.first) for _, b in newest_first]
         parts = (
             np.concatenate(low or [np.zeros((0, 3))]),
-            np.concatenate([b.step for _, b in newest_first] or [np.zeros((0, 3))]).astype(np.float64),
-            np.concatenate([b.first[:-1] for _, b in newest_first] or [np.zeros(0)]).astype(np.int64),
+            np.concatenate([b.step for _, b in newest_first] or [np.zeros((0, 3), np.float32)]).astype(np.float64),
+            np.concatenate([b.first[:-1] for _, b in newest_first] or [np.zeros(0, np.int32)]).astype(np.int64),
             np.concatenate(count or [np.zeros(0, np.int32)]).astype(np.int32),
             np.repeat(np.array([i for i, _ in newest_first], np.int64), [len(c) for c in count]),
         )

@@ -1,1 +1,5 @@
-"""Policies that drive any environment with Mirage's action space; they know Gymnasium and not Mirage."""
+"""Policies that drive any environment with Mirage's action space.
+
+They know Gymnasium and not Mirage; only the planner, which plans inside a learned world, and what trains and records
+know both.
+"""

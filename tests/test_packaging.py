@@ -150,7 +150,9 @@ def test_import_name_has_one_owner(name):
 
 def test_imports_are_declared_dependencies():
     owners = packages_distributions()
-    declared = {canonicalize_name(r.name) for r in requirements("bag", "cloud", "data", "rl", "train", "triton", "viewer")}
+    declared = {
+        canonicalize_name(r.name) for r in requirements("bag", "cloud", "data", "rl", "train", "triton", "viewer")
+    }
     undeclared = set()
     for path in sorted(PACKAGE_FILES):
         if not path.endswith(".py") or path in ("ros_bridge/_ros.py", "ros_bridge/launch/mirage.launch.py"):

@@ -52,7 +52,7 @@ def test_wrong_parameter_says_what_is_allowed(wrong, says):
 
 def test_store_is_a_path_or_a_file_url():
     assert local_path("store", "") is None
-    assert str(local_path("store", "file:///data/my%20walk.zarr")) == "/data/my walk.zarr"
+    assert str(local_path("store", "file:///path/my%20walk.zarr")) == "/path/my walk.zarr"
     assert str(local_path("store", "/data/walk.zarr")) == "/data/walk.zarr"
     with pytest.raises(InvalidOptionError, match="s3"):
         local_path("store", "s3://bucket/walk.zarr")
