@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from mirage_env import backends
-from mirage_env.blocks import Frames, MemoryBlock, Tokens, pack
+from mirage_env.blocks import Frames, MemoryBlock
 from mirage_env.camera import Camera, pose_from_rotation_vector
 from mirage_env.config import ReadoutConfig
+from mirage_env.packing import Tokens, pack
 from mirage_env.splat import Rule, Splat
 from mirage_env.splat_numba import splat_numba
 from mirage_env.splat_triton import Work

@@ -30,10 +30,11 @@ from endless_writer import confirmed
 from flips import flip_bytes
 from kills import kill_writers
 
-from mirage_env.blocks import Frames, MemoryBlock, Tokens, pack
+from mirage_env.blocks import Frames, MemoryBlock
 from mirage_env.camera import Camera
 from mirage_env.config import WorldModelConfig
 from mirage_env.memory import LatentMemory
+from mirage_env.packing import Tokens, pack
 from mirage_env.store import CacheWriter, load_world, open_cache
 from mirage_env.store.places import Fsync
 from mirage_env.world_model import Chunk, WorldModel, WorldState

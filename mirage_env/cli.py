@@ -7,27 +7,30 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
-from mirage_env.errors import MirageError
+from mirage_env.errors import InvalidOptionError, MirageError, MissingPackageError
 from mirage_env.tables import cache_table, walk_table
 from mirage_env.walk_command import File, KnownWorld, Text, Walk, blaming, run_walk
 
 if TYPE_CHECKING:
     import numpy as np
+    from gymnasium.vector import VectorEnv
 
     from mirage_env.camera import Camera
     from mirage_env.world_model import WorldModel
+    from policies.training.config import TrainPolicy
 
 USAGE = """\
-mirage walk --seed 7 --path loop --out walk      imagine a world from one view and walk through it
-mirage look walk/cache.zarr --out map.png        what is in a saved world, and the world seen from above
-mirage eval loop --out eval                      measure how well worlds last, against the true simulator
-mirage train --help                              train the shipped model again, or on worlds of your own
-Add --help to a command for its options.\
+mirage walk, mirage view, mirage play, mirage look   a world: walk a path, drive it in the browser or by keys, inspect
+mirage train-policy, mirage rollout, mirage export   agents that learn in it, rollouts of a policy, datasets of them
+mirage ros                                           a world as ROS 2 topics
+mirage eval, mirage train                            how good the model is, and how to train one for your own world
+Begin with: mirage walk --seed 7 --path loop --out walk      (--help after a command tells its options)\
 """
 EVAL_USAGE = """\
 mirage eval loop [options]    walk away, come back, and see whether the world is the same
@@ -105,6 +108,21 @@ def _look_command(arguments: Sequence[str]) -> int:
     return run_look(_parse(Look, arguments, "mirage look"))
 
 
+def _view_command(arguments: Sequence[str]) -> int:
+    from threading import Event
+
+    from mirage_env.viewer.options import View
+
+    options = _parse(View, arguments, "mirage view")
+    print("opening the world ...", flush=True)
+    from mirage_env.viewer.command import viewing
+
+    with viewing(options, _open_room) as address:
+        print(f"the world is at {address} (Ctrl-C ends; keys: I J K L walk and turn)", flush=True)
+        Event().wait()
+    return 0
+
+
 def _eval_command(arguments: Sequence[str]) -> int:
     what, *rest = arguments or ["--help"]
     if what in ("-h", "--help"):
@@ -140,11 +158,129 @@ def _train_command(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _train_policy_command(arguments: Sequence[str]) -> int:
+    try:
+        from policies.training.config import TrainPolicy
+        from policies.training.train import train
+    except ModuleNotFoundError as error:
+        if error.name != "stable_baselines3":
+            raise
+        raise MissingPackageError("training needs Stable-Baselines3; pip install 'mirage-env[rl]'") from error
+
+    options = _parse(TrainPolicy, arguments, "mirage train-policy")
+    result = train(options, lambda env, count, split: _worlds(options, env, count, split))
+    for score in result.evaluations:
+        success = score["success"]
+        print(
+            f"{score['steps']:>8} steps  {score['env']}: success {success['mean']:.2f} "
+            f"({success['low']:.2f} to {success['high']:.2f}), SPL {score['spl']['mean']:.2f}, "
+            f"SoftSPL {score['soft_spl']['mean']:.2f}"
+        )
+    print(f"the policy is in {result.policy}")
+    return 0
+
+
+def _worlds(options: TrainPolicy, env: str, count: int, split: str) -> VectorEnv[Any, Any, Any]:
+    """Worlds for training a policy or testing it, with rooms of that split.
+
+    Raises:
+        InvalidOptionError: there is no such environment.
+    """
+    import gymnasium
+    from gymnasium.vector import AutoresetMode
+
+    from mirage_env.rooms import start_view
+    from mirage_env.tasks import TASKS
+
+    try:
+        spec = gymnasium.spec(env)
+    except gymnasium.error.Error as error:
+        known = ", ".join(name for name in gymnasium.registry if name.startswith(("Mirage/", "Rooms/")))
+        raise InvalidOptionError(f"there is no environment {env!r} ({error}); choose one of {known}") from error
+    arguments: dict[str, Any] = {}
+    if (task := spec.kwargs.get("task")) in ("point_nav", "image_nav"):
+        arguments["task"] = TASKS[task](goals=options.goals)  # type: ignore[call-arg]
+    if spec.vector_entry_point == "mirage_env.vector_env:MirageVectorEnv":
+        with blaming("--model"):
+            model = _world_model(options.model)
+        arguments |= {"model": model, "start_views": partial(start_view, split=split)}
+    elif spec.vector_entry_point == "mirage_env.rooms.env:RoomsVectorEnv":
+        arguments |= {"split": split}
+    together: dict[str, Any] = {}
+    if spec.vector_entry_point is None:
+        together = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": AutoresetMode.DISABLED}}
+    if options.episode_steps is not None:
+        arguments["max_episode_steps"] = options.episode_steps
+    return gymnasium.make_vec(spec, num_envs=count, **together, **arguments)
+
+
+@cache
+def _world_model(name: str) -> WorldModel:
+    """Read once, for all worlds."""
+    from mirage_env.models.loading import load_world_model
+
+    return load_world_model(name)
+
+
+def _rollout_command(arguments: Sequence[str]) -> int:
+    from policies import rollout_command
+
+    options = _parse(rollout_command.Rollout, arguments, "mirage rollout")
+    if options.replay is not None:
+        return _replay(options.replay)
+    from tqdm import tqdm
+
+    plan, done = rollout_command.run_rollout(options)
+    for rollout in tqdm(done, desc="rollouts", unit="", disable=None):
+        success = "   success" if rollout.success else ""
+        tqdm.write(f"rollout {rollout.number}: {rollout.steps} steps, reward {rollout.reward:.3f}{success}")
+    print(f"{options.out} holds {plan.episodes} rollouts")
+    return 0
+
+
+def _replay(path: Path) -> int:
+    from mirage_env.episodes import load_episode
+    from policies.rollout import replay
+
+    episode, lines = replay(load_episode(path))
+    print("\n".join([f"{path}: differs", *lines]) if lines else f"{path}: {len(episode)} steps, the same bit for bit")
+    return 1 if lines else 0
+
+
+def _export_command(arguments: Sequence[str]) -> int:
+    from mirage_env.episodes import exporting
+
+    options = _parse(exporting.Export, arguments, "mirage export")
+    print(exporting.run_export(options))
+    return 0
+
+
+def _play_command(arguments: Sequence[str]) -> int:
+    from mirage_env import playing
+
+    options = _parse(playing.Play, arguments, "mirage play")
+    print(playing.KEYS_HELP, flush=True)
+    playing.run_play(options)
+    return 0
+
+
+def _ros_command(arguments: Sequence[str]) -> int:
+    from ros_bridge import command
+
+    return command.main(arguments)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "walk": _walk_command,
     "look": _look_command,
+    "view": _view_command,
     "eval": _eval_command,
     "train": _train_command,
+    "train-policy": _train_policy_command,
+    "rollout": _rollout_command,
+    "export": _export_command,
+    "play": _play_command,
+    "ros": _ros_command,
 }
 
 

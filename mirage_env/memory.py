@@ -20,13 +20,14 @@ from torch import Tensor
 
 from mirage_env import backends
 from mirage_env.backends import BackendName
-from mirage_env.blocks import FeatureType, Frames, MemoryBlock, Tokens, pack
+from mirage_env.blocks import FeatureType, Frames, MemoryBlock
 from mirage_env.camera import Camera
 from mirage_env.config import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
 from mirage_env.evidence import weigh
 from mirage_env.gate import new_cells
 from mirage_env.geometry import depth_to_grid, footprint, lift
 from mirage_env.interfaces import Memory, Readout
+from mirage_env.packing import Tokens, pack
 from mirage_env.splat import Rule, Splat, projections, visible_tiles
 
 GLIMPSES = 64

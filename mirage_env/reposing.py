@@ -14,10 +14,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mirage_env.blocks import UNKNOWN_FRAME, Frames, MemoryBlock, Tokens, pack
+from mirage_env.blocks import UNKNOWN_FRAME, Frames, MemoryBlock
 from mirage_env.camera import inverse, rigid
 from mirage_env.errors import InvalidOptionError
 from mirage_env.memory import PointMemory
+from mirage_env.packing import Tokens, pack
 from mirage_env.world_model import WorldState
 
 MemoryT = TypeVar("MemoryT", bound=PointMemory)

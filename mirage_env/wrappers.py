@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import gymnasium
 import numpy as np
@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 
 from mirage_env.errors import InvalidOptionError
 
+if TYPE_CHECKING:
+    from mirage_env.pictures import VideoWriter
+
 
 class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Records every frame of every chunk, one mp4 per episode.
 
-    (Gymnasium's `RecordVideo` keeps one frame per step.) An episode is written when the next one begins or the
-    environment is closed, to `episode_0000.mp4` and so on; until then its frames are held in memory. Files that are
-    there already are kept, and counting goes on behind them.
+    (Gymnasium's `RecordVideo` keeps one frame per step.) Frames go to the file as they come, so a long episode costs no
+    memory. The file is finished when the next episode begins or the environment is closed: until then it has the name
+    `episode_0000.partial.mp4`, then `episode_0000.mp4` and so on. Files that are there already are kept, and counting
+    goes on behind them.
 
     Args:
         env: an environment of this package, wrapped or not.
@@ -44,41 +48,55 @@ class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
         self.folder.mkdir(parents=True, exist_ok=True)
         numbers = [int(m[1]) for p in self.folder.iterdir() if (m := re.fullmatch(r"episode_(\d+)\.mp4", p.name))]
         self._episode = max(numbers, default=-1) + 1
-        self._chunks: list[NDArray[np.uint8]] = []
+        self._video: VideoWriter | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset the environment, and write the episode that this ends."""
+        """Reset the environment, and finish the video of the episode that this ends."""
         result = super().reset(seed=seed, options=options)
         self.write()
-        self._chunks.append(self._shown())
+        self._add()
         return result
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step, and keep every frame that it shows."""
+        """Step, and write every frame that it shows."""
         result = super().step(action)
-        self._chunks.append(self._shown())
+        self._add()
         return result
 
     def write(self) -> Path | None:
-        """Write what was recorded since the last file; the path, or None where there is nothing to write."""
-        # Starts ffmpeg, which only recording needs.
-        from mirage_env.pictures import write_video
+        """Finish the video of what was shown since the last one; its path, or None where there is nothing.
 
-        if not self._chunks:
+        Raises:
+            OSError: ffmpeg could not write it.
+        """
+        if self._video is None:
             return None
-        path = self.folder / f"episode_{self._episode:04d}.mp4"
-        write_video(path, np.concatenate(self._chunks), self.fps)
-        self._chunks = []
+        video, self._video = self._video, None
+        with video:
+            pass
+        path = self._path()
+        self._partial().rename(path)
         self._episode += 1
         return path
 
     def close(self) -> None:
-        """Write the last episode and close the environment."""
+        """Finish the last video and close the environment."""
         try:
             self.write()
         finally:
             super().close()
 
-    def _shown(self) -> NDArray[np.uint8]:  # [F, H, W, 3]
+    def _add(self) -> None:
+        if self._video is None:
+            # Starts ffmpeg, which only recording needs.
+            from mirage_env.pictures import VideoWriter
+
+            self._video = VideoWriter(self._partial(), self.fps)
         frames: NDArray[np.uint8] = self.get_wrapper_attr("shown_frames")()
-        return frames
+        self._video.write(frames)
+
+    def _path(self) -> Path:
+        return self.folder / f"episode_{self._episode:04d}.mp4"
+
+    def _partial(self) -> Path:
+        return self._path().with_suffix(".partial.mp4")

@@ -62,7 +62,7 @@ RULES = (
 LAYERS = (
     ("errors", "config"),
     ("camera",),
-    ("interfaces", "geometry", "images", "alignment", "blocks"),
+    ("interfaces", "geometry", "images", "alignment", "blocks", "packing"),
     (
         "splat",
         "splat_tile",

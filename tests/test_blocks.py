@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scenes import GRID, NEAR, block_of, cloud, tokens_of, views
 
-from mirage_env.blocks import TILE, Frames, MemoryBlock, pack
+from mirage_env.blocks import TILE, Frames, MemoryBlock
 from mirage_env.camera import Camera
 from mirage_env.config import ReadoutConfig
+from mirage_env.packing import pack
 from mirage_env.splat import Rule
 from mirage_env.splat_numba import splat_numba
 

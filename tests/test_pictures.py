@@ -10,11 +10,12 @@ import torch
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 
-from mirage_env.blocks import Frames, Tokens, pack
+from mirage_env.blocks import Frames
 from mirage_env.camera import Camera, pose_from_rotation_vector
 from mirage_env.config import WorldModelConfig
 from mirage_env.errors import InvalidImageError, InvalidOptionError
 from mirage_env.memory import LatentMemory
+from mirage_env.packing import Tokens, pack
 from mirage_env.pictures import (
     BACKGROUND,
     MARGIN,

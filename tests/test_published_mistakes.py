@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from mirage_env import memory as memory_module
 from mirage_env import splat_numba
-from mirage_env.blocks import Frames, MemoryBlock, Tokens, pack
+from mirage_env.blocks import Frames, MemoryBlock
 from mirage_env.camera import Camera, pose_from_rotation_vector
 from mirage_env.config import GateConfig, MemoryConfig, ReadoutConfig, SamplerConfig, WorldModelConfig
 from mirage_env.errors import WeightsError
@@ -31,6 +31,7 @@ from mirage_env.memory import LatentMemory
 from mirage_env.models.control import ControlBranch
 from mirage_env.models.denoiser import ChunkDenoiser
 from mirage_env.models.loading import load_world_model, save_world_model
+from mirage_env.packing import Tokens, pack
 from mirage_env.splat import Rule
 from mirage_env.store import load_world, save_world
 from mirage_env.world_model import WorldModel

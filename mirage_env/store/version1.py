@@ -13,7 +13,8 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import DTypeLike, NDArray
 
-from mirage_env.blocks import UNKNOWN_FRAME, Frames, MemoryBlock, Tokens, pack
+from mirage_env.blocks import UNKNOWN_FRAME, Frames, MemoryBlock
+from mirage_env.packing import Tokens, pack
 from mirage_env.store.contents import Contents, Track
 from mirage_env.store.places import Place
 

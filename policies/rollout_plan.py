@@ -1,0 +1,130 @@
+"""Which rollouts a folder shall hold. The plan is written first, so that a run which was killed can go on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mirage_env.episodes.files import ENDING
+from mirage_env.errors import CacheModelError, InvalidOptionError, RolloutError
+from mirage_env.store import open_cache
+from policies.rollout import Recipe, about_cache
+
+PLAN, LOCK = "plan.json", ".lock"
+
+
+@dataclass(frozen=True)
+class RolloutPlan:
+    """Rollouts 0 to `episodes` - 1. Rollout n has the seed `seed + n` and begins with cache n modulo their number.
+
+    Attributes:
+        recipe: what they have in common.
+        episodes: how many.
+        seed: of the first.
+        caches: what `about_cache` tells of every cache; empty: worlds that begin as the environment's do.
+    """
+
+    recipe: Recipe
+    episodes: int
+    seed: int = 0
+    caches: tuple[dict[str, Any], ...] = ()
+
+    @staticmethod
+    def of(recipe: Recipe, episodes: int, seed: int = 0, caches: Path | None = None) -> RolloutPlan:
+        """A plan for the caches of a folder (`*.zarr`, `*.zip`), or for one cache.
+
+        Raises:
+            InvalidOptionError: no episodes, no caches, or caches for a world that is not imagined.
+            CacheModelError: another model wrote one of them.
+            StoreError: one of them cannot be used.
+        """
+        if episodes < 1 or seed < 0:
+            raise InvalidOptionError(f"episodes is {episodes} and seed {seed}; give at least 1 and 0")
+        if caches is None:
+            return RolloutPlan(recipe, episodes, seed)
+        if not recipe.learned:
+            raise InvalidOptionError(f"{recipe.env} is no learned world and begins with no cache; leave --cache out")
+        found = _caches_in(caches)
+        _check_model(found, recipe.model)
+        return RolloutPlan(recipe, episodes, seed, tuple(about_cache(str(path)) for path in found))
+
+    def file(self, folder: Path, number: int) -> Path:
+        """Where a rollout is written."""
+        return folder / f"rollout_{number:06d}{ENDING}"
+
+    def missing(self, folder: Path) -> list[int]:
+        """Numbers of the rollouts that are not there."""
+        return [number for number in range(self.episodes) if not self.file(folder, number).exists()]
+
+    def encode(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        plain: dict[str, Any] = json.loads(json.dumps({"format": "mirage_rollouts", "version": 1, **asdict(self)}))
+        return plain
+
+
+@contextmanager
+def claimed(folder: Path, plan: RolloutPlan) -> Iterator[None]:
+    """Hold a folder for a plan: write the plan, or go on with that which is there. A kill lets go of the folder.
+
+    Raises:
+        RolloutError: it holds rollouts of another plan, or another run writes there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RolloutError(f"another run writes to {folder}; wait for it, or choose another folder") from error
+        _write_plan(folder, plan)
+        for left in folder.glob(".*.partial"):
+            left.unlink(missing_ok=True)
+        yield
+
+
+def _write_plan(folder: Path, plan: RolloutPlan) -> None:
+    place, wanted = folder / PLAN, plan.encode()
+    if place.exists():
+        try:
+            there = dict(json.loads(place.read_text()))
+        except ValueError as error:
+            raise RolloutError(f"{place} is no plan of rollouts: {error}; choose another folder") from error
+        if different := sorted(n for n in {*there, *wanted} - {"episodes"} if there.get(n) != wanted.get(n)):
+            raise RolloutError(
+                f"{folder} holds rollouts of another plan (another {', '.join(different)}, see {PLAN}); give the same "
+                "options to go on, or choose another folder"
+            )
+        if there["episodes"] >= plan.episodes:
+            return
+    elif any(folder.glob(f"*{ENDING}")):
+        raise RolloutError(f"{folder} holds episodes and no {PLAN}; choose another folder")
+    partial = folder / f".{PLAN}.partial"
+    partial.write_text(json.dumps(wanted, indent=1) + "\n")
+    os.replace(partial, place)
+
+
+def _caches_in(place: Path) -> list[Path]:
+    if place.suffix in (".zarr", ".zip"):
+        return [place]
+    found = sorted(path for end in ("*.zarr", "*.zip") for path in place.glob(end))
+    if not found:
+        raise InvalidOptionError(f"{place} holds no caches (*.zarr, *.zip), such as `mirage walk` leaves")
+    return found
+
+
+def _check_model(caches: list[Path], name: str) -> None:
+    # Brings in diffusers, which the options alone do not need.
+    from mirage_env.models.loading import find_model, fingerprint
+
+    identity = fingerprint(find_model(name))
+    for path in caches:
+        if (info := open_cache(path)).identity != identity:
+            raise CacheModelError(
+                f"{path} was written by the model {info.model!r} ({info.identity}), not by {name!r} ({identity}); give "
+                "the model that wrote it"
+            )
