@@ -19,6 +19,7 @@ HELP = (
 _MODULES: dict[str, tuple[str, ...]] = {
     "rclpy.clock": ("Clock", "ClockType"),
     "rclpy.context": ("Context",),
+    "rclpy.duration": ("Duration",),
     "rclpy.exceptions": ("ParameterException",),
     "rclpy.executors": ("ExternalShutdownException", "MultiThreadedExecutor", "SingleThreadedExecutor"),
     "rclpy.callback_groups": ("MutuallyExclusiveCallbackGroup", "ReentrantCallbackGroup"),

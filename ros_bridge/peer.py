@@ -17,6 +17,8 @@ LOOK_SECONDS = 0.1
 SETTLED_SECONDS = 1.0
 DRIVE_SECONDS = 0.1
 """How often a velocity is sent: before the world node's `cmd_timeout`."""
+ARRIVE_SECONDS = 1.0
+"""How long the last one may take to arrive."""
 
 
 class Peer:
@@ -114,6 +116,7 @@ class Peer:
                     send(drive)
         finally:
             send(drive.pressed(" "))
+            publisher.wait_for_all_acked(_ros.Duration(seconds=ARRIVE_SECONDS))
 
     def call(self, name: str, value: bool | None, seconds: float) -> tuple[bool, str]:
         """Whether a service did what it was asked for, and what it says: a Trigger, or a SetBool with a value.

@@ -45,6 +45,8 @@ SEND_SECONDS = 0.1
 """How often a velocity is repeated; receivers stop where it is not."""
 LOOK_SECONDS = 0.1
 """How often the main loop looks whether it is to end."""
+ARRIVE_SECONDS = 1.0
+"""How long the last velocity may take to arrive."""
 STANDING = (np.zeros(3), np.zeros(3))
 T_BASE_OPTICAL: Matrix = np.eye(4)
 T_BASE_OPTICAL[:3, :3] = R_BODY_OPTICAL
@@ -164,6 +166,8 @@ class PolicyNode(_ros.LifecycleNode):
         if self._acting:
             self._acting, self._velocity = False, STANDING
             self._publish_velocity()
+            # A node that ends takes with it what has not arrived, and the robot would drive on.
+            self._output.wait_for_all_acked(_ros.Duration(seconds=ARRIVE_SECONDS))
 
     def _subscribe(self, kind: Any, topic: str, callback: Callable[[Any], None]) -> None:
         newest = _ros.QoSProfile(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -230,7 +231,16 @@ def test_drive_sends_what_keys_say_and_stops_at_the_end(tmp_path):
     run = [sys.executable, *arguments_of("drive", "--speed", "0.3")]
     with peer.listening(Twist, "/cmd_vel") as got, open(tmp_path / "shown", "w") as shown:
         environment = ros_environment(domain, tmp_path)
-        process = subprocess.Popen(run, stdin=keys, stdout=shown, stderr=shown, env=environment, cwd=tmp_path)
+        process = subprocess.Popen(
+            run,
+            stdin=keys,
+            stdout=shown,
+            stderr=shown,
+            env=environment,
+            cwd=tmp_path,
+            # A shell that runs the tests in the background has them ignore Ctrl-C.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
         try:
             peer.wait_for(lambda: got)
             assert got[0].linear.x == 0.0
