@@ -140,9 +140,7 @@ class PointMemory:
         cameras: Sequence[Camera],
         born: int,
     ) -> Self:
-        """A memory with the kept cells that the gate lets through, as one new block, and with what the views say
-        about the old ones (`evidence.py`).
-        """  # noqa: D205
+        """A memory with the new cells as one block, and with what the views say about the old ones (`evidence.py`)."""
         # Sky has infinite depth: it is never kept, but its cells are lifted with the others.
         depth = torch.where(torch.isfinite(depth) & (depth > self.near), depth, 0.0)
         metres = depth.numpy()
