@@ -85,6 +85,10 @@ class EpisodeNotFoundError(EpisodeError, FileNotFoundError):
     """There is no recorded episode at that place."""
 
 
+class ClipError(MirageError, ValueError):
+    """A clip of a data set cannot be used: its pose list or video is missing or damaged, or the two do not match."""
+
+
 class RolloutError(MirageError, ValueError):
     """Rollouts cannot go on where they are, or another run writes there."""
 

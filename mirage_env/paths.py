@@ -26,6 +26,7 @@ from mirage_env.camera import (
     rotation_angle,
 )
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
+from mirage_env.realestate import COLUMNS, matrix_of_row
 
 MAX_STEP = 0.12
 """Longest way between two frames of a preset, metres."""
@@ -198,8 +199,8 @@ def _text_row(words: list[str]) -> NDArray[np.float64]:
     if len(values) == 8:
         x, y, z, qx, qy, qz, qw = values[1:]
         return np.array([x, y, z, qw, qx, qy, qz])
-    if len(values) == 19:
-        return inverse(np.vstack([values[7:].reshape(3, 4), [0.0, 0.0, 0.0, 1.0]]))
+    if len(values) == COLUMNS:
+        return inverse(matrix_of_row(values))
     raise ValueError(f"a line has {len(values)} columns")
 
 
