@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -139,11 +140,39 @@ class FilterConfig:
 
 
 @dataclass(frozen=True)
+class PlacementConfig:
+    """Read-out tokens as known tokens of a network that has no trained side branch (`models/placement.py`).
+
+    A token is placed with the noise level (as a share of the flow, 0 clean, 1 noise) of its worst cell:
+    `base + per_chunk * age + per_scale * |log scale|`, at most `most`. The sampler leaves it alone until it has come
+    down to that level, then revises it with the rest.
+
+    Raises:
+        InvalidOptionError: a negative number, or a level above 1.
+    """
+
+    enabled: bool = False
+    base: float = 0.2
+    """Level of a token that was written in this chunk and fits its cell."""
+    per_chunk: float = 0.02
+    """More, for every chunk since it was written."""
+    per_scale: float = 0.25
+    """More, for every unit of |log(footprint of the point / footprint of the cell)|: a coarse token is vague."""
+    most: float = 0.7
+
+    def __post_init__(self) -> None:
+        _at_least(0.0, base=self.base, per_chunk=self.per_chunk, per_scale=self.per_scale, most=self.most)
+        if not max(self.base, self.most) <= 1.0:
+            raise InvalidOptionError(f"placement has base {self.base} and most {self.most}; noise levels end at 1")
+
+
+@dataclass(frozen=True)
 class SamplerConfig:
     """How a chunk is drawn.
 
     Raises:
-        InvalidOptionError: an unknown prediction, no step at all, or a shift that is not positive.
+        InvalidOptionError: an unknown prediction or solver, no step at all, a shift that is not positive, or timesteps
+            that do not fall from 1000 or less to more than 0.
     """
 
     steps: int = 2
@@ -154,12 +183,22 @@ class SamplerConfig:
     minus data)."""
     couple: bool = True
     """Start observed cells from the refined readout instead of noise."""
+    solver: Literal["euler", "unipc", "renoise"] = "euler"
+    """Euler steps along the flow; diffusers' UniPC of order 2 (the paper's); or, for distilled few-step weights, the
+    predicted clean latent with fresh noise of the next level."""
+    timesteps: tuple[float, ...] = ()
+    """Timesteps (1000 sigma, falling) in the place of `steps` and `shift`: distilled weights know only theirs."""
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
 
     def __post_init__(self) -> None:
         _one_of(("sample", "flow"), prediction=self.prediction)
+        _one_of(("euler", "unipc", "renoise"), solver=self.solver)
         _at_least(1, steps=self.steps)
         if not self.shift > 0.0:
             raise InvalidOptionError(f"shift is {self.shift}; it must be positive")
+        levels = (1000.0 + 1e-6, *self.timesteps, 0.0)
+        if not all(a > b for a, b in pairwise(levels)):
+            raise InvalidOptionError(f"timesteps are {self.timesteps}; they must fall, from at most 1000 to above 0")
 
 
 @dataclass(frozen=True)
@@ -178,6 +217,10 @@ class WorldModelConfig:
     """T: latents of a chunk, the first shared with the chunk before."""
     preceding_latents: int = 1
     """P: clean latents before the chunk that the network sees."""
+    temporal_stride: int = 1
+    """s: image frames per latent. Latent j of a chunk goes with its image frame s j; Wan's codec has 4."""
+    references: int = 0
+    """Most latents from earlier in the walk, chosen by what they show, that the network sees beside the chunk."""
     frames_per_second: float = 8.0
     fov: float = math.radians(75.0)
     """Horizontal field of view that is assumed where a start image comes without intrinsics."""
@@ -205,7 +248,8 @@ class WorldModelConfig:
             raise InvalidOptionError(f"fov is {self.fov}; it must lie between 0 and pi (radians)")
         if not 0.0 < self.frames_per_second < math.inf:
             raise InvalidOptionError(f"frames_per_second is {self.frames_per_second}; it must be positive")
-        _at_least(1, latent_channels=self.latent_channels)
+        _at_least(1, latent_channels=self.latent_channels, temporal_stride=self.temporal_stride)
+        _at_least(0, references=self.references)
         if self.version > FORMAT_VERSION:
             raise InvalidOptionError(f"mirage.json has version {self.version}; this release reads {FORMAT_VERSION}")
 
@@ -216,8 +260,13 @@ class WorldModelConfig:
 
     @property
     def frames_per_chunk(self) -> int:
-        """New image frames per chunk; the shared first frame is not counted."""
-        return self.chunk_latents - 1
+        """F: new image frames per chunk; the shared first frame is not counted."""
+        return self.temporal_stride * (self.chunk_latents - 1)
+
+    @property
+    def key_frames(self) -> slice:
+        """Which of the new frames of a chunk have a latent: every s-th."""
+        return slice(self.temporal_stride - 1, None, self.temporal_stride)
 
     def save(self, folder: Path) -> None:
         """Write `mirage.json` into `folder`."""
@@ -267,6 +316,8 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
         return from_dict(cast(type, kind), value, where)
     if get_origin(kind) is tuple:
         parts = get_args(kind)
+        if parts[-1] is Ellipsis and isinstance(value, list | tuple):
+            parts = parts[:1] * len(value)
         if not isinstance(value, list | tuple) or len(value) != len(parts):
             raise InvalidOptionError(f"{where} is {value!r}; give a list of {len(parts)}")
         return tuple(_from_json(part, v, where) for part, v in zip(parts, value, strict=True))

@@ -1,7 +1,8 @@
 """The values that flow through a world, and the Protocols of the networks that make them.
 
-Letters in shapes: T latent frames, F image frames, H x W image pixels, h x w latent cells, C latent channels, N points,
-B worlds. Images are float in [-1, 1], RGB. Depth is z in metres.
+Letters in shapes: T latents of a chunk, the first shared with the chunk before; K = T - 1 new ones; s image frames per
+latent, F = s K new image frames; H x W image pixels, h x w latent cells, C latent channels, N points, B worlds. Images
+are float in [-1, 1], RGB. Depth is z in metres.
 """
 
 from __future__ import annotations
@@ -80,18 +81,44 @@ class Memory(Protocol):
     def nbytes(self) -> int: ...
 
 
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A view from earlier in a walk that later chunks may look at."""
+
+    latent: Tensor  # [C, h, w] still latent
+    camera: Camera
+
+
 class LatentCodec(Protocol):
-    """Images to latents of unit scale and back, one latent per image."""
+    """Images to latents of unit scale and back: stills, one latent per image, and video, one latent per s frames."""
 
     def encode(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, C, h, w]
+        """Each image for itself."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:  # [F, C, h, w] -> [F, 3, H, W]
+        """Each latent for itself."""
+        ...
+
+    def encode_chunk(
+        self,
+        frames: Tensor,  # [s K, 3, H, W]
+        first: Tensor,  # [C, h, w] still latent of the frame before them
+    ) -> Tensor:  # [K, C, h, w]
+        """Frames that follow one another."""
+        ...
+
+    def decode_chunk(
+        self,
+        latents: Tensor,  # [K, C, h, w]
+        first: Tensor,  # [C, h, w] still latent of the frame before them
+    ) -> Tensor:  # [s K, 3, H, W]
+        """Frames that follow one another."""
         ...
 
 
 class DepthEstimator(Protocol):
-    """Metric depth of images; what the memory already knows keeps its scale consistent."""
+    """Metric depth of images; what the memory already knows keeps its scale consistent. Called once per chunk."""
 
     def estimate(
         self,
@@ -103,7 +130,7 @@ class DepthEstimator(Protocol):
 
 
 class StaticSegmenter(Protocol):
-    """Labels every pixel STATIC, MOVER or SKY."""
+    """Labels every pixel STATIC, MOVER or SKY. Called once per chunk."""
 
     def segment(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, H, W] int64
         ...
@@ -126,5 +153,7 @@ class ChunkGenerator(Protocol):
         rays: Tensor,  # [B, T, 6, h, w] camera rays in the frame of the chunk's first camera
         preceding: Tensor,  # [B, P, C, h, w] clean latents before the chunk, newest last
         generators: Sequence[Generator],  # one per world: its noise depends on nothing else
+        references: Sequence[Tensor] = (),  # per world [R, C, h, w], oldest first; none at all if empty
+        prompts: Sequence[str] = (),  # per world; all empty if empty
     ) -> Tensor:  # [B, T, C, h, w]
         ...

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_env.alignment import Alignment, align_depth
+from mirage_env.alignment import align_depth
 from mirage_env.camera import Camera, inverse, pluecker_rays
 from mirage_env.config import WorldModelConfig
 from mirage_env.errors import InvalidCameraError
@@ -27,49 +27,18 @@ from mirage_env.interfaces import (
     Memory,
     Readout,
     ReadoutRefiner,
+    Reference,
     StaticSegmenter,
 )
 from mirage_env.masks import keep_cells
 from mirage_env.memory import LatentMemory, read_batch
+from mirage_env.references import chosen, remembered
+from mirage_env.world_state import Chunk, WorldState
 
 __all__ = ["Chunk", "WorldModel", "WorldState", "frames_from_uint8", "frames_to_uint8"]
 
 MemoryFactory = Callable[[WorldModelConfig], Memory]
 Cameras = Sequence[Camera]
-
-
-@dataclass(frozen=True, eq=False)
-class WorldState:
-    """A world at one moment. Everything the next chunk depends on, besides the networks and the cameras asked for."""
-
-    memory: Memory
-    camera: Camera
-    """Where the last frame was seen from."""
-    latents: Tensor  # [1 + P, C, h, w] clean latents of the last frames, newest last
-    chunk: int
-    """Chunks generated so far; the start view is chunk 0."""
-    noise: Tensor  # [state bytes] uint8, state of the world's torch.Generator
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """What one step shows: F new frames, one latent each (a chunk has T = 1 + F latents, the first shared)."""
-
-    cameras: tuple[Camera, ...]  # F
-    frames: Tensor  # [F, 3, H, W] in [-1, 1]
-    depth: Tensor  # [F, H, W] metres
-    labels: Tensor  # [F, H, W] STATIC, MOVER, SKY
-    keep: Tensor  # [F, h, w] bool, cells that the filters let into the memory
-    readout: Readout  # F views: what the memory knew before
-    known: Tensor  # [F, C, h, w] refined readout
-    latents: Tensor  # [F, C, h, w] as generated, before decoding and re-encoding
-    alignment: Alignment | None = None
-    """How `depth` was fitted to the memory; None where that is switched off. A refused chunk keeps no cell."""
-
-    @property
-    def coverage(self) -> float:
-        """Share of cells that the memory knew, in [0, 1]."""
-        return float(self.readout.observed.mean())
 
 
 @dataclass(frozen=True)
@@ -96,6 +65,7 @@ class WorldModel:
         camera: Camera | None = None,
         depth: NDArray[np.floating] | None = None,  # [H, W] metres
         seed: int = 0,
+        prompt: str = "",
     ) -> tuple[Chunk, WorldState]:
         """Open a world from one view: encode, estimate depth if none is given, filter, lift, write.
 
@@ -104,6 +74,7 @@ class WorldModel:
             camera: where it was taken; the world's origin with the configured field of view if not given.
             depth: true z-depth, metres; inf where there is none (sky).
             seed: seed of the world's noise.
+            prompt: what the world should look like, for models that read text.
 
         Raises:
             InvalidImageError: wrong size, channels or type.
@@ -126,6 +97,8 @@ class WorldModel:
             latents=latents.repeat(1 + self.config.preceding_latents, 1, 1, 1),
             chunk=0,
             noise=torch.Generator().manual_seed(seed).get_state(),
+            prompt=prompt,
+            references=remembered((), Reference(latents[0], camera), self.config.references),
         )
         return Chunk((camera,), frames, metres, labels, keep, readout, self.refiner.refine(readout), latents), state
 
@@ -155,9 +128,11 @@ class WorldModel:
             )
         for path in cameras:
             self._check_cameras(path, self.config.frames_per_chunk)
-        views = [(s.camera, *path) for s, path in zip(states, cameras, strict=True)]
+        views = [(s.camera, *path[self.config.key_frames]) for s, path in zip(states, cameras, strict=True)]
         readouts = read_batch([s.memory for s in states], views, [s.chunk + 1 for s in states])
         known = torch.stack([self._known(s, r) for s, r in zip(states, readouts, strict=True)])
+        most = self.config.references
+        references = [chosen(s.memory, s.references, v, most) for s, v in zip(states, views, strict=True)]
         generators = [torch.Generator() for _ in states]
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state.noise)
@@ -167,10 +142,15 @@ class WorldModel:
             rays=torch.stack([self._rays(v) for v in views]),
             preceding=torch.stack([s.latents[:-1] for s in states]),
             generators=generators,
+            references=[
+                torch.stack([r.latent for r in seen]) if seen else s.latents[:0]
+                for s, seen in zip(states, references, strict=True)
+            ],
+            prompts=[s.prompt for s in states],
         )
         chunks, after = [], []
         for i, state in enumerate(states):
-            frames = self.codec.decode(latents[i, 1:])
+            frames = self.codec.decode_chunk(latents[i, 1:], first=latents[i, 0])
             chunk = self._look(frames, cameras[i], readouts[i][1:], known[i][1:], latents[i, 1:].clone(), None)
             chunks.append(chunk)
             after.append(replace(self._remember(state, chunk), noise=generators[i].get_state()))
@@ -211,9 +191,11 @@ class WorldModel:
     def _look(
         self, frames: Tensor, cameras: Cameras, readout: Readout, known: Tensor, latents: Tensor, metres: Tensor | None
     ) -> Chunk:
-        """See what may be remembered of frames."""
-        depth = self.depth.estimate(frames, cameras, known=readout.depth) if metres is None else metres
-        labels = self.segmenter.segment(frames)
+        """See what may be remembered of frames: of all of them, or of one for every latent."""
+        stride = len(frames) // len(latents)
+        shown, seen_from = frames[stride - 1 :: stride], cameras[stride - 1 :: stride]
+        depth = self.depth.estimate(shown, seen_from, known=readout.depth) if metres is None else metres
+        labels = self.segmenter.segment(shown)
         keep, fit = self._keep(depth, labels), None
         if self.config.alignment.enabled and metres is None:
             cells = depth_to_grid(depth.float().cpu(), self.config.latent_size).numpy()
@@ -223,14 +205,23 @@ class WorldModel:
 
     def _remember(self, state: WorldState, chunk: Chunk) -> WorldState:
         """Re-encode the frames to clean latents, lift the cells that were kept, write them."""
-        latents = self.codec.encode(chunk.frames)
-        memory = state.memory.write(latents, chunk.frames, chunk.depth, chunk.keep, chunk.cameras, state.chunk + 1)
+        frames, cameras, now = chunk.frames, chunk.key_cameras, state.chunk + 1
+        if len(frames) == len(chunk.latents):
+            latents = self.codec.encode(frames)
+            still = latents[-1:]
+            recent = torch.cat([state.latents, latents])
+        else:
+            latents = self.codec.encode_chunk(frames, first=state.latents[-1])
+            still = self.codec.encode(frames[-1:])
+            recent = torch.cat([state.latents, latents, still])
+        memory = state.memory.write(latents, frames[chunk.key_frames], chunk.depth, chunk.keep, cameras, now)
         return replace(
             state,
             memory=memory,
             camera=chunk.cameras[-1],
-            latents=torch.cat([state.latents, latents])[-len(state.latents) :],
-            chunk=state.chunk + 1,
+            latents=recent[-len(state.latents) :],
+            chunk=now,
+            references=remembered(state.references, Reference(still[0], chunk.cameras[-1]), self.config.references),
         )
 
     def _keep(self, depth: Tensor, labels: Tensor) -> Tensor:

@@ -75,6 +75,7 @@ LAYERS = (
     ),
     ("evidence", "gate", "masks"),
     ("memory",),
+    ("references", "world_state"),
     ("world_model",),
 )
 """Modules of `mirage_env`, lowest first: each imports its own layer and those below. All others stand on top."""

@@ -1,15 +1,17 @@
-"""Generating a chunk: the video transformer with its side branch, and a few-step flow sampler.
+"""Generating a chunk: the video transformer with its side branch, and a flow sampler.
 
-The flow goes from a source x_1 to the data x_0 on straight lines, x_sigma = (1 - sigma) x_0 + sigma x_1. Where the
-memory was observed the source is the refined readout, elsewhere it is noise (a data-dependent coupling): what is known
-has a short way to go, and one or two steps suffice. Clean frames (the shared first one, the preceding ones) have
-timestep 0, as Wan2.2-TI2V was trained.
+The flow goes from a source x_1 to the data x_0 on straight lines, x_sigma = (1 - sigma) x_0 + sigma x_1. The source is
+noise, or, for the shipped model, the refined readout where the memory was observed (a data-dependent coupling: what is
+known has a short way to go, and one or two steps suffice).
+
+On its time axis the transformer sees [references | chunk | preceding latents]. The shared first latent of the chunk,
+the references and the preceding ones are clean: they have timestep 0, as Wan2.2-TI2V was trained. Rotary attention
+knows only differences of positions, so references that come first are at negative times, wherever counting starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -18,21 +20,28 @@ from torch import Tensor, nn
 from mirage_env.config import SamplerConfig
 from mirage_env.interfaces import Readout
 from mirage_env.models.control import ControlBranch, condition
+from mirage_env.models.placement import FREE, known_levels
+from mirage_env.models.sampling import TRAIN_TIMESTEPS, noise_levels, solver_of
 
-TRAIN_TIMESTEPS = 1000.0
-"""Timestep of sigma = 1."""
+TextEncoder = Callable[[Sequence[str]], Tensor]
+"""Prompts to their embeddings [B, S, D]."""
 
 
 class ChunkDenoiser(nn.Module):
     """Video transformer + side branch + sampler (`ChunkGenerator`)."""
 
     def __init__(
-        self, transformer: WanTransformer3DModel, branch: ControlBranch | None, sampler: SamplerConfig
+        self,
+        transformer: WanTransformer3DModel,
+        branch: ControlBranch | None,
+        sampler: SamplerConfig,
+        text: TextEncoder | None = None,
     ) -> None:
         super().__init__()
         self.transformer = transformer
         self.branch = branch
         self.sampler = sampler
+        self.text = text
 
     def source(
         self,
@@ -47,29 +56,36 @@ class ChunkDenoiser(nn.Module):
 
     def predict(
         self,
-        x: Tensor,  # [B, T, C, h, w] at sigma; frame 0 clean
-        sigma: Tensor,  # [B] in (0, 1]
+        x: Tensor,  # [B, T, C, h, w]; frame 0 clean
+        sigma: Tensor,  # [B], [B, T] or [B, T, h, w] in [0, 1], the same all over a token; frame 0 counts as 0
         prior: Tensor,  # [B, T, C, h, w]
         preceding: Tensor,  # [B, P, C, h, w]
         cond: Tensor | None,  # [B, channels, T, h, w]
+        references: Tensor | None = None,  # [B, R, C, h, w]
+        text: Tensor | None = None,  # [B, S, D] embedded prompts; one empty token if not given
     ) -> Tensor:  # [B, T, C, h, w]
-        """The clean chunk as the network sees it from x_sigma."""
+        """The clean chunk as the network sees it from x at those noise levels."""
         B, T, _, h, w = x.shape
-        P = preceding.shape[1]
+        R, P = 0 if references is None else references.shape[1], preceding.shape[1]
         weight = self.transformer.patch_embedding.weight
         _, ph, pw = self.transformer.config.patch_size
-        time = torch.zeros(B, T + P, device=x.device)
-        time[:, 1:T] = TRAIN_TIMESTEPS * sigma[:, None]
-        timestep = time.repeat_interleave((h // ph) * (w // pw), dim=1)
-        tokens = torch.cat([x, preceding], 1).transpose(1, 2).to(weight.dtype)
-        text = tokens.new_zeros(B, 1, self.transformer.config.text_dim)
+        level = sigma[(...,) + (None,) * (4 - sigma.ndim)].expand(B, T, h, w).clone()
+        level[:, 0] = 0.0
+        time = x.new_zeros(B, R + T + P, h // ph, w // pw, dtype=torch.float32)
+        time[:, R : R + T] = TRAIN_TIMESTEPS * level[..., ::ph, ::pw]
+        video = [x, preceding] if references is None else [references.to(x), x, preceding]
+        tokens = torch.cat(video, 1).transpose(1, 2).to(weight.dtype)
+        if text is None:
+            text = tokens.new_zeros(B, 1, self.transformer.config.text_dim)
+        text = text.to(tokens)
         if self.branch is not None and cond is not None:
-            out = self.branch.run(self.transformer, tokens, timestep, text, cond)
+            extra = {"references": R} if R else {}
+            out = self.branch.run(self.transformer, tokens, time.flatten(1), text, cond, **extra)
         else:
-            out = self.transformer(tokens, timestep, text, return_dict=False)[0]
-        out = out[:, :, :T].transpose(1, 2).to(x.dtype)
+            out = self.transformer(tokens, time.flatten(1), text, return_dict=False)[0]
+        out = out[:, :, R : R + T].transpose(1, 2).to(x.dtype)
         if self.sampler.prediction == "flow":
-            return x - sigma[:, None, None, None, None] * out
+            return x - level[:, :, None] * out
         return prior + out
 
     def condition(self, known: Tensor, readout: Sequence[Readout], rays: Tensor) -> Tensor | None:
@@ -79,10 +95,8 @@ class ChunkDenoiser(nn.Module):
         return condition(self.branch.config.parts, known, readout, rays)
 
     def sigmas(self) -> list[float]:
-        """Noise levels of the sampler from 1 to 0: shifted s -> shift s / (1 + (shift - 1) s)."""
-        steps, shift = self.sampler.steps, self.sampler.shift
-        plain = [1.0 - i / steps for i in range(steps + 1)]
-        return [shift * s / (1.0 + (shift - 1.0) * s) for s in plain]
+        """Noise levels of the sampler from 1 to 0."""
+        return noise_levels(self.sampler)
 
     def generate(
         self,
@@ -91,20 +105,67 @@ class ChunkDenoiser(nn.Module):
         rays: Tensor,  # [B, T, 6, h, w]
         preceding: Tensor,  # [B, P, C, h, w]
         generators: Sequence[torch.Generator],
+        references: Sequence[Tensor] = (),
+        prompts: Sequence[str] = (),
     ) -> Tensor:  # [B, T, C, h, w]
-        """See `ChunkGenerator.generate`: Euler steps along the flow."""
+        """See `ChunkGenerator.generate`."""
+        prompts = prompts or [""] * len(known)
+        references = references or [known.new_zeros(0, *known.shape[2:])] * len(known)
+        result = torch.empty_like(known)
+        # Worlds with as many references have sequences of one length; the others take a call of their own.
+        for count in sorted({len(r) for r in references}):
+            some = [i for i, r in enumerate(references) if len(r) == count]
+            result[some] = self._generate(
+                known[some],
+                [readout[i] for i in some],
+                rays[some],
+                preceding[some],
+                [generators[i] for i in some],
+                torch.stack([references[i] for i in some]) if count else None,
+                None if self.text is None else self.text([prompts[i] for i in some]),
+            )
+        return result
+
+    def _generate(
+        self,
+        known: Tensor,
+        readout: Sequence[Readout],
+        rays: Tensor,
+        preceding: Tensor,
+        generators: Sequence[torch.Generator],
+        references: Tensor | None,  # [B, R, C, h, w]
+        text: Tensor | None,  # [B, S, D]
+    ) -> Tensor:
         home, here = known.device, self.transformer.patch_embedding.weight.device
-        # Noise is drawn on the CPU, so that a world's seed means the same on every device.
-        noise = torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(here)
+
+        def draw() -> Tensor:
+            # On the CPU, so that a world's seed means the same on every device.
+            return torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(here)
+
+        noise = draw()
         known, rays, preceding = known.to(here), rays.to(here), preceding.to(here)
+        references = None if references is None else references.to(here)
         readout = [r.to(here) for r in readout]
         observed = torch.stack([r.observed[:, None] for r in readout]).to(known)
-        source, prior = self.source(known, observed, noise)
+        x, prior = self.source(known, observed, noise)
         cond = self.condition(known, readout, rays)
-        x, first = source, known[:, :1]
-        levels = self.sigmas()
-        for sigma, following in pairwise(levels):
-            x = torch.cat([first, x[:, 1:]], 1)
-            clean = self.predict(x, known.new_full((len(known),), sigma), prior, preceding, cond)
-            x = clean + following / sigma * (x - clean)
-        return torch.cat([first, x[:, 1:]], 1).to(home)
+        level = self._levels(known, readout)  # [B, T, h, w]; frame 0 is clean
+        placed = (1.0 - level[:, :, None]) * known + level[:, :, None] * noise
+        solver = solver_of(self.sampler, draw)
+        for i, sigma in enumerate(solver.sigmas[:-1]):
+            held = level < sigma
+            seen = torch.where(held[:, :, None], placed, x)
+            clean = self.predict(seen, level.clamp(max=sigma), prior, preceding, cond, references, text)
+            x = solver.step(x, clean, i)
+        return torch.cat([known[:, :1], x[:, 1:]], 1).to(home)
+
+    def _levels(self, known: Tensor, readout: Sequence[Readout]) -> Tensor:  # [B, T, h, w]
+        """Noise level at which the network gets each cell, where that is below the sampler's."""
+        B, T, _, h, w = known.shape
+        if self.sampler.placement.enabled:
+            _, ph, pw = self.transformer.config.patch_size
+            level = torch.stack([known_levels(r, self.sampler.placement, (ph, pw)) for r in readout])
+        else:
+            level = known.new_full((B, T, h, w), FREE)
+        level[:, 0] = 0.0
+        return level

@@ -100,6 +100,14 @@ class ConvCodec(ModelMixin, ConfigMixin):
         """Images in [-1, 1]."""
         return self.reconstruct(latents).clamp(-1.0, 1.0)
 
+    def encode_chunk(self, frames: Tensor, first: Tensor) -> Tensor:  # [F, 3, H, W], [C, h, w] -> [F, C, h, w]
+        """`encode`: one latent per frame, whatever came before."""
+        return self.encode(frames)
+
+    def decode_chunk(self, latents: Tensor, first: Tensor) -> Tensor:  # [F, C, h, w], [C, h, w] -> [F, 3, H, W]
+        """`decode`: one frame per latent, whatever came before."""
+        return self.decode(latents)
+
     def reconstruct(self, latents: Tensor) -> Tensor:  # [F, C, h, w] -> [F, 3, H, W]
         """`decode` without the clamp, for losses."""
         latents = (latents * self.latents_std + self.latents_mean).to(memory_format=torch.channels_last)

@@ -1,0 +1,63 @@
+"""A world at one moment, and what one step of it shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mirage_env.alignment import Alignment
+from mirage_env.camera import Camera
+from mirage_env.interfaces import Memory, Readout, Reference
+
+
+@dataclass(frozen=True, eq=False)
+class WorldState:
+    """A world at one moment. Everything the next chunk depends on, besides the networks and the cameras asked for."""
+
+    memory: Memory
+    camera: Camera
+    """Where the last frame was seen from."""
+    latents: Tensor  # [P + 1, C, h, w] clean latents, newest last; the very last is a still of the last frame
+    chunk: int
+    """Chunks generated so far; the start view is chunk 0."""
+    noise: Tensor  # [state bytes] uint8, state of the world's torch.Generator
+    prompt: str = ""
+    """What the world should look like, for models that read text."""
+    references: tuple[Reference, ...] = ()
+    """Earlier views to choose from, oldest first; none where the model takes none (`references.py`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """What one step shows: F new frames and K latents, one for every s-th frame, the key frames (F = s K).
+
+    The start view and views that are observed are stills: every frame is a key frame, whatever the model's stride.
+    """
+
+    cameras: tuple[Camera, ...]  # F
+    frames: Tensor  # [F, 3, H, W] in [-1, 1]
+    depth: Tensor  # [K, H, W] metres
+    labels: Tensor  # [K, H, W] STATIC, MOVER, SKY
+    keep: Tensor  # [K, h, w] bool, cells that the filters let into the memory
+    readout: Readout  # K views: what the memory knew before
+    known: Tensor  # [K, C, h, w] refined readout
+    latents: Tensor  # [K, C, h, w] as generated, before decoding and re-encoding
+    alignment: Alignment | None = None
+    """How `depth` was fitted to the memory; None where that is switched off. A refused chunk keeps no cell."""
+
+    @property
+    def coverage(self) -> float:
+        """Share of cells that the memory knew, in [0, 1]."""
+        return float(self.readout.observed.mean())
+
+    @property
+    def key_frames(self) -> slice:
+        """Which frames have a latent, depth and labels."""
+        stride = len(self.frames) // len(self.latents)
+        return slice(stride - 1, None, stride)
+
+    @property
+    def key_cameras(self) -> tuple[Camera, ...]:  # K
+        """Cameras of the key frames."""
+        return self.cameras[self.key_frames]
