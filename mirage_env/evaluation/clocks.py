@@ -14,6 +14,8 @@ from mirage_env.config import WorldModelConfig
 from mirage_env.interfaces import Memory, Readout
 from mirage_env.world_model import WorldModel
 
+CODEC_METHODS = ("encode", "decode", "encode_chunk", "decode_chunk")
+
 
 @dataclass
 class Clock:
@@ -76,7 +78,7 @@ def timed(model: WorldModel, clock: Clock) -> WorldModel:
         return TimedMemory(model.memory_factory(config), clock)
 
     parts: dict[str, Any] = {
-        "codec": _Timed(model.codec, clock, {"encode": "encode", "decode": "decode"}),
+        "codec": _Timed(model.codec, clock, {method: method.removesuffix("_chunk") for method in CODEC_METHODS}),
         "depth": _Timed(model.depth, clock, {"estimate": "depth"}),
         "segmenter": _Timed(model.segmenter, clock, {"segment": "segment"}),
         "refiner": _Timed(model.refiner, clock, {"refine": "refine"}),

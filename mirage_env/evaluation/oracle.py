@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from mirage_env.evaluation.metrics import dilate, mean, psnr
-from mirage_env.evaluation.rollout import MOVER_MARGIN
+from mirage_env.evaluation.rollout import MOVER_MARGIN, pixels_known
 from mirage_env.interfaces import MOVER
 from mirage_env.masks import keep_cells
 from mirage_env.memory import LatentMemory
-from mirage_env.rgb_memory import RgbMemory, cells_to_pixels
+from mirage_env.rgb_memory import RgbMemory
 from mirage_env.rooms import Room, random_walk
 from mirage_env.world_model import WorldModel, WorldState, frames_from_uint8
 
@@ -52,7 +52,9 @@ def oracle_record(model: WorldModel, world: int, seed: int) -> dict[str, Any]:
 
     written, read = list(WRITTEN), slice(last + 1, last + 1 + views_read)
     still = ~dilate(torch.from_numpy(labels[read] == MOVER), MOVER_MARGIN)
-    images = {"codec": model.codec.decode(latents[read])}
+    first, codec = latents[last], model.codec
+    images = {"codec": codec.decode_chunk(codec.encode_chunk(true[read], first), first)}
+    recent = [max(0, last - config.temporal_stride * i) for i in range(config.preceding_latents, -1, -1)]
     seen = {}
     sizes = {}
     for name, factory in (("latent", LatentMemory.empty), ("rgb", RgbMemory.factory(model.codec))):
@@ -62,19 +64,19 @@ def oracle_record(model: WorldModel, world: int, seed: int) -> dict[str, Any]:
         state = WorldState(
             memory=memory,
             camera=cameras[last],
-            latents=latents[last - config.preceding_latents : last + 1],
+            latents=latents[recent],
             chunk=0,
             noise=torch.Generator().manual_seed(seed * 1_000_003 + world).get_state(),
         )
         chunk, _ = model.step(state, cameras[read])
-        seen[name] = chunk.readout.observed > 0
+        seen[name] = pixels_known(chunk)
         sizes[f"{name}_points"], sizes[f"{name}_bytes"] = memory.points, memory.nbytes
-        images[f"{name}_{'bare' if name == 'latent' else 'encoded'}"] = model.codec.decode(chunk.readout.latent)
-        images[f"{name}_refined"] = model.codec.decode(chunk.known)
+        images[f"{name}_{'bare' if name == 'latent' else 'encoded'}"] = codec.decode_chunk(chunk.readout.latent, first)
+        images[f"{name}_refined"] = codec.decode_chunk(chunk.known, first)
         images[f"{name}_network"] = chunk.frames
         if isinstance(memory, RgbMemory):
             images["rgb_raster"] = memory.rasterise(cameras[read], now=1).images
-    mask = still & cells_to_pixels(seen["latent"] & seen["rgb"], config.image_size)
+    mask = still & seen["latent"] & seen["rgb"]
     figures = {name: mean(psnr(images[name].float().cpu(), true[read], mask).tolist()) for name in ROWS}
     shares = {f"{name}_seen": float(s.float().mean()) for name, s in seen.items()}
     return {"figures": {**figures, **shares}, **sizes}

@@ -14,7 +14,7 @@ from mirage_env.evaluation.metrics import dilate, mean, psnr, ssim
 from mirage_env.evaluation.paths import LoopWalk
 from mirage_env.rgb_memory import cells_to_pixels
 from mirage_env.rooms import Room
-from mirage_env.world_model import WorldModel, frames_from_uint8
+from mirage_env.world_model import Chunk, WorldModel, frames_from_uint8
 
 MOVER_MARGIN = 2
 """Pixels by which mover masks are grown: anti-aliased borders and contact shadows."""
@@ -81,13 +81,15 @@ def roll_out(
     coverage: list[list[float]] = [[] for _ in truths]
     points, nbytes = [[s.memory.points] for s in states], [[s.memory.nbytes] for s in states]
     for first in range(1, len(truths[0].walk.cameras), per_chunk):
-        chunks, states = model.step_batch(states, [t.walk.cameras[first : first + per_chunk] for t in truths])
+        before = states
+        chunks, states = model.step_batch(before, [t.walk.cameras[first : first + per_chunk] for t in truths])
         for i, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
             shown[i].append(chunk.frames.float().cpu())
-            seen[i].append(cells_to_pixels(chunk.readout.observed > 0, size))
+            seen[i].append(pixels_known(chunk))
             if readouts:
-                decoded[i]["bare"].append(model.codec.decode(chunk.readout.latent).float().cpu())
-                decoded[i]["refined"].append(model.codec.decode(chunk.known).float().cpu())
+                still = before[i].latents[-1]
+                decoded[i]["bare"].append(model.codec.decode_chunk(chunk.readout.latent, still).float().cpu())
+                decoded[i]["refined"].append(model.codec.decode_chunk(chunk.known, still).float().cpu())
             coverage[i].append(chunk.coverage)
             points[i].append(state.memory.points)
             nbytes[i].append(state.memory.nbytes)
@@ -104,6 +106,16 @@ def roll_out(
         )
         for i in range(len(truths))
     ]
+
+
+def pixels_known(chunk: Chunk) -> Tensor:  # [F, H, W] bool
+    """Pixels of cells that the memory knew before the chunk was made.
+
+    Where there is one latent for several frames, each frame has the pixels of the next key frame.
+    """
+    frames, _, height, width = chunk.frames.shape
+    pixels = cells_to_pixels(chunk.readout.observed > 0, (height, width))
+    return pixels.repeat_interleave(frames // len(pixels), 0)
 
 
 def measure(

@@ -91,9 +91,9 @@ def load_paper(name: str, model: WorldModel, load: Load) -> tuple[WorldModel | N
     except ModelNotFoundError as error:
         return None, f"{LABELS['paper']} not measured: {error}"
     ours, theirs = model.config, paper.config
-    if (ours.image_size, ours.chunk_latents) != (theirs.image_size, theirs.chunk_latents):
+    if (ours.image_size, ours.frames_per_chunk) != (theirs.image_size, theirs.frames_per_chunk):
         raise InvalidOptionError(
-            f"paper_model {name!r} has images of {theirs.image_size} and chunks of {theirs.chunk_latents} latents; the "
-            f"model has {ours.image_size} and {ours.chunk_latents}: they cannot walk the same paths"
+            f"paper_model {name!r} has images of {theirs.image_size} and chunks of {theirs.frames_per_chunk} frames; "
+            f"the model has {ours.image_size} and {ours.frames_per_chunk}: they cannot walk the same paths"
         )
     return paper, ""
