@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from mirage_env.errors import InvalidOptionError
+from mirage_env.geometry_config import GeometryConfig
 
 FORMAT_VERSION = 1
 ConfigT = TypeVar("ConfigT")
@@ -232,6 +233,7 @@ class WorldModelConfig:
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    geometry: GeometryConfig = field(default_factory=GeometryConfig)
     shares: str | None = None
     """Another model's folder, relative to this one, that gives the parts this one does not hold itself."""
     version: int = FORMAT_VERSION

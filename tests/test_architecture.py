@@ -26,6 +26,7 @@ class Only:
 
 RULES = (
     Only(("diffusers", "transformers"), ("mirage_env/models/*", "mirage_env/training/*", "mirage_env/evaluation/*")),
+    Only(("depth_anything_3", "mapanything"), ("mirage_env/models/depth_packages.py",)),
     Only(("zarr",), ("mirage_env/store/metadata.py", "mirage_env/episodes/files.py")),
     Only(("minari",), ("mirage_env/episodes/minari.py",)),
     Only(("pyarrow",), ("mirage_env/episodes/lerobot.py",)),
@@ -54,13 +55,13 @@ RULES = (
         where=("mirage_env/models/*",),
     ),
     Only(("policies",), ("policies/*", "ros_bridge/policy_node.py", "mirage_env/cli.py")),
-    Only(("ros_bridge",), ("ros_bridge/*", "mirage_env/cli.py")),
+    Only(("ros_bridge",), ("ros_bridge/*", "mirage_env/cli.py", "mirage_env/doctor/installation.py")),
     # What executes code on loading.
     Only(("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"), (), where=("*",)),
 )
 
 LAYERS = (
-    ("errors", "config"),
+    ("errors", "config", "geometry_config"),
     ("camera",),
     ("interfaces", "geometry", "images", "alignment", "blocks", "packing"),
     (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
@@ -28,3 +29,11 @@ class SegmentationUNet(ModelMixin, ConfigMixin):
     def segment(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, H, W] int64
         """See `StaticSegmenter.segment`."""
         return self(images).argmax(1)
+
+
+class AllStatic:
+    """Nothing moves and nothing is sky (`StaticSegmenter`): for worlds of rooms and streets without anybody in them."""
+
+    def segment(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, H, W] int64
+        """See `StaticSegmenter.segment`."""
+        return torch.full((len(images), *images.shape[-2:]), STATIC, dtype=torch.int64, device=images.device)

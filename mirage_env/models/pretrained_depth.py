@@ -1,0 +1,177 @@
+"""Depth models of the transformers library behind `DepthEstimator`, one small class per kind of result.
+
+They differ in what they say of an image: metres for one lens (Depth Anything metric, ZoeDepth), inverse depth for a
+canonical lens (Depth Pro), inverse depth up to scale and shift (Depth Anything relative), or metres that follow a
+coarse depth map given with it (Prompt Depth Anything). All views of a call go through the network at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mirage_env.alignment import align_depth
+from mirage_env.camera import Camera
+from mirage_env.config import AlignmentConfig
+from mirage_env.errors import InvalidOptionError
+from mirage_env.geometry import depth_to_grid
+from mirage_env.interfaces import DepthEstimator
+from mirage_env.models.inverse_depth import default_fit, fit_views
+from mirage_env.models.network_images import ImageRule
+
+
+@dataclass(frozen=True, eq=False)
+class DepthNetwork:
+    """A depth network, and what it wants of its images."""
+
+    module: PreTrainedModel
+    rule: ImageRule
+    near: float
+    far: float
+
+    def run(
+        self,
+        images: Tensor,  # [F, 3, H, W]
+        prompt: Tensor | None = None,  # [F, h, w] metres
+    ) -> Tensor:  # [F, H, W] float32, on the network's device
+        """What the network says, in its own units."""
+        return self.rule.restore(self.outputs(images, prompt)["predicted_depth"], *images.shape[-2:])
+
+    @torch.inference_mode()
+    def outputs(self, images: Tensor, prompt: Tensor | None = None) -> dict[str, Tensor]:
+        """Everything the network says."""
+        device, dtype = self.module.device, self.module.dtype
+        extra = {} if prompt is None else {"prompt_depth": prompt[:, None].to(device, dtype)}
+        return self.module(pixel_values=self.rule.prepare(images, device, dtype), **extra)
+
+    def focal(self, cameras: Sequence[Camera]) -> Tensor:  # [F, 1, 1] float32, on the network's device
+        """Focal length of the cameras in pixels of the network's input."""
+        lengths = []
+        for camera in cameras:
+            rows, cols = self.rule.padding(camera.height, camera.width)
+            padded = camera.width + 2 * cols
+            scale = self.rule.network_size(camera.height + 2 * rows, padded)[1] / padded
+            lengths.append(float(camera.K_image[0, 0]) * scale)
+        return torch.tensor(lengths, dtype=torch.float32, device=self.module.device)[:, None, None]
+
+    def bounded(self, metres: Tensor, images: Tensor) -> Tensor:  # [F, H, W]
+        """Depth within `near` and `far`, where the images are."""
+        return metres.clamp(self.near, self.far).to(images.device)
+
+
+@dataclass(frozen=True, eq=False)
+class MetricDepth:
+    """Metres for the lens of the training data, scaled to the camera's own (Depth Anything metric, ZoeDepth)."""
+
+    network: DepthNetwork
+    canonical_focal: float
+    """Focal length of that lens, pixels of the network's input; 0: depth is taken as it comes."""
+
+    def estimate(
+        self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None
+    ) -> Tensor:  # [F, H, W] metres in [near, far]
+        """See `DepthEstimator.estimate`; what is known plays no part."""
+        metres = self.network.run(images)
+        if self.canonical_focal:
+            metres = metres * (self.network.focal(cameras) / self.canonical_focal)
+        return self.network.bounded(metres, images)
+
+
+@dataclass(frozen=True, eq=False)
+class CanonicalInverseDepth:
+    """Inverse depth of a camera whose focal length is its image width (Depth Pro)."""
+
+    network: DepthNetwork
+
+    def estimate(
+        self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None
+    ) -> Tensor:  # [F, H, W] metres in [near, far]
+        """See `DepthEstimator.estimate`; the lens is that of the cameras, not the one the model would guess."""
+        inverse = self.network.run(images)
+        zoom = [float(c.K_image[0, 0]) / c.width for c in cameras]
+        metres = inverse.new_tensor(zoom)[:, None, None] / inverse.clamp_min(1e-4)
+        return self.network.bounded(metres, images)
+
+    def field_of_view(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F] radians, horizontal
+        """The lens that the model guesses from the images, for a start view without intrinsics.
+
+        Raises:
+            InvalidOptionError: the checkpoint was published without that part.
+        """
+        degrees = self.network.outputs(images)["field_of_view"] if self.network.module.use_fov_model else None
+        if degrees is None:
+            raise InvalidOptionError("this Depth Pro checkpoint has no field of view model; give the field of view")
+        return torch.deg2rad(degrees.float()).to(images.device)
+
+
+@dataclass(frozen=True, eq=False)
+class RelativeDepth:
+    """Inverse depth up to scale and shift, fitted to what the memory shows (Depth Anything relative)."""
+
+    network: DepthNetwork
+    start_depth: float
+    min_cells: int
+
+    def estimate(
+        self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None
+    ) -> Tensor:  # [F, H, W] metres in [near, far]
+        """See `DepthEstimator.estimate`; without anything known, `inverse_depth.default_fit` makes metres of it."""
+        inverse = self.network.run(images)
+        fits = [None] * len(images)
+        if known is not None:
+            cells = depth_to_grid(inverse, (known.shape[-2], known.shape[-1])).cpu().numpy()
+            fits = fit_views(cells, known.float().cpu().numpy(), self.min_cells)
+        chosen = [
+            fit or default_fit(view, self.start_depth, self.network.far)
+            for fit, view in zip(fits, inverse.cpu().numpy(), strict=True)
+        ]
+        scale, shift = inverse.new_tensor([(f.scale, f.shift) for f in chosen]).T[:, :, None, None]
+        return self.network.bounded(1.0 / (scale * inverse + shift).clamp_min(1.0 / self.network.far), images)
+
+
+@dataclass(frozen=True, eq=False)
+class PromptedDepth:
+    """Metres that follow a coarse depth map: the memory's own z-buffer (Prompt Depth Anything).
+
+    The prompt must be dense, and these models cannot begin without one. `first`, a metric model, gives the depth where
+    nothing is known at all, and the cells of the prompt that the memory does not show, in the memory's scale.
+    """
+
+    network: DepthNetwork
+    first: DepthEstimator
+    min_cells: int
+
+    def estimate(
+        self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None
+    ) -> Tensor:  # [F, H, W] metres in [near, far]
+        """See `DepthEstimator.estimate`."""
+        alone = self.first.estimate(images, cameras)
+        if known is None or not (known > 0.0).any():
+            return alone
+        known = known.float().cpu()
+        filled = depth_to_grid(alone.cpu(), (known.shape[-2], known.shape[-1]))
+        filled = filled * (known_scale(alone, known, self.min_cells) or 1.0)
+        prompt = torch.where(known > 0.0, known, filled)
+        # The network divides by the range of the prompt.
+        flat = prompt.amax((-2, -1)) - prompt.amin((-2, -1)) < 1e-3
+        prompt[flat, 0, 0] += 1e-3
+        return self.network.bounded(self.network.run(images, prompt), images)
+
+
+def known_scale(
+    depth: Tensor,  # [F, H, W] metres in some unit
+    known: Tensor | None,  # [F, h, w] metres, 0 where nothing is known
+    min_cells: int,
+) -> float | None:
+    """Metres per unit of depth, one for all views (`alignment.py`); None where too little is known to say."""
+    if known is None:
+        return None
+    cells = depth_to_grid(depth.float(), (known.shape[-2], known.shape[-1])).cpu().numpy()
+    rule = AlignmentConfig(min_cells=min_cells, min_agreement=0.0, max_scale=1e6)
+    fit = align_depth(cells, known.float().cpu().numpy(), np.isfinite(cells), rule)
+    return fit.scale if fit.cells >= min_cells else None
