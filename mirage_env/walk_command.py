@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -156,7 +157,8 @@ def _with_steps(model: WorldModel, steps: int) -> WorldModel:
         raise InvalidOptionError(f"--steps: the generator of {model.config.name!r} has a fixed number of steps")
     with blaming("--steps"):
         config = replace(model.config, sampler=replace(model.config.sampler, steps=steps))
-    denoiser = ChunkDenoiser(generator.transformer, generator.branch, config.sampler).eval()
+    denoiser = copy.copy(generator)
+    denoiser.sampler = config.sampler
     return replace(model, config=config, generator=denoiser)
 
 

@@ -42,6 +42,8 @@ class ChunkDenoiser(nn.Module):
         self.branch = branch
         self.sampler = sampler
         self.text = text
+        self.bring: Callable[[], torch.device] | None = None
+        """Brings the weights to where they are needed and says where, if they wait elsewhere between calls."""
 
     def source(
         self,
@@ -136,7 +138,8 @@ class ChunkDenoiser(nn.Module):
         references: Tensor | None,  # [B, R, C, h, w]
         text: Tensor | None,  # [B, S, D]
     ) -> Tensor:
-        home, here = known.device, self.transformer.patch_embedding.weight.device
+        home = known.device
+        here = self.transformer.patch_embedding.weight.device if self.bring is None else self.bring()
 
         def draw() -> Tensor:
             # On the CPU, so that a world's seed means the same on every device.
