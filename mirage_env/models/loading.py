@@ -1,107 +1,183 @@
-"""World models from folders in the diffusers layout: a subfolder per network plus `mirage.json`.
+"""World models by name: shipped ones, folders, and checkpoints of the Wan family in the diffusers layout or on the hub.
+
+A small model of our own classes is a folder with a subfolder per network plus `mirage.json`:
 
     mirage.json  codec/  depth/  segmentation/  refiner/  transformer/  control/  lora/
 
-Each subfolder holds `config.json` and `diffusion_pytorch_model.safetensors`. Loading is strict: missing, unexpected or
-misshapen weights raise with the list. `refiner/` and `control/` may be absent: the readout is then used as it is, the
-memory reaches the network only through the sampler's source.
+Each subfolder holds `config.json` and `diffusion_pytorch_model.safetensors`. `refiner/` and `control/` may be absent:
+the readout is then used as it is, the memory reaches the network only through the sampler's source. The layout of
+full-size models is in `sources.py`. Loading is strict: missing, unexpected or misshapen weights raise with the list.
 """
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
+import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from diffusers import ModelMixin, WanTransformer3DModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from mirage_env.config import WorldModelConfig
-from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
+from mirage_env.errors import InvalidOptionError
 from mirage_env.models.control import ControlBranch
 from mirage_env.models.denoiser import ChunkDenoiser
 from mirage_env.models.depth import DepthUNet
+from mirage_env.models.devices import Placed, cast, native_dtype
+from mirage_env.models.full_size import load_full_size
+from mirage_env.models.geometry_loading import load_depth, load_segmentation
+from mirage_env.models.hub import find_model, find_part, is_pipeline, shipped_models
+from mirage_env.models.identity import fingerprint
+from mirage_env.models.lora import fuse_lora
 from mirage_env.models.refiner import BareReadout, ConvRefiner
+from mirage_env.models.running import Offload, Running
 from mirage_env.models.segmentation import SegmentationUNet
+from mirage_env.models.sources import LORA_WEIGHTS, sources_of
 from mirage_env.models.vae import ConvCodec
+from mirage_env.models.weights import WEIGHTS, load_module, load_strictly, read_weights, save_module
 from mirage_env.world_model import WorldModel
 
-SHIPPED = Path(__file__).parent.parent / "weights"
-"""Models inside the package, one folder each."""
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+__all__ = [
+    "WEIGHTS",
+    "Placed",
+    "find_model",
+    "fingerprint",
+    "frozen",
+    "fuse_lora",
+    "load_module",
+    "load_strictly",
+    "load_world_model",
+    "native_dtype",
+    "save_module",
+    "save_world_model",
+    "shipped_models",
+]
 ModuleT = TypeVar("ModuleT", bound=ModelMixin)
 
 
-def shipped_models() -> list[str]:
-    """Names that `load_world_model` knows without a folder."""
-    return sorted(p.parent.name for p in SHIPPED.glob("*/mirage.json"))
-
-
-def find_model(name: str | Path) -> Path:
-    """Folder of a shipped model or of a path.
-
-    Raises:
-        ModelNotFoundError: neither a shipped name nor a folder with `mirage.json`.
-    """
-    for folder in (SHIPPED / str(name), Path(name)):
-        if (folder / "mirage.json").is_file():
-            return folder
-    raise ModelNotFoundError(
-        f"no world model {str(name)!r}: shipped models are {shipped_models()}; or give a folder that holds mirage.json"
-    )
-
-
 def load_world_model(
-    name: str | Path = "rooms", device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+    name: str | Path = "rooms",
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    revision: str | None = None,
+    control: str | Path | None = None,
+    lora: str | Path | None = None,
+    depth: str | Path | None = None,
+    segmentation: str | Path | None = None,
+    image_size: tuple[int, int] | None = None,
+    prompts: str | Path | None = None,
+    prompt_cache: str | Path | None = "default",
+    text_encoder: bool = True,
+    fuse_lora: bool = True,
+    offload: Offload = "none",
+    quantise: str | None = None,
+    compile: bool | str = False,
+    device_map: Mapping[str, str] | str | None = None,
+    vae_tiling: bool | None = None,
 ) -> WorldModel:
-    """Load a world model, ready to walk.
+    """Load a world model, ready to walk. `docs/full_size.md` shows the options at work.
 
     Args:
-        name: a shipped model ("rooms") or a folder in the layout above.
+        name: a shipped model ("rooms"), a folder, or a hub id such as "Wan-AI/Wan2.2-TI2V-5B-Diffusers", which is
+            downloaded on first use.
         device: where the networks run; the memory stays on the CPU.
         dtype: type of weights and activations; bfloat16 where the processor computes it natively, else float32.
+        revision: branch, tag or commit of a hub id.
+        control: the trained side branch: a folder, a published weights file, or either on the hub. Without one in
+            `name` or here, what the memory shows is given to the network as known tokens (`models/placement.py`).
+        lora: low-rank update of the transformer that was trained with the branch: a folder or a weights file.
+        depth: depth model (`docs/geometry.md`), in the place of the one that `mirage.json` names.
+        segmentation: SAM 3 checkpoint that finds movers and sky, the same.
+        image_size: H, W. This and all that follows is for models in the diffusers layout only.
+        prompts: folder of embeddings of prompts, which need no text encoder.
+        prompt_cache: where embeddings of new prompts are kept; by default `mirage/prompts` in the user's cache
+            folder, with None in memory only.
+        text_encoder: whether prompts that have no embedding may be encoded; without, the encoder is not downloaded.
+        fuse_lora: add the update to the weights; else it stays an adapter beside them (needs peft).
+        offload: "none"; "model": text encoder, autoencoder and transformer take turns on the device; "group": the
+            transformer's blocks come a few at a time.
+        quantise: smaller weights for the blocks of transformer and branch, one of `models/quantise.py`'s `KINDS`.
+        compile: compile those blocks with torch.compile; True or the name of a backend.
+        device_map: devices by part ("transformer", "vae", "text_encoder", "depth", "segmentation"), or "auto": the
+            transformer's blocks on all GPUs.
+        vae_tiling: decode in tiles; None: only if the memory that is free would not do.
 
     Raises:
-        ModelNotFoundError: no such model.
-        WeightsError: a weight file is truncated or does not fit its network.
-        InvalidOptionError: `mirage.json` has unknown keys or values or does not fit the networks, or a `config.json`
-            is no JSON.
+        ModelNotFoundError: no such model or part, or the hub cannot be reached.
+        WeightsError: a weight file is damaged, pickled, or does not fit its network.
+        InvalidOptionError: an option or a setting of `mirage.json` is unknown, impossible or does not fit the networks,
+            or a `config.json` is no JSON.
+        MissingPackageError: an option needs a package that is not installed.
     """
-    folder = find_model(name)
-    config = WorldModelConfig.load(folder)
+    folder = find_model(name, revision, text_encoder)
     device = torch.device(device)
     dtype = dtype or native_dtype(device)
+    backend = compile if isinstance(compile, str) else ("inductor" if compile else None)
+    running = Running(device, dtype, offload, quantise, backend, device_map, vae_tiling, fuse_lora)
+    if is_pipeline(folder):
+        sources = sources_of(folder, control, lora, depth, segmentation, prompts, image_size=image_size)
+        networks = load_full_size(sources, running, _cache_folder(prompt_cache), text_encoder)
+        return WorldModel(**vars(networks))
+    if running != Running(device, dtype) or image_size is not None or prompts is not None or revision is not None:
+        raise InvalidOptionError(
+            f"{str(name)!r} is a small model, which takes device, dtype, control, lora, depth and segmentation only; "
+            "leave the other options out"
+        )
+    return _load_small(folder, device, dtype, control, lora, depth, segmentation)
+
+
+def _load_small(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    control: str | Path | None,
+    lora: str | Path | None,
+    depth: str | Path | None,
+    segmentation: str | Path | None,
+) -> WorldModel:
+    config = WorldModelConfig.load(folder)
     base = folder / config.shares if config.shares else folder
 
     def place_of(name: str) -> Path:
         return folder / name if (folder / name).is_dir() else base / name
 
-    def part(cls: type[ModuleT], name: str) -> ModuleT:
-        return _cast(load_module(cls, place_of(name)), device, dtype)
+    def part(cls: type[ModuleT], name: str, given: str | Path | None = None) -> ModuleT:
+        return cast(load_module(cls, place_of(name) if given is None else find_part(given)), device, dtype)
 
     codec = part(ConvCodec, "codec")
     transformer = load_module(WanTransformer3DModel, place_of("transformer"))
     _check_sizes(folder, config, codec, transformer)
-    if (folder / "lora").is_dir():  # before the cast: the update is small against the weights it is added to
-        fuse_lora(transformer, _load_weights(folder / "lora" / "pytorch_lora_weights.safetensors"))
-    transformer = _cast(transformer, device, dtype)
-    branch = part(ControlBranch, "control") if (folder / "control").is_dir() else None
-    refine = (folder / "refiner").is_dir()
+    if lora is not None or (folder / "lora").is_dir():
+        place = folder / "lora" if lora is None else find_part(lora)
+        # Before the cast: the update is small against the weights it is added to.
+        fuse_lora(transformer, read_weights(place / LORA_WEIGHTS if place.is_dir() else place))
+    transformer = cast(transformer, device, dtype)
+    trained = control is not None or (folder / "control").is_dir()
+    branch = part(ControlBranch, "control", control) if trained else None
+    given = {"control": control, "lora": lora, "depth": depth, "segmentation": segmentation}
+    added = {name: place for name, place in given.items() if place is not None}
     return WorldModel(
         config=config,
         codec=Placed(codec, device, dtype),
-        depth=Placed(part(DepthUNet, "depth"), device, dtype),
-        segmenter=Placed(part(SegmentationUNet, "segmentation"), device, dtype),
-        refiner=part(ConvRefiner, "refiner") if refine else BareReadout(),
+        depth=Placed(part(DepthUNet, "depth"), device, dtype)
+        if depth is None
+        else load_depth(depth, config, device, dtype),
+        segmenter=Placed(part(SegmentationUNet, "segmentation"), device, dtype)
+        if segmentation is None
+        else load_segmentation(segmentation, config, device, dtype),
+        refiner=part(ConvRefiner, "refiner") if (folder / "refiner").is_dir() else BareReadout(),
         generator=ChunkDenoiser(transformer, branch, config.sampler).eval(),
-        identity=fingerprint(folder),
+        identity=fingerprint(folder, added),
     )
+
+
+def _cache_folder(given: str | Path | None) -> Path | None:
+    if given != "default":
+        return None if given is None else Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mirage" / "prompts"
 
 
 def _check_sizes(folder: Path, config: WorldModelConfig, codec: ConvCodec, transformer: WanTransformer3DModel) -> None:
@@ -118,109 +194,7 @@ def _check_sizes(folder: Path, config: WorldModelConfig, codec: ConvCodec, trans
 def frozen(cls: type[ModuleT], folder: Path) -> Placed:
     """A network of a folder as `load_world_model` would run it on the CPU."""
     device = torch.device("cpu")
-    return Placed(_cast(load_module(cls, folder), device, native_dtype(device)), device, native_dtype(device))
-
-
-def _cast(module: ModuleT, device: torch.device, dtype: torch.dtype) -> ModuleT:
-    """Move a network; rotary angles stay float32, where bfloat16 would blur positions."""
-    rope = copy.deepcopy(module.rope) if isinstance(module, WanTransformer3DModel) else None
-    nn.Module.to(module, device, dtype)
-    if rope is not None:
-        module.rope = rope.to(device)
-    for parameter in module.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.detach().contiguous(memory_format=torch.channels_last)
-    return module
-
-
-def native_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it natively, float32 elsewhere."""
-    if device.type == "cpu":
-        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
-    return torch.bfloat16
-
-
-def load_module(cls: type[ModuleT], folder: Path) -> ModuleT:
-    """One network from its folder, strictly.
-
-    Raises:
-        ModelNotFoundError: no such folder.
-        WeightsError: truncated file, missing, unexpected or misshapen weights.
-        InvalidOptionError: `config.json` is no JSON.
-    """
-    if not (folder / "config.json").is_file():
-        raise ModelNotFoundError(f"{folder} holds no config.json; a world model needs the folder {folder.name!r}")
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise InvalidOptionError(f"{folder / 'config.json'} is no JSON ({error}); copy the model again") from error
-    module = cls.from_config(config)
-    load_strictly(module, _load_weights(folder / WEIGHTS), folder)
-    return module.eval()
-
-
-def load_strictly(module: nn.Module, weights: dict[str, Tensor], where: Path | str) -> None:
-    """Copy weights into a network; every key and shape must fit, and every value be finite.
-
-    Raises:
-        WeightsError: with the list of what does not fit.
-    """
-    own = module.state_dict()
-    problems = [f"missing {k}" for k in own if k not in weights] + [f"unexpected {k}" for k in weights if k not in own]
-    problems += [
-        f"{k} has shape {tuple(weights[k].shape)} instead of {tuple(own[k].shape)}"
-        for k in own
-        if k in weights and weights[k].shape != own[k].shape
-    ]
-    problems += [f"{k} holds NaN or inf" for k, v in weights.items() if not torch.isfinite(v.float()).all()]
-    if problems:
-        raise WeightsError(f"weights in {where} do not fit {type(module).__name__}: " + "; ".join(problems))
-    module.load_state_dict(weights)
-
-
-def _load_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelNotFoundError(f"the weight file {path} is missing; install the model again")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is no complete safetensors file ({error}); copy or download it again") from error
-
-
-def save_module(module: ModelMixin, folder: Path) -> None:
-    """Write `config.json` and float16 weights in the diffusers layout."""
-    folder.mkdir(parents=True, exist_ok=True)
-    module.save_config(folder)
-    weights = {k: v.detach().half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
-    save_file({k: v.contiguous() for k, v in weights.items()}, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def fuse_lora(transformer: nn.Module, lora: dict[str, Tensor]) -> None:
-    """Add low-rank updates W += B A (alpha = rank) to the linear layers they name.
-
-    Raises:
-        WeightsError: a key names no layer, lacks its partner or is of another kind, or values do not fit or are not
-            finite; the transformer is then as it was.
-    """
-    updates: list[tuple[nn.Parameter, Tensor]] = []
-    for name in sorted({key.rsplit(".lora_", 1)[0] for key in lora}):
-        try:
-            weight = transformer.get_submodule(name.removeprefix("transformer.")).get_parameter("weight")
-            update = lora[f"{name}.lora_B.weight"].float() @ lora[f"{name}.lora_A.weight"].float()
-        except (AttributeError, KeyError, RuntimeError) as error:
-            raise WeightsError(f"LoRA weights for {name!r} do not fit this transformer: {error}") from error
-        if update.shape != weight.shape or not torch.isfinite(update).all():
-            raise WeightsError(
-                f"LoRA weights for {name!r} make an update of shape {tuple(update.shape)}; the layer needs finite "
-                f"values of shape {tuple(weight.shape)}"
-            )
-        updates.append((weight, update))
-    if len(lora) != 2 * len(updates):
-        others = sorted(key for key in lora if not key.endswith((".lora_A.weight", ".lora_B.weight")))
-        raise WeightsError(f"LoRA weights hold {others}; only lora_A.weight and lora_B.weight (alpha = rank) are read")
-    with torch.no_grad():
-        for weight, update in updates:
-            weight.add_(update.to(weight))
+    return Placed(cast(load_module(cls, folder), device, native_dtype(device)), device, native_dtype(device))
 
 
 def save_world_model(model: WorldModel, folder: Path) -> None:
@@ -240,33 +214,3 @@ def save_world_model(model: WorldModel, folder: Path) -> None:
         if isinstance(module, ModelMixin):
             save_module(module, folder / name)
     replace(model.config, shares=None).save(folder)
-
-
-def fingerprint(folder: Path) -> str:
-    """Name and hash of a model's configuration and weights: what a cache is bound to."""
-    digest = hashlib.sha256()
-    config = WorldModelConfig.load(folder)
-    folders = [folder / config.shares] if config.shares else []
-    for root in (*folders, folder):
-        for path in sorted([*root.rglob("*.safetensors"), *root.rglob("*.json")]):
-            digest.update(str(path.relative_to(root)).encode())
-            digest.update(path.read_bytes())
-    return f"{config.name}-{digest.hexdigest()[:16]}"
-
-
-class Placed:
-    """A network behind its Protocol whose images and results stay float32 on the CPU, wherever and whatever it is."""
-
-    def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        self.module = module
-        self.device = device
-        self.dtype = dtype
-
-    def __getattr__(self, name: str):  # type: ignore[no-untyped-def]
-        method = getattr(self.module, name)
-
-        def call(images: Tensor, *args: object, **kwargs: object) -> Tensor:
-            out = method(images.to(self.device, self.dtype), *args, **kwargs)
-            return (out.float() if out.is_floating_point() else out).to(images.device)
-
-        return call

@@ -1,0 +1,152 @@
+"""Where the networks of a world model run, in which type, and how they take turns where not all fit."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
+from torch import Tensor, nn
+
+from mirage_env.errors import InvalidOptionError
+
+ModuleT = TypeVar("ModuleT", bound=ModelMixin)
+Bring = Callable[[], torch.device]
+"""Brings the weights of a network to where they are needed, and says where that is."""
+DECODER_ACTIVATIONS = 12
+"""Feature maps of the decoder's widest layer at full size that are alive at once, its caches of past frames counted."""
+
+
+def native_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, float32 elsewhere."""
+    if device.type == "cpu":
+        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    return torch.bfloat16
+
+
+def cast(module: ModuleT, device: torch.device, dtype: torch.dtype) -> ModuleT:
+    """Move a small network; rotary angles stay float32, where bfloat16 would blur positions."""
+    rope = copy.deepcopy(module.rope) if isinstance(module, WanTransformer3DModel) else None
+    nn.Module.to(module, device, dtype)
+    if rope is not None:
+        module.rope = rope.to(device)
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.detach().contiguous(memory_format=torch.channels_last)
+    return module
+
+
+class Placed:
+    """A network behind its Protocol whose images and results stay float32 on the CPU, wherever and whatever it is."""
+
+    def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype, bring: Bring | None = None) -> None:
+        self.module = module
+        self.device = device
+        self.dtype = dtype
+        self.bring = bring
+
+    def __getattr__(self, name: str):  # type: ignore[no-untyped-def]
+        method = getattr(self.module, name)
+
+        def call(images: Tensor, *args: object, **kwargs: object) -> Tensor:
+            if self.bring is not None:
+                self.bring()
+            out = method(images.to(self.device, self.dtype), *args, **kwargs)
+            return (out.float() if out.is_floating_point() else out).to(images.device)
+
+        return call
+
+
+class Turns:
+    """Networks that take turns on one device; the weights of those that wait lie where they were loaded.
+
+    Weights do not change, so only the way to the device is a copy.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._here: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self._whose: object = None
+
+    def member(self, *modules: nn.Module) -> Bring:
+        """Take networks in that are needed together; returns what to call before they run."""
+        home = [
+            (owner, name, parameter)
+            for module in modules
+            for owner in module.modules()
+            for name, parameter in owner._parameters.items()
+            if parameter is not None
+        ]
+        buffers = [
+            (m, name, buffer) for module in modules for m in module.modules() for name, buffer in m._buffers.items()
+        ]
+        for owner, name, buffer in buffers:  # small: they stay
+            owner._buffers[name] = None if buffer is None else buffer.to(self.device)
+        me = object()
+
+        def bring() -> torch.device:
+            if self._whose is not me:
+                self.clear()
+                for owner, name, parameter in home:
+                    owner._parameters[name] = nn.Parameter(parameter.detach().to(self.device), requires_grad=False)
+                self._here, self._whose = home, me
+            return self.device
+
+        return bring
+
+    def clear(self) -> None:
+        """Take the weights that are there from the device."""
+        for owner, name, parameter in self._here:
+            owner._parameters[name] = parameter
+        self._here, self._whose = [], None
+
+
+def offload_groups(module: nn.Module, device: torch.device, leaves: bool) -> None:
+    """Keep the weights of a network on the CPU and bring them to the device a few blocks at a time.
+
+    Args:
+        module: the network.
+        device: where it runs; CUDA copies the next blocks while the last ones compute.
+        leaves: bring layer by layer, for networks that are not called as a whole.
+    """
+    from diffusers.hooks import apply_group_offloading
+
+    blocks = {"offload_type": "leaf_level"} if leaves else {"offload_type": "block_level", "num_blocks_per_group": 2}
+    apply_group_offloading(module, onload_device=device, use_stream=device.type == "cuda", **blocks)
+
+
+def compile_blocks(module: nn.Module, backend: str) -> None:
+    """Compile the repeated blocks of a transformer or branch, once for all of them.
+
+    Raises:
+        InvalidOptionError: there is no such backend.
+    """
+    if backend not in (known := torch.compiler.list_backends(exclude_tags=())):
+        raise InvalidOptionError(f"compile is {backend!r}; give True or a backend of torch.compile: {known}")
+    for block in module.get_submodule("blocks").children():
+        block.compile(backend=backend)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a device has left."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def decoding_bytes(vae: AutoencoderKLWan, image_size: tuple[int, int], dtype: torch.dtype) -> int:
+    """About how much memory decoding needs beside the weights: the decoder works through one latent at a time."""
+    c = vae.config
+    patch = c.patch_size or 1
+    cells = (image_size[0] // patch) * (image_size[1] // patch)
+    width = (c.decoder_base_dim or c.base_dim) * c.dim_mult[0]
+    return DECODER_ACTIVATIONS * width * c.scale_factor_temporal * cells * dtype.itemsize
+
+
+def set_tiling(vae: AutoencoderKLWan, tiling: bool | None, needed: int, free: int) -> None:
+    """Decode and encode in tiles if asked for, or (None) if what is needed is not free: tiles cost time and seams."""
+    if tiling or (tiling is None and needed > free):
+        vae.enable_tiling()

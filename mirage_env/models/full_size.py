@@ -1,0 +1,158 @@
+"""Full-size models: the networks of a diffusers pipeline with our parts around them, read strictly and put to work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from mirage_env.config import WorldModelConfig
+from mirage_env.errors import InvalidOptionError
+from mirage_env.interfaces import DepthEstimator, ReadoutRefiner, StaticSegmenter
+from mirage_env.models.conditions import mask_latents
+from mirage_env.models.control import ControlBranch
+from mirage_env.models.denoiser import ChunkDenoiser
+from mirage_env.models.depth import DepthUNet
+from mirage_env.models.devices import Placed, Turns, cast, decoding_bytes, free_memory, set_tiling
+from mirage_env.models.geometry_loading import load_depth, load_segmentation
+from mirage_env.models.identity import sampled_fingerprint, sampled_hash
+from mirage_env.models.lora import add_adapter
+from mirage_env.models.refiner import BareReadout, ConvRefiner
+from mirage_env.models.running import Running, put_to_work
+from mirage_env.models.segmentation import SegmentationUNet
+from mirage_env.models.sources import Sources, config_of
+from mirage_env.models.text import UMT5, Prompts
+from mirage_env.models.transformer import ControlledTransformer
+from mirage_env.models.wan_codec import WanCodec
+from mirage_env.models.weights import load_module, load_published, read_json, read_weights
+
+EXACT = tuple(ControlledTransformer._keep_in_fp32_modules)
+"""Parts of transformer and branch that diffusers keeps in float32: norms, modulations, the embedding of time."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What a `WorldModel` is made of."""
+
+    config: WorldModelConfig
+    codec: Placed
+    depth: DepthEstimator
+    segmenter: StaticSegmenter
+    refiner: ReadoutRefiner
+    generator: ChunkDenoiser
+    identity: str
+
+
+def load_full_size(sources: Sources, running: Running, prompt_cache: Path | None, text_encoder: bool) -> Networks:
+    """Read all parts and put them where they run.
+
+    Args:
+        sources: where the parts are.
+        running: how they run.
+        prompt_cache: folder for the embeddings of prompts.
+        text_encoder: whether new prompts may be embedded; else those of the table are all there are.
+
+    Raises:
+        ModelNotFoundError: a part is missing.
+        WeightsError: weights are damaged, pickled, or do not fit.
+        InvalidOptionError: settings or options that do not go with the networks.
+        MissingPackageError: an option needs a package that is not installed.
+    """
+    config = config_of(sources)
+    turns = Turns(running.device) if running.offload == "model" else None
+    vae = load_published(AutoencoderKLWan, sources.part("vae"), running.home_of("vae"), running.dtype)
+    codec = _codec(vae, running, turns)
+    branch = _branch(sources, running)
+    if branch is not None and "mask" in branch.config.parts:
+        branch.mask_latents = mask_latents(codec, config.chunk_latents, config.image_size, config.temporal_stride)
+    text = _prompts(sources, running, prompt_cache, text_encoder, turns)
+    generator = ChunkDenoiser(_transformer(sources, running), branch, config.sampler, text).eval()
+    put_to_work(generator, running, turns)
+    # Asked last: what decoding needs has to be free beside the weights.
+    needed = decoding_bytes(vae, config.image_size, running.dtype)
+    set_tiling(vae, running.vae_tiling, needed, free_memory(running.device_of("vae")))
+    return Networks(
+        config=config,
+        codec=codec,
+        depth=_depth(sources, config, running),
+        segmenter=_segmenter(sources, config, running),
+        refiner=_refiner(sources, running),
+        generator=generator,
+        identity=sampled_fingerprint(sources),
+    )
+
+
+def _codec(vae: AutoencoderKLWan, running: Running, turns: Turns | None) -> Placed:
+    module, device = WanCodec(vae).eval(), running.device_of("vae")
+    return Placed(module, device, running.dtype, None if turns is None else turns.member(module))
+
+
+def _transformer(sources: Sources, running: Running) -> ControlledTransformer:
+    folder, device = sources.part("transformer"), running.home_of("transformer")
+    lora = None if sources.lora is None else read_lora(sources.lora)
+    fused = lora if running.fuse_lora else None
+    transformer = load_published(ControlledTransformer, folder, device, running.dtype, EXACT, fused)
+    if lora is not None and not running.fuse_lora:
+        add_adapter(transformer, lora)
+    return transformer
+
+
+def read_lora(path: Path) -> dict[str, Tensor]:
+    """Low-rank updates by our names, whoever wrote them.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        WeightsError: it is damaged, or has keys that are not known.
+    """
+    return read_weights(path)
+
+
+def _branch(sources: Sources, running: Running) -> ControlBranch | None:
+    if sources.control is None:
+        return None
+    device = running.home_of("transformer")
+    if (sources.control / "config.json").is_file():
+        return load_published(ControlBranch, sources.control, device, running.dtype, EXACT)
+    raise InvalidOptionError(
+        f"{sources.control} holds no config.json of a side branch; convert published weights first"
+    )
+
+
+def _prompts(
+    sources: Sources, running: Running, cache: Path | None, text_encoder: bool, turns: Turns | None
+) -> Prompts:
+    folder = sources.part("text_encoder")
+    encoder, name = None, ""
+    if text_encoder and (folder / "config.json").is_file():
+        device = running.device_of("text_encoder")
+        make_place = None if turns is None else turns.clear
+        encoder = UMT5(folder, sources.part("tokenizer"), device, running.dtype, make_place)
+        name = sampled_hash(folder).hex()
+    return Prompts(encoder, sources.prompts, cache, name)
+
+
+def _depth(sources: Sources, config: WorldModelConfig, running: Running) -> DepthEstimator:
+    device, own = running.device_of("depth"), sources.own("depth")
+    if sources.depth is None and own is not None and _is_ours(own, DepthUNet):
+        return Placed(cast(load_module(DepthUNet, own), device, running.dtype), device, running.dtype)
+    return load_depth(sources.depth or own, config, device, running.dtype)
+
+
+def _segmenter(sources: Sources, config: WorldModelConfig, running: Running) -> StaticSegmenter:
+    device, own = running.device_of("segmentation"), sources.own("segmentation")
+    if sources.segmentation is None and own is not None and _is_ours(own, SegmentationUNet):
+        return Placed(cast(load_module(SegmentationUNet, own), device, running.dtype), device, running.dtype)
+    return load_segmentation(sources.segmentation or own, config, device, running.dtype)
+
+
+def _refiner(sources: Sources, running: Running) -> ReadoutRefiner:
+    own = sources.own("refiner")
+    if own is None:
+        return BareReadout()
+    return cast(load_module(ConvRefiner, own), running.device, running.dtype)
+
+
+def _is_ours(folder: Path, cls: type[nn.Module]) -> bool:
+    return read_json(folder / "config.json").get("_class_name") == cls.__name__

@@ -1,0 +1,128 @@
+"""Where the files of a model are: a shipped model, a folder, or a repository on the Hugging Face hub.
+
+What the hub has given once is read from its cache (`HF_HOME`) without the network, except that a branch such as `main`
+is looked up again; `HF_HUB_OFFLINE=1` leaves that out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from mirage_env.errors import ModelNotFoundError
+
+SHIPPED = Path(__file__).parent.parent / "weights"
+"""Models inside the package, one folder each."""
+PIPELINE = "model_index.json"
+"""A folder with this file is in the diffusers layout."""
+SETTINGS = (PIPELINE, "mirage.json", "*/*.json")
+"""Files that say what a model is; small."""
+WEIGHT_PATTERNS = tuple(
+    f"{part}/*.safetensors" for part in ("transformer", "vae", "control", "lora", "prompts", "depth", "segmentation")
+)
+TEXT_PATTERNS = ("text_encoder/*.safetensors", "tokenizer/*")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/(.+\.safetensors)")
+
+
+def shipped_models() -> list[str]:
+    """Names that `load_world_model` knows without a folder."""
+    return sorted(p.parent.name for p in SHIPPED.glob("*/mirage.json"))
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Whether a name can only be a repository on the hub: `owner/name`, and no folder is called so."""
+    return isinstance(name, str) and _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder is in the diffusers layout, as on the hub."""
+    return (folder / PIPELINE).is_file()
+
+
+def find_model(name: str | Path, revision: str | None = None, text: bool = True) -> Path:
+    """Folder of a shipped model, of a path or of a hub id, whose files are downloaded if they are not there.
+
+    Args:
+        name: shipped name, folder or hub id.
+        revision: branch, tag or commit of a hub id; its `main` branch if not given.
+        text: whether the text encoder is needed, which is larger than all the rest.
+
+    Raises:
+        ModelNotFoundError: neither of the three, or the hub cannot be reached and has not been before.
+    """
+    for folder in (SHIPPED / str(name), Path(name)):
+        if (folder / "mirage.json").is_file() or is_pipeline(folder):
+            return folder
+    if is_hub_id(name):
+        weights = WEIGHT_PATTERNS + (TEXT_PATTERNS if text else TEXT_PATTERNS[1:])
+        return download(str(name), revision, (*SETTINGS, *weights))
+    raise ModelNotFoundError(
+        f"no world model {str(name)!r}: shipped models are {shipped_models()}; or give a folder that holds mirage.json "
+        f"or {PIPELINE}, or a hub id such as 'Wan-AI/Wan2.2-TI2V-5B-Diffusers'"
+    )
+
+
+def find_part(spec: str | Path, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> Path:
+    """File or folder of a part that is added to a model: a path, a hub id, or `owner/name/file.safetensors` on the hub.
+
+    Raises:
+        ModelNotFoundError: there is no such thing, or the hub cannot be reached and has not been before.
+    """
+    path = Path(spec)
+    if path.exists():
+        return path
+    if isinstance(spec, str) and (match := _HUB_FILE.fullmatch(spec)):
+        return fetch(lambda: hf_hub_download(match[1], match[2]), match[1], None)
+    if is_hub_id(spec):
+        return download(str(spec), None, patterns)
+    raise ModelNotFoundError(
+        f"there is no {str(spec)!r}; give a folder, a safetensors file, a hub id, or owner/name/file.safetensors"
+    )
+
+
+def download(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Folder with the files of a hub repository that match the patterns.
+
+    Raises:
+        ModelNotFoundError: as `fetch`.
+    """
+    return fetch(
+        lambda: snapshot_download(repository, revision=revision, allow_patterns=list(patterns)), repository, revision
+    )
+
+
+def fetch(get: Callable[[], str], repository: str, revision: str | None) -> Path:
+    """What a download gives, with its errors explained.
+
+    Raises:
+        ModelNotFoundError: no such repository or revision, no access, or the hub cannot be reached and the cache does
+            not have it.
+    """
+    at = f"{repository!r}" + (f" at revision {revision!r}" if revision else "")
+    try:
+        return Path(get())
+    except GatedRepoError as error:
+        raise ModelNotFoundError(
+            f"{at} is gated: accept its licence on the hub, then `hf auth login` ({error})"
+        ) from error
+    except (EntryNotFoundError, RevisionNotFoundError, RepositoryNotFoundError, HFValidationError) as error:
+        if isinstance(error, LocalEntryNotFoundError):
+            raise ModelNotFoundError(
+                f"the hub cannot be reached and {at} is not in its cache ({constants.HF_HUB_CACHE}); connect once and "
+                f"run `hf download {repository}`, or copy the repository to a folder and give that ({error})"
+            ) from error
+        raise ModelNotFoundError(f"the hub has no {at}, or it is private: check the name ({error})") from error
+    except OSError as error:
+        raise ModelNotFoundError(f"{at} could not be downloaded ({error}); try again, what is there is kept") from error

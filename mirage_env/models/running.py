@@ -1,0 +1,114 @@
+"""How the networks of a full-size model run: where, in which type, quantised, compiled, or taking turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from mirage_env.errors import InvalidOptionError, MissingPackageError
+from mirage_env.models.denoiser import ChunkDenoiser
+from mirage_env.models.devices import Turns, compile_blocks, offload_groups
+from mirage_env.models.quantise import check_kind, quantise
+from mirage_env.models.transformer import ControlledTransformer
+
+Offload = Literal["none", "model", "group"]
+OFFLOADS = ("none", "model", "group")
+PLACES = ("transformer", "vae", "text_encoder", "depth", "segmentation")
+"""Parts that `device_map` can put on devices of their own; the side branch goes with the transformer."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """Options of `load_world_model` that do not change what a model is.
+
+    Raises:
+        InvalidOptionError: an unknown value, or options that exclude each other.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    offload: Offload = "none"
+    quantise: str | None = None
+    compile: str | None = None
+    """Backend of torch.compile."""
+    device_map: Mapping[str, str] | str | None = None
+    vae_tiling: bool | None = None
+    fuse_lora: bool = True
+
+    def __post_init__(self) -> None:
+        if self.offload not in OFFLOADS:
+            raise InvalidOptionError(f"offload is {self.offload!r}; choose one of {OFFLOADS}")
+        check_kind(self.quantise)
+        if isinstance(self.device_map, str) and self.device_map != "auto":
+            raise InvalidOptionError(f"device_map is {self.device_map!r}; give 'auto' or devices for {PLACES}")
+        if isinstance(self.device_map, Mapping) and (unknown := sorted(set(self.device_map) - set(PLACES))):
+            raise InvalidOptionError(f"device_map names {unknown}; it takes {PLACES}")
+        if self.offload != "none" and self.device_map is not None:
+            raise InvalidOptionError("offload and device_map were both given; networks take turns or have their places")
+        if self.offload == "group" and (self.compile or self.quantise):
+            raise InvalidOptionError("offload='group' goes with neither compile nor quantise; use offload='model'")
+
+    def device_of(self, part: str) -> torch.device:
+        """Where a part runs."""
+        if isinstance(self.device_map, Mapping):
+            return torch.device(self.device_map.get(part, str(self.device)))
+        return self.device
+
+    def home_of(self, part: str) -> torch.device:
+        """Where the weights of a part are put when they are read."""
+        # Only the transformer is offloaded by groups: the others are small, or gone after use.
+        waits = self.offload == "model" or (self.offload == "group" and part == "transformer")
+        return torch.device("cpu") if waits else self.device_of(part)
+
+
+def put_to_work(generator: ChunkDenoiser, running: Running, turns: Turns | None) -> None:
+    """Quantise, compile, spread or offload a generator whose weights have been read.
+
+    Args:
+        generator: changed in place.
+        running: what is to be done.
+        turns: the turns that networks take, with `offload="model"`.
+
+    Raises:
+        InvalidOptionError: the options do not go with a side branch.
+        MissingPackageError: an option needs a package that is not installed.
+    """
+    networks = [net for net in (generator.transformer, generator.branch) if net is not None]
+    for net in networks:
+        if running.quantise is not None:
+            quantise(net, running.quantise, running.dtype)
+        if running.compile is not None:
+            compile_blocks(net, running.compile)
+    if turns is not None:
+        generator.bring = turns.member(*networks)
+    elif running.offload == "group":
+        for net in networks:
+            offload_groups(net, running.device, leaves=net is not generator.transformer)
+        generator.bring = lambda: running.device
+    elif running.device_map == "auto":
+        if generator.branch is not None:
+            raise InvalidOptionError(
+                "device_map='auto' spreads the transformer over devices, which a side branch cannot follow; give "
+                "devices by part, or use offload"
+            )
+        spread(generator.transformer)
+        generator.bring = lambda: running.device
+
+
+def spread(transformer: ControlledTransformer) -> None:
+    """Put the blocks of a transformer on all GPUs, and on the CPU what they have no place for.
+
+    Raises:
+        MissingPackageError: accelerate is not installed.
+    """
+    try:
+        from accelerate import dispatch_model, infer_auto_device_map
+        from accelerate.utils import get_balanced_memory
+    except ImportError as error:
+        raise MissingPackageError("device_map='auto' needs accelerate; pip install 'mirage-env[full]'") from error
+    whole = list(transformer._no_split_modules)
+    memory = get_balanced_memory(transformer, no_split_module_classes=whole)
+    dispatch_model(transformer, infer_auto_device_map(transformer, memory, no_split_module_classes=whole))

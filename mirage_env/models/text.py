@@ -1,0 +1,236 @@
+"""What a prompt means to the video transformer: embeddings of Wan's text encoder (UMT5), each computed once.
+
+The encoder is larger than the transformer and is needed once per prompt. Embeddings are therefore kept, in memory and
+in a folder if one is given, and the encoder is read only when a prompt comes that has none, and dropped after it. A
+model may bring a folder `prompts/` of embeddings that were computed elsewhere; its prompts need no encoder at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import logging
+import os
+import tempfile
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
+from mirage_env.models.weights import TEXT_WEIGHTS, WeightFiles
+
+TOKENS = 512
+"""S: tokens of an embedding; Wan was trained with this many, zeros after the last of the prompt."""
+_STRAIGHT = str.maketrans("\u201c\u201d\u2018\u2019", "\"\"''")
+
+logger = logging.getLogger(__name__)
+
+
+def clean_prompt(prompt: str) -> str:
+    """A prompt as Wan was trained to see it: HTML entities resolved, quotes straight, single spaces.
+
+    (Text that was decoded with the wrong character set is not repaired.)
+    """
+    text = unicodedata.normalize("NFC", html.unescape(html.unescape(prompt))).translate(_STRAIGHT)
+    return " ".join(text.split())
+
+
+class PromptEncoder(Protocol):
+    """Computes embeddings."""
+
+    def encode(self, prompt: str) -> Tensor:  # [n, D], n <= S
+        """One vector for each token of a cleaned prompt."""
+        ...
+
+
+class UMT5:
+    """UMT5 encoder and tokenizer of a model in the diffusers layout (`PromptEncoder`); read when first used."""
+
+    def __init__(
+        self,
+        encoder: Path,
+        tokenizer: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        make_place: Callable[[], None] | None = None,
+    ) -> None:
+        """Prepare to encode.
+
+        Args:
+            encoder: folder of the encoder.
+            tokenizer: folder of the tokenizer.
+            device: where the encoder runs.
+            dtype: type of its weights.
+            make_place: called before the encoder is put on the device.
+        """
+        self.folders = (encoder, tokenizer)
+        self.device = device
+        self.dtype = dtype
+        self.make_place = make_place
+
+    @torch.inference_mode()
+    def encode(self, prompt: str) -> Tensor:  # [n, D]
+        """See `PromptEncoder.encode`; the encoder is on the device during this call only.
+
+        Raises:
+            InvalidOptionError: the prompt is longer than S tokens.
+            ModelNotFoundError, WeightsError: the encoder or the tokenizer cannot be read.
+        """
+        encoder, tokenizer = self.folders
+        ids = tokens_of(prompt, tokenizer)
+        logger.info("reading the text encoder for a new prompt (%s)", encoder)
+        module = load_text_encoder(encoder, self.dtype)
+        if self.make_place is not None:
+            self.make_place()
+        module.to(self.device)
+        ids = ids.to(self.device)
+        # Without padding the encoder sees what padding and a mask would make it see.
+        embedding = module(ids, torch.ones_like(ids)).last_hidden_state[0].cpu()
+        del module
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return embedding
+
+
+def tokens_of(prompt: str, folder: Path) -> Tensor:  # [1, n]
+    """Token numbers of a cleaned prompt.
+
+    Raises:
+        InvalidOptionError: the prompt has more than S tokens.
+        ModelNotFoundError: there is no tokenizer in the folder.
+    """
+    from mirage_env.models.checkpoints import load_tokenizer
+
+    if not folder.is_dir():
+        raise ModelNotFoundError(f"there is no folder {folder} with a tokenizer; copy or download the model again")
+    ids = load_tokenizer(folder)(prompt, add_special_tokens=True, return_tensors="pt").input_ids
+    if ids.shape[1] > TOKENS:
+        raise InvalidOptionError(f"the prompt has {ids.shape[1]} tokens; the model reads {TOKENS}: shorten it")
+    return ids
+
+
+def load_text_encoder(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The UMT5 encoder of a folder on the CPU, strictly.
+
+    Raises:
+        ModelNotFoundError: there are no weights.
+        WeightsError: they are damaged or do not fit, or are pickled.
+    """
+    from transformers import UMT5EncoderModel
+
+    from mirage_env.models.checkpoints import load_pretrained
+
+    WeightFiles.of(folder, TEXT_WEIGHTS).headers()
+    return load_pretrained(UMT5EncoderModel, folder, torch.device("cpu"), dtype)
+
+
+class Prompts:
+    """Prompts to embeddings [B, S, D]: from a table, a folder, or an encoder, in this order."""
+
+    def __init__(
+        self,
+        encoder: PromptEncoder | None,
+        table: Path | None = None,
+        cache: Path | None = None,
+        model: str = "",
+    ) -> None:
+        """Prepare to embed.
+
+        Args:
+            encoder: computes what is not there; None if the table is all there is.
+            table: folder of embeddings that come with the model.
+            cache: folder to keep computed embeddings in; may be shared by models.
+            model: fingerprint of the encoder, which tells apart what models leave in the cache.
+        """
+        self.encoder = encoder
+        self.table = table
+        self.cache = cache
+        self.model = model
+        self._known: dict[str, Tensor] = {}
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:  # [B, S, D]
+        """Embeddings, with zeros after the last token of each prompt.
+
+        Raises:
+            InvalidOptionError: a prompt is too long, or has no embedding and there is no encoder.
+            ModelNotFoundError, WeightsError: the encoder or a file of embeddings cannot be read.
+        """
+        found = [self.embedding(prompt) for prompt in prompts]
+        return torch.stack([nn.functional.pad(e, (0, 0, 0, TOKENS - len(e))) for e in found])
+
+    def embedding(self, prompt: str) -> Tensor:  # [n, D]
+        """The embedding of one prompt, one vector for each token."""
+        text = clean_prompt(prompt)
+        if text not in self._known:
+            self._known[text] = self._find(text)
+        return self._known[text]
+
+    def _find(self, text: str) -> Tensor:
+        if self.table is not None and (path := self.table / file_name(text)).is_file():
+            return load_embedding(path, text)
+        kept = None if self.cache is None else self.cache / file_name(text, self.model)
+        if kept is not None and kept.is_file():
+            return load_embedding(kept, text)
+        if self.encoder is None:
+            known = sorted(prompt_of(path) for path in self.table.glob("*.safetensors")) if self.table else []
+            raise InvalidOptionError(
+                f"there is no embedding of the prompt {text!r} and no text encoder to make one; prompts of this model "
+                f"are {known}"
+            )
+        embedding = self.encoder.encode(text)
+        if kept is not None:
+            save_embedding(embedding, text, kept)
+        return embedding
+
+
+def file_name(text: str, model: str = "") -> str:
+    """Name of the file with the embedding of a cleaned prompt."""
+    return hashlib.sha256(f"{model}\n{text}".encode()).hexdigest()[:32] + ".safetensors"
+
+
+def save_embedding(embedding: Tensor, text: str, path: Path) -> None:
+    """Write an embedding [n, D] as safetensors whose metadata hold the text; never seen half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+        partial = Path(folder) / path.name
+        save_file({"embedding": embedding.contiguous()}, partial, metadata={"prompt": text})
+        os.replace(partial, path)
+
+
+def load_embedding(path: Path, text: str) -> Tensor:  # [n, D]
+    """Read what `save_embedding` wrote.
+
+    Raises:
+        WeightsError: damaged, of another prompt, or not a finite [n, D] with n from 1 to S.
+    """
+    embedding, found = _read(path)
+    if found != text or embedding.ndim != 2 or not 1 <= len(embedding) <= TOKENS or not embedding.isfinite().all():
+        raise WeightsError(
+            f"{path} holds an embedding of shape {tuple(embedding.shape)} of the prompt {found!r}; wanted are finite "
+            f"vectors for 1 to {TOKENS} tokens of {text!r}: delete the file"
+        )
+    return embedding
+
+
+def prompt_of(path: Path) -> str:
+    """The text whose embedding a file holds.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[Tensor, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, Any] = file.metadata() or {}
+            return file.get_tensor("embedding"), str(metadata.get("prompt"))
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is no complete file of an embedding ({error}); delete it") from error

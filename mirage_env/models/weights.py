@@ -1,0 +1,290 @@
+"""Weights on disk: safetensors in one file or in shards, read strictly, never unpickled.
+
+A part of a model is a folder with `config.json` and `diffusion_pytorch_model.safetensors`, or several such files and an
+index (`diffusion_pytorch_model.safetensors.index.json`) that says which tensor lies where, as on the hub.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import ModelMixin
+from huggingface_hub import parse_local_safetensors_file_metadata
+from huggingface_hub.errors import SafetensorsParsingError
+from huggingface_hub.utils import SafetensorsFileMetadata
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mirage_env.errors import InvalidOptionError, MissingPackageError, ModelNotFoundError, WeightsError
+from mirage_env.models.lora import LowRank
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+"""Name of diffusers' weight files; transformers' are called `TEXT_WEIGHTS`."""
+TEXT_WEIGHTS = "model.safetensors"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ModuleT = TypeVar("ModuleT", bound=ModelMixin)
+Shapes = Mapping[str, Sequence[int]]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A configuration file.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        InvalidOptionError: it is no JSON object.
+    """
+    if not path.is_file():
+        raise ModelNotFoundError(f"{path.parent} holds no {path.name}; copy or download the model again")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise InvalidOptionError(f"{path} is no JSON ({error}); copy the model again") from error
+    if not isinstance(values, dict):
+        raise InvalidOptionError(f"{path} holds a {type(values).__name__}; it must be an object with names and values")
+    return values
+
+
+def read_header(path: Path) -> SafetensorsFileMetadata:
+    """Names, types, shapes and places of the tensors of a file, without the tensors.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    try:
+        return parse_local_safetensors_file_metadata(path)
+    except (SafetensorsParsingError, ValueError) as error:
+        raise WeightsError(f"{path} is no complete safetensors file ({error}); copy or download it again") from error
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """Which tensors a part has on disk, and in which files."""
+
+    folder: Path
+    index: Mapping[str, str] | None
+    """Tensor to file, as the index of a sharded part says; None for a part in one file."""
+    names: tuple[str, ...]
+    """The files, in order."""
+
+    @staticmethod
+    def of(folder: Path, name: str = WEIGHTS) -> WeightFiles:
+        """The weight files of a part.
+
+        Raises:
+            ModelNotFoundError: there are none, or one that the index names is not there.
+            WeightsError: there are only pickled ones, or the index is damaged or points outside the folder.
+        """
+        index_path = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return WeightFiles(folder, None, (name,))
+        if not index_path.is_file():
+            if pickled := sorted(p.name for p in folder.glob("*") if p.suffix in PICKLED):
+                raise WeightsError(
+                    f"{folder} holds pickled weights only ({', '.join(pickled)}), whose loading runs code from the "
+                    "file; use a revision with safetensors, or convert them where you trust them"
+                )
+            raise ModelNotFoundError(f"the weight file {folder / name} is missing; install the model again")
+        index = checked_index(read_json(index_path), index_path)
+        files = tuple(sorted(set(index.values())))
+        if missing := [f for f in files if not (folder / f).is_file()]:
+            raise ModelNotFoundError(f"{index_path} names {missing}, which are missing; copy or download them again")
+        return WeightFiles(folder, index, files)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files."""
+        return tuple(self.folder / name for name in self.names)
+
+    def headers(self) -> dict[str, SafetensorsFileMetadata]:
+        """Header of every file.
+
+        Raises:
+            WeightsError: a file is damaged, or holds other tensors than the index says.
+        """
+        headers = {name: read_header(self.folder / name) for name in self.names}
+        check_index(self.index, headers, self.folder)
+        return headers
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor.
+
+        Raises:
+            WeightsError: as `headers`.
+        """
+        return {k: tuple(t.shape) for header in self.headers().values() for k, t in header.tensors.items()}
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The tensors one by one, so that a large part is never there twice.
+
+        Raises:
+            WeightsError: a file is damaged.
+        """
+        for path in self.paths:
+            try:
+                with safe_open(path, framework="pt") as file:
+                    for name in file.keys():  # noqa: SIM118 - a safetensors file is no dict
+                        yield name, file.get_tensor(name)
+            except SafetensorError as error:
+                raise WeightsError(
+                    f"{path} is no complete safetensors file ({error}); copy or download it again"
+                ) from error
+
+
+def checked_index(values: Mapping[str, Any], where: Path | str) -> dict[str, str]:
+    """The map from tensors to files of an index.
+
+    Raises:
+        WeightsError: it has none, or names files outside its folder.
+    """
+    index = values.get("weight_map")
+    if not isinstance(index, dict) or not index or not all(isinstance(v, str) for v in index.values()):
+        raise WeightsError(f"{where} has no weight_map from tensors to files; copy or download it again")
+    if outside := sorted({v for v in index.values() if Path(v).name != v or not v.endswith(".safetensors")}):
+        raise WeightsError(f"{where} names {outside}; only safetensors files beside it are read")
+    return index
+
+
+def check_index(
+    index: Mapping[str, str] | None, headers: Mapping[str, SafetensorsFileMetadata], where: Path | str
+) -> None:
+    """Compare an index with the files.
+
+    Raises:
+        WeightsError: a file holds other tensors than the index says.
+    """
+    if index is None:
+        return
+    there = {tensor: name for name, header in headers.items() for tensor in header.tensors}
+    wrong = [f"{k} is not in {v}" for k, v in index.items() if there.get(k) != v]
+    wrong += [f"{k} in {v} is not in the index" for k, v in there.items() if k not in index]
+    if wrong:
+        raise WeightsError(f"weights in {where} are not those of their index: " + "; ".join(wrong))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        WeightsError: it is damaged.
+    """
+    return dict(WeightFiles.of(path.parent, path.name).tensors())
+
+
+def misfits(own: Shapes, given: Shapes) -> list[str]:
+    """What is wrong with weights of the shapes `given` for a network of the shapes `own`."""
+    problems = [f"missing {k}" for k in own if k not in given] + [f"unexpected {k}" for k in given if k not in own]
+    return problems + [
+        f"{k} has shape {tuple(given[k])} instead of {tuple(own[k])}"
+        for k in own
+        if k in given and tuple(given[k]) != tuple(own[k])
+    ]
+
+
+def load_strictly(module: nn.Module, weights: dict[str, Tensor], where: Path | str) -> None:
+    """Copy weights into a network; every key and shape must fit, and every value be finite.
+
+    Raises:
+        WeightsError: with the list of what does not fit.
+    """
+    problems = misfits(_shapes(module.state_dict()), _shapes(weights))
+    problems += [f"{k} holds NaN or inf" for k, v in weights.items() if not torch.isfinite(v.float()).all()]
+    _refuse(problems, module, where)
+    module.load_state_dict(weights)
+
+
+def load_module(cls: type[ModuleT], folder: Path) -> ModuleT:
+    """One network from its folder, strictly.
+
+    Raises:
+        ModelNotFoundError: no such folder, or no weights in it.
+        WeightsError: truncated file, missing, unexpected or misshapen weights, or pickled ones only.
+        InvalidOptionError: `config.json` is no JSON.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelNotFoundError(f"{folder} holds no config.json; a world model needs the folder {folder.name!r}")
+    module = cls.from_config(read_json(folder / "config.json"))
+    load_strictly(module, dict(WeightFiles.of(folder).tensors()), folder)
+    return module.eval()
+
+
+def empty_module(cls: type[ModuleT], config: dict[str, Any]) -> ModuleT:
+    """A network whose parameters have shapes and no memory; buffers that no file holds have their values.
+
+    Raises:
+        MissingPackageError: accelerate is not installed.
+    """
+    try:
+        from accelerate import init_empty_weights
+    except ImportError as error:
+        raise MissingPackageError("large models need accelerate; pip install 'mirage-env[full]'") from error
+    with init_empty_weights(include_buffers=False):
+        return cls.from_config(config)
+
+
+def load_published(
+    cls: type[ModuleT],
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    exact: Sequence[str] = (),
+    lora: Mapping[str, Tensor] | None = None,
+) -> ModuleT:
+    """One large network, each weight brought to its type and device as it is read: never twice in memory.
+
+    Args:
+        cls: the class that `config.json` must name, or a parent of it, if it names one.
+        folder: holds `config.json` and the weights.
+        device: where the weights go.
+        dtype: type of floating-point weights.
+        exact: names of modules and parameters, anywhere in a key, whose weights are float32 nevertheless.
+        lora: low-rank updates, added before the cast: they are small against the weights.
+
+    Raises:
+        ModelNotFoundError, WeightsError, InvalidOptionError: as `load_module`; also for another class.
+        MissingPackageError: accelerate is not installed.
+    """
+    config = read_json(folder / "config.json")
+    names = [c.__name__ for c in cls.__mro__]
+    if (named := config.pop("_class_name", cls.__name__)) not in names:
+        raise InvalidOptionError(f"{folder} holds a {named}; a world model needs a {cls.__name__} there")
+    module = empty_module(cls, config)
+    files = WeightFiles.of(folder)
+    shapes = _shapes(module.state_dict())
+    _refuse(misfits(shapes, files.shapes()), module, folder)
+    updates = LowRank.of(lora, shapes) if lora else None
+    weights, problems = {}, []
+    for name, value in files.tensors():
+        if not torch.isfinite(value.float()).all():
+            problems.append(f"{name} holds NaN or inf")
+        value = value if updates is None else updates.added(name, value)
+        kept = any(part in exact for part in name.split("."))
+        wanted = (torch.float32 if kept else dtype) if value.is_floating_point() else value.dtype
+        # A copy: what safetensors gives may be a view of the file, which others may write to.
+        weights[name] = value.to(device, wanted, copy=True)
+    _refuse(problems, module, folder)
+    module.load_state_dict(weights, assign=True)
+    return nn.Module.to(module, device).eval()
+
+
+def save_module(module: ModelMixin, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write `config.json` and weights of that type in the diffusers layout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    module.save_config(folder)
+    weights = {k: v.detach().to(dtype) if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    save_file({k: v.contiguous() for k, v in weights.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in weights.items()}
+
+
+def _refuse(problems: list[str], module: nn.Module, where: Path | str) -> None:
+    if problems:
+        raise WeightsError(f"weights in {where} do not fit {type(module).__name__}: " + "; ".join(problems))
