@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -29,7 +30,7 @@ USAGE = """\
 mirage walk, mirage view, mirage play, mirage look   a world: walk a path, drive it in the browser or by keys, inspect
 mirage train-policy, mirage rollout, mirage export   agents that learn in it, rollouts of a policy, datasets of them
 mirage ros                                           a world as ROS 2 topics
-mirage eval, mirage train                            how good the model is, and how to train one for your own world
+mirage eval, mirage train, mirage doctor             how good the model is, how to train your own; what is missing here
 Begin with: mirage walk --seed 7 --path loop --out walk      (--help after a command tells its options)\
 """
 EVAL_USAGE = """\
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0
     if command not in COMMANDS:
-        print(f"mirage: there is no command {command!r}\n{USAGE}", file=sys.stderr)
+        meant = "".join(f"; did you mean {name}?" for name in get_close_matches(command, COMMANDS, n=1))
+        print(f"mirage: there is no command {command!r}{meant}\n{USAGE}", file=sys.stderr)
         return 2
     try:
         return COMMANDS[command](rest)
@@ -264,6 +266,12 @@ def _play_command(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _doctor_command(arguments: Sequence[str]) -> int:
+    from mirage_env import doctor
+
+    return doctor.examine(_parse(doctor.Doctor, arguments, "mirage doctor"), partial(print, flush=True))
+
+
 def _ros_command(arguments: Sequence[str]) -> int:
     from ros_bridge import command
 
@@ -280,6 +288,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "rollout": _rollout_command,
     "export": _export_command,
     "play": _play_command,
+    "doctor": _doctor_command,
     "ros": _ros_command,
 }
 

@@ -1,0 +1,59 @@
+"""`mirage doctor`: what this machine has, what it lacks, and what to do about it. Each check gives one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mirage_env.doctor import installation, machine
+from mirage_env.doctor.finding import Finding
+
+__all__ = ["CHECKS", "Doctor", "Finding", "examine"]
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    machine.python,
+    machine.torch,
+    machine.waiting,
+    installation.libraries,
+    installation.kernels,
+    installation.weights,
+    machine.memory,
+    machine.disk,
+    machine.gpu,
+    installation.video,
+    machine.browser,
+    installation.ros,
+    installation.extras,
+)
+"""In the order of the report."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check what Mirage needs on this machine, and say what to do where something is missing.
+
+    Ends with 1 where something keeps Mirage from working, else with 0.
+    """
+
+    json: bool = False
+    """Print the findings as JSON."""
+    walk: bool = False
+    """Also load the shipped model, every weight checked, and walk with it."""
+
+
+def examine(options: Doctor, show: Callable[[str], object]) -> int:
+    """Hand the report to `show`, a line as soon as it is known; returns the exit code, 1 if there is a problem."""
+    found: list[Finding] = []
+    for check in [*CHECKS, *([installation.walk] if options.walk else [])]:
+        for finding in check():
+            found.append(finding)
+            if not options.json:
+                show(str(finding))
+    problems, notes = (sum(finding.level == level for finding in found) for level in ("problem", "note"))
+    if options.json:
+        show(json.dumps([dataclasses.asdict(finding) for finding in found], indent=1))
+    else:
+        show(f"{problems or 'no'} problem{'s' * (problems != 1)}, {notes} note{'s' * (notes != 1)}")
+    return min(problems, 1)

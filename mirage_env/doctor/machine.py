@@ -1,0 +1,141 @@
+"""Checks of the machine. What a check looks at can be given instead."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mirage_env.doctor.finding import Finding
+
+GIB = 2.0**30
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "firefox")
+LEAST_MEMORY = 1.0
+"""GiB that a walk takes."""
+LEAST_DISK, ENOUGH_DISK = 0.1, 2.0
+"""GiB that the files of a walk need, and below which recordings fill a disk."""
+FULL_SIZE = 32.0
+"""GiB of GPU memory for a model of 5 billion parameters in bfloat16 with its side branch, codec and activations."""
+
+
+def python(found: Sequence[int] = sys.version_info[:3], system: str = sys.platform) -> Iterator[Finding]:
+    """The interpreter and the system."""
+    says = f"{'.'.join(map(str, found))}, {system}, {platform.machine()}"
+    if tuple(found) < (3, 11):
+        yield Finding("problem", "Python", says, "make the environment with Python 3.11 or later")
+    elif system != "linux":
+        yield Finding("note", "Python", says, "Mirage is tested on Linux only")
+    else:
+        yield Finding("ok", "Python", says)
+
+
+def torch(name: str = "torch") -> Iterator[Finding]:
+    """PyTorch, its threads, and the arithmetic of the processor."""
+    try:
+        found = importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        yield Finding("problem", "PyTorch", f"does not load ({error})", "pip install --force-reinstall torch")
+        return
+    build = f"CUDA {found.version.cuda}" if found.version.cuda else "CPU build"
+    yield Finding("ok", "PyTorch", f"{found.__version__}, {build}")
+    yield from threads(found.get_num_threads(), len(os.sched_getaffinity(0)))
+    yield from arithmetic(found.cpu._is_avx512_bf16_supported())
+
+
+def threads(count: int, cores: int) -> Iterator[Finding]:
+    """Threads of the networks."""
+    says = f"{count} on {cores} cores"
+    if count > cores:
+        yield Finding("note", "threads", says, f"they wait for each other; export OMP_NUM_THREADS={cores}")
+    else:
+        yield Finding("ok", "threads", says)
+
+
+def arithmetic(bfloat16: bool) -> Iterator[Finding]:
+    """What the networks calculate in on the CPU."""
+    if bfloat16:
+        yield Finding("ok", "arithmetic", "bfloat16 on this processor")
+    else:
+        advice = "networks run in float32, slower; a GPU or a processor with AVX-512 bfloat16 helps"
+        yield Finding("note", "arithmetic", "no bfloat16 on this processor", advice)
+
+
+def waiting(policy: str | None = None) -> Iterator[Finding]:
+    """How threads wait for each other."""
+    policy = os.environ.get("OMP_WAIT_POLICY", "") if policy is None else policy
+    if policy.upper() == "PASSIVE":
+        yield Finding("ok", "OMP_WAIT_POLICY", "PASSIVE; mirage sets it, programs of your own must export it")
+    else:
+        advice = "waiting threads starve a busy machine; export OMP_WAIT_POLICY=PASSIVE"
+        yield Finding("note", "OMP_WAIT_POLICY", policy or "not set", advice)
+
+
+def memory(available: float | None = None) -> Iterator[Finding]:
+    """Main memory, GiB."""
+    if available is None:
+        table = dict(re.findall(r"^(\w+): +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE))
+        available = int(table["MemAvailable"]) * 1024 / GIB
+    says = f"{available:.1f} GiB available"
+    if available < LEAST_MEMORY:
+        yield Finding("problem", "memory", says, f"a walk takes {LEAST_MEMORY:.0f} GiB; end other programs")
+    else:
+        yield Finding("ok", "memory", says)
+
+
+def disk(folder: Path = Path(), free: float | None = None) -> Iterator[Finding]:
+    """Room in the current folder, GiB, and whether it can be written."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free / GIB if free is None else free
+    except OSError as error:
+        advice = "change to another folder, or give --out one"
+        yield Finding("note", "disk", f"{folder.resolve()} cannot be written ({error.strerror})", advice)
+        return
+    says = f"{free:.1f} GiB free in {folder.resolve()}"
+    if free < LEAST_DISK:
+        yield Finding("problem", "disk", says, "make room, or give --out a folder on another disk")
+    elif free < ENOUGH_DISK:
+        yield Finding("note", "disk", says, "recordings and training data take more")
+    else:
+        yield Finding("ok", "disk", says)
+
+
+def gpu(found: Sequence[tuple[str, float, float]] | None = None) -> Iterator[Finding]:
+    """GPUs, and whether a full-size model fits; `found` is the name, and the free and all GiB, of each."""
+    needed = f"a full-size model wants {FULL_SIZE:.0f} GiB (docs/full_size.md)"
+    try:
+        found = _gpus() if found is None else found
+    except (ImportError, OSError, RuntimeError) as error:
+        yield Finding("note", "GPU", f"CUDA does not answer ({error})", "the shipped model needs none; try nvidia-smi")
+        return
+    if not found:
+        yield Finding("note", "GPU", "none", f"the shipped model needs none; {needed}")
+    for name, free, whole in found:
+        says = f"{name}, {free:.0f} of {whole:.0f} GiB free"
+        if free < FULL_SIZE:
+            yield Finding("note", "GPU", says, f"{needed}; part of it can be offloaded")
+        else:
+            yield Finding("ok", "GPU", says)
+
+
+def _gpus() -> list[tuple[str, float, float]]:
+    cuda = importlib.import_module("torch").cuda
+    if not cuda.is_available():
+        return []
+    return [(cuda.get_device_name(i), *(n / GIB for n in cuda.mem_get_info(i))) for i in range(cuda.device_count())]
+
+
+def browser(path: str | None = None) -> Iterator[Finding]:
+    """A browser for the viewer, on the PATH or on that given."""
+    found = next((place for name in BROWSERS if (place := shutil.which(name, path=path))), None)
+    if found:
+        yield Finding("ok", "browser", found)
+    else:
+        advice = "apt install chromium, or look from another machine through ssh -L 8080:127.0.0.1:8080"
+        yield Finding("note", "browser", "none here, for mirage view", advice)
