@@ -12,7 +12,9 @@ from repository import ROOT
 from mirage_env import doctor
 from mirage_env.cli import main
 from mirage_env.doctor import Finding, installation, machine
-from mirage_env.models.loading import SHIPPED
+
+
+SHIPPED = ROOT / "mirage_env" / "weights"
 
 
 def only(findings) -> Finding:
