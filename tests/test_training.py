@@ -23,7 +23,6 @@ from mirage_env.models.loading import load_world_model
 from mirage_env.models.refiner import BareReadout, ConvRefiner
 from mirage_env.models.segmentation import SegmentationUNet
 from mirage_env.models.vae import ConvCodec
-from mirage_env.training import loop as loop_module
 from mirage_env.training.conditioning import (
     ConditionSampler,
     LatentClips,
@@ -32,7 +31,7 @@ from mirage_env.training.conditioning import (
     imagine_clips,
 )
 from mirage_env.training.data import Clips, rooms_clip, write_clips
-from mirage_env.training.loop import LoopConfig, train
+from mirage_env.training.loop import LoopConfig
 from mirage_env.training.lora import add_lora, lora_state
 from mirage_env.training.pipeline import TrainConfig, run
 from mirage_env.training.stage0 import ScenePair, known_depth, random_frames, train_codec, train_scene
@@ -72,136 +71,6 @@ def rows(folder: Path) -> list[dict[str, float]]:
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
     ours, theirs = a.state_dict(), b.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(v, theirs[k]) for k, v in ours.items())
-
-
-# The loop
-
-
-def toy(seed: int = 0) -> nn.Module:
-    """Convolutions, buffers and a linear layer."""
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(64, 1))
-
-
-def toy_loss(module: nn.Module, stop_at: int | None = None):
-    def loss(step, generator):
-        if step == stop_at:
-            raise KeyboardInterrupt
-        x = torch.randn(16, 2, 4, 4, generator=generator)
-        return {"loss": ((module(x)[:, 0] - x.mean((1, 2, 3))) ** 2).mean(), "size": x.square().mean()}
-
-    return loss
-
-
-TOY = LoopConfig(steps=12, lr=1e-2, warmup=3, log_every=2, save_every=4, bf16=False)
-
-
-def test_loop_learns(tmp_path):
-    module = toy()
-    trained = train(module, toy_loss(module), tmp_path, replace(TOY, steps=150, ema=0.9, log_every=10))
-    logged = rows(tmp_path)
-    assert logged[-1]["loss"] < 0.2 * logged[0]["loss"]
-    x = torch.randn(64, 2, 4, 4)
-    assert ((trained(x)[:, 0] - x.mean((1, 2, 3))) ** 2).mean() < 0.2 * logged[0]["loss"]
-
-
-def test_log_tells_steps_time_rate_and_every_scalar(tmp_path):
-    module = toy()
-    train(module, toy_loss(module), tmp_path, TOY)
-    logged = rows(tmp_path)
-    assert [row["step"] for row in logged] == [2, 4, 6, 8, 10, 12]
-    assert set(logged[0]) == {"step", "seconds", "lr", "loss", "size"}
-    seconds = [row["seconds"] for row in logged]
-    assert seconds == sorted(seconds)
-    assert all(row["size"] == pytest.approx(1.0, abs=0.2) for row in logged)
-
-
-def test_learning_rate_warms_up_and_ends_near_zero(tmp_path):
-    module = toy()
-    train(module, toy_loss(module), tmp_path, replace(TOY, steps=40, warmup=10, log_every=1))
-    rates = [row["lr"] for row in rows(tmp_path)]
-    assert rates[0] == pytest.approx(0.1 * TOY.lr)
-    assert rates[:9] == sorted(rates[:9])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] < 0.01 * TOY.lr
-
-
-def test_averaged_weights_are_returned_for_use(tmp_path):
-    module, config = toy(), replace(TOY, steps=5, ema=0.3)
-    seen: list[list[torch.Tensor]] = []
-    plain = toy_loss(module)
-
-    def loss(step, generator):
-        seen.append([p.detach().clone() for p in module.parameters()])
-        return plain(step, generator)
-
-    trained = train(module, loss, tmp_path, config)
-    seen.append([p.detach().clone() for p in module.parameters()])
-    average = seen[0]
-    for step, weights in enumerate(seen[1:]):
-        decay = min(config.ema, (step + 1) / (step + 10))
-        average = [decay * a + (1.0 - decay) * w for a, w in zip(average, weights, strict=True)]
-    for ours, expected in zip(trained.parameters(), average, strict=True):
-        torch.testing.assert_close(ours, expected)
-        assert not ours.requires_grad
-    assert not trained.training
-    assert torch.equal(trained[1].running_mean, module[1].running_mean)
-
-
-def test_stopped_and_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
-    whole, broken = toy(), toy()
-    expected = train(whole, toy_loss(whole), tmp_path / "whole", TOY)
-    with pytest.raises(KeyboardInterrupt):
-        train(broken, toy_loss(broken, stop_at=6), tmp_path / "broken", TOY)
-    resumed = toy(seed=1)
-    result = train(resumed, toy_loss(resumed), tmp_path / "broken", TOY)
-    assert same_weights(result, expected)
-    assert same_weights(resumed, whole)
-
-
-def test_finished_run_is_not_run_again(tmp_path):
-    module = toy()
-    expected = train(module, toy_loss(module), tmp_path, TOY)
-    again = toy(seed=1)
-    assert same_weights(train(again, toy_loss(again, stop_at=0), tmp_path, TOY), expected)
-
-
-def test_frozen_parameters_stay(tmp_path):
-    module = toy()
-    module[0].requires_grad_(False)
-    before = module[0].weight.clone()
-    trained = train(module, toy_loss(module), tmp_path, TOY)
-    assert torch.equal(trained[0].weight, before)
-    assert not torch.equal(trained[4].weight, toy()[4].weight)
-
-
-def test_training_ends_when_its_minutes_are_over(tmp_path):
-    module = toy()
-    train(module, toy_loss(module), tmp_path, replace(TOY, steps=10**9, minutes=0.005))
-    assert (tmp_path / "checkpoint.safetensors").exists()
-
-
-def test_half_written_checkpoint_is_never_read(tmp_path, monkeypatch):
-    whole, broken = toy(), toy()
-    expected = train(whole, toy_loss(whole), tmp_path / "whole", TOY)
-    save_file = loop_module.save_file
-    saved = []
-
-    def killed_in_the_second(tensors, path):
-        saved.append(path)
-        if len(saved) == 2:
-            Path(path).write_bytes(b"half")
-            raise KeyboardInterrupt
-        save_file(tensors, path)
-
-    monkeypatch.setattr(loop_module, "save_file", killed_in_the_second)
-    folder = tmp_path / "broken"
-    with pytest.raises(KeyboardInterrupt):
-        train(broken, toy_loss(broken), folder, TOY)
-    assert b"half" in [p.read_bytes() for p in folder.iterdir()]
-    resumed = toy(seed=1)
-    assert same_weights(train(resumed, toy_loss(resumed), folder, TOY), expected)
-    assert {p.name for p in folder.iterdir()} == {"checkpoint.safetensors", "log.csv"}
 
 
 # Clips on the latent grid
