@@ -1,4 +1,4 @@
-"""The networks behind the Protocols: side branch, refiner, codec, depth, segmentation."""
+"""The networks behind the Protocols: refiner, codec, depth, segmentation."""
 
 import numpy as np
 import pytest
@@ -6,20 +6,17 @@ import torch
 from stand_ins import path, picture
 from tiny import tiny_world_model
 
-from mirage_env.camera import Camera, inverse, pluecker_rays
+from mirage_env.camera import Camera
 from mirage_env.config import WorldModelConfig
-from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import MOVER, SKY, STATIC, Readout
 from mirage_env.memory import LatentMemory
-from mirage_env.models.control import ControlBranch, condition, condition_channels
 from mirage_env.models.depth import DepthUNet
 from mirage_env.models.refiner import WINNER_CHANNELS, BareReadout, ConvRefiner, winner_channels
 from mirage_env.models.segmentation import SegmentationUNet
 from mirage_env.models.unet import UNet
 from mirage_env.models.vae import ConvCodec
 
-B, T, P, C, GRID = 2, 5, 1, 8, (4, 4)
-PARTS = ("known", "observed", "winner", "rays")
+T, C, GRID = 5, 8, (4, 4)
 NARROW = (4, 8, 8, 8)
 CAMERA = Camera.from_fov(1.2, 32, 32)
 
@@ -39,147 +36,6 @@ def a_readout(seed: int = 0) -> Readout:
     readout = written.read([CAMERA, *path(CAMERA, turn=0.8)], now=3)
     assert 0.0 < readout.observed.mean() < 1.0
     return readout
-
-
-def some_rays() -> torch.Tensor:
-    cameras = [CAMERA, *path(CAMERA, turn=0.8)]
-    return torch.from_numpy(pluecker_rays(cameras, inverse(CAMERA.T_world_cam), *GRID)).expand(B, T, 6, *GRID)
-
-
-def network_input() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    tokens = (T + P) * GRID[0] * GRID[1] // 4
-    return torch.randn(B, C, T + P, *GRID), 1000.0 * torch.rand(B, tokens), torch.zeros(B, 1, 8)
-
-
-def a_branch(parts=PARTS, layers=(0, 1)) -> tuple[torch.nn.Module, ControlBranch]:
-    transformer = tiny_world_model().generator.transformer
-    return transformer, ControlBranch.from_transformer(transformer, parts, layers)
-
-
-def train_a_little(branch: ControlBranch) -> None:
-    """Give the zero layers values, as training does."""
-    for layer in (branch.before_proj, *branch.after_proj):
-        torch.nn.init.normal_(layer.weight, std=0.1)
-
-
-def hooks(transformer: torch.nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in transformer.modules())
-
-
-# Side branch
-
-
-def test_new_branch_leaves_the_transformer_exactly_as_it_was():
-    transformer, branch = a_branch()
-    inputs = network_input()
-    given = torch.randn(B, condition_channels(PARTS, C), T, *GRID)
-    torch.testing.assert_close(
-        branch.run(transformer, *inputs, given), transformer(*inputs, return_dict=False)[0], rtol=0, atol=0
-    )
-
-
-def test_new_branch_holds_copies_of_the_main_blocks():
-    transformer, branch = a_branch(layers=(1,))
-    own, main = branch.blocks[0].state_dict(), transformer.blocks[1].state_dict()
-    assert own.keys() == main.keys()
-    for key, value in own.items():
-        assert torch.equal(value, main[key])
-        assert value.data_ptr() != main[key].data_ptr()
-
-
-def test_branch_takes_its_hooks_away_again():
-    transformer, branch = a_branch()
-    before = hooks(transformer)
-    branch.run(transformer, *network_input(), torch.randn(B, condition_channels(PARTS, C), T, *GRID))
-    assert hooks(transformer) == before
-
-
-def test_branch_takes_its_hooks_away_when_the_transformer_fails():
-    transformer, branch = a_branch()
-    before, inputs = hooks(transformer), network_input()
-    given = torch.randn(B, condition_channels(PARTS, C), T, *GRID)
-
-    def fail(*_):
-        raise ArithmeticError
-
-    transformer.blocks[1].attn2.forward = fail
-    with pytest.raises(ArithmeticError):
-        branch.run(transformer, *inputs, given)
-    assert hooks(transformer) == before
-
-
-def test_frames_after_the_chunk_have_a_zero_condition():
-    transformer, branch = a_branch()
-    train_a_little(branch)
-    inputs = network_input()
-    given = torch.randn(B, condition_channels(PARTS, C), T, *GRID)
-    padded = torch.cat([given, torch.zeros_like(given[:, :, :P])], 2)
-    assert torch.equal(branch.run(transformer, *inputs, given), branch.run(transformer, *inputs, padded))
-
-
-def test_trained_branch_listens_to_every_condition_channel_and_frame():
-    transformer, branch = a_branch()
-    train_a_little(branch)
-    inputs = network_input()
-    given = torch.randn(B, condition_channels(PARTS, C), T, *GRID, requires_grad=True)
-    branch.run(transformer, *inputs, given).square().sum().backward()
-    assert (given.grad.abs().amax((0, 3, 4)) > 0).all()
-
-
-def test_gradient_reaches_every_parameter_of_the_branch_and_only_those():
-    transformer, branch = a_branch()
-    train_a_little(branch)
-    transformer.requires_grad_(False)
-    inputs = network_input()
-    text = torch.randn(B, 1, 8)
-    given = torch.randn(B, condition_channels(PARTS, C), T, *GRID)
-    branch.run(transformer, *inputs[:2], text, given).square().sum().backward()
-    # One text token: attention to it weighs it by one, whatever query and key say.
-    silent = ("attn2.to_q", "attn2.to_k", "attn2.norm_q", "attn2.norm_k", "norm2")
-    for name, parameter in branch.named_parameters():
-        if not any(part in name for part in silent):
-            assert parameter.grad is not None, name
-            assert parameter.grad.abs().max() > 0, name
-    assert all(p.grad is None for p in transformer.parameters())
-
-
-def test_first_gradient_of_a_new_branch_reaches_its_output_layers():
-    transformer, branch = a_branch()
-    given = torch.randn(B, condition_channels(PARTS, C), T, *GRID)
-    branch.run(transformer, *network_input(), given).square().sum().backward()
-    assert all(layer.weight.grad.abs().max() > 0 for layer in branch.after_proj)
-
-
-@pytest.mark.parametrize(
-    ("parts", "channels"),
-    [(PARTS, C + 1 + WINNER_CHANNELS + 6), (("readout", "observed"), C + 1), (("rays",), 6)],
-)
-def test_condition_has_the_channels_that_the_branch_expects(parts, channels):
-    known = torch.randn(B, T, C, *GRID)
-    given = condition(parts, known, [a_readout(0), a_readout(1)], some_rays())
-    assert given.shape == (B, channels, T, *GRID)
-    assert condition_channels(parts, C) == channels
-    assert a_branch(parts)[1].patch_embedding.in_channels == channels
-
-
-def test_condition_parts_come_in_the_order_asked_for():
-    known, readouts, rays = torch.randn(B, T, C, *GRID), [a_readout(0), a_readout(1)], some_rays()
-    parts = ("rays", "readout", "winner", "observed", "known")
-    expected = {
-        "rays": rays,
-        "readout": torch.stack([r.latent for r in readouts]),
-        "winner": torch.stack([winner_channels(r) for r in readouts]),
-        "observed": torch.stack([r.observed for r in readouts])[:, :, None],
-        "known": known,
-    }
-    given = condition(parts, known, readouts, rays).transpose(1, 2)
-    for part, channels in zip(parts, given.split([expected[p].shape[2] for p in parts], 2), strict=True):
-        assert torch.equal(channels, expected[part]), part
-
-
-def test_unknown_condition_part_is_refused_by_name():
-    with pytest.raises(InvalidOptionError, match=r"'depth'.*'winner'"):
-        condition_channels(("known", "depth"), C)
 
 
 # Refiner

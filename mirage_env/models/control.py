@@ -7,71 +7,41 @@ added to the main stream after its block. At the start the network is therefore 
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin, WanTransformer3DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor, nn
+from torch.nn.functional import conv3d, pad
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Readout
-from mirage_env.models.refiner import WINNER_CHANNELS, winner_channels
+from mirage_env.models.conditions import ConditionPart, MaskLatents, condition, condition_channels
+from mirage_env.models.transformer import Control, ControlledTransformer, Rotary, check_takes_hints, hinted
 
-ConditionPart = Literal["known", "readout", "observed", "winner", "rays"]
-_CHANNELS: dict[str, int] = {"observed": 1, "winner": WINNER_CHANNELS, "rays": 6}
-
-
-def condition_channels(parts: Sequence[str], latent_channels: int) -> int:
-    """Number of condition channels of those parts.
-
-    Raises:
-        InvalidOptionError: an unknown part.
-    """
-    if unknown := [part for part in parts if part not in get_args(ConditionPart)]:
-        raise InvalidOptionError(f"unknown condition parts {unknown}; choose from {get_args(ConditionPart)}")
-    return sum(_CHANNELS.get(part, latent_channels) for part in parts)
-
-
-def condition(
-    parts: Sequence[str],
-    known: Tensor,  # [B, T, C, h, w] refined readout, frame 0 the shared latent
-    readout: Sequence[Readout],  # B
-    rays: Tensor,  # [B, T, 6, h, w]
-) -> Tensor:  # [B, channels, T, h, w]
-    """Stack the condition parts that a branch was trained with.
-
-    `known` is the refined readout and `readout` the bare one (the paper's condition is `readout` + `observed`);
-    `winner` is the winner's geometry and `rays` the Pluecker rays of the target cameras.
-    """
-    columns = []
-    for part in parts:
-        if part == "known":
-            columns.append(known)
-        elif part == "rays":
-            columns.append(rays.to(known))
-        elif part == "readout":
-            columns.append(torch.stack([r.latent for r in readout]))
-        elif part == "observed":
-            columns.append(torch.stack([r.observed[:, None] for r in readout]))
-        else:
-            columns.append(torch.stack([winner_channels(r) for r in readout]))
-    return torch.cat(columns, 2).transpose(1, 2)
-
-
-_HOOKED = threading.Lock()
-"""Hooks belong to a module, not to a call: two threads that run one transformer take turns."""
+__all__ = ["ConditionPart", "ControlBranch", "condition", "condition_channels"]
 
 
 class ControlBranch(ModelMixin, ConfigMixin):
-    """Side branch of a `WanTransformer3DModel`; build it with `from_transformer`."""
+    """Side branch of a `WanTransformer3DModel`; build it with `from_transformer`.
+
+    `parts` are the condition's channels (`conditions.py`); the last of them may be `added_parts`, by which a trained
+    branch was widened. `published` follows the code that the public Spatia weights were trained with, in two places:
+    references stand on rows below the picture, and frames after the chunk enter as zero tokens instead of as embedded
+    zeros.
+    """
 
     config_name = "config.json"
+    _supports_gradient_checkpointing = True
+    _skip_layerwise_casting_patterns: ClassVar[list[str]] = ["patch_embedding", "norm"]
+    _no_split_modules: ClassVar[list[str]] = ["WanTransformerBlock"]
+    _repeated_blocks: ClassVar[list[str]] = ["WanTransformerBlock"]
+
+    mask_latents: MaskLatents | None = None
+    """Encodings that the part "mask" is made of; they depend on the codec and are no part of the weights."""
 
     @register_to_config
     def __init__(
@@ -86,11 +56,17 @@ class ControlBranch(ModelMixin, ConfigMixin):
         qk_norm: str = "rms_norm_across_heads",
         cross_attn_norm: bool = True,
         eps: float = 1e-6,
+        added_parts: Sequence[ConditionPart] = (),
+        published: bool = False,
     ) -> None:
         super().__init__()
         dim = num_attention_heads * attention_head_dim
         channels = condition_channels(parts, latent_channels)
         self.layers = tuple(layers)
+        added = [condition_channels((part,), latent_channels) for part in added_parts]
+        self.embedded_together = (channels - sum(added), *added)
+        if tuple(parts)[len(parts) - len(added_parts) :] != tuple(added_parts):
+            raise InvalidOptionError(f"added_parts {added_parts} are not the last of the parts {parts}; list them last")
         pt, ph, pw = patch_size
         self.patch_embedding = nn.Conv3d(channels, dim, (pt, ph, pw), (pt, ph, pw))
         self.before_proj = nn.Linear(dim, dim)
@@ -98,6 +74,7 @@ class ControlBranch(ModelMixin, ConfigMixin):
             WanTransformerBlock(dim, ffn_dim, num_attention_heads, qk_norm, cross_attn_norm, eps) for _ in layers
         )
         self.after_proj = nn.ModuleList(nn.Linear(dim, dim) for _ in layers)
+        self.gradient_checkpointing = False
         for layer in (self.before_proj, *self.after_proj):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -106,56 +83,130 @@ class ControlBranch(ModelMixin, ConfigMixin):
     def from_transformer(
         transformer: WanTransformer3DModel, parts: Sequence[ConditionPart], layers: Sequence[int]
     ) -> ControlBranch:
-        """A branch whose blocks are copies of the main blocks `layers`."""
+        """A branch whose blocks are copies of the main blocks `layers`, of their type and on their device.
+
+        Raises:
+            InvalidOptionError: the transformer has adapters.
+        """
+        if getattr(transformer, "peft_config", None):
+            raise InvalidOptionError(
+                f"the transformer has the adapters {list(transformer.peft_config)}, which a branch cannot copy; build "
+                "the branch before adding them, or fuse them first"
+            )
         c = transformer.config
-        branch = ControlBranch(
-            *(c.in_channels, list(parts), list(layers), list(c.patch_size), c.num_attention_heads),
-            *(c.attention_head_dim, c.ffn_dim, c.qk_norm, c.cross_attn_norm, c.eps),
-        )
+        with transformer.device:
+            branch = ControlBranch(
+                *(c.in_channels, list(parts), list(layers), list(c.patch_size), c.num_attention_heads),
+                *(c.attention_head_dim, c.ffn_dim, c.qk_norm, c.cross_attn_norm, c.eps),
+            )
         for block, layer in zip(branch.blocks, layers, strict=True):
-            block.load_state_dict(copy.deepcopy(transformer.blocks[layer].state_dict()))
+            block.load_state_dict(transformer.blocks[layer].state_dict())
+        nn.Module.to(branch, transformer.patch_embedding.weight.dtype)
         return branch
 
-    def hints(self, tokens: Tensor, stream: Tensor, rest: tuple[Any, ...]) -> dict[int, Tensor]:
-        """What to add after each main block.
+    def widened(self, parts: Sequence[ConditionPart]) -> ControlBranch:
+        """A copy that also takes those parts, after its own; until it is trained, no bit of its output changes.
 
-        Args:
-            tokens: embedded condition [B, L, D].
-            stream: embedded main input [B, L, D].
-            rest: text, time and rotary embeddings, as the main blocks get them.
+        Each new part is embedded by itself: in one convolution, more channels of zeros change the order of the sum.
         """
-        x = self.before_proj(tokens) + stream
-        hints = {}
-        for layer, block, project in zip(self.layers, self.blocks, self.after_proj, strict=True):
+        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        config["parts"] = [*self.config.parts, *parts]
+        config["added_parts"] = [*self.config.added_parts, *parts]
+        wide: ControlBranch = ControlBranch.from_config(config)
+        weights = self.state_dict()
+        new = wide.patch_embedding.in_channels - self.patch_embedding.in_channels
+        weights["patch_embedding.weight"] = pad(self.patch_embedding.weight, (0, 0) * 3 + (0, new))
+        wide.load_state_dict(weights)
+        nn.Module.to(wide, self.device, self.patch_embedding.weight.dtype)
+        wide.mask_latents = self.mask_latents
+        return wide.train(self.training)
+
+    def condition(
+        self,
+        known: Tensor,  # [B, T, C, h, w]
+        readout: Sequence[Readout],  # B
+        rays: Tensor,  # [B, T, 6, h, w]
+    ) -> Tensor:  # [B, channels, T, h, w]
+        """The condition this branch was trained with; see `conditions.condition`."""
+        return condition(self.config.parts, known, readout, rays, self.mask_latents)
+
+    def forward(
+        self,
+        condition: Tensor,  # [B, channels, T, h, w]
+        frames: int,
+    ) -> Tensor:  # [B, L, D]
+        """What joins the main stream at the first side block; of the `frames` frames the first T have a condition."""
+        weight, bias = self.patch_embedding.weight, self.patch_embedding.bias
+        condition = condition.to(weight.dtype)
+        missing = (0, 0) * 2 + (0, frames - condition.shape[2])
+        if not self.config.published:
+            condition = pad(condition, missing)
+        if len(self.embedded_together) == 1:
+            tokens = self.patch_embedding(condition)
+        else:
+            stride = self.patch_embedding.stride
+            own, *added = condition.split(self.embedded_together, 1)
+            columns, *new = weight.split(self.embedded_together, 1)
+            tokens = conv3d(own, columns, bias, stride)
+            for part, columns in zip(added, new, strict=True):
+                tokens = tokens + conv3d(part, columns, None, stride)
+        if self.config.published:
+            tokens = pad(tokens, missing)
+        entry: Tensor = self.before_proj(tokens.flatten(2).transpose(1, 2).contiguous())
+        return entry
+
+    def side_block(
+        self,
+        index: int,
+        x: Tensor,  # [B, L, D]
+        text: Tensor,  # [B, S, D]
+        time: Tensor,  # [B, L, 6, D] or [B, 6, D]
+        rotary: Rotary,
+    ) -> tuple[Tensor, Tensor]:  # both [B, L, D]
+        """The side stream after block `index`, and what to add to the main stream after block `layers[index]`."""
+        block: Any = self.blocks[index]
+        rest = (text.to(x.dtype), time.to(x.dtype), rotary)
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            x = self._gradient_checkpointing_func(block, x, *rest)
+        else:
             x = block(x, *rest)
-            hints[layer] = project(x)
-        return hints
+        return x, self.after_proj[index](x)
 
     def run(
         self,
         transformer: WanTransformer3DModel,
-        hidden_states: Tensor,  # [B, C, T + P, h, w]
-        timestep: Tensor,  # [B, tokens]
+        hidden_states: Tensor,  # [B, C, R + T + P, h, w]
+        timestep: Tensor,  # [B, tokens] or [B]
         encoder_hidden_states: Tensor,  # [B, S, text]
         condition: Tensor,  # [B, channels, T, h, w]; frames after T get a zero condition
-    ) -> Tensor:  # [B, C, T + P, h, w]
-        """The transformer's output with this branch's hints; the transformer itself stays the stock class."""
-        missing = hidden_states.shape[2] - condition.shape[2]
-        condition = nn.functional.pad(condition, (0, 0, 0, 0, 0, missing))
-        weight = self.patch_embedding.weight
-        tokens = self.patch_embedding(condition.to(weight.dtype)).flatten(2).transpose(1, 2).contiguous()
-        hints: dict[int, Tensor] = {}
+        *,
+        references: int = 0,
+    ) -> Tensor:  # [B, C, R + T + P, h, w]
+        """The transformer's output with this branch's hints.
 
-        def before_first(block: nn.Module, args: tuple[Any, ...]) -> None:
-            hints.update(self.hints(tokens, args[0], args[1:]))
+        Args:
+            transformer: the stock class or `ControlledTransformer`; nothing is registered on it: threads may share it.
+            hidden_states: frames in the order references, chunk, preceding.
+            timestep: noise level of each token, or one for all.
+            encoder_hidden_states: text embeddings.
+            condition: see `condition`.
+            references: R, frames at the front that the branch does not see and gets no hints.
 
-        with ExitStack() as stack:
-            stack.enter_context(_HOOKED)
-            stack.callback(transformer.blocks[0].register_forward_pre_hook(before_first).remove)
-            for layer in self.layers:
-
-                def add(block: nn.Module, args: Any, output: Tensor, layer: int = layer) -> Tensor:
-                    return output + hints[layer]
-
-                stack.callback(transformer.blocks[layer].register_forward_hook(add).remove)
-            return transformer(hidden_states, timestep, encoder_hidden_states, return_dict=False)[0]
+        Raises:
+            InvalidOptionError: the transformer has a cache that skips blocks, is split over devices, or is the stock
+                class with a wrapper around it; or there are more frames of condition than frames.
+        """
+        check_takes_hints(transformer)
+        frames = hidden_states.shape[2] - references
+        if references < 0 or condition.shape[2] > frames:
+            raise InvalidOptionError(
+                f"{condition.shape[2]} frames of condition and {references} references do not fit the "
+                f"{hidden_states.shape[2]} frames of the input: it holds references, the chunk, and what came before"
+            )
+        below = references > 0 and self.config.published
+        control = Control(self, self(condition, frames), references, below)
+        if isinstance(transformer, ControlledTransformer):
+            inputs = (hidden_states, timestep, encoder_hidden_states)
+            out: Tensor = transformer(*inputs, return_dict=False, control=control)[0]
+            return out
+        return hinted(transformer, hidden_states, timestep, encoder_hidden_states, control)

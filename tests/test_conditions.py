@@ -1,0 +1,73 @@
+"""What a side branch is told: parts, their order and their channels."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_world_model
+
+from mirage_env.errors import InvalidOptionError
+from mirage_env.interfaces import Readout
+from mirage_env.models.conditions import condition, condition_channels, mask_latents
+from mirage_env.models.refiner import WINNER_CHANNELS, winner_channels
+
+B, T, C, GRID = 2, 5, 8, (4, 4)
+CHANNELS = {"known": C, "readout": C, "mask": C, "observed": 1, "winner": WINNER_CHANNELS, "rays": 6}
+
+
+def draw(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def a_readout(seed: int) -> Readout:
+    observed = (draw(T, *GRID, seed=seed) > 0).float()
+    parts = {"latent": draw(T, C, *GRID, seed=seed + 1), "depth": 1.0 + draw(T, *GRID, seed=seed + 2).abs()}
+    parts |= {"offset": draw(T, 2, *GRID, seed=seed + 3), "scale": draw(T, *GRID, seed=seed + 4)}
+    parts |= {"age": torch.ones(T, *GRID)}
+    shown = {k: v * (observed[:, None] if v.ndim == 4 else observed) for k, v in parts.items()}
+    return Readout(observed=observed, **shown)
+
+
+READOUTS = [a_readout(0), a_readout(10)]
+KNOWN, RAYS = draw(B, T, C, *GRID, seed=20), draw(B, T, 6, *GRID, seed=21)
+MASKS = draw(T, C, *GRID, seed=22), draw(T, C, *GRID, seed=23)
+
+
+@given(parts=st.permutations(list(CHANNELS)).flatmap(lambda p: st.integers(1, len(p)).map(lambda n: p[:n])))
+def test_parts_come_in_the_order_asked_for_with_the_channels_promised(parts):
+    observed = torch.stack([r.observed for r in READOUTS])[:, :, None]
+    expected = {
+        "rays": RAYS,
+        "readout": torch.stack([r.latent for r in READOUTS]),
+        "winner": torch.stack([winner_channels(r) for r in READOUTS]),
+        "observed": observed,
+        "known": KNOWN,
+        "mask": observed * MASKS[0] + (1.0 - observed) * MASKS[1],
+    }
+    out = condition(parts, KNOWN, READOUTS, RAYS, MASKS).transpose(1, 2)
+    assert out.shape == (B, T, condition_channels(parts, C), *GRID)
+    for part, channels in zip(parts, out.split([CHANNELS[p] for p in parts], 2), strict=True):
+        assert torch.equal(channels, expected[part]), part
+
+
+@pytest.mark.parametrize(("parts", "channels"), [(("readout", "observed"), 49), (("readout", "mask"), 96)])
+def test_published_layouts_have_their_channels(parts, channels):
+    assert condition_channels(parts, 48) == channels
+
+
+def test_unknown_part_is_refused_by_name():
+    with pytest.raises(InvalidOptionError, match=r"'depth'.*'winner'"):
+        condition_channels(("known", "depth"), C)
+
+
+@pytest.mark.parametrize("masks", [None, (MASKS[0][1:], MASKS[1][1:])])
+def test_mask_without_encodings_of_the_chunk_is_refused_with_their_shape(masks):
+    with pytest.raises(InvalidOptionError, match=r"\(5, 8, 4, 4\).*mask_latents"):
+        condition(("mask",), KNOWN, READOUTS, RAYS, masks)
+
+
+@torch.no_grad()
+def test_mask_latents_are_the_codecs_own_of_all_ones_and_all_zeros():
+    codec = tiny_world_model().codec
+    for value, encoded in zip((1.0, 0.0), mask_latents(codec, T, (32, 32)), strict=True):
+        assert torch.equal(encoded, codec.encode(torch.full((T, 3, 32, 32), value)))
