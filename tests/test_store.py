@@ -64,7 +64,13 @@ def assert_same_world(a, b):
         assert first.dtype == second.dtype
         assert torch.equal(first, second), name
     assert_same_cameras([a.camera], [b.camera])
-    assert {f.name for f in fields(a)} == {"memory", "camera", "latents", "chunk", "noise"}
+    assert a.prompt == b.prompt
+    assert len(a.references) == len(b.references)
+    for first, second in zip(a.references, b.references, strict=True):
+        assert torch.equal(first.latent, second.latent)
+        assert_same_cameras([first.camera], [second.camera])
+    names = {"memory", "camera", "latents", "chunk", "noise", "prompt", "references"}
+    assert {f.name for f in fields(a)} == names
     for field in fields(LatentMemory):
         if field.name not in ("blocks", "_last"):
             assert getattr(a.memory, field.name) == getattr(b.memory, field.name), field.name

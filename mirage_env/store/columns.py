@@ -25,6 +25,8 @@ MOST_ROWS = 2**52
 """Declared length of every array; row numbers stay exact as float64."""
 TOKEN_ROWS = 8192
 TABLE_COLUMNS = 25
+CAMERA_NUMBERS = 16 + 9
+"""`T_world_cam` and `K_image`, row by row."""
 _zstd = Zstd(LEVEL)
 
 
@@ -72,7 +74,9 @@ class Rows:
     count: int
 
 
-def columns(channels: int, latents: Sequence[int], noise: int, image_size: Sequence[int]) -> dict[str, Column]:
+def columns(
+    channels: int, latents: Sequence[int], noise: int, image_size: Sequence[int], slots: int = 0
+) -> dict[str, Column]:
     """All arrays of a cache by name.
 
     Args:
@@ -80,6 +84,7 @@ def columns(channels: int, latents: Sequence[int], noise: int, image_size: Seque
         latents: shape of `WorldState.latents`.
         noise: bytes of `WorldState.noise`.
         image_size: H, W of the frames.
+        slots: places for references; the arrays for them are there only if it is not 0.
     """
 
     def column(name: str, cursor: str, dtype: DTypeLike, shape: Iterable[int], rows: int) -> Column:
@@ -105,7 +110,11 @@ def columns(channels: int, latents: Sequence[int], noise: int, image_size: Seque
         column("state/latents", "state", "<f4", latents, 1),
         column("state/noise", "state", "u1", (noise,), 1),
     )
-    return {c.name: c for c in listed}
+    references = (
+        column("state/bank", "state", "<f4", (slots, *latents[1:]), 1),
+        column("state/views", "state", "<f8", (slots, CAMERA_NUMBERS), 1),
+    )
+    return {c.name: c for c in (*listed, *(references if slots else ()))}
 
 
 def fetch(files: Files, wanted: Sequence[Rows]) -> list[NDArray[Any]]:

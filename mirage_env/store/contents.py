@@ -21,6 +21,7 @@ from mirage_env.config import GateConfig, MemoryConfig, ReadoutConfig, WorldMode
 from mirage_env.errors import CacheModelError, InvalidOptionError
 from mirage_env.memory import LatentMemory
 from mirage_env.store.columns import Column, columns
+from mirage_env.store.resuming import Resumable, slots_for
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
 
 FORMAT = "mirage_cache"
@@ -98,15 +99,14 @@ class Contents:
     """Views written to the memory."""
     blocks: Sequence[MemoryBlock]
     path: Track
-    latents: NDArray[np.float32]  # [1 + P, C, h, w]
-    noise: NDArray[np.uint8]
+    resumable: Resumable
 
     @staticmethod
     def of(state: WorldState, model: WorldModel, chunks: Sequence[Chunk], frames: bool) -> Contents:
         """The contents of a new cache."""
         memory, config = storable_memory(state, chunks), model.config
         cameras = [camera for chunk in chunks for camera in chunk.cameras] or [state.camera]
-        latents, noise = resumable(state)
+        resumable = Resumable.of(state)
         attributes = {
             "format": FORMAT,
             "version": VERSION,
@@ -115,11 +115,15 @@ class Contents:
             "model": {"name": config.name, "identity": model.identity, "config": dataclasses.asdict(config)},
             "memory": _settings(memory, config),
             "image_size": list(config.image_size),
-            "latents": list(latents.shape),
-            "noise": len(noise),
+            "latents": list(resumable.latents.shape),
+            "noise": len(resumable.noise),
         }
+        if config.references:
+            attributes["references"] = slots_for(config.references)
+        if state.prompt:
+            attributes["prompt"] = state.prompt
         path = Track.of(cameras, chunks, frames)
-        return Contents(attributes, state.chunk, memory.frames, memory.blocks, path, latents, noise)
+        return Contents(attributes, state.chunk, memory.frames, memory.blocks, path, resumable)
 
     def world(self, model: WorldModel) -> WorldState:
         """The world, if that model made it.
@@ -131,12 +135,11 @@ class Contents:
         config = model.config
         settings = checked_settings(self.attributes, model)
         shape = (1 + config.preceding_latents, config.latent_channels, *config.latent_size)
-        if self.latents.shape != shape or tuple(self.attributes["image_size"]) != config.image_size:
-            raise ValueError(
-                f"latents {self.latents.shape} or images {self.attributes['image_size']} unlike its model's"
-            )
-        if not np.isfinite(self.latents).all():
-            raise ValueError("the latents of the last frames hold values that are not finite")
+        latents, noise = self.resumable.latents, torch.from_numpy(self.resumable.noise.copy())
+        if latents.shape != shape or tuple(self.attributes["image_size"]) != config.image_size:
+            raise ValueError(f"latents {latents.shape} or images {self.attributes['image_size']} unlike its model's")
+        if not (np.isfinite(latents).all() and np.isfinite(self.resumable.bank).all()):
+            raise ValueError("the latents of the last frames or of the references hold values that are not finite")
         memory = LatentMemory(
             grid=config.latent_size,
             channels=config.latent_channels,
@@ -147,16 +150,20 @@ class Contents:
             blocks=tuple(self.blocks),
             frames=self.frames,
         )
-        noise = torch.from_numpy(self.noise.copy())
         torch.Generator().set_state(noise)
         camera = Camera(self.path.poses[-1], self.path.intrinsics[-1], *config.image_size)
-        return WorldState(memory, camera, torch.from_numpy(self.latents.copy()), self.chunk, noise)
+        references, prompt = self.resumable.references(config.image_size), str(self.attributes.get("prompt", ""))
+        return WorldState(memory, camera, torch.from_numpy(latents.copy()), self.chunk, noise, prompt, references)
 
 
 def columns_of(attributes: Mapping[str, Any]) -> dict[str, Column]:
     """The arrays of a cache with those attributes."""
     return columns(
-        int(attributes["memory"]["channels"]), attributes["latents"], attributes["noise"], attributes["image_size"]
+        int(attributes["memory"]["channels"]),
+        attributes["latents"],
+        attributes["noise"],
+        attributes["image_size"],
+        int(attributes.get("references", 0)),
     )
 
 
@@ -196,11 +203,6 @@ def storable_memory(state: WorldState, chunks: Sequence[Chunk] = ()) -> LatentMe
     if chunks and not _same_view(chunks[-1].cameras[-1], state.camera):
         raise InvalidOptionError("the chunks do not end at the state's camera; give those that led to this state")
     return memory
-
-
-def resumable(state: WorldState) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Latents and noise."""
-    return state.latents.float().cpu().numpy(), state.noise.cpu().numpy()
 
 
 def _settings(memory: LatentMemory, config: WorldModelConfig) -> dict[str, Any]:

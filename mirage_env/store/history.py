@@ -23,11 +23,12 @@ from mirage_env.errors import (
     StoreError,
 )
 from mirage_env.store import places, reader
-from mirage_env.store.contents import Contents, Track, resumable, storable_memory
+from mirage_env.store.contents import Contents, Track, storable_memory
 from mirage_env.store.folders import Folder
 from mirage_env.store.matching import Known
 from mirage_env.store.metadata import StorePlace
 from mirage_env.store.places import Where
+from mirage_env.store.resuming import Resumable
 from mirage_env.store.writing import Writing
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
@@ -131,8 +132,8 @@ class WorldHistory:
                         f"after {state.chunk}; give every step in order, and a fork a branch of its own"
                     )
                 track = Track.of(chunk.cameras, [chunk], writing.marker.images)
-                latents, noise = resumable(state)
-                writing.append(Contents({}, state.chunk, memory.frames, memory.blocks, track, latents, noise))
+                resumable = Resumable.of(state)
+                writing.append(Contents({}, state.chunk, memory.frames, memory.blocks, track, resumable))
             if not steps:
                 raise InvalidOptionError("no step was given to commit; give at least one (state, chunk)")
             version = session.commit(message or f"chunk {writing.marker.chunk}")

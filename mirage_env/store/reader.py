@@ -24,6 +24,7 @@ from mirage_env.store.entries import Entry, LazyBlock, Log, read_block
 from mirage_env.store.folders import ROOT
 from mirage_env.store.marker import KEY, Marker, Runs, numbers
 from mirage_env.store.places import Place
+from mirage_env.store.resuming import NAMES, Resumable, state_checksum
 
 ATTEMPTS = 5
 """How often a reader starts over because a writer has committed in between."""
@@ -55,13 +56,14 @@ class Opened:
             raise ValueError("the images of the path do not have their checksum")
         return track
 
-    def resumable(self) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Latents and noise."""
-        names = ("state/latents", "state/noise")
-        latents, noise = fetch(self.place, [Rows(self.columns[name], self.marker.state, 1) for name in names])
-        if zlib.crc32(noise.tobytes(), zlib.crc32(latents.tobytes())) != self.marker.crc32["state"]:
+    def resumable(self) -> Resumable:
+        """What the next step needs besides the memory."""
+        names = [name for name in NAMES if f"state/{name}" in self.columns]
+        wanted = [Rows(self.columns[f"state/{name}"], self.marker.state, 1) for name in names]
+        rows = {name: found[0] for name, found in zip(names, fetch(self.place, wanted), strict=True)}
+        if state_checksum(rows) != self.marker.crc32["state"]:
             raise ValueError("the latents and the noise do not have their checksum")
-        return latents[0], noise[0]
+        return Resumable.from_rows(rows)
 
     def log(self) -> EvidenceLog:
         return EvidenceLog(self._runs("evidence/log", self.marker.log), self.marker)
@@ -78,12 +80,12 @@ class Opened:
 
     def contents(self, lazy: bool, images: bool = False) -> Contents:
         """The world."""
-        latents, noise = self.resumable()
+        resumable = self.resumable()
         blocks: Sequence[MemoryBlock] = self.blocks(self.entries())
         if not lazy:
             blocks = loaded(blocks, self.place.workers)
         marker = self.marker
-        return Contents(self.attributes, marker.chunk, marker.frames, blocks, self.track(images), latents, noise)
+        return Contents(self.attributes, marker.chunk, marker.frames, blocks, self.track(images), resumable)
 
     def _block(self, entry: Entry, log: Log) -> MemoryBlock:
         try:

@@ -28,6 +28,7 @@ from mirage_env.store.entries import (
 from mirage_env.store.marker import CHECKED, CURSORS, Marker, run_length, runs_of, with_run
 from mirage_env.store.matching import Known, Stored, changed_evidence, log_rows
 from mirage_env.store.metadata import metadata_files
+from mirage_env.store.resuming import Resumable, state_checksum
 
 ALIGNED = {"token": TOKEN_ROWS, "evidence": TOKEN_ROWS, "tile": 256, "frame": 64, "log": 4096, "table": 256}
 """Rows that begin a file, by cursor."""
@@ -149,11 +150,13 @@ class _Draft:
             self.crc32["images"] = zlib.crc32(track.images.tobytes(), self.crc32["images"])
         self.marker = replace(self.marker, path=with_run(self.marker.path, start, len(track.poses)))
 
-    def add_state(self, latents: NDArray[np.float32], noise: NDArray[np.uint8]) -> None:
+    def add_state(self, resumable: Resumable) -> None:
         row = self.reserve("state", 1, aligned=False)
-        self.put("state/latents", row, latents[None])
-        self.put("state/noise", row, noise[None])
-        self.crc32["state"] = zlib.crc32(noise.tobytes(), zlib.crc32(latents.tobytes()))
+        slots = self.columns["state/bank"].shape[0] if "state/bank" in self.columns else 0
+        rows = resumable.rows(slots)
+        for name, values in rows.items():
+            self.put(f"state/{name}", row, values[None])
+        self.crc32["state"] = state_checksum(rows)
         self.marker = replace(self.marker, state=row)
 
     def finished(
@@ -194,7 +197,7 @@ def first_commit(contents: Contents, columns: Mapping[str, Column], writer: str)
     draft.known = [(block, draft.add_block(block)) for block in contents.blocks]
     draft.add_entries()
     draft.add_track(contents.path)
-    draft.add_state(contents.latents, contents.noise)
+    draft.add_state(contents.resumable)
     return draft.finished([])
 
 
@@ -230,7 +233,7 @@ def next_commit(
     draft.add_entries()
     draft.add_log(np.concatenate(log))
     draft.add_track(contents.path)
-    draft.add_state(contents.latents, contents.noise)
+    draft.add_state(contents.resumable)
     kept = {entry.token.start for _, entry in draft.known}
     gone = [(block, entry) for block, entry in known if entry.token.start not in kept]
     freed += [key for _, entry in gone for key in entry_keys(entry, columns)]
@@ -286,7 +289,7 @@ def entry_keys(entry: Entry, columns: Mapping[str, Column]) -> list[str]:
 
 
 def _state_keys(columns: Mapping[str, Column], marker: Marker) -> list[str]:
-    return [columns[name].key(marker.state) for name in ("state/latents", "state/noise")]
+    return [column.key(marker.state) for column in columns.values() if column.cursor == "state"]
 
 
 class _Nothing:

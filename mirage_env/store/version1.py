@@ -17,6 +17,7 @@ from mirage_env.blocks import UNKNOWN_FRAME, Frames, MemoryBlock
 from mirage_env.packing import Tokens, pack
 from mirage_env.store.contents import Contents, Track
 from mirage_env.store.places import Place
+from mirage_env.store.resuming import Resumable
 
 
 def read(place: Place, images: bool = False) -> Contents:
@@ -56,7 +57,8 @@ def read(place: Place, images: bool = False) -> Contents:
     blocks = [_block(place, f"blocks/{name}", int(settings["channels"]), chunk) for name in names]
     frames_per_chunk = int(attributes["model"]["config"]["chunk_latents"]) - 1
     written = 1 + chunk * frames_per_chunk
-    return Contents(attributes | about, chunk, written, blocks, Track(poses, intrinsics, shown), latents, noise)
+    resumable = Resumable.from_rows({"latents": latents, "noise": noise})
+    return Contents(attributes | about, chunk, written, blocks, Track(poses, intrinsics, shown), resumable)
 
 
 def _block(place: Place, name: str, channels: int, chunk: int) -> MemoryBlock:

@@ -15,9 +15,10 @@ from typing import Self
 
 from mirage_env.errors import InvalidOptionError, StoreError
 from mirage_env.store import places
-from mirage_env.store.contents import Contents, Track, resumable, storable_memory
+from mirage_env.store.contents import Contents, Track, storable_memory
 from mirage_env.store.places import Fsync, Where
 from mirage_env.store.reader import damage_of
+from mirage_env.store.resuming import Resumable
 from mirage_env.store.writing import Writing, newest_attributes
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
@@ -147,6 +148,11 @@ class CacheWriter:
                 f"{self.path} holds a world after {self.state.chunk} chunks, the state given is after {state.chunk}; "
                 "append every step in order, and give a fork a cache of its own"
             )
+        if state.prompt != self.state.prompt:
+            raise InvalidOptionError(
+                f"{self.path} holds a world with the prompt {self.state.prompt!r}, the state given has "
+                f"{state.prompt!r}; a cache keeps one prompt: give the world with the other one a cache of its own"
+            )
         if self.pending >= self._most:
             self._wait_for_room()
         self._handed += 1
@@ -206,10 +212,9 @@ class CacheWriter:
             self._wake()
 
     def _write(self, state: WorldState, frames: int, chunk: Chunk) -> None:
-        latents, noise = resumable(state)
         track = Track.of(chunk.cameras, [chunk], self._frames)
         blocks = storable_memory(state).blocks
-        self._writing.append(Contents({}, state.chunk, frames, blocks, track, latents, noise))
+        self._writing.append(Contents({}, state.chunk, frames, blocks, track, Resumable.of(state)))
 
     def _compact(self) -> None:
         self._writing.compact()

@@ -1,0 +1,84 @@
+"""What a world needs besides its memory and its camera to go on as if it had never been saved."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mirage_env.camera import Camera
+from mirage_env.interfaces import Reference
+from mirage_env.references import BANK
+from mirage_env.store.columns import CAMERA_NUMBERS
+from mirage_env.world_state import WorldState
+
+NAMES = ("latents", "noise", "bank", "views")
+"""Arrays `state/*`; the last two only where the model takes references."""
+
+
+@dataclass(frozen=True, eq=False)
+class Resumable:
+    """The arrays `state/*` of one step."""
+
+    latents: NDArray[np.float32]  # [1 + P, C, h, w]
+    noise: NDArray[np.uint8]
+    bank: NDArray[np.float32]  # [N, C, h, w] latents of the references
+    views: NDArray[np.float64]  # [N, 25] their cameras
+
+    @staticmethod
+    def of(state: WorldState) -> Resumable:
+        latents = state.latents.float().cpu().numpy()
+        bank = [r.latent.float().cpu().numpy() for r in state.references]
+        cameras = [r.camera for r in state.references]
+        views = [np.concatenate([c.T_world_cam.ravel(), c.K_image.ravel()]) for c in cameras]
+        return Resumable(
+            latents,
+            state.noise.cpu().numpy(),
+            np.stack(bank) if bank else latents[:0],
+            np.stack(views) if views else np.zeros((0, CAMERA_NUMBERS)),
+        )
+
+    def references(self, image_size: tuple[int, int]) -> tuple[Reference, ...]:
+        return tuple(
+            Reference(
+                torch.from_numpy(latent.copy()), Camera(view[:16].reshape(4, 4), view[16:].reshape(3, 3), *image_size)
+            )
+            for latent, view in zip(self.bank, self.views, strict=True)
+        )
+
+    def rows(self, slots: int) -> dict[str, NDArray[Any]]:
+        """The arrays by name, with the bank filled up to `slots` views by zeros."""
+        rows: dict[str, NDArray[Any]] = {"latents": self.latents, "noise": self.noise}
+        if slots:
+            rows |= {"bank": _filled(self.bank, slots), "views": _filled(self.views, slots)}
+        return rows
+
+    @staticmethod
+    def from_rows(rows: dict[str, NDArray[Any]]) -> Resumable:
+        latents = rows["latents"]
+        bank, views = rows.get("bank", latents[:0]), rows.get("views", np.zeros((0, CAMERA_NUMBERS)))
+        used = views.any(1)  # a camera is never all zeros
+        return Resumable(latents, rows["noise"], bank[used], views[used])
+
+
+def slots_for(references: int) -> int:
+    """Places in the bank of a model that takes so many references."""
+    return BANK * references
+
+
+def state_checksum(rows: dict[str, NDArray[Any]]) -> int:
+    crc32 = 0
+    for name in NAMES:
+        if name in rows:
+            crc32 = zlib.crc32(np.ascontiguousarray(rows[name]).tobytes(), crc32)
+    return crc32
+
+
+def _filled(values: NDArray[Any], slots: int) -> NDArray[Any]:
+    filled = np.zeros((slots, *values.shape[1:]), values.dtype)
+    filled[: len(values)] = values
+    return filled
