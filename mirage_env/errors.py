@@ -85,6 +85,10 @@ class EpisodeNotFoundError(EpisodeError, FileNotFoundError):
     """There is no recorded episode at that place."""
 
 
+class DatasetError(MirageError, ValueError):
+    """A training data set is missing, damaged, of another version, or does not fit the model."""
+
+
 class ClipError(MirageError, ValueError):
     """A clip of a data set cannot be used: its pose list or video is missing or damaged, or the two do not match."""
 

@@ -27,7 +27,15 @@ class Only:
 RULES = (
     Only(("diffusers", "transformers"), ("mirage_env/models/*", "mirage_env/training/*", "mirage_env/evaluation/*")),
     Only(("depth_anything_3", "mapanything"), ("mirage_env/models/depth_packages.py",)),
-    Only(("zarr",), ("mirage_env/store/metadata.py", "mirage_env/episodes/files.py")),
+    Only(
+        ("zarr",),
+        (
+            "mirage_env/store/metadata.py",
+            "mirage_env/episodes/files.py",
+            "mirage_env/training/clip_files.py",
+            "mirage_env/training/zipped.py",
+        ),
+    ),
     Only(("minari",), ("mirage_env/episodes/minari.py",)),
     Only(("pyarrow",), ("mirage_env/episodes/lerobot.py",)),
     Only(("obstore",), ("mirage_env/store/objects.py",)),
