@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from mirage_env.chunk_env import ChunkEnv
 from mirage_env.env import MirageEnv
 from mirage_env.env_arguments import EnvArguments
 from mirage_env.errors import InvalidOptionError
-from mirage_env.interfaces import STATIC, LatentCodec, StartViews
+from mirage_env.interfaces import STATIC, Readout, StartViews
 from mirage_env.moments import Moment
 from mirage_env.observations import Info, Observation, Shown, observation_space
 from mirage_env.vector_env import ChunkVectorEnv
@@ -41,23 +41,32 @@ class Visit:
     """Steps so far."""
 
 
+class Preview(Protocol):
+    """Draws readouts in one go, in the place of refiner and codec (`models/preview.py`)."""
+
+    def show(self, readout: Readout) -> NDArray[np.uint8]:  # [T, H, W, 3]
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Glance(Shown):
-    """What a memory shows at one camera. The picture is decoded when it is first asked for."""
+    """What a memory shows at one camera. The picture is drawn when it is first asked for."""
 
     frames: NDArray[np.uint8] = field(init=False)  # [1, H, W, 3]
     readout: NDArray[np.uint8] | None = field(init=False)
-    latent: Tensor  # [1, C, h, w]
-    codec: LatentCodec
+    seen: Readout  # of one view
+    draw: Callable[[Readout], NDArray[np.uint8]]  # T views to [T, H, W, 3]
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("frames", "readout"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        with torch.inference_mode():
-            frames = frames_to_uint8(self.codec.decode(self.latent))
+        self.shows(self.draw(self.seen))
+        return getattr(self, name)
+
+    def shows(self, frames: NDArray[np.uint8]) -> None:  # [1, H, W, 3]
+        """The picture, where it was drawn together with others."""
         object.__setattr__(self, "frames", frames)
         object.__setattr__(self, "readout", frames[-1])
-        return getattr(self, name)
 
     def unseen(self) -> Shown:
         """The same with a black picture, which costs nothing."""
@@ -69,9 +78,9 @@ class Glance(Shown):
 class ReadoutEnv(ChunkEnv[Visit]):
     """A saved world to look around in: the cheapest of the worlds, with the spaces of `Mirage/World-v0`.
 
-    A step moves the camera to the last one of the chunk and shows what the memory holds there, refined and decoded:
-    one frame. Where it holds nothing the picture is what the codec makes of zeros, and the depth is 0 (`near` in the
-    observation `depth`). Every surface counts as static.
+    A step moves the camera to the last one of the chunk and shows what the memory holds there: one frame. It is drawn
+    by the model's preview network, or refined and decoded. Where the memory holds nothing the picture is what the codec
+    makes of zeros, and the depth is 0 (`near` in the observation `depth`). Every surface counts as static.
 
     Options of `reset`: `cache`, the path of a saved world; or `image`, `depth` and `camera` as for `MirageEnv`. With
     neither, a cache out of `caches` is drawn, or else a start view. A cache begins where its walk ended.
@@ -81,7 +90,9 @@ class ReadoutEnv(ChunkEnv[Visit]):
         caches: folder of saved worlds (`*.zarr` and `*.zip`). The last ones that were drawn stay in memory and are not
             read again.
         start_views: as for `MirageEnv`.
-        refine: refine what is read; without it, moved latents are shown as they are, and cost half as much.
+        preview: draw pictures with a preview network: with the one that ships for this model, if there is one (True),
+            with that of a folder, or with none (False), which is sharper and takes several times as long.
+        refine: refine latents; without it, moved ones are shown and decoded as they are.
         pixels: whether the observation has `pixels`; without it has `latent` (float32 [C, h, w], at most 16 in size) in
             their place, and nothing is decoded but for `render` and tasks that look at images.
         **arguments: as for `MirageEnv`.
@@ -99,12 +110,14 @@ class ReadoutEnv(ChunkEnv[Visit]):
         model: WorldModel | str | Path = "rooms",
         caches: str | Path | None = None,
         start_views: StartViews | str | None = None,
+        preview: bool | str | Path = True,
         refine: bool = True,
         pixels: bool = True,
         **arguments: Any,
     ) -> None:
         self._imagined = MirageEnv(model, start_views)
         self.model = self._imagined.model
+        self.preview = _preview_of(self.model, preview)
         self.caches = [] if caches is None else _caches_in(Path(caches))
         self.refine, self.pixels = refine, pixels
         super().__init__(replace(self._imagined.world, frames=1), EnvArguments.of(arguments))
@@ -127,12 +140,18 @@ class ReadoutEnv(ChunkEnv[Visit]):
         return visit, self.look(visit)
 
     def walk(self, states: Sequence[Visit], paths: Sequence[Sequence[Camera]]) -> list[tuple[Visit, Shown]]:
-        """Each camera moved to the end of its path."""
+        """Each camera moved to the end of its path; pictures of several worlds are drawn together."""
         after = [replace(s, camera=path[-1], chunk=s.chunk + 1) for s, path in zip(states, paths, strict=True)]
-        return [(visit, self.look(visit)) for visit in after]
+        glances = [self.look(visit) for visit in after]
+        if self.pixels and len(glances) > 1:
+            parts = [glance.seen for glance in glances]
+            together = Readout(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Readout)})
+            for glance, picture in zip(glances, self._draw(together), strict=True):
+                glance.shows(picture[None])
+        return list(zip(after, glances, strict=True))
 
     @torch.inference_mode()
-    def look(self, state: Visit) -> Shown:
+    def look(self, state: Visit) -> Glance:
         """What the memory holds at the camera.
 
         Raises:
@@ -143,7 +162,6 @@ class ReadoutEnv(ChunkEnv[Visit]):
         memory, model = state.world.memory, self.model
         # Seen as by the chunk that would come next, however long one has been looking around.
         readout = memory.read([state.camera], now=state.world.chunk + 1)
-        latent = model.refiner.refine(readout) if self.refine else readout.latent
         depth = readout.depth.cpu().numpy()
         (H, W), (h, w) = model.config.image_size, model.config.latent_size
         return Glance(
@@ -155,8 +173,8 @@ class ReadoutEnv(ChunkEnv[Visit]):
             coverage=float(readout.observed.mean()),
             memory_points=int(memory.points),
             memory_bytes=int(memory.nbytes),
-            latent=latent,
-            codec=model.codec,
+            seen=readout,
+            draw=self._draw,
         )
 
     def picture(self, state: Visit, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
@@ -168,13 +186,23 @@ class ReadoutEnv(ChunkEnv[Visit]):
         if self.pixels or not isinstance(glance, Glance):
             return super()._returned(moment)
         observation, info = super()._returned(replace(moment, shown=glance.unseen()))
-        latent = glance.latent[0].float().cpu().numpy().clip(-LATENT_LIMIT, LATENT_LIMIT)
+        latent = self._latent(glance.seen)[0].float().cpu().numpy().clip(-LATENT_LIMIT, LATENT_LIMIT)
         others = {name: value for name, value in observation.items() if name != "pixels"}
         if "readout" in self.extras:
             others["readout"] = glance.frames[-1].copy()
         if self.info_frames:
             info["frames"] = glance.frames.copy()
         return {"latent": latent, **others}, info
+
+    @torch.inference_mode()
+    def _latent(self, readout: Readout) -> Tensor:  # [T, C, h, w]
+        return self.model.refiner.refine(readout) if self.refine else readout.latent
+
+    @torch.inference_mode()
+    def _draw(self, readout: Readout) -> NDArray[np.uint8]:  # [T, H, W, 3]
+        if self.preview is not None:
+            return self.preview.show(readout)
+        return frames_to_uint8(self.model.codec.decode(self._latent(readout)))
 
     def _load(self, path: str | Path) -> WorldState:
         from mirage_env import store
@@ -193,6 +221,22 @@ class ReadoutVectorEnv(ChunkVectorEnv[Visit]):
 
     def __init__(self, num_envs: int = 1, max_episode_steps: int | None = None, **kwargs: Any) -> None:
         super().__init__(ReadoutEnv(**kwargs), num_envs, max_episode_steps)
+
+
+def _preview_of(model: WorldModel, wanted: bool | str | Path) -> Preview | None:
+    """The preview that an environment draws with.
+
+    Raises:
+        InvalidOptionError: it is for another model.
+        ModelNotFoundError: no preview in that folder.
+        WeightsError: its weights are damaged or do not fit.
+    """
+    if wanted is False:
+        return None
+    from mirage_env.models.preview import find_preview, load_preview
+
+    folder = find_preview(model.identity) if wanted is True else Path(wanted)
+    return None if folder is None else load_preview(folder, model.identity)
 
 
 def _caches_in(folder: Path) -> list[Path]:

@@ -11,7 +11,8 @@ from stand_ins import start_view, walled_world_model
 from mirage_env import store
 from mirage_env.conformance import check_world_env
 from mirage_env.env import MirageEnv
-from mirage_env.errors import InvalidOptionError
+from mirage_env.errors import InvalidOptionError, ModelNotFoundError
+from mirage_env.models.preview import PreviewDecoder, load_preview, save_preview
 from mirage_env.readout_env import LATENT_LIMIT, ReadoutEnv, ReadoutVectorEnv
 from mirage_env.world_model import frames_to_uint8
 
@@ -41,6 +42,17 @@ def caches(model, world, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def preview(model, tmp_path_factory):
+    """Folder of a preview network with random weights."""
+    torch.manual_seed(0)
+    network = PreviewDecoder(latent_channels=8, width=8, blocks=1, fine_width=8, fine_blocks=1)
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    folder = tmp_path_factory.mktemp("previews") / "tiny"
+    save_preview(network, folder, (model.identity,))
+    return folder
+
+
 @pytest.mark.parametrize("refine", [True, False])
 def test_a_step_shows_what_the_memory_holds_and_leaves_it_as_it_is(model, world, caches, refine):
     env = ReadoutEnv(model, refine=refine)
@@ -55,6 +67,38 @@ def test_a_step_shows_what_the_memory_holds_and_leaves_it_as_it_is(model, world,
         assert info["coverage"] == pytest.approx(float(readout.observed.mean()))
         assert info["memory_points"] == world.memory.points
     assert info["coverage"] > 0.0
+
+
+def test_with_a_preview_it_draws_every_picture(model, world, caches, preview):
+    env = ReadoutEnv(model, preview=preview, observe="readout", render_mode="rgb_array")
+    env.reset(options={"cache": caches / "a.zarr"})
+    observation, *_ = env.step(-AHEAD)
+    camera = env.get_world().camera
+    drawn = load_preview(preview, model.identity).show(world.memory.read([camera], now=world.chunk + 1))[0]
+    assert np.array_equal(observation["pixels"], drawn)
+    assert np.array_equal(observation["readout"], drawn)
+    assert np.array_equal(env.render(), drawn)
+    assert np.array_equal(env.picture(env.get_world(), camera), drawn)
+    without = ReadoutEnv(model, preview=False)
+    without.reset(options={"cache": caches / "a.zarr"})
+    assert not np.array_equal(without.step(-AHEAD)[0]["pixels"], drawn)
+
+
+def test_a_preview_changes_pictures_and_nothing_else(model, caches, preview):
+    arguments = {"observe": ("observed", "depth"), "info_frames": True}
+    envs = [ReadoutEnv(model, preview=p, **arguments) for p in (preview, False)]
+    for env in envs:
+        env.reset(options={"cache": caches / "a.zarr"})
+    (a, *_, info_a), (b, *_, info_b) = (env.step(AHEAD) for env in envs)
+    assert all(np.array_equal(a[name], b[name]) for name in ("agent_pos", "observed", "depth"))
+    assert all(np.array_equal(info_a[name], info_b[name]) for name in info_a if name != "frames")
+
+
+def test_a_preview_of_another_model_is_refused(model, preview, tmp_path):
+    with pytest.raises(InvalidOptionError, match="was made for"):
+        ReadoutEnv(replace(model, identity="other"), preview=preview)
+    with pytest.raises(ModelNotFoundError, match=r"preview\.json"):
+        ReadoutEnv(model, preview=tmp_path)
 
 
 def test_depth_is_that_of_the_points_and_nothing_where_there_are_none(model, world, caches):
@@ -126,13 +170,16 @@ def test_a_state_of_another_world_is_refused(model, world):
         ReadoutEnv(model).set_state(world)
 
 
-def test_several_at_once_do_what_each_does_alone(model, caches):
-    make = partial(ReadoutEnv, model, caches=caches)
-    vector, singles = ReadoutVectorEnv(3, model=model, caches=caches), [make() for _ in range(3)]
+@pytest.mark.parametrize("drawn", ["preview", "decoded"])
+def test_several_at_once_do_what_each_does_alone(model, caches, preview, drawn):
+    make = partial(ReadoutEnv, model, caches=caches, preview=preview if drawn == "preview" else False)
+    vector, singles = ReadoutVectorEnv(3, **make.keywords, model=model), [make() for _ in range(3)]
     vector.reset(seed=5)
     for i, env in enumerate(singles):
         env.reset(seed=5 + i)
     together, *_ = vector.step(np.stack([AHEAD, -AHEAD, AHEAD]))
     for i, env in enumerate(singles):
         alone, *_ = env.step((AHEAD, -AHEAD, AHEAD)[i])
-        assert np.array_equal(together["pixels"][i], alone["pixels"])
+        assert np.array_equal(together["agent_pos"][i], alone["agent_pos"])
+        # Pictures are drawn together, and matrix products of another batch size round differently.
+        assert np.abs(together["pixels"][i].astype(int) - alone["pixels"]).max() <= 1

@@ -1,0 +1,173 @@
+"""Training of a preview (`models/preview.py`): one small network from what a memory shows to pixels.
+
+    python -m mirage_env.training.preview --out run --model rooms
+
+`--out` is a folder of `mirage train` in which the stages `record` and `encode` have run. Memories are written as in the
+other stages (`conditioning.py`) and looked at from anywhere on their walk. The network learns the true picture where
+the memory shows something and no mover stands before it, and elsewhere what refiner and codec make of the same readout.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from mirage_env.errors import InvalidOptionError
+from mirage_env.interfaces import MOVER, Readout
+from mirage_env.models.hub import find_model
+from mirage_env.models.loading import load_world_model
+from mirage_env.models.preview import PreviewDecoder, preview_inputs, save_preview
+from mirage_env.models.vae import ConvCodec
+from mirage_env.models.weights import load_module
+from mirage_env.training.conditioning import ConditionSampler, LatentClips
+from mirage_env.training.data import Clips, images_to_tensor
+from mirage_env.training.loop import LoopConfig, channels_last, train
+from mirage_env.world_model import WorldModel, frames_to_uint8
+
+VIEWS = 8
+"""Views of every memory."""
+
+
+@dataclass(frozen=True)
+class PreviewConfig:
+    """How to train a preview.
+
+    Attributes:
+        out: folder of `mirage train`; gets `views/` (training pairs), `runs/preview` (log, checkpoint) and `preview/`.
+        model: the world model it is for.
+        memories: memories to write; each is looked at `VIEWS` times.
+        steps: optimiser steps.
+        batch: views per step.
+        minutes: most minutes.
+        seed: of memories, weights and batches.
+        threads: CPU threads.
+
+    Raises:
+        InvalidOptionError: a number out of range.
+    """
+
+    out: Path
+    model: str = "rooms"
+    memories: int = 1500
+    steps: int = 10_000
+    batch: int = 16
+    minutes: float = 60.0
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.memories, self.steps, self.batch, self.minutes, self.threads) <= 0 or self.seed < 0:
+            raise InvalidOptionError(
+                "--memories, --steps, --batch, --minutes, --threads must be above 0, and --seed from 0"
+            )
+
+
+class Views:
+    """Training pairs in a folder, memory-mapped: network inputs and the pictures they should become."""
+
+    def __init__(self, folder: Path) -> None:
+        self.inputs: NDArray[np.float16] = np.load(folder / "inputs.npy", mmap_mode="r")  # [N, C + 6, h, w]
+        self.pictures: NDArray[np.uint8] = np.load(folder / "pictures.npy", mmap_mode="r")  # [N, H, W, 3]
+
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Inputs and pictures in [-1, 1]."""
+        chosen = torch.randint(len(self.inputs), (batch,), generator=generator).numpy()
+        return torch.from_numpy(self.inputs[chosen]).float(), images_to_tensor(self.pictures[chosen])
+
+
+def write_views(sampler: ConditionSampler, model: WorldModel, folder: Path, memories: int, seed: int) -> Views:
+    """Write memories, look at them, and keep what was seen with what should have been."""
+    c, count = model.config, memories * VIEWS
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {}
+    for i in tqdm(range(memories), desc="views", unit="memory", mininterval=5):
+        readout, pictures = look(sampler, model, np.random.default_rng([seed, i]))
+        made = {"inputs": preview_inputs(readout).half().numpy(), "pictures": pictures}
+        for name, value in made.items():
+            if i == 0:
+                arrays[name] = open_memmap(folder / f"{name}.npy", "w+", value.dtype, (count, *value.shape[1:]))
+            arrays[name][i * VIEWS : (i + 1) * VIEWS] = value
+    (folder / "views.json").write_text(json.dumps({"model": c.name, "memories": memories, "seed": seed}) + "\n")
+    return Views(folder)
+
+
+def look(
+    sampler: ConditionSampler, model: WorldModel, rng: np.random.Generator
+) -> tuple[Readout, NDArray[np.uint8]]:  # V views, [V, H, W, 3]
+    """A memory as a walk would have it, seen from `VIEWS` places of that walk."""
+    clips, T = sampler.data.clips, model.config.chunk_latents
+    clip, first = int(rng.integers(len(clips))), int(rng.integers(1, clips.frames - T + 1))
+    memory = sampler.memory(rng, clip, first, sampler.data.latents)
+    frames = rng.choice(clips.frames, VIEWS, replace=False)
+    readout = memory.read(clips.cameras(clip, frames), memory.frames)
+    static = clips.labels[clip, frames] != MOVER
+    shown = pixels_of(readout.observed) & static
+    return readout, np.where(shown[..., None], clips.images[clip, frames], full_pictures(model, readout))
+
+
+@torch.inference_mode()
+def full_pictures(model: WorldModel, readout: Readout) -> NDArray[np.uint8]:  # [T, H, W, 3]
+    """What refiner and codec make of a readout."""
+    return frames_to_uint8(model.codec.decode(model.refiner.refine(readout)))
+
+
+def pixels_of(observed: Tensor, stride: int = 8) -> NDArray[np.bool_]:  # [T, h, w] -> [T, H, W]
+    """Pixels of the cells that were observed."""
+    return (observed > 0).numpy().repeat(stride, 1).repeat(stride, 2)
+
+
+def train_preview(
+    preview: PreviewDecoder, views: Views, folder: Path, config: LoopConfig, batch: int
+) -> PreviewDecoder:
+    """Learn the pictures. Nothing is flipped: latents of a mirrored image are not the mirrored latents."""
+    channels_last(preview)
+
+    def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        inputs, pictures = views.draw(batch, generator)
+        error = preview(inputs).float() - pictures
+        mse = (error**2).mean()
+        return {
+            "loss": torch.sqrt(error**2 + 0.01**2).mean() + 2.0 * mse,
+            "psnr": -10.0 * torch.log10(mse.detach() / 4),
+        }
+
+    return train(preview, loss_fn, folder, config)  # type: ignore[return-value]
+
+
+def run(config: PreviewConfig) -> None:
+    """Write the training pairs, if they are not there yet, and train."""
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    model = load_world_model(config.model)
+    folder = config.out / "views"
+    if not (folder / "views.json").exists():
+        data = LatentClips(Clips(config.out / "clips" / "train"), config.out / "latents")
+        write_views(ConditionSampler(data, model.config), model, folder, config.memories, config.seed)
+    codec = load_module(ConvCodec, find_model(config.model) / "codec")
+    preview = PreviewDecoder(model.config.latent_channels)
+    preview.start_from(*linear_decoder(codec))
+    loop = LoopConfig(config.steps, lr=2e-3, warmup=200, minutes=config.minutes, seed=config.seed)
+    trained = train_preview(preview, Views(folder), config.out / "runs" / "preview", loop, config.batch)
+    save_preview(trained, config.out / "preview", (model.identity,))
+
+
+@torch.no_grad()
+def linear_decoder(codec: ConvCodec) -> tuple[Tensor, Tensor]:  # [C, 3, 8, 8], [3, 8, 8]
+    """The codec's linear path from normalised latents to the pixels of a cell."""
+    weight, bias = (codec.decoder_linear.get_parameter(name) for name in ("weight", "bias"))
+    mean, std = codec.latents_mean[..., None], codec.latents_std[..., None]
+    return weight * std, bias[:, None, None] + (weight * mean).sum(0)
+
+
+if __name__ == "__main__":
+    run(tyro.cli(PreviewConfig))
