@@ -8,7 +8,6 @@ where it ended.
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.evaluation import plots, report
+from mirage_env.evaluation.journal import Journal, Record
 from mirage_env.evaluation.metrics import psnr
 from mirage_env.evaluation.oracle import WRITTEN, oracle_record
 from mirage_env.evaluation.paths import FAMILIES, loop_walk
@@ -32,8 +32,6 @@ from mirage_env.evaluation.rollout import Rollout, Truth, measure, roll_out, tru
 from mirage_env.evaluation.variants import ROLLOUTS, Load, load_paper, variant
 from mirage_env.rooms import Room
 from mirage_env.world_model import WorldModel, frames_to_uint8
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,10 @@ def run(config: LoopConfig, load: Load | None = None) -> dict[str, Any]:
     models = {name: variant(name, model, paper) for name in names}
     config.out.mkdir(parents=True, exist_ok=True)
     settings = _settings(config, models)
-    journal = Journal(config.out / "worlds.jsonl", settings)
+    # Which worlds are asked for may change from run to run; how each is measured may not.
+    counts = ("first_world", "worlds", "drift_worlds", "oracle_worlds", "batch", "sheets", "out")
+    kept = {k: v for k, v in settings["config"].items() if k not in counts}
+    journal = Journal(config.out / "worlds.jsonl", {**settings, "config": kept})
     _measure_loops(config, models, journal)
     _measure_drift(config, model, journal)
     _measure_oracle(config, model, journal)
@@ -131,7 +132,7 @@ def run(config: LoopConfig, load: Load | None = None) -> dict[str, Any]:
 
 def _measure_loops(config: LoopConfig, models: dict[str, WorldModel], journal: Journal) -> None:
     first = config.first_world
-    todo = [w for w in range(first, first + config.worlds) if not journal.has("loop", w)]
+    todo = [w for w in range(first, first + config.worlds) if not journal.has(experiment="loop", seed=w)]
     total = len(todo) * len(FAMILIES) * len(models) * config.chunks
     with tqdm(total=total, desc="closed loops", unit="chunk", disable=not todo) as bar:
         for worlds in _batches(todo, config.batch):
@@ -162,7 +163,7 @@ def _measure_loops(config: LoopConfig, models: dict[str, WorldModel], journal: J
 
 def _measure_drift(config: LoopConfig, model: WorldModel, journal: Journal) -> None:
     """Three laps of the same walk, the families taking turns: the same poses at chunk 2 and two laps later."""
-    todo = [w for w in range(config.drift_worlds) if not journal.has("drift", w)]
+    todo = [w for w in range(config.drift_worlds) if not journal.has(experiment="drift", seed=w)]
     with tqdm(total=len(todo) * config.drift_chunks, desc="drift", unit="chunk", disable=not todo) as bar:
         for first, family in enumerate(FAMILIES):
             for worlds in _batches([w for w in todo if w % len(FAMILIES) == first], config.batch):
@@ -181,7 +182,7 @@ def _measure_drift(config: LoopConfig, model: WorldModel, journal: Journal) -> N
 
 
 def _measure_oracle(config: LoopConfig, model: WorldModel, journal: Journal) -> None:
-    todo = [w for w in range(config.oracle_worlds) if not journal.has("oracle", w)]
+    todo = [w for w in range(config.oracle_worlds) if not journal.has(experiment="oracle", seed=w)]
     for world in tqdm(todo, desc="oracle", unit="world", disable=not todo):
         journal.add([{**oracle_record(model, world, config.seed), "experiment": "oracle", "seed": world}])
 
@@ -226,44 +227,6 @@ def _record(
 
 def _cost(rollout: Rollout) -> Record:
     return {"coverage": rollout.coverage, "points": rollout.points, "bytes": rollout.nbytes}
-
-
-class Journal:
-    """Records on disk: a line of settings, then one line per batch of worlds, all or nothing.
-
-    Raises:
-        InvalidOptionError: the file holds records of other settings.
-    """
-
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path = path
-        self.records: list[Record] = []
-        # Which worlds are asked for may change from run to run; how each is measured may not.
-        counts = ("first_world", "worlds", "drift_worlds", "oracle_worlds", "batch", "sheets", "out")
-        kept = {k: v for k, v in settings["config"].items() if k not in counts}
-        header = json.loads(json.dumps({**settings, "config": kept}))
-        text = path.read_text() if path.exists() else ""
-        # A run that was killed may have left half a line.
-        whole = text[: text.rfind("\n") + 1] or json.dumps(header) + "\n"
-        if whole != text:
-            path.write_text(whole)
-        found, *lines = whole.splitlines()
-        if json.loads(found) != header:
-            raise InvalidOptionError(
-                f"{path} holds results of other settings or another model; choose another folder, or delete it"
-            )
-        for line in lines:
-            self.records += [report.with_nan(record) for record in json.loads(line)]
-
-    def has(self, experiment: str, world: int) -> bool:
-        """Whether that world has been measured."""
-        return any(r["experiment"] == experiment and r["seed"] == world for r in self.records)
-
-    def add(self, records: Sequence[Record]) -> None:
-        """Append records in one write."""
-        self.records += records
-        with self.path.open("a") as file:
-            file.write(json.dumps([report.without_nan(r) for r in records]) + "\n")
 
 
 def _settings(config: LoopConfig, models: dict[str, WorldModel]) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def roll_out(
     seed: int = 0,
     readouts: bool = False,
     progress: Callable[[int], object] | None = None,
+    prompt: str = "",
 ) -> list[Rollout]:
     """Walk B worlds together, from the true start image with estimated depth.
 
@@ -71,9 +72,12 @@ def roll_out(
         seed: seed of the noise; world and seed determine it.
         readouts: decode the bare and the refined readout too.
         progress: called with B after every chunk.
+        prompt: what the worlds look like, for models that read text.
     """
     size, per_chunk = model.config.image_size, model.config.frames_per_chunk
-    opened = [model.start(t.images[0], t.walk.cameras[0], seed=seed * 1_000_003 + t.seed) for t in truths]
+    opened = [
+        model.start(t.images[0], t.walk.cameras[0], seed=seed * 1_000_003 + t.seed, prompt=prompt) for t in truths
+    ]
     states = [state for _, state in opened]
     shown = [[chunk.frames] for chunk, _ in opened]
     seen = [[torch.ones(1, *size, dtype=torch.bool)] for _ in truths]
