@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mirage_env.camera import Camera, between, rotation_angle
 from mirage_env.chunk_env import ChunkEnv
 from mirage_env.env_arguments import EnvArguments
 from mirage_env.errors import InvalidOptionError
-from mirage_env.interfaces import Readout, StartViews
+from mirage_env.interfaces import StartViews
+from mirage_env.looking import every_frame, look
 from mirage_env.observations import Info, Observation, Shown, WorldFormat
 from mirage_env.reset_options import as_camera
-from mirage_env.world_model import WorldModel, WorldState, frames_to_uint8
+from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
 
 MAX_PICTURE_CHUNKS = 16
 """Longest way to a picture, chunks."""
@@ -39,7 +39,8 @@ class MirageEnv(ChunkEnv[WorldState]):
     `info`, with the same keys after reset (one frame) and step (F frames): `poses` [F, 7], `chunk` (0 at the start),
     `coverage` (share of cells the memory showed), `memory_points`, `memory_bytes`, `is_success` (False without a task),
     `frame_rewards` [F]. With `info_frames` also `frames` uint8 [F, H, W, 3], `frame_depth` [F, H, W], `frame_labels`
-    [F, H, W], `frame_poses` [F, 4, 4] and `intrinsics` [3, 3].
+    [F, H, W], `frame_poses` [F, 4, 4] and `intrinsics` [3, 3]; a model with a latent for every s-th frame only then
+    estimates depth and labels of all of them.
 
     Without a `task` the reward is 0 and episodes do not end by themselves; a task may add `goal` to the observation and
     keys to `info` (module `tasks`).
@@ -95,20 +96,15 @@ class MirageEnv(ChunkEnv[WorldState]):
         else:
             view = self.start_views(rng)
             image, depth, camera = view.image, view.depth, view.camera
-        chunk, state = self.model.start(image, camera, depth, seed=int(rng.integers(2**63)))
-        return state, self._shown(
-            chunk.cameras, chunk.frames, chunk.depth, chunk.labels, chunk.readout, chunk.known, state
-        )
+        prompt, seed = options.get("prompt") or "", int(rng.integers(2**63))
+        chunk, state = self.model.start(image, camera, depth, seed, prompt)
+        return state, self._shown(chunk, state)
 
     def walk(self, states: Sequence[WorldState], paths: Sequence[Sequence[Camera]]) -> list[tuple[WorldState, Shown]]:
         """The next chunk of each world, all in one network call."""
         chunks, after = self.model.step_batch(states, paths)
-        return [
-            (s, self._shown(c.cameras, c.frames, c.depth, c.labels, c.readout, c.known, s))
-            for c, s in zip(chunks, after, strict=True)
-        ]
+        return [(state, self._shown(chunk, state)) for chunk, state in zip(chunks, after, strict=True)]
 
-    @torch.inference_mode()
     def look(self, state: WorldState) -> Shown:
         """The last frame of a world: its last latent, decoded.
 
@@ -125,12 +121,7 @@ class MirageEnv(ChunkEnv[WorldState]):
                 f"the state has latents of shape {tuple(state.latents.shape)} and images of {size}; the model "
                 f"{c.name!r} has {shape} and {c.image_size}: use the model that the state comes from"
             )
-        views = (state.camera,)
-        readout = state.memory.read(views, now=state.chunk)
-        frames = model.codec.decode(state.latents[-1:])
-        depth = model.depth.estimate(frames, views, known=readout.depth)
-        labels = model.segmenter.segment(frames)
-        return self._shown(views, frames, depth, labels, readout, model.refiner.refine(readout), state)
+        return self._shown(look(model, state), state)
 
     def picture(self, state: WorldState, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         """The last frame of a walk to that camera, on a fork, at no more than the longest step per chunk.
@@ -177,36 +168,34 @@ class MirageEnv(ChunkEnv[WorldState]):
         return store.load_world(path, self.model)
 
     def _check(self, options: dict[str, Any]) -> None:
-        if options.get("prompt") is not None:
+        prompt = options.get("prompt")
+        if prompt is not None and not isinstance(prompt, str):
+            raise InvalidOptionError(f"the prompt is a {type(prompt).__name__}; give a text")
+        if prompt is not None and not getattr(self.model.generator, "takes_prompts", False):
             raise InvalidOptionError(f"the world model {self.model.config.name!r} takes no prompt; leave it out")
+        if prompt is not None and "cache" in options:
+            raise InvalidOptionError("the option 'prompt' does not go with 'cache', which holds a whole world")
         if "cache" in options and (others := sorted(set(options) & {"image", "depth", "camera"})):
             raise InvalidOptionError(f"options {others} do not go with 'cache', which holds a whole world")
         if "image" not in options and (others := sorted(set(options) & {"depth", "camera"})):
             raise InvalidOptionError(f"options {others} describe the option 'image'; give that too")
 
     @torch.inference_mode()
-    def _shown(
-        self,
-        cameras: Sequence[Camera],
-        frames: Tensor,  # [F, 3, H, W]
-        depth: Tensor,  # [F, H, W]
-        labels: Tensor,  # [F, H, W]
-        readout: Readout,  # F views
-        known: Tensor,  # [F, C, h, w]
-        state: WorldState,
-    ) -> Shown:
+    def _shown(self, chunk: Chunk, state: WorldState) -> Shown:
         seen: NDArray[np.uint8] | None = None
         if "readout" in self.extras:
-            seen = frames_to_uint8(self.model.codec.decode(known[-1:]))[0]
+            seen = frames_to_uint8(self.model.codec.decode(chunk.known[-1:]))[0]
+        if self.info_frames:
+            chunk = every_frame(self.model, chunk, state)
         return Shown(
-            cameras=tuple(cameras),
-            frames=frames_to_uint8(frames),
-            depth=depth.float().cpu().numpy(),
-            labels=labels.to("cpu", torch.uint8).numpy(),
+            cameras=chunk.cameras,
+            frames=frames_to_uint8(chunk.frames),
+            depth=chunk.depth.float().cpu().numpy(),
+            labels=chunk.labels.to("cpu", torch.uint8).numpy(),
             readout=seen,
-            observed=readout.observed[-1].float().cpu().numpy(),
+            observed=chunk.readout.observed[-1].float().cpu().numpy(),
             chunk=state.chunk,
-            coverage=float(readout.observed.float().mean()),
+            coverage=chunk.coverage,
             memory_points=int(state.memory.points),
             memory_bytes=int(state.memory.nbytes),
         )

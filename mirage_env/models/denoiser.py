@@ -45,6 +45,11 @@ class ChunkDenoiser(nn.Module):
         self.bring: Callable[[], torch.device] | None = None
         """Brings the weights to where they are needed and says where, if they wait elsewhere between calls."""
 
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether a prompt makes a difference."""
+        return self.text is not None
+
     def source(
         self,
         known: Tensor,  # [B, T, C, h, w]
@@ -81,8 +86,7 @@ class ChunkDenoiser(nn.Module):
             text = tokens.new_zeros(B, 1, self.transformer.config.text_dim)
         text = text.to(tokens)
         if self.branch is not None and cond is not None:
-            extra = {"references": R} if R else {}
-            out = self.branch.run(self.transformer, tokens, time.flatten(1), text, cond, **extra)
+            out = self.branch.run(self.transformer, tokens, time.flatten(1), text, cond, references=R)
         else:
             out = self.transformer(tokens, time.flatten(1), text, return_dict=False)[0]
         out = out[:, :, R : R + T].transpose(1, 2).to(x.dtype)
