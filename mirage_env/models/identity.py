@@ -84,9 +84,9 @@ def sampled_hash(place: Path) -> bytes:
         digest.update(str(path.stat().st_size).encode())
         with path.open("rb") as file:
             start = HEADER_LENGTH + int.from_bytes(file.read(HEADER_LENGTH), "little")
-            for name, tensor in sorted(header.tensors.items()):
-                first, last = (start + offset for offset in tensor.data_offsets)
-                digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+            for name, tensor in sorted(header.items()):
+                first, last = (start + offset for offset in tensor.span)
+                digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
                 for begin, end in ((first, min(first + SAMPLE, last)), (max(first, last - SAMPLE), last)):
                     file.seek(begin)
                     digest.update(file.read(end - begin))

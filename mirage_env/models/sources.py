@@ -170,8 +170,8 @@ def _sampler(sources: Sources) -> SamplerConfig:
     euler = said.get("_class_name") == "FlowMatchEulerDiscreteScheduler"
     shift = float(said.get("shift" if euler else "flow_shift", 5.0))
     placement = PlacementConfig(enabled=sources.control is None)
-    solver = "euler" if euler else "unipc"
-    return SamplerConfig(40, shift, prediction="flow", couple=False, solver=solver, placement=placement)
+    sampler = SamplerConfig(40, shift, prediction="flow", couple=False, solver="unipc", placement=placement)
+    return dataclasses.replace(sampler, solver="euler") if euler else sampler
 
 
 def said_in(sources: Sources) -> dict[str, Any]:

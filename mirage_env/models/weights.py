@@ -16,7 +16,6 @@ import torch
 from diffusers import ModelMixin
 from huggingface_hub import parse_local_safetensors_file_metadata
 from huggingface_hub.errors import SafetensorsParsingError
-from huggingface_hub.utils import SafetensorsFileMetadata
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -50,14 +49,33 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_header(path: Path) -> SafetensorsFileMetadata:
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file, as the file's header describes it."""
+
+    dtype: str
+    """As safetensors writes it: F32, BF16 and so on."""
+    shape: tuple[int, ...]
+    span: tuple[int, int]
+    """Where its bytes begin and end, counted from the end of the header."""
+
+
+Header = Mapping[str, Stored]
+
+
+def header_of(found: Any) -> Header:
+    """A header as huggingface_hub reads it, from a disk or from the hub."""
+    return {k: Stored(t.dtype, tuple(t.shape), tuple(t.data_offsets)) for k, t in found.tensors.items()}
+
+
+def read_header(path: Path) -> Header:
     """Names, types, shapes and places of the tensors of a file, without the tensors.
 
     Raises:
         WeightsError: the file is damaged.
     """
     try:
-        return parse_local_safetensors_file_metadata(path)
+        return header_of(parse_local_safetensors_file_metadata(path))
     except (SafetensorsParsingError, ValueError) as error:
         raise WeightsError(f"{path} is no complete safetensors file ({error}); copy or download it again") from error
 
@@ -101,7 +119,7 @@ class WeightFiles:
         """The files."""
         return tuple(self.folder / name for name in self.names)
 
-    def headers(self) -> dict[str, SafetensorsFileMetadata]:
+    def headers(self) -> dict[str, Header]:
         """Header of every file.
 
         Raises:
@@ -117,7 +135,7 @@ class WeightFiles:
         Raises:
             WeightsError: as `headers`.
         """
-        return {k: tuple(t.shape) for header in self.headers().values() for k, t in header.tensors.items()}
+        return {k: t.shape for header in self.headers().values() for k, t in header.items()}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The tensors one by one, so that a large part is never there twice.
@@ -150,9 +168,7 @@ def checked_index(values: Mapping[str, Any], where: Path | str) -> dict[str, str
     return index
 
 
-def check_index(
-    index: Mapping[str, str] | None, headers: Mapping[str, SafetensorsFileMetadata], where: Path | str
-) -> None:
+def check_index(index: Mapping[str, str] | None, headers: Mapping[str, Header], where: Path | str) -> None:
     """Compare an index with the files.
 
     Raises:
@@ -160,7 +176,7 @@ def check_index(
     """
     if index is None:
         return
-    there = {tensor: name for name, header in headers.items() for tensor in header.tensors}
+    there = {tensor: name for name, header in headers.items() for tensor in header}
     wrong = [f"{k} is not in {v}" for k, v in index.items() if there.get(k) != v]
     wrong += [f"{k} in {v} is not in the index" for k, v in there.items() if k not in index]
     if wrong:
