@@ -127,15 +127,18 @@ def test_new_branch_leaves_the_transformer_exactly_as_it_was(cls, dtype, referen
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_new_branch_holds_copies_of_the_main_blocks_in_their_type(dtype):
+def test_new_branch_holds_copies_of_the_main_blocks_in_their_types(dtype):
     transformer = a_transformer(dtype=dtype)
+    transformer.blocks[1].norm2.float()  # as diffusers loads them
     branch = a_branch(transformer, layers=(1,), trained=False)
-    assert {p.dtype for p in branch.parameters()} == {dtype}
+    assert branch.before_proj.weight.dtype == branch.patch_embedding.weight.dtype == dtype
     own, main = branch.blocks[0].state_dict(), transformer.blocks[1].state_dict()
     assert own.keys() == main.keys()
     for key, value in own.items():
+        assert value.dtype == main[key].dtype
         assert torch.equal(value, main[key])
         assert value.data_ptr() != main[key].data_ptr()
+    assert all(p.requires_grad for p in branch.parameters())
 
 
 def test_branch_of_a_transformer_with_adapters_is_refused():
@@ -389,6 +392,7 @@ def test_widened_branch_gives_the_same_bits_until_it_is_trained(dtype, parts):
     more = torch.cat([condition, torch.randn(B, condition_channels(parts, C), T, *GRID)], 1)
     before = branch.run(transformer, *given, condition, references=R)
     assert {p.dtype for p in wide.parameters()} == {dtype}
+    assert wide.training == branch.training
     assert torch.equal(wide.run(transformer, *given, more, references=R), before)
     nn.init.normal_(wide.patch_embedding.weight)
     after = wide.run(transformer, *given, more, references=R)

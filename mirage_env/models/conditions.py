@@ -4,13 +4,13 @@
 |---|---|---|
 | ours | known, observed, winner, rays | 48 + 1 + 4 + 6 |
 | the paper (arXiv 2606.09828) | readout, observed | 48 + 1 |
-| Spatia's public weights | readout, mask | 48 + 48 |
+| Spatia's public weights | render, mask | 48 + 48 |
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -19,11 +19,19 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import LatentCodec, Readout
 from mirage_env.models.refiner import WINNER_CHANNELS, winner_channels
 
-ConditionPart = Literal["known", "readout", "observed", "mask", "winner", "rays"]
+ConditionPart = Literal["known", "readout", "observed", "render", "mask", "winner", "rays"]
 _CHANNELS: dict[str, int] = {"observed": 1, "winner": WINNER_CHANNELS, "rays": 6}
 
-MaskLatents = tuple[Tensor, Tensor]
-"""Encodings [T, C, h, w] of a chunk that is one everywhere, and of one that is zero everywhere."""
+
+class MaskLatents(NamedTuple):
+    """Encodings [T, C, h, w] of chunks that are one value everywhere."""
+
+    black: Tensor
+    """-1: what a picture of points shows where there is none."""
+    seen: Tensor
+    """0: what the hole video shows where there is a point."""
+    hole: Tensor
+    """1: what it shows elsewhere."""
 
 
 def condition_channels(parts: Sequence[str], latent_channels: int) -> int:
@@ -46,12 +54,12 @@ def condition(
 ) -> Tensor:  # [B, channels, T, h, w]
     """Stack the condition parts that a branch was trained with.
 
-    `known` is the refined readout and `readout` the bare one (the paper's condition is `readout` + `observed`); `mask`
-    is `observed` as the codec encodes it, `winner` the winner's geometry and `rays` the Pluecker rays of the target
-    cameras.
+    `known` is the refined readout and `readout` the bare one (the paper's condition is `readout` + `observed`);
+    `winner` is the winner's geometry and `rays` the Pluecker rays of the target cameras. `render` and `mask` stand for
+    what Spatia encodes: a picture of the points on black, and a video of the holes between them.
 
     Raises:
-        InvalidOptionError: the part `mask` without `masks`, or with encodings of another chunk.
+        InvalidOptionError: the parts `render` or `mask` without `masks`, or with encodings of another chunk.
     """
     columns = []
     for part in parts:
@@ -63,26 +71,25 @@ def condition(
             columns.append(torch.stack([r.latent for r in readout]))
         elif part == "observed":
             columns.append(torch.stack([r.observed[:, None] for r in readout]))
-        elif part == "mask":
-            columns.append(_encoded_mask(torch.stack([r.observed[:, None] for r in readout]), known, masks))
+        elif part in ("render", "mask"):
+            constant = _fitting(masks, known, part)
+            observed = torch.stack([r.observed[:, None] for r in readout]) > 0
+            latent = torch.stack([r.latent for r in readout])
+            empty, there = (constant.black, latent) if part == "render" else (constant.hole, constant.seen)
+            columns.append(torch.where(observed, there, empty))
         else:
             columns.append(torch.stack([winner_channels(r) for r in readout]))
     return torch.cat(columns, 2).transpose(1, 2)
 
 
-def _encoded_mask(
-    observed: Tensor,  # [B, T, 1, h, w]
-    known: Tensor,  # [B, T, C, h, w]
-    masks: MaskLatents | None,
-) -> Tensor:  # [B, T, C, h, w]
-    if masks is None or any(m.shape != known.shape[1:] for m in masks):
-        came = "none" if masks is None else f"some of shape {tuple(masks[0].shape)}"
+def _fitting(masks: MaskLatents | None, known: Tensor, part: str) -> MaskLatents:
+    if masks is None or any(latent.shape != known.shape[1:] for latent in masks):
+        came = "none" if masks is None else f"some of shape {tuple(masks.black.shape)}"
         raise InvalidOptionError(
-            f"the condition part 'mask' needs the branch's mask_latents of shape {tuple(known.shape[1:])}, it has "
+            f"the condition part {part!r} needs the branch's mask_latents of shape {tuple(known.shape[1:])}, it has "
             f"{came}; set them with mirage_env.models.conditions.mask_latents"
         )
-    one, zero = (m.to(known) for m in masks)
-    return torch.where(observed > 0, one, zero)
+    return MaskLatents(*(latent.to(known) for latent in masks))
 
 
 def mask_latents(
@@ -90,12 +97,12 @@ def mask_latents(
     latents: int,
     image_size: tuple[int, int],
     temporal_stride: int = 1,
-) -> MaskLatents:  # 2 x [T, C, h, w]
-    """Encode the two constant mask videos once.
+) -> MaskLatents:
+    """Encode the constant videos once.
 
-    Spatia draws a one for every point that is seen and encodes that video, 0 and 1 as they are, anew for every chunk. A
-    cell of our mask is one or zero as a whole, so each takes its latent from the video that is so everywhere; what the
-    codec carries over from cell to cell and from frame to frame is left out.
+    Spatia draws the points and the holes between them and encodes both videos anew for every chunk. A cell of ours is
+    seen or a hole as a whole, so each takes its latent from a video that is so everywhere; what the codec carries over
+    from cell to cell and from frame to frame is left out.
 
     Args:
         codec: the codec whose latents the branch was trained on.
@@ -104,8 +111,8 @@ def mask_latents(
         temporal_stride: image frames per latent.
     """
     encoded = []
-    for value in (1.0, 0.0):
+    for value in (-1.0, 0.0, 1.0):
         images = torch.full((1 + temporal_stride * (latents - 1), 3, *image_size), value)
         first = codec.encode(images[:1])
         encoded.append(torch.cat([first, codec.encode_chunk(images[1:], first[0])]))
-    return encoded[0], encoded[1]
+    return MaskLatents(*encoded)

@@ -41,7 +41,7 @@ class ControlBranch(ModelMixin, ConfigMixin):
     _repeated_blocks: ClassVar[list[str]] = ["WanTransformerBlock"]
 
     mask_latents: MaskLatents | None = None
-    """Encodings that the part "mask" is made of; they depend on the codec and are no part of the weights."""
+    """What the parts "render" and "mask" need; it depends on the codec and is no part of the weights."""
 
     @register_to_config
     def __init__(
@@ -99,9 +99,11 @@ class ControlBranch(ModelMixin, ConfigMixin):
                 *(c.in_channels, list(parts), list(layers), list(c.patch_size), c.num_attention_heads),
                 *(c.attention_head_dim, c.ffn_dim, c.qk_norm, c.cross_attn_norm, c.eps),
             )
-        for block, layer in zip(branch.blocks, layers, strict=True):
-            block.load_state_dict(transformer.blocks[layer].state_dict())
         nn.Module.to(branch, transformer.patch_embedding.weight.dtype)
+        for block, layer in zip(branch.blocks, layers, strict=True):
+            # Assigned, not copied into: some weights of a transformer keep float32 where the others do not.
+            weights = transformer.blocks[layer].state_dict()
+            block.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
         return branch
 
     def widened(self, parts: Sequence[ConditionPart]) -> ControlBranch:
@@ -116,8 +118,7 @@ class ControlBranch(ModelMixin, ConfigMixin):
         weights = self.state_dict()
         new = wide.patch_embedding.in_channels - self.patch_embedding.in_channels
         weights["patch_embedding.weight"] = pad(self.patch_embedding.weight, (0, 0) * 3 + (0, new))
-        wide.load_state_dict(weights)
-        nn.Module.to(wide, self.device, self.patch_embedding.weight.dtype)
+        wide.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
         wide.mask_latents = self.mask_latents
         return wide.train(self.training)
 
