@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import IO, Self, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,6 +18,7 @@ from mirage_env.camera import Camera
 from mirage_env.errors import InvalidImageError, InvalidOptionError
 from mirage_env.interfaces import LatentCodec
 from mirage_env.memory import LatentMemory
+from mirage_env.palette import Palette
 from mirage_env.paths import up_direction
 
 Picture = NDArray[np.uint8]
@@ -27,8 +27,6 @@ VIDEO_SIDE = 384
 UNSEEN = (232, 148, 60)
 """Colour of what the memory does not know."""
 BACKGROUND, INK = (250, 250, 248), (40, 40, 44)
-COLOUR_SAMPLE = 1024
-"""Features that are decoded to learn what colours features have."""
 HEADROOM = 0.3
 """A map leaves out what lies this far above the highest camera, metres: ceilings hide rooms."""
 LABEL_WIDTH, MARGIN = 112, 6
@@ -150,16 +148,8 @@ def contact_sheet(
 
 
 def feature_colours(features: NDArray[np.floating], codec: LatentCodec) -> Picture:  # [N, C] -> [N, 3]
-    """The colour each feature stands for: the mean colour of a patch decoded from it, learned as a linear map."""
-    sample = features[np.linspace(0, len(features) - 1, min(COLOUR_SAMPLE, len(features))).astype(int)]
-    latents = torch.from_numpy(sample.astype(np.float32))[:, :, None, None].expand(-1, -1, 3, 3)
-    with torch.inference_mode():
-        patches = torch.cat([codec.decode(part.contiguous()) for part in latents.split(64)])
-    side = patches.shape[-1] // 3
-    colours = patches[..., side : 2 * side, side : 2 * side].mean((2, 3)).double().numpy()
-    known, ridge = _with_one(sample), 1e-3 * np.eye(features.shape[1] + 1)
-    linear = np.linalg.solve(known.T @ known / len(known) + ridge, known.T @ colours / len(known))
-    return ((_with_one(features) @ linear + 1.0) * 127.5).round().clip(0, 255).astype(np.uint8)
+    """The colour each feature stands for: the mean colour of a patch decoded from it (`Palette`)."""
+    return Palette(codec).colours(features.astype(np.float32), parts=1)[:, 0]
 
 
 def memory_map(
@@ -262,10 +252,6 @@ def _draw_scale_bar(picture: Image.Image, scale: float) -> None:
 
 def _round_lengths() -> Iterable[float]:
     return (m * 10.0**e for e in range(-2, 5) for m in (1.0, 2.0, 5.0))
-
-
-def _with_one(features: NDArray[np.floating]) -> NDArray[np.float64]:  # [N, C] -> [N, C + 1]
-    return np.concatenate([features.astype(np.float64), np.ones((len(features), 1))], axis=1)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -21,6 +21,7 @@ from mirage_env.errors import (
     WorldFailedError,
 )
 from mirage_env.interfaces import StartView
+from mirage_env.palette import Palette
 from mirage_env.paths import PRESETS, up_direction
 from mirage_env.store import load_world, open_cache
 from mirage_env.viewer import cloud, tiles
@@ -28,7 +29,6 @@ from mirage_env.viewer.caches import CacheFolder
 from mirage_env.viewer.moves import KEYS, Stride, key_path, named_path, way_to
 from mirage_env.viewer.openings import Openings
 from mirage_env.viewer.options import View, is_loopback
-from mirage_env.viewer.palette import Palette
 from mirage_env.viewer.session import MOST_WAITING, Session
 from mirage_env.viewer.worlds import HISTORY
 from mirage_env.walk_command import KnownWorld

@@ -13,8 +13,8 @@ from mirage_env.config import GateConfig, MemoryConfig, ReadoutConfig
 from mirage_env.geometry import lift
 from mirage_env.interfaces import Memory
 from mirage_env.memory import LatentMemory
+from mirage_env.palette import Palette
 from mirage_env.paths import up_direction
-from mirage_env.viewer.palette import Palette
 from mirage_env.viewer.worlds import Moment, World
 
 Colouring = Literal["colour", "age", "confidence", "gate"]
@@ -147,7 +147,7 @@ def _rejected(moment: Moment) -> NDArray[np.float64]:  # [N, 3]
     if moment.before is None:
         return np.zeros((0, 3))
     found = []
-    for depth, keep, camera in zip(moment.depth, moment.keep, moment.cameras, strict=True):
+    for depth, keep, camera in zip(moment.depth, moment.keep, moment.key_cameras, strict=True):
         cells = np.flatnonzero(~keep & np.isfinite(depth) & (depth > 0.0))
         found.append(lift(torch.from_numpy(depth), camera, cells))
     return np.concatenate(found)

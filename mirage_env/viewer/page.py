@@ -8,8 +8,8 @@ import time
 
 from viser import ViserServer
 
+from mirage_env.palette import Palette
 from mirage_env.viewer.cloud import cloud_of
-from mirage_env.viewer.palette import Palette
 from mirage_env.viewer.panel import Panel
 from mirage_env.viewer.scene import Scene
 from mirage_env.viewer.session import Session

@@ -23,12 +23,13 @@ IMAGINED, TRUE, KNOWN, UNOBSERVED = "imagined", "true simulator", "memory knew",
 def tiles_of(world: World, frame: int) -> list[tuple[str, Picture]]:
     """The images of one frame of the last chunk, with their headings; the true one only where it is known."""
     moment = world.now
-    image, observed = moment.images[frame], moment.observed[frame]
+    key = frame * len(moment.key_cameras) // len(moment.cameras)
+    image, observed = moment.images[frame], moment.observed[key]
     tiles = [(IMAGINED, image)]
     if world.room is not None:
         number = len(world.path) - len(moment.cameras) + frame
         tiles.append((TRUE, world.room.truth(moment.cameras[frame], number)[0]))
-    known = frames_to_uint8(world.model.codec.decode(moment.known[frame : frame + 1]))[0]
+    known = frames_to_uint8(world.model.codec.decode(moment.known[key : key + 1]))[0]
     seen = np.kron(observed, np.ones((world.model.config.stride,) * 2))[..., None]
     tiles.append((KNOWN, (known * seen + BLANK * (1.0 - seen)).astype(np.uint8)))
     tiles.append((UNOBSERVED, mark_unseen(image, observed.astype(np.float32))))

@@ -21,17 +21,21 @@ HISTORY = 32
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """A world after a chunk, and what of that chunk is shown. F frames; of a start view, and of a loaded world, 1."""
+    """A world after a chunk, and what of that chunk is shown: F frames, K of them with a latent.
+
+    Of a start view, and of a loaded world, there is one.
+    """
 
     state: WorldState
     before: WorldState | None
     """The world that the chunk was added to; None at the start."""
     images: NDArray[np.uint8]  # [F, H, W, 3]
     cameras: tuple[Camera, ...]  # F
-    known: Tensor  # [F, C, h, w] what the memory knew before, refined
-    observed: NDArray[np.bool_]  # [F, h, w] where it knew something
-    keep: NDArray[np.bool_]  # [F, h, w] cells that the filters let through
-    depth: NDArray[np.float32]  # [F, h, w] metres
+    key_cameras: tuple[Camera, ...]  # K
+    known: Tensor  # [K, C, h, w] what the memory knew before, refined
+    observed: NDArray[np.bool_]  # [K, h, w] where it knew something
+    keep: NDArray[np.bool_]  # [K, h, w] cells that the filters let through
+    depth: NDArray[np.float32]  # [K, h, w] metres
     refusal: str = ""
     """Why nothing of the chunk was written, where its depth did not fit the memory."""
 
@@ -52,6 +56,7 @@ class Moment:
             before=before,
             images=frames_to_uint8(chunk.frames),
             cameras=tuple(chunk.cameras),
+            key_cameras=chunk.key_cameras,
             known=chunk.known.cpu(),
             observed=observed if before is not None else np.zeros_like(observed),
             keep=chunk.keep.cpu().numpy(),
@@ -71,6 +76,7 @@ class Moment:
             before=None,
             images=frames_to_uint8(model.codec.decode(latents)),
             cameras=(state.camera,),
+            key_cameras=(state.camera,),
             known=model.refiner.refine(readout).cpu(),
             observed=observed,
             keep=observed,
