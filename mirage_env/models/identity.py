@@ -10,12 +10,13 @@ run time do not count.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from mirage_env.config import WorldModelConfig
 from mirage_env.models.hub import is_pipeline
-from mirage_env.models.sources import NAME, Sources, said_in, settings_text, sources_of
+from mirage_env.models.sources import NAME, Sources, said_in, sources_of
 from mirage_env.models.weights import read_header
 
 COUNTED = ("mirage.json", "transformer", "vae", "scheduler", "depth", "segmentation", "refiner")
@@ -47,7 +48,7 @@ def fingerprint(folder: Path, added: Mapping[str, str | Path] | None = None) -> 
             digest.update(str(path.relative_to(root)).encode())
             digest.update(path.read_bytes())
     for part, place in sorted((added or {}).items()):
-        digest.update(part.encode() + (sampled_hash(Path(place)) if Path(place).exists() else str(place).encode()))
+        digest.update(part.encode() + _hash_of(place))
     return f"{config.name}-{digest.hexdigest()[:16]}"
 
 
@@ -58,7 +59,9 @@ def sampled_fingerprint(sources: Sources) -> str:
         WeightsError: a weight file is damaged.
         InvalidOptionError: a `mirage.json` is damaged.
     """
-    digest = hashlib.sha256(settings_text(sources).encode())
+    digest = hashlib.sha256(json.dumps(sources.given).encode())
+    for part, spec in (("depth", sources.depth), ("segmentation", sources.segmentation)):
+        digest.update(b"" if spec is None else part.encode() + _hash_of(spec))
     places = [sources.folder / part for part in COUNTED]
     for place in (*places, sources.control, sources.lora):
         if place is not None and place.exists():
@@ -91,3 +94,8 @@ def sampled_hash(place: Path) -> bytes:
                     file.seek(begin)
                     digest.update(file.read(end - begin))
     return digest.digest()
+
+
+def _hash_of(spec: str | Path) -> bytes:
+    """What a model on disk holds, or the name of one on the hub."""
+    return sampled_hash(Path(spec)) if Path(spec).exists() else str(spec).encode()

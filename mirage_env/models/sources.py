@@ -12,13 +12,12 @@ comes before the one in the model's folder, since the branch was trained with it
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mirage_env.config import PlacementConfig, SamplerConfig, WorldModelConfig, from_dict
+from mirage_env.config import AlignmentConfig, PlacementConfig, SamplerConfig, WorldModelConfig, from_dict
 from mirage_env.errors import InvalidOptionError
 from mirage_env.models.hub import find_part
 from mirage_env.models.weights import read_json
@@ -159,6 +158,8 @@ def _default(sources: Sources, said: Mapping[str, Any]) -> WorldModelConfig:
         temporal_stride=vae.get("scale_factor_temporal", 4),
         references=REFERENCES if trained else 0,
         frames_per_second=FRAMES_PER_SECOND,
+        # Depth is estimated anew for every chunk, and each estimate has a scale of its own.
+        alignment=AlignmentConfig(enabled=True),
         sampler=_sampler(sources),
     )
 
@@ -196,9 +197,3 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
         merged[key] = _merged(base[key], value) if both else value
     return merged
-
-
-def settings_text(sources: Sources) -> str:
-    """What was given beside the files, as a text for the fingerprint."""
-    given = {"depth": sources.depth, "segmentation": sources.segmentation, **dict(sources.given)}
-    return json.dumps({k: v for k, v in given.items() if v is not None}, sort_keys=True, default=str)
