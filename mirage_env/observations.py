@@ -41,12 +41,14 @@ class Shown:
 
     cameras: tuple[Camera, ...]  # F
     frames: NDArray[np.uint8]  # [F, H, W, 3]
-    depth: NDArray[np.float32]  # [F, H, W] metres, inf where there is no surface
-    labels: NDArray[np.uint8]  # [F, H, W] STATIC, MOVER, SKY
+    depth: NDArray[
+        np.float32
+    ]  # [F or K, H, W] metres, inf where there is no surface; of key frames unless more is asked
+    labels: NDArray[np.uint8]  # [F or K, H, W] STATIC, MOVER, SKY
     readout: NDArray[np.uint8] | None  # [H, W, 3] what the memory showed of the last frame, where it is observed
     observed: NDArray[np.float32]  # [h, w] cells of the last frame that the memory showed
     chunk: int
-    coverage: float  # share of all F h w cells that the memory showed
+    coverage: float  # share of all cells of the key frames that the memory showed
     memory_points: int
     memory_bytes: int
 

@@ -57,6 +57,10 @@ class Chunk:
         stride = len(self.frames) // len(self.latents)
         return slice(stride - 1, None, stride)
 
+    def key_of(self, frame: int) -> int:
+        """Which key frame stands for a frame: the one whose latent shows it."""
+        return frame * len(self.latents) // len(self.frames)
+
     @property
     def key_cameras(self) -> tuple[Camera, ...]:  # K
         """Cameras of the key frames."""

@@ -82,7 +82,8 @@ class WorldPublishers:
             _send(self._image, lambda: conversions.image_message(image, stamp, optical))
             _send(self._compressed, lambda: conversions.compressed_message(image, stamp, optical, quality=quality))
         nearest = Image.Resampling.NEAREST  # a mean of two surfaces would be a point between them
-        _send(self._depth, lambda: conversions.depth_message(self._resized(frame.depth, nearest), stamp, optical))
+        if (depth := frame.depth) is not None:
+            _send(self._depth, lambda: conversions.depth_message(self._resized(depth, nearest), stamp, optical))
         _send(self._observed, lambda: conversions.mask_message(self._resized(frame.observed, nearest), stamp, optical))
         self._show_pose(frame, stamp)
 

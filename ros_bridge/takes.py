@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from mirage_env import looking
 from mirage_env.camera import Camera
 from mirage_env.interfaces import StartView
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
@@ -24,8 +24,8 @@ class PlayedFrame:
     """One frame as it is shown. Its arrays are read-only."""
 
     image: NDArray[np.uint8]  # [H, W, 3] RGB
-    depth: NDArray[np.float32]  # [H, W] metres
-    observed: NDArray[np.bool_]  # [h, w] cells that the memory knew before
+    depth: NDArray[np.float32] | None  # [H, W] metres; only key frames have one
+    observed: NDArray[np.bool_]  # [h, w] cells that the memory knew before of the frame's latent
     camera: Camera
     chunk: int
     """Number of its chunk; the start view is chunk 0."""
@@ -75,18 +75,10 @@ def open_world(model: WorldModel, view: StartView, seed: int, clock: Clock) -> T
     return _take(chunk, state, _standing(state), NO_ORDER, None, began, clock)
 
 
-@torch.inference_mode()
 def look(model: WorldModel, state: WorldState, clock: Clock) -> Take:
-    """Where a world stands: its newest latent, decoded."""
+    """Where a world stands."""
     began = clock()
-    camera, latents = state.camera, state.latents[-1:]
-    readout = state.memory.read([camera], now=state.chunk)
-    frames = model.codec.decode(latents)
-    depth = model.depth.estimate(frames, [camera], known=readout.depth)
-    labels = model.segmenter.segment(frames)
-    keep = torch.zeros_like(readout.observed, dtype=torch.bool)
-    chunk = Chunk((camera,), frames, depth, labels, keep, readout, model.refiner.refine(readout), latents)
-    return _take(chunk, state, _standing(state), NO_ORDER, None, began, clock)
+    return _take(looking.look(model, state), state, _standing(state), NO_ORDER, None, began, clock)
 
 
 def _standing(state: WorldState) -> Plan:
@@ -102,11 +94,12 @@ def _take(
     for array in (images, depth, observed):
         array.setflags(write=False)  # every repeat of a frame shares them
     now = clock()
+    key_frames = range(len(images))[chunk.key_frames]
     frames = tuple(
         PlayedFrame(
             image=images[i],
-            depth=depth[i],
-            observed=observed[i],
+            depth=depth[chunk.key_of(i)] if i in key_frames else None,
+            observed=observed[chunk.key_of(i)],
             camera=camera,
             chunk=state.chunk,
             index=i,
