@@ -37,7 +37,7 @@ def chosen(memory: Memory, bank: Bank, cameras: Sequence[Camera], most: int) -> 
     bank = tuple(r for r in bank if not np.array_equal(r.camera.T_world_cam, cameras[0].T_world_cam))
     if not (bank and most and isinstance(memory, PointMemory) and memory.blocks):
         return ()
-    wanted = shown_tiles(memory, memory.splat(cameras)).any(0)
+    wanted = np.logical_or.reduce(shown_tiles(memory, memory.splat(cameras)))
     poses = np.stack([r.camera.T_world_cam for r in bank])
     lenses = np.stack([r.camera.K_at(*memory.grid) for r in bank])
     overlap = intersection_over_union(shown_tiles(memory, memory.glimpse(poses, lenses)), wanted)
