@@ -18,8 +18,9 @@ from mirage_env.models.hub import find_model
 from mirage_env.models.identity import fingerprint
 from mirage_env.models.preview import PreviewDecoder, find_preview, load_preview, preview_inputs, save_preview
 from mirage_env.models.vae import ConvCodec
-from mirage_env.training.conditioning import ConditionSampler, encode_clips
-from mirage_env.training.data import rooms_clip, write_clips
+from mirage_env.training.conditioning import ConditionSampler
+from mirage_env.training.data import Clips, rooms_clip, write_clips
+from mirage_env.training.encoding import encode_clips
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.preview import (
     VIEWS,
@@ -124,18 +125,22 @@ def test_a_model_is_the_same_with_and_without_its_preview(folder, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def sampler(tmp_path_factory) -> ConditionSampler:
-    clips = write_clips(tmp_path_factory.mktemp("clips"), (rooms_clip(s, "train", 10, 32) for s in (1, 2)), 2, {})
+def clips(tmp_path_factory) -> Clips:
+    return write_clips(tmp_path_factory.mktemp("clips"), (rooms_clip(s, "train", 10, 32) for s in (1, 2)), 2, {})
+
+
+@pytest.fixture(scope="module")
+def sampler(clips, tmp_path_factory) -> ConditionSampler:
     model = tiny_world_model()
     config = model.config.__class__(**{**vars(model.config), "filters": FilterConfig(edge_share=1.0)})
     return ConditionSampler(encode_clips(clips, tmp_path_factory.mktemp("latents"), config, model.codec), config)
 
 
-def test_pairs_are_the_truth_where_the_memory_shows_something_and_the_full_path_elsewhere(sampler, tmp_path):
+def test_pairs_are_the_truth_where_the_memory_shows_something_and_the_full_path_elsewhere(clips, sampler, tmp_path):
     model = tiny_world_model()
-    views = write_views(sampler, model, tmp_path, memories=3, seed=5)
+    views = write_views(clips, sampler, model, tmp_path, memories=3, seed=5)
     assert views.inputs.shape == (3 * VIEWS, 8 + 6, 4, 4)
-    frames = sampler.data.clips.images.reshape(-1, 32, 32, 3)
+    frames = clips.images.reshape(-1, 32, 32, 3)
     seen = pixels_of(torch.from_numpy(views.inputs[:, 8].astype(np.float32)))
     for picture, shown in zip(views.pictures, seen, strict=True):
         # Some frame of the walks has these pixels wherever the memory shows something, but for movers.
@@ -145,8 +150,8 @@ def test_pairs_are_the_truth_where_the_memory_shows_something_and_the_full_path_
     assert all(np.array_equal(picture, full_pictures(model, nothing)[0]) for picture in blank)
 
 
-def test_training_teaches_the_pictures(sampler, tmp_path):
-    views = write_views(sampler, tiny_world_model(), tmp_path / "views", memories=3, seed=0)
+def test_training_teaches_the_pictures(clips, sampler, tmp_path):
+    views = write_views(clips, sampler, tiny_world_model(), tmp_path / "views", memories=3, seed=0)
     torch.manual_seed(0)
     config = LoopConfig(steps=60, lr=5e-3, warmup=3, ema=0.8, log_every=10, bf16=False)
     train_preview(PreviewDecoder(**SMALL), views, tmp_path / "run", config, batch=8)

@@ -23,14 +23,12 @@ from mirage_env.models.loading import load_world_model
 from mirage_env.models.refiner import BareReadout, ConvRefiner
 from mirage_env.models.segmentation import SegmentationUNet
 from mirage_env.models.vae import ConvCodec
-from mirage_env.training.conditioning import (
-    ConditionSampler,
-    LatentClips,
-    channel_importance,
-    encode_clips,
-    imagine_clips,
-)
+from mirage_env.training.clip_files import LatentClip
+from mirage_env.training.conditioning import ConditionSampler, Noise
 from mirage_env.training.data import Clips, rooms_clip, write_clips
+from mirage_env.training.dataset import LatentClips
+from mirage_env.training.encoding import channel_importance, encode_clips
+from mirage_env.training.imagining import imagine_clips
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.lora import add_lora, lora_state
 from mirage_env.training.pipeline import TrainConfig, run
@@ -56,7 +54,7 @@ def clips(tmp_path_factory) -> Clips:
 
 @pytest.fixture(scope="module")
 def data(clips, tmp_path_factory) -> LatentClips:
-    return encode_clips(clips, tmp_path_factory.mktemp("latents"), CONFIG, tiny_world_model().codec)
+    return encode_clips(clips, tmp_path_factory.mktemp("latents") / "set.zarr", CONFIG, tiny_world_model().codec)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -76,31 +74,38 @@ def same_weights(a: nn.Module, b: nn.Module) -> bool:
 # Clips on the latent grid
 
 
+def latents(clip: LatentClip) -> torch.Tensor:  # [F, C, h, w]
+    return clip.clean(range(len(clip)))
+
+
 def test_encoded_clips_hold_what_every_sample_needs(clips, data):
-    N = len(clips)
-    assert data.latents.shape == (N, FRAMES, C, *GRID)
-    assert data.depth.shape == (N, FRAMES, 2, *GRID)
-    assert data.keep.shape == (N, FRAMES, 2, *GRID)
-    assert data.importance.shape == (C,)
-    assert data.imagined is None
-    assert data.keep.any()
-    assert data.depth.isfinite().all()
+    assert len(data) == len(clips)
+    clip = data[1]
+    assert latents(clip).shape == (FRAMES, C, *GRID)
+    assert clip.depth.shape == clip.keep.shape == (FRAMES, 2, *GRID)
+    assert clip.keep.any()
+    assert data.importance().shape == (C,)
+    assert data.imagined(1) is None
+    assert clip.provenance["clip"] == 1
     images = clips.image_batch(np.full(FRAMES, 1), np.arange(FRAMES))
-    assert torch.equal(data.latents[1], tiny_world_model().codec.encode(images).half())
+    assert torch.equal(latents(clip), tiny_world_model().codec.encode(images).half().float())
+    for ours, theirs in zip(clip.cameras(range(FRAMES)), clips.cameras(1, range(FRAMES)), strict=True):
+        assert np.array_equal(ours.T_world_cam, theirs.T_world_cam)
+        assert np.array_equal(ours.K_image, theirs.K_image)
 
 
 def test_without_networks_what_is_estimated_is_the_truth(data):
-    assert torch.equal(data.depth[:, :, 0], data.depth[:, :, 1])
-    assert np.array_equal(data.keep[:, :, 0], data.keep[:, :, 1])
+    assert np.array_equal(data[0].depth[:, 0], data[0].depth[:, 1])
+    assert np.array_equal(data[0].keep[:, 0], data[0].keep[:, 1])
 
 
 def test_networks_decide_what_is_estimated(clips, data, tmp_path):
     movers = Labels(torch.full((32, 32), MOVER))
-    walled = encode_clips(clips, tmp_path, CONFIG, tiny_world_model().codec, Wall(), movers)
-    assert torch.equal(walled.depth[:, :, 0], data.depth[:, :, 0])
-    assert ((walled.depth[:, :, 1] > 1.9) & (walled.depth[:, :, 1] < 2.5)).all()
-    assert np.array_equal(walled.keep[:, :, 0], data.keep[:, :, 0])
-    assert not walled.keep[:, :, 1].any()
+    walled, plain = encode_clips(clips, tmp_path, CONFIG, tiny_world_model().codec, Wall(), movers)[0], data[0]
+    assert np.array_equal(walled.depth[:, 0], plain.depth[:, 0])
+    assert ((walled.depth[:, 1] > 1.9) & (walled.depth[:, 1] < 2.5)).all()
+    assert np.array_equal(walled.keep[:, 0], plain.keep[:, 0])
+    assert not walled.keep[:, 1].any()
 
 
 def test_importance_is_how_much_a_channel_changes_the_picture():
@@ -132,11 +137,12 @@ def test_a_draw_is_determined_by_its_generator_alone(data):
     assert not equal_batches(first, other)
 
 
-def place(data: LatentClips, latents: torch.Tensor) -> tuple[int, int]:
+def place(data: LatentClips, chunk: torch.Tensor) -> tuple[int, int]:
     """(clip, first frame) that a chunk of true latents is from."""
-    for c in range(len(data.latents)):
+    for c in range(len(data)):
+        known = latents(data[c])
         for f in range(P, FRAMES - T + 1):
-            if torch.equal(data.latents[c, f + 1 : f + T].float(), latents[1:]):
+            if torch.equal(known[f + 1 : f + T], chunk[1:]):
                 return c, f
     raise LookupError
 
@@ -145,15 +151,18 @@ def test_samples_are_chunks_of_the_clips_with_what_came_before(data):
     (batch,) = ConditionSampler(data, CONFIG).draw(16, seeded())
     assert batch.latents.shape == (16, T, C, *GRID)
     assert batch.preceding.shape == (16, P, C, *GRID)
+    assert batch.references is None
+    assert batch.text is None
     starts = 0
     for i in range(16):
         c, f = place(data, batch.latents[i])
-        assert torch.equal(batch.latents[i, 0], data.latents[c, f].float())
+        known = latents(data[c])
+        assert torch.equal(batch.latents[i, 0], known[f])
         starts += torch.equal(batch.preceding[i, -1], batch.latents[i, 0])
         assert torch.equal(batch.preceding[i, -1], batch.latents[i, 0]) or torch.equal(
-            batch.preceding[i, -1], data.latents[c, f - 1].float()
+            batch.preceding[i, -1], known[f - 1]
         )
-        cameras = data.clips.cameras(c, range(f, f + T))
+        cameras = data[c].cameras(range(f, f + T))
         rays = pluecker_rays(cameras, inverse(cameras[0].T_world_cam), *GRID)
         assert torch.equal(batch.rays[i], torch.from_numpy(rays))
         assert batch.readout[i].latent.shape == (T, C, *GRID)
@@ -176,39 +185,42 @@ def test_every_readout_rule_reads_the_same_memories(data):
     assert any((a.observed > b.observed).any() for a, b in zip(ours.readout, papers.readout, strict=True))
 
 
+EXACT = Noise(latent=0.0, depth=0.0)
+
+
 @pytest.mark.parametrize("frame", [0, 7])
 def test_reading_where_a_frame_was_written_gives_its_latents(data, frame):
     config = replace(CONFIG, readout=ReadoutConfig(footprint=0.0), memory=MemoryConfig(features="float16"))
-    sampler = ConditionSampler(data, config, noise=0.0, depth_noise=0.0)
-    memory = sampler.write(LatentMemory.empty(config), np.random.default_rng(0), 1, frame, data.latents)
-    readout = memory.read(data.clips.cameras(1, [frame]), now=1)
-    keep = torch.from_numpy(data.keep[1, frame, 0])
+    sampler, clip = ConditionSampler(data, config, EXACT), data[1]
+    memory = sampler.write(LatentMemory.empty(config), np.random.default_rng(0), clip, range(frame, frame + 1))
+    readout = memory.read(clip.cameras([frame]), now=1)
+    keep = torch.from_numpy(clip.keep[frame, 0])
     assert keep.any()
     assert torch.equal(readout.observed[0] > 0, keep)
-    assert torch.equal(readout.latent[0][:, keep], data.latents[1, frame][:, keep].float())
+    assert torch.equal(readout.latent[0][:, keep], latents(clip)[frame][:, keep])
 
 
 def test_memory_holds_latents_of_its_clip_and_nothing_else(data):
     config = replace(CONFIG, memory=MemoryConfig(features="float16"))
-    sampler = ConditionSampler(data, config, noise=0.0, depth_noise=0.0)
-    own = {row.tobytes() for row in data.latents[1].permute(0, 2, 3, 1).reshape(-1, C).numpy()}
+    sampler = ConditionSampler(data, config, EXACT)
+    own = {row.tobytes() for row in latents(data[1]).half().permute(0, 2, 3, 1).reshape(-1, C).numpy()}
     for seed in range(8):
-        memory = sampler.memory(np.random.default_rng(seed), 1, 4, data.latents)
+        memory = sampler.memory(np.random.default_rng(seed), data[1], 4)
         assert {row.tobytes() for block in memory.blocks for row in block.feature} <= own
 
 
 def test_memory_of_a_sample_has_the_errors_that_walking_makes(data):
-    def blocks(**noise):
-        sampler = ConditionSampler(data, CONFIG, **noise)
+    def blocks(noise):
+        sampler = ConditionSampler(data, CONFIG, noise)
         rngs = [np.random.default_rng(seed) for seed in range(6)]
-        return [sampler.write(LatentMemory.empty(CONFIG), rng, 0, 0, data.latents).blocks[0] for rng in rngs]
+        return [sampler.write(LatentMemory.empty(CONFIG), rng, data[0], range(1)).blocks[0] for rng in rngs]
 
     def same(ours, theirs, content):
         pairs = zip(ours, theirs, strict=True)
         return [np.array_equal(content(a)[a.cell.argsort()], content(b)[b.cell.argsort()]) for a, b in pairs]
 
-    exact = blocks(noise=0.0, depth_noise=0.0)
-    noisy, displaced = blocks(noise=0.5, depth_noise=0.0), blocks(noise=0.0, depth_noise=0.1)
+    exact = blocks(EXACT)
+    noisy, displaced = blocks(Noise(latent=0.5, depth=0.0)), blocks(Noise(latent=0.0, depth=0.1))
     assert all(same(noisy, exact, MemoryBlock.positions))
     assert all(same(displaced, exact, MemoryBlock.values))
     assert not any(same(displaced, exact, MemoryBlock.positions))
@@ -224,36 +236,36 @@ def test_clips_shorter_than_a_chunk_are_refused_with_the_length_needed(data):
 
 
 @pytest.fixture(scope="module")
-def imagined(clips, data, tmp_path_factory):
+def imagined(clips, tmp_path_factory):
     """The clips as the tiny model imagines them, and what its parts were asked."""
-    folder = tmp_path_factory.mktemp("imagined")
-    copied = encode_clips(clips, folder, CONFIG, tiny_world_model().codec)
+    folder = tmp_path_factory.mktemp("imagined") / "set.zarr"
     model = tiny_world_model()
+    data = encode_clips(clips, folder, CONFIG, model.codec)
     model = replace(model, config=CONFIG, refiner=Recorder(model.refiner), generator=Recorder(model.generator))
-    imagine_clips(copied, folder, model, batch=len(clips))
-    return LatentClips(clips, folder), model
+    imagine_clips(data, model, batch=len(clips))
+    return LatentClips(folder), model
 
 
-def test_imagined_clips_keep_the_truth_where_the_memory_saw_nothing(clips, data, imagined):
+def test_imagined_clips_keep_the_truth_where_the_memory_saw_nothing(clips, imagined):
     result, model = imagined
     readouts = [args[0] for args, _, _ in model.refiner.of("refine")]
-    generated = [latents for _, _, latents in model.generator.of("generate")]
-    assert torch.equal(result.imagined[:, 0], data.latents[:, 0])
+    generated = [chunk for _, _, chunk in model.generator.of("generate")]
     assert len(generated) == (FRAMES - 1) // (T - 1)
-    for k, chunk in enumerate(generated):
-        for c in range(len(clips)):
+    for c in range(len(clips)):
+        ours, truth = latents(result.imagined(c)), latents(result[c])
+        assert torch.equal(ours[0], truth[0])
+        for k, chunk in enumerate(generated):
             seen = readouts[k * len(clips) + c].observed[1:, None] > 0
             frames = slice(k * (T - 1) + 1, (k + 1) * (T - 1) + 1)
-            clean = model.codec.encode(model.codec.decode(chunk[c, 1:])).half()
-            truth, ours = data.latents[c, frames], result.imagined[c, frames]
-            assert torch.equal(torch.where(seen, torch.zeros_like(ours), ours), truth * ~seen)
-            torch.testing.assert_close(ours * seen, clean * seen, rtol=1e-2, atol=1e-2)
+            clean = model.codec.encode(model.codec.decode(chunk[c, 1:])).half().float()
+            assert torch.equal(ours[frames] * ~seen, truth[frames] * ~seen)
+            torch.testing.assert_close(ours[frames] * seen, clean * seen, rtol=1e-2, atol=1e-2)
             assert seen.any()
 
 
 def test_frames_beyond_the_last_whole_chunk_stay_true(data, imagined):
     last = (FRAMES - 1) // (T - 1) * (T - 1)
-    assert torch.equal(imagined[0].imagined[:, last + 1 :], data.latents[:, last + 1 :])
+    assert torch.equal(latents(imagined[0].imagined(1))[last + 1 :], latents(data[1])[last + 1 :])
 
 
 def test_imagined_past_enters_half_of_the_samples_and_never_the_target(data, imagined):
@@ -261,11 +273,18 @@ def test_imagined_past_enters_half_of_the_samples_and_never_the_target(data, ima
     changed = 0
     for i in range(16):
         c, f = place(data, batch.latents[i])
-        past = imagined[0].imagined[c, f].float()
-        is_true = torch.equal(batch.latents[i, 0], data.latents[c, f].float())
+        past = latents(imagined[0].imagined(c))[f]
+        is_true = torch.equal(batch.latents[i, 0], latents(data[c])[f])
         assert is_true or torch.equal(batch.latents[i, 0], past)
         changed += not is_true
     assert 0 < changed < 16
+
+
+def test_clips_that_were_imagined_are_not_imagined_again(imagined):
+    data, model = imagined
+    before = len(model.generator.calls)
+    imagine_clips(data, model)
+    assert len(model.generator.calls) == before
 
 
 # Stage 0
@@ -383,7 +402,7 @@ def test_dropped_memory_tells_the_network_nothing(data):
 
 def test_blank_readout_is_what_an_empty_memory_shows(data):
     (batch,) = ConditionSampler(data, CONFIG).draw(1, seeded(1))
-    empty = LatentMemory.empty(CONFIG).read(data.clips.cameras(0, range(T)), now=1)
+    empty = LatentMemory.empty(CONFIG).read(data[0].cameras(range(T)), now=1)
     for f in fields(empty):
         ours = getattr(blank(batch.readout[0]), f.name)
         assert torch.equal(ours, getattr(empty, f.name))

@@ -30,9 +30,12 @@ from mirage_env.models.loading import frozen, load_module, load_world_model, sav
 from mirage_env.models.refiner import BareReadout, ConvRefiner
 from mirage_env.models.segmentation import SegmentationUNet
 from mirage_env.models.vae import ConvCodec
-from mirage_env.training.conditioning import ConditionSampler, LatentClips, encode_clips, imagine_clips
+from mirage_env.training.conditioning import ConditionSampler
 from mirage_env.training.curves import plot_curves
 from mirage_env.training.data import Clips, record_rooms
+from mirage_env.training.dataset import LatentClips
+from mirage_env.training.encoding import encode_clips
+from mirage_env.training.imagining import imagine_clips
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.stage0 import ScenePair, train_codec, train_scene
 from mirage_env.training.stages import Variant, train_denoiser, train_refiner
@@ -154,7 +157,7 @@ def _encode(config: TrainConfig) -> None:
     model = config.out / "model"
     encode_clips(
         _clips(config),
-        config.out / "latents",
+        _dataset(config),
         rooms_config(config.size),
         frozen(ConvCodec, model / "codec"),
         frozen(DepthUNet, model / "depth") if (model / "depth").is_dir() else None,
@@ -163,7 +166,11 @@ def _encode(config: TrainConfig) -> None:
 
 
 def _sampler(config: TrainConfig) -> ConditionSampler:
-    return ConditionSampler(LatentClips(_clips(config), config.out / "latents"), rooms_config(config.size))
+    return ConditionSampler(LatentClips(_dataset(config)), rooms_config(config.size))
+
+
+def _dataset(config: TrainConfig) -> Path:
+    return config.out / "latents.zarr"
 
 
 def _refiner(config: TrainConfig) -> None:
@@ -218,7 +225,7 @@ def _imagine(config: TrainConfig) -> None:
     """Generated latents for the memory of stage 2: what the model of stage 1 makes of the clips."""
     _export(config)
     model = load_world_model(config.out / "model")
-    imagine_clips(LatentClips(_clips(config), config.out / "latents"), config.out / "latents", model)
+    imagine_clips(LatentClips(_dataset(config)), model)
 
 
 def rooms_parts(paper: bool) -> tuple[str, ...]:

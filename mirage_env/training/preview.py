@@ -29,8 +29,9 @@ from mirage_env.models.loading import load_world_model
 from mirage_env.models.preview import PreviewDecoder, preview_inputs, save_preview
 from mirage_env.models.vae import ConvCodec
 from mirage_env.models.weights import load_module
-from mirage_env.training.conditioning import ConditionSampler, LatentClips
+from mirage_env.training.conditioning import ConditionSampler
 from mirage_env.training.data import Clips, images_to_tensor
+from mirage_env.training.dataset import LatentClips
 from mirage_env.training.loop import LoopConfig, channels_last, train
 from mirage_env.world_model import WorldModel, frames_to_uint8
 
@@ -85,13 +86,15 @@ class Views:
         return torch.from_numpy(self.inputs[chosen]).float(), images_to_tensor(self.pictures[chosen])
 
 
-def write_views(sampler: ConditionSampler, model: WorldModel, folder: Path, memories: int, seed: int) -> Views:
+def write_views(
+    clips: Clips, sampler: ConditionSampler, model: WorldModel, folder: Path, memories: int, seed: int
+) -> Views:
     """Write memories, look at them, and keep what was seen with what should have been."""
     c, count = model.config, memories * VIEWS
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {}
     for i in tqdm(range(memories), desc="views", unit="memory", mininterval=5):
-        readout, pictures = look(sampler, model, np.random.default_rng([seed, i]))
+        readout, pictures = look(clips, sampler, model, np.random.default_rng([seed, i]))
         made = {"inputs": preview_inputs(readout).half().numpy(), "pictures": pictures}
         for name, value in made.items():
             if i == 0:
@@ -102,12 +105,12 @@ def write_views(sampler: ConditionSampler, model: WorldModel, folder: Path, memo
 
 
 def look(
-    sampler: ConditionSampler, model: WorldModel, rng: np.random.Generator
+    clips: Clips, sampler: ConditionSampler, model: WorldModel, rng: np.random.Generator
 ) -> tuple[Readout, NDArray[np.uint8]]:  # V views, [V, H, W, 3]
     """A memory as a walk would have it, seen from `VIEWS` places of that walk."""
-    clips, T = sampler.data.clips, model.config.chunk_latents
+    T = model.config.chunk_latents
     clip, first = int(rng.integers(len(clips))), int(rng.integers(1, clips.frames - T + 1))
-    memory = sampler.memory(rng, clip, first, sampler.data.latents)
+    memory = sampler.memory(rng, sampler.data[clip], first)
     frames = rng.choice(clips.frames, VIEWS, replace=False)
     readout = memory.read(clips.cameras(clip, frames), memory.frames)
     static = clips.labels[clip, frames] != MOVER
@@ -151,8 +154,9 @@ def run(config: PreviewConfig) -> None:
     model = load_world_model(config.model)
     folder = config.out / "views"
     if not (folder / "views.json").exists():
-        data = LatentClips(Clips(config.out / "clips" / "train"), config.out / "latents")
-        write_views(ConditionSampler(data, model.config), model, folder, config.memories, config.seed)
+        clips = Clips(config.out / "clips" / "train")
+        sampler = ConditionSampler(LatentClips(config.out / "latents.zarr"), model.config)
+        write_views(clips, sampler, model, folder, config.memories, config.seed)
     codec = load_module(ConvCodec, find_model(config.model) / "codec")
     preview = PreviewDecoder(model.config.latent_channels)
     preview.start_from(*linear_decoder(codec))
