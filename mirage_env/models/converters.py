@@ -1,0 +1,265 @@
+"""Published weights of this method, brought into our layout: the side branch and the low-rank update of the backbone.
+
+```
+control_weight.safetensors   vace_blocks.*  vace_patch_embedding.*          ->  control/  config.json, weights
+lora_weights.safetensors     pipe.dit.<layer>.lora_A.weight, lora_B.weight  ->  lora/
+```
+
+Every key is converted or named in an error, and the way back gives the same bits. Only safetensors are read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
+from mirage_env.models.conditions import ConditionPart, condition_channels
+from mirage_env.models.control import ControlBranch
+from mirage_env.models.lora import PREFIX
+from mirage_env.models.naming import (
+    LORA_PREFIXES,
+    branch_to_ours,
+    branch_to_published,
+    layer_to_diffusers,
+    layer_to_original,
+    renamed,
+    without,
+)
+from mirage_env.models.sources import LORA_WEIGHTS
+from mirage_env.models.weights import PICKLED, WEIGHTS, misfits, read_weights
+
+Layout = Literal["mirage", "spatia"]
+MAIN_BLOCKS, HEAD_WIDTH, LATENT_CHANNELS = 30, 128, 48
+"""Of Wan2.2-TI2V-5B: what the weights of a branch do not show."""
+_READOUT = {"winner": "nearest", "footprint": 0.0}
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """How a layout's weights were trained, as far as a file of weights does not tell."""
+
+    parts: tuple[ConditionPart, ...]
+    settings: Mapping[str, Any]
+    """`mirage.json` beside the branch."""
+
+
+LAYOUTS: Mapping[str, _Trained] = {
+    "mirage": _Trained(
+        ("readout", "observed"),
+        {"frames_per_second": 16.0, "preceding_latents": 2, "references": 4, "readout": _READOUT},
+    ),
+    "spatia": _Trained(
+        ("render", "mask"),
+        {"frames_per_second": 24.0, "preceding_latents": 0, "references": 7, "readout": _READOUT},
+    ),
+}
+
+
+def hint_layers(count: int, main_blocks: int = MAIN_BLOCKS) -> tuple[int, ...]:
+    """Main blocks that the published code gives to so many side blocks: evenly from the first on.
+
+    Raises:
+        InvalidOptionError: no even spacing gives that number.
+    """
+    layers = tuple(range(0, main_blocks, -(-main_blocks // max(count, 1))))
+    if len(layers) != count:
+        raise InvalidOptionError(
+            f"{count} side blocks do not spread evenly over {main_blocks} main blocks; give the layers they belong to"
+        )
+    return layers
+
+
+def branch_config(
+    weights: Mapping[str, Tensor],
+    layout: Layout,
+    layers: Sequence[int] | None = None,
+    latent_channels: int = LATENT_CHANNELS,
+    head_width: int = HEAD_WIDTH,
+) -> dict[str, Any]:
+    """Configuration of a `ControlBranch` for weights by our names.
+
+    Raises:
+        WeightsError: the weights are not those of a branch, or not of that layout.
+        InvalidOptionError: the number of blocks and the layers do not go together.
+    """
+    patch, up = weights.get("patch_embedding.weight"), weights.get("blocks.0.ffn.net.0.proj.weight")
+    if patch is None or up is None or patch.ndim != 5 or patch.shape[0] % head_width:
+        raise WeightsError(
+            f"a side branch needs the embedding of its condition, blocks, and a width of whole heads of {head_width}; "
+            f"these weights have {'neither' if patch is None else tuple(patch.shape)}"
+        )
+    parts = LAYOUTS[layout].parts
+    if patch.shape[1] != (wanted := condition_channels(parts, latent_channels)):
+        raise WeightsError(
+            f"the condition has {patch.shape[1]} channels, the layout {layout!r} has {wanted} ({' + '.join(parts)}); "
+            f"choose among {get_args(Layout)}"
+        )
+    blocks = 1 + max(int(found[1]) for key in weights if (found := re.match(r"blocks\.(\d+)\.", key)))
+    layers = hint_layers(blocks) if layers is None else tuple(layers)
+    if len(layers) != blocks:
+        raise InvalidOptionError(f"there are {blocks} side blocks, and {len(layers)} layers {layers} for them")
+    return {
+        "latent_channels": latent_channels,
+        "parts": list(parts),
+        "layers": list(layers),
+        "patch_size": list(patch.shape[2:]),
+        "num_attention_heads": patch.shape[0] // head_width,
+        "attention_head_dim": head_width,
+        "ffn_dim": up.shape[0],
+        "published": True,
+    }
+
+
+def branch_from_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A published branch by our names.
+
+    Raises:
+        WeightsError: keys that are no part of one.
+    """
+    return renamed(weights, {key: branch_to_ours(key) for key in weights}, "the side branch")
+
+
+def published_branch(weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """A branch of ours by the published names.
+
+    Raises:
+        WeightsError: keys that are no part of one.
+    """
+    names = {key: branch_to_published(key) for key in weights}
+    return renamed(weights, {k: None if n is None else prefix + n for k, n in names.items()}, "the side branch")
+
+
+_HALF = re.compile(r"(?P<layer>.+)\.lora_(?P<half>[AB])(?:\.default)?\.weight")
+_ALPHA = re.compile(r"(?P<layer>.+?)(?:\.default)?\.alpha")
+
+
+def lora_from_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A published low-rank update by the names that diffusers reads, with alpha = rank.
+
+    Raises:
+        WeightsError: keys that are no part of one, or an alpha that cannot be folded in exactly.
+    """
+    names: dict[str, str | None] = {}
+    alphas: dict[str, Tensor] = {}
+    for key in weights:
+        bare = without(key, LORA_PREFIXES)
+        found, alpha = _HALF.fullmatch(bare), _ALPHA.fullmatch(bare)
+        match = found or alpha
+        layer = layer_to_diffusers(match["layer"]) if match else None
+        if alpha and layer:
+            alphas[layer] = weights[key]
+        else:
+            names[key] = f"{PREFIX}{layer}.lora_{found['half']}.weight" if found and layer else None
+    out = renamed(weights, names, "the low-rank update")
+    for layer in {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in out} | set(alphas):
+        down, up = (out.get(f"{PREFIX}{layer}.lora_{half}.weight") for half in "AB")
+        if down is None or up is None or down.ndim != 2 or up.ndim != 2 or down.shape[0] != up.shape[1]:
+            shapes = [None if half is None else tuple(half.shape) for half in (down, up)]
+            raise WeightsError(f"the update of {layer!r} has A and B of shapes {shapes}; it needs both, of one rank")
+        if layer in alphas:
+            out[f"{PREFIX}{layer}.lora_B.weight"] = _scaled(up, alphas[layer], layer)
+    return out
+
+
+def published_lora(weights: Mapping[str, Tensor], prefix: str = "pipe.dit.", adapter: str = "") -> dict[str, Tensor]:
+    """An update by diffusers' names under the published ones.
+
+    Raises:
+        WeightsError: keys that are no part of one.
+    """
+    names: dict[str, str | None] = {}
+    for key in weights:
+        found = _HALF.fullmatch(key.removeprefix(PREFIX))
+        layer = layer_to_original(found["layer"]) if found else None
+        end = f".{adapter}.weight" if adapter else ".weight"
+        names[key] = f"{prefix}{layer}.lora_{found['half']}{end}" if found and layer else None
+    return renamed(weights, names, "the low-rank update")
+
+
+def _scaled(up: Tensor, alpha: Tensor, layer: str) -> Tensor:
+    """B times alpha / rank, in a type that holds the products exactly."""
+    scale = float(alpha.item()) / up.shape[1] if alpha.numel() == 1 else float("nan")
+    exact = up.double() * scale
+    for dtype in (up.dtype, torch.float32):
+        if torch.equal(exact.to(dtype).double(), exact):
+            return exact.to(dtype)
+    raise WeightsError(
+        f"alpha is {alpha.tolist()} for rank {up.shape[1]} of {layer!r}; B times {scale:g} is no number or has more "
+        "digits than float32: write it from where it was trained with alpha = rank"
+    )
+
+
+def convert(
+    source: Path,
+    out: Path,
+    layout: Layout,
+    layers: Sequence[int] | None = None,
+    latent_channels: int = LATENT_CHANNELS,
+    head_width: int = HEAD_WIDTH,
+) -> list[Path]:
+    """Convert a file of published weights; `out` is a model folder, or one to be laid over another.
+
+    Args:
+        source: safetensors file with a side branch, a low-rank update, or both.
+        out: `control/` and `lora/` are written inside, of which neither may be there yet.
+        layout: whose weights they are.
+        layers: main blocks of the side blocks; None: spread as the published code does.
+        latent_channels: of the backbone.
+        head_width: channels of an attention head of the backbone.
+
+    Returns:
+        The folders that were written.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        WeightsError: a pickled or damaged file, keys that are not known, or weights that make no whole branch.
+        InvalidOptionError: an unknown layout, something to overwrite, or layers that do not fit.
+    """
+    if layout not in LAYOUTS:
+        raise InvalidOptionError(f"there is no layout {layout!r}; choose one of {get_args(Layout)}")
+    weights = _read(source)
+    branch = {key: value for key, value in weights.items() if branch_to_ours(key) is not None}
+    update = {key: value for key, value in weights.items() if key not in branch}
+    written = [out / name for name, part in (("control", branch), ("lora", update)) if part]
+    if there := [str(folder) for folder in written if folder.exists()]:
+        raise InvalidOptionError(f"{there} would be overwritten; move them away, or choose another folder")
+    lora = lora_from_published(update)
+    ours = branch_from_published(branch)
+    if ours:
+        config = branch_config(ours, layout, layers, latent_channels, head_width)
+        with torch.device("meta"):
+            empty = ControlBranch.from_config(config)
+        shapes = {key: tuple(value.shape) for key, value in empty.state_dict().items()}
+        if problems := misfits(shapes, {key: tuple(value.shape) for key, value in ours.items()}):
+            raise WeightsError(f"{source} holds no whole side branch: " + "; ".join(problems))
+        (out / "control").mkdir(parents=True)
+        empty.save_config(out / "control")
+        (out / "control" / "mirage.json").write_text(json.dumps(dict(LAYOUTS[layout].settings), indent=2) + "\n")
+        save_file(ours, out / "control" / WEIGHTS, metadata={"format": "pt"})
+    if lora:
+        (out / "lora").mkdir(parents=True)
+        save_file(lora, out / "lora" / LORA_WEIGHTS, metadata={"format": "pt"})
+    return written
+
+
+def _read(source: Path) -> dict[str, Tensor]:
+    if not source.is_file():
+        raise ModelNotFoundError(f"there is no file {source}; give the safetensors file to convert")
+    if source.suffix in PICKLED:
+        raise WeightsError(
+            f"{source} is a pickle, whose loading runs code from the file; where you trust it, load it with "
+            "torch.load(path, weights_only=True), write it with safetensors.torch.save_file, and convert that"
+        )
+    weights = read_weights(source)
+    if not weights:
+        raise WeightsError(f"{source} holds no weights; copy or download it again")
+    return weights
