@@ -1,0 +1,101 @@
+"""Where networks run: taking turns, tiling, and smaller weights."""
+
+import pytest
+import torch
+from full_size import autoencoder
+from torch import nn
+
+from mirage_env.models.devices import Placed, Turns, decoding_bytes, set_tiling
+
+META = torch.device("meta")
+"""A device that can be told from the CPU everywhere; nothing can be computed there."""
+
+
+def networks():
+    torch.manual_seed(0)
+    return [nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)) for _ in range(3)]
+
+
+def places(*modules):
+    return {str(p.device) for m in modules for p in m.parameters()}
+
+
+def test_networks_take_turns():
+    first, second, third = networks()
+    turns = Turns(META)
+    bring_pair, bring_third = turns.member(first, second), turns.member(third)
+    assert places(first, second, third) == {"cpu"}
+    for _ in range(2):
+        assert bring_pair() == META
+        assert (places(first, second), places(third)) == ({"meta"}, {"cpu"})
+        assert bring_third() == META
+        assert (places(first, second), places(third)) == ({"cpu"}, {"meta"})
+    turns.clear()
+    assert places(first, second, third) == {"cpu"}
+
+
+def test_weights_come_back_as_they_were():
+    (network, other, _), (same, *_) = networks(), networks()
+    turns = Turns(META)
+    bring, others = turns.member(network), turns.member(other)
+    bring()
+    others()
+    for own, expected in zip(network.parameters(), same.parameters(), strict=True):
+        assert torch.equal(own, expected)
+
+
+def test_weights_that_are_there_are_not_brought_again():
+    (network, *_), turns = networks(), Turns(META)
+    bring = turns.member(network)
+    bring()
+    there = list(network.parameters())
+    bring()
+    assert all(a is b for a, b in zip(there, network.parameters(), strict=True))
+
+
+def test_placed_network_is_brought_before_it_is_called():
+    class Doubler(nn.Module):
+        def double(self, images):
+            calls.append("called")
+            return 2 * images
+
+    calls: list[str] = []
+    placed = Placed(Doubler(), torch.device("cpu"), torch.float64, lambda: calls.append("brought") or META)
+    out = placed.double(torch.ones(2))
+    assert calls == ["brought", "called"]
+    assert out.dtype == torch.float32
+    assert out.tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "tiled"), [(None, 10, True), (None, 1000, False), (True, 1000, True), (False, 10, False)]
+)
+def test_autoencoder_works_in_tiles_only_where_memory_asks_for_it(asked, free, tiled):
+    vae = autoencoder()
+    set_tiling(vae, asked, needed=100, free=free)
+    assert vae.use_tiling == tiled
+
+
+def test_decoding_at_full_size_takes_gigabytes_and_grows_with_the_picture():
+    from diffusers import AutoencoderKLWan
+
+    from mirage_env.models.weights import empty_module
+
+    full = empty_module(
+        AutoencoderKLWan,
+        {
+            "base_dim": 160,
+            "decoder_base_dim": 256,
+            "z_dim": 48,
+            "is_residual": True,
+            "in_channels": 12,
+            "out_channels": 12,
+            "patch_size": 2,
+            "scale_factor_spatial": 16,
+            "latents_mean": [0.0] * 48,
+            "latents_std": [1.0] * 48,
+        },
+    )
+    needed = decoding_bytes(full, (704, 1280), torch.bfloat16)
+    assert 2e9 < needed < 10e9
+    assert decoding_bytes(full, (1408, 1280), torch.float32) == 4 * needed
