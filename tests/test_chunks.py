@@ -11,6 +11,7 @@ from tiny_wan import CHANNELS, PLACED, SIZE, TRAINED, tiny_transformer, tiny_wan
 
 from mirage_env.camera import Camera, between, pose_from_rotation_vector
 from mirage_env.config import PlacementConfig, SamplerConfig
+from mirage_env.conformance import check_world_env
 from mirage_env.interfaces import Readout, StartView
 from mirage_env.models.control import ControlBranch
 from mirage_env.models.denoiser import ChunkDenoiser
@@ -261,6 +262,11 @@ def test_the_environment_shows_all_frames_and_depth_when_asked(model):
     assert {name: len(info[name]) for name in ("poses", "frames", "frame_depth", "frame_labels", "frame_poses")} == {
         name: F for name in ("poses", "frames", "frame_depth", "frame_labels", "frame_poses")
     }
+
+
+def test_the_environment_keeps_every_promise(model):
+    views = lambda rng: StartView(picture(int(rng.integers(100))), Camera.from_fov(1.3, *SIZE))  # noqa: E731
+    check_world_env(gym.make("Mirage/World-v0", model=model, start_views=views, info_frames=True))
 
 
 def test_vector_environment_walks_as_single_ones(model):
