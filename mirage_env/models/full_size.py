@@ -13,12 +13,13 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import DepthEstimator, ReadoutRefiner, StaticSegmenter
 from mirage_env.models.conditions import mask_latents
 from mirage_env.models.control import ControlBranch
+from mirage_env.models.converters import lora_from_published
 from mirage_env.models.denoiser import ChunkDenoiser
 from mirage_env.models.depth import DepthUNet
 from mirage_env.models.devices import Placed, Turns, cast, decoding_bytes, free_memory, set_tiling
 from mirage_env.models.geometry_loading import load_depth, load_segmentation
 from mirage_env.models.identity import sampled_fingerprint, sampled_hash
-from mirage_env.models.lora import add_adapter
+from mirage_env.models.lora import PREFIX, add_adapter
 from mirage_env.models.refiner import BareReadout, ConvRefiner
 from mirage_env.models.running import Running, put_to_work
 from mirage_env.models.segmentation import SegmentationUNet
@@ -106,7 +107,8 @@ def read_lora(path: Path) -> dict[str, Tensor]:
         ModelNotFoundError: there is no such file.
         WeightsError: it is damaged, or has keys that are not known.
     """
-    return read_weights(path)
+    weights = read_weights(path)
+    return weights if all(key.startswith(PREFIX) for key in weights) else lora_from_published(weights)
 
 
 def _branch(sources: Sources, running: Running) -> ControlBranch | None:
@@ -116,7 +118,8 @@ def _branch(sources: Sources, running: Running) -> ControlBranch | None:
     if (sources.control / "config.json").is_file():
         return load_published(ControlBranch, sources.control, device, running.dtype, EXACT)
     raise InvalidOptionError(
-        f"{sources.control} holds no config.json of a side branch; convert published weights first"
+        f"{sources.control} is no folder with the config.json of a side branch; convert a published weights file with "
+        "`mirage model convert FILE --layout LAYOUT --out FOLDER` and give the folder"
     )
 
 

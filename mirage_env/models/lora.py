@@ -26,29 +26,12 @@ class LowRank:
         """Updates from `lora_A.weight` and `lora_B.weight`, checked against the shapes of the weights.
 
         Raises:
-            WeightsError: a key names no layer, lacks its partner or is of another kind, or values do not fit or are not
-                finite.
+            WeightsError: as `halves`, or values that are not finite.
         """
-        pairs: dict[str, tuple[Tensor, Tensor]] = {}
-        for name in sorted({key.rsplit(".lora_", 1)[0] for key in lora}):
-            weight = f"{name.removeprefix(PREFIX)}.weight"
-            down, up = (lora.get(f"{name}.lora_{half}.weight") for half in "AB")
-            if weight not in shapes or down is None or up is None:
-                what = "no such layer" if weight not in shapes else "lora_A.weight or lora_B.weight is missing"
-                raise WeightsError(f"LoRA weights for {name!r} do not fit this transformer: {what}")
-            fits = down.ndim == up.ndim == 2 and up.shape[1] == down.shape[0]
-            shape = (up.shape[0], down.shape[1]) if fits else None
-            if shape != tuple(shapes[weight]) or not (down.isfinite().all() and up.isfinite().all()):
-                raise WeightsError(
-                    f"LoRA weights for {name!r} have shapes {tuple(down.shape)} and {tuple(up.shape)}; the layer needs "
-                    f"finite values that multiply to shape {tuple(shapes[weight])}"
-                )
-            pairs[weight] = (down, up)
-        if len(lora) != 2 * len(pairs):
-            others = sorted(key for key in lora if not key.endswith((".lora_A.weight", ".lora_B.weight")))
-            raise WeightsError(
-                f"LoRA weights hold {others}; only lora_A.weight and lora_B.weight (alpha = rank) are read"
-            )
+        found = halves({key: tuple(value.shape) for key, value in lora.items()}, shapes)
+        pairs = {weight: (lora[down], lora[up]) for weight, (down, up) in found.items()}
+        if wrong := [key for key, value in lora.items() if not value.isfinite().all()]:
+            raise WeightsError(f"LoRA weights {wrong} hold NaN or inf; the layers need finite values")
         return LowRank(pairs)
 
     def added(self, name: str, weight: Tensor) -> Tensor:
@@ -57,6 +40,33 @@ class LowRank:
             return weight
         down, up = self.pairs[name]
         return weight.float() + up.float() @ down.float()
+
+
+def halves(lora: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[str, str]]:
+    """Names of A and B for each weight that an update is for, from the shapes of both.
+
+    Raises:
+        WeightsError: a key names no layer, lacks its partner or is of another kind, or shapes do not fit.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name in sorted({key.rsplit(".lora_", 1)[0] for key in lora}):
+        weight = f"{name.removeprefix(PREFIX)}.weight"
+        keys = (f"{name}.lora_A.weight", f"{name}.lora_B.weight")
+        if weight not in shapes or not all(key in lora for key in keys):
+            what = "no such layer" if weight not in shapes else "lora_A.weight or lora_B.weight is missing"
+            raise WeightsError(f"LoRA weights for {name!r} do not fit this transformer: {what}")
+        down, up = (tuple(lora[key]) for key in keys)
+        fits = len(down) == len(up) == 2 and up[1] == down[0] and (up[0], down[1]) == tuple(shapes[weight])
+        if not fits:
+            raise WeightsError(
+                f"LoRA weights for {name!r} have shapes {down} and {up}; they must multiply to the layer's "
+                f"{tuple(shapes[weight])}"
+            )
+        found[weight] = keys
+    if len(lora) != 2 * len(found):
+        others = sorted(key for key in lora if not key.endswith((".lora_A.weight", ".lora_B.weight")))
+        raise WeightsError(f"LoRA weights hold {others}; only lora_A.weight and lora_B.weight (alpha = rank) are read")
+    return found
 
 
 def fuse_lora(transformer: nn.Module, lora: Mapping[str, Tensor]) -> None:

@@ -78,13 +78,18 @@ def sources_of(
         ModelNotFoundError: something that is given is not there.
     """
     own = {name: folder / name for name in ("control", "lora", "prompts") if (folder / name).is_dir()}
-    branch = find_part(control) if control is not None else own.get("control")
-    update = find_part(lora) if lora is not None else own.get("lora")
+    branch = _inside(find_part(control), "control") if control is not None else own.get("control")
+    update = _inside(find_part(lora), "lora") if lora is not None else own.get("lora")
     if update is not None and update.is_dir():
         update = find_part(update / LORA_WEIGHTS)
     table = find_part(prompts) if prompts is not None else own.get("prompts")
     settings = tuple(sorted((k, v) for k, v in given.items() if v is not None))
     return Sources(folder, branch, update, depth, segmentation, table, settings)
+
+
+def _inside(place: Path, part: str) -> Path:
+    """The folder of a part where the folder of a whole model was given, such as `mirage model convert` writes."""
+    return place / part if (place / part).is_dir() else place
 
 
 def config_of(sources: Sources) -> WorldModelConfig:
