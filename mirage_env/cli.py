@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 
 from mirage_env.errors import InvalidOptionError, MirageError, MissingPackageError
-from mirage_env.tables import cache_table, walk_table
+from mirage_env.tables import PAGE, cache_table, walk_table
 from mirage_env.walk_command import File, KnownWorld, Text, Walk, blaming, run_walk
 
 if TYPE_CHECKING:
@@ -32,12 +32,6 @@ mirage train-policy, mirage rollout, mirage export   agents that learn in it, ro
 mirage ros                                           a world as ROS 2 topics
 mirage eval, mirage train, mirage doctor             how good the model is, how to train your own; what is missing here
 Begin with: mirage walk --seed 7 --path loop --out walk      (--help after a command tells its options)\
-"""
-EVAL_USAGE = """\
-mirage eval loop [options]    walk away, come back, and see whether the world is the same
-mirage eval parts [options]   codec, depth and segmentation on test worlds
-mirage eval speed [options]   frames per second, share of each part, resident memory
-Add --help for the options.\
 """
 CommandT = TypeVar("CommandT")
 
@@ -101,8 +95,13 @@ def run_look(options: Look) -> int:
 
 
 def _walk_command(arguments: Sequence[str]) -> int:
-    figures, files = run_walk(_parse(Walk, arguments, "mirage walk"), _open_room)
+    options = _parse(Walk, arguments, "mirage walk")
+    figures, files = run_walk(options, _open_room)
     print(walk_table(figures, files))
+    if options.show:
+        from mirage_env.showing import open_page
+
+        print(open_page(options.out / PAGE))
     return 130 if figures.stopped else 0
 
 
@@ -126,30 +125,18 @@ def _view_command(arguments: Sequence[str]) -> int:
 
 
 def _eval_command(arguments: Sequence[str]) -> int:
+    from mirage_env.evaluation.command import EVALUATIONS
+    from mirage_env.evaluation.command import USAGE as EVAL_USAGE
+
     what, *rest = arguments or ["--help"]
     if what in ("-h", "--help"):
         print(EVAL_USAGE)
         return 0
-    if what == "loop":
-        from mirage_env.evaluation import loop
-
-        loop_options = _parse(loop.LoopConfig, rest, "mirage eval loop")
-        loop.run(loop_options)
-        print((loop_options.out / "table.md").read_text())
-    elif what == "parts":
-        from mirage_env.evaluation import components
-
-        part_options = _parse(components.PartsConfig, rest, "mirage eval parts")
-        components.run(part_options)
-        print((part_options.out / "parts.md").read_text())
-    elif what == "speed":
-        from mirage_env.evaluation import speed
-
-        speed_options = _parse(speed.SpeedConfig, rest, "mirage eval speed")
-        print(speed.table(speed.run(speed_options)))
-    else:
+    if what not in EVALUATIONS:
         print(f"mirage eval: there is nothing called {what!r} to measure\n{EVAL_USAGE}", file=sys.stderr)
         return 2
+    evaluation = EVALUATIONS[what]()
+    print(evaluation.run(_parse(evaluation.options, rest, f"mirage eval {what}")))
     return 0
 
 

@@ -1,0 +1,137 @@
+"""Clips of a data set in RealEstate10K's layout: where their files are, and which of their frames a walk is made of.
+
+| what | where in the data folder, first found |
+|---|---|
+| pose lists | `<split>/*.txt`, else `*.txt` |
+| frames | `frames/<clip>/`, `frames/<split>/<clip>/`, `<split>/<clip>/`: images named by their timestamps |
+| videos | `<id>.*` in `videos/` or `videos/<split>/`, or in the folder given; the id is the `v=` of the list's link |
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirage_env.camera import Camera
+from mirage_env.errors import ClipError
+from mirage_env.realestate import PoseList, camera_of, read_pose_list, read_video_frames, video_size
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One pose list, by the name of its file."""
+
+    name: str
+    poses: Path
+
+    @property
+    def seed(self) -> int:
+        """The same for that name in every selection of clips."""
+        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4], "big")
+
+
+@dataclass(frozen=True, eq=False)
+class ClipViews:
+    """What a clip shows, frame by frame of a walk."""
+
+    clip: Clip
+    images: NDArray[np.uint8]  # [N, H, W, 3]
+    cameras: tuple[Camera, ...]  # N, lengths in units of the clip
+
+    def scaled(self, scale: float) -> list[Camera]:
+        """The cameras with lengths in metres, at `scale` metres per unit."""
+        T = [camera.T_world_cam.copy() for camera in self.cameras]
+        for pose in T:
+            pose[:3, 3] *= scale
+        return [camera.at(pose) for camera, pose in zip(self.cameras, T, strict=True)]
+
+
+def find_clips(data: Path, split: str) -> list[Clip]:
+    """All clips of a split, by name.
+
+    Raises:
+        ClipError: no pose list there.
+    """
+    folder = data / split if (data / split).is_dir() else data
+    lists = sorted(folder.glob("*.txt"))
+    if not lists:
+        raise ClipError(f"there are no pose lists (*.txt) in {data / split} or {data}; give the folder with the splits")
+    return [Clip(path.stem, path) for path in lists]
+
+
+def read_clip(
+    clip: Clip,
+    data: Path,
+    split: str,
+    size: tuple[int, int],  # H, W
+    frames: int,
+    frames_per_second: float,
+    every: int = 0,
+    videos: Path | None = None,
+) -> ClipViews:
+    """The first `frames` frames of a clip, as far apart in time as those of the model.
+
+    Args:
+        clip: which one.
+        data: folder of the data set.
+        split: of the data set.
+        size: frames are cropped to its shape and resized to it.
+        frames: how many.
+        frames_per_second: rows of the list nearest to this rate are taken, no row twice.
+        every: every so many rows instead, whatever their time.
+        videos: another folder of videos.
+
+    Raises:
+        ClipError: no video, too few rows, or files that cannot be read.
+    """
+    poses = read_pose_list(clip.poses)
+    rows = _rows(poses, frames, frames_per_second, every)
+    if len(rows) < frames:
+        raise ClipError(f"clip {clip.name} has {len(rows)} frames at this rate; the walk needs {frames}")
+    source = _source(clip, poses, data, split, videos)
+    chosen = poses[rows]
+    images = read_video_frames(source, chosen.timestamps_us, size)
+    whole = video_size(source)
+    return ClipViews(clip, images, tuple(camera_of(chosen, i, whole, size) for i in range(frames)))
+
+
+def _rows(poses: PoseList, frames: int, frames_per_second: float, every: int) -> list[int]:
+    """At most `frames` rows, evenly spread in time."""
+    if every:
+        return list(range(0, len(poses), every))[:frames]
+    rows, last = [0], len(poses) - 1
+    for i in range(1, frames):
+        wanted = poses.timestamps_us[0] + 1e6 * i / frames_per_second
+        nearest = int(np.abs(poses.timestamps_us - wanted).argmin())
+        row = max(nearest, rows[-1] + 1)
+        if row > last or (nearest == last and wanted - poses.timestamps_us[last] > 0.5e6 / frames_per_second):
+            break
+        rows.append(row)
+    return rows
+
+
+def _source(clip: Clip, poses: PoseList, data: Path, split: str, videos: Path | None) -> Path:
+    for folder in (data / "frames" / clip.name, data / "frames" / split / clip.name, data / split / clip.name):
+        if folder.is_dir():
+            return folder
+    link = urlsplit(poses.url)
+    name = parse_qs(link.query).get("v", [link.path.rpartition("/")[2]])[0] or clip.name
+    for folder in _video_folders(data, split, videos):
+        for path in sorted(folder.glob(f"{name}.*")):
+            return path
+    raise ClipError(
+        f"clip {clip.name} has neither a folder of frames nor a video {name}.* in "
+        f"{', '.join(map(str, _video_folders(data, split, videos)))}"
+    )
+
+
+def _video_folders(data: Path, split: str, videos: Path | None) -> Iterator[Path]:
+    if videos is not None:
+        yield videos
+    yield from (data / "videos", data / "videos" / split)

@@ -1,0 +1,80 @@
+"""What `mirage eval` measures: each has options, and a function that runs it and tells what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+USAGE = """\
+mirage eval loop [options]                     walk away, come back, and see whether the world is the same
+mirage eval parts [options]                    codec, depth and segmentation on test worlds
+mirage eval speed [options]                    frames per second, share of each part, resident memory
+mirage eval re10k --data FOLDER [options]      RealEstate10K: novel views along true cameras, and the way back
+mirage eval export-rooms --out FOLDER          walks through the simulator in RealEstate10K's layout
+Add --help for the options.\
+"""
+
+
+class Evaluation(NamedTuple):
+    """One thing to measure."""
+
+    options: type[Any]
+    run: Callable[[Any], str]
+    """Measures, and returns the text to show."""
+
+
+def _loop() -> Evaluation:
+    from mirage_env.evaluation import loop
+
+    def run(options: loop.LoopConfig) -> str:
+        loop.run(options)
+        return (options.out / "table.md").read_text()
+
+    return Evaluation(loop.LoopConfig, run)
+
+
+def _parts() -> Evaluation:
+    from mirage_env.evaluation import components
+
+    def run(options: components.PartsConfig) -> str:
+        components.run(options)
+        return (options.out / "parts.md").read_text()
+
+    return Evaluation(components.PartsConfig, run)
+
+
+def _speed() -> Evaluation:
+    from mirage_env.evaluation import speed
+
+    return Evaluation(speed.SpeedConfig, lambda options: speed.table(speed.run(options)))
+
+
+def _re10k() -> Evaluation:
+    from mirage_env.evaluation import re10k
+
+    def run(options: re10k.Re10kConfig) -> str:
+        re10k.run(options)
+        return (options.out / "table.md").read_text()
+
+    return Evaluation(re10k.Re10kConfig, run)
+
+
+def _export_rooms() -> Evaluation:
+    from mirage_env.evaluation import export_rooms
+
+    def run(options: export_rooms.ExportConfig) -> str:
+        clips = export_rooms.run(options)
+        scale = f"--scale {options.unit:g}"
+        return f"{len(clips)} clips; mirage eval re10k --data {options.out} --split {options.split} {scale}"
+
+    return Evaluation(export_rooms.ExportConfig, run)
+
+
+EVALUATIONS: dict[str, Callable[[], Evaluation]] = {
+    "loop": _loop,
+    "parts": _parts,
+    "speed": _speed,
+    "re10k": _re10k,
+    "export-rooms": _export_rooms,
+}
+"""By the name after `mirage eval`; each is imported when it is asked for."""
