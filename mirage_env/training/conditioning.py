@@ -35,7 +35,8 @@ class Batch:
     rays: Tensor  # [B, T, 6, h, w]
     importance: Tensor  # [C, 1, 1] weight of each channel in losses
     references: Tensor | None = None  # [B, R, C, h, w]
-    text: Tensor | None = None  # [B, S, D] embedded prompts
+    prompts: tuple[str, ...] = ()  # B
+    text: Tensor | None = None  # [B, S, D] the prompts, embedded
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -46,6 +47,7 @@ class Batch:
             rays=self.rays.to(device),
             importance=self.importance.to(device),
             references=None if self.references is None else self.references.to(device),
+            prompts=self.prompts,
             text=None if self.text is None else self.text.to(device),
         )
 
@@ -104,6 +106,7 @@ class ConditionSampler:
                 rays=torch.stack([s.rays for s in samples]),
                 importance=self.importance,
                 references=None if references is None else torch.stack(references),
+                prompts=tuple(s.text for s in samples),
                 text=None if texts is None else torch.stack(texts),
             )
             for i in range(len(rules))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,17 @@ class LatentClips:
         ClipError: its first clip is damaged.
     """
 
-    def __init__(self, path: str | Path, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, path: str | Path, names: Sequence[str] | None = None, cache_bytes: int = CACHE_BYTES) -> None:
+        """Open a data set.
+
+        Args:
+            path: the data set.
+            names: clips to read; all of them if not given.
+            cache_bytes: clips that were read stay in memory up to this size.
+        """
         self.path, self.cache_bytes = Path(path), cache_bytes
         self.info = read_info(self.path)
-        self.names = clip_names(self.path)
+        self.names = clip_names(self.path) if names is None else list(names)
         if not self.names:
             raise DatasetError(f"{self.path} holds no clips; import some (mirage train --help)")
         self._cache: OrderedDict[str, LatentClip] = OrderedDict()
@@ -41,7 +48,21 @@ class LatentClips:
         self[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return LatentClips, (self.path, self.cache_bytes)
+        return LatentClips, (self.path, self.names, self.cache_bytes)
+
+    def split(self, held_out: int) -> tuple[LatentClips, LatentClips | None]:
+        """The clips to train on, and so many, spread evenly, that are not trained on.
+
+        Raises:
+            DatasetError: nothing would be left to train on.
+        """
+        if held_out >= len(self):
+            raise DatasetError(f"{held_out} of {len(self)} clips were to be held out; leave some to train on")
+        if not held_out:
+            return self, None
+        kept = {self.names[int(i)] for i in np.linspace(0, len(self) - 1, held_out)}
+        rest = [name for name in self.names if name not in kept]
+        return LatentClips(self.path, rest, self.cache_bytes), LatentClips(self.path, sorted(kept), self.cache_bytes)
 
     def __len__(self) -> int:
         return len(self.names)

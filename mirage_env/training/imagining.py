@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,18 +11,31 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mirage_env.camera import inverse, pluecker_rays
-from mirage_env.interfaces import Readout, Reference
+from mirage_env.config import WorldModelConfig
+from mirage_env.interfaces import ChunkGenerator, LatentCodec, Readout, ReadoutRefiner, Reference
 from mirage_env.memory import LatentMemory
 from mirage_env.references import Bank, chosen, remembered
 from mirage_env.training.clip_files import LatentClip, write_imagined
 from mirage_env.training.conditioning import preceding
 from mirage_env.training.dataset import LatentClips
 from mirage_env.training.zipped import ENDING
-from mirage_env.world_model import WorldModel
+
+
+class Dreamer(Protocol):
+    """What of a `WorldModel` imagines."""
+
+    @property
+    def config(self) -> WorldModelConfig: ...
+    @property
+    def codec(self) -> LatentCodec: ...
+    @property
+    def refiner(self) -> ReadoutRefiner: ...
+    @property
+    def generator(self) -> ChunkGenerator: ...
 
 
 @torch.no_grad()
-def imagine_clips(data: LatentClips, model: WorldModel, batch: int = 8, part: int = 0, parts: int = 1) -> None:
+def imagine_clips(data: LatentClips, model: Dreamer, batch: int = 8, part: int = 0, parts: int = 1) -> None:
     """Walk the model along every clip and keep what it imagines of places that the memory had seen.
 
     Cells the memory had not seen keep their true latents, so that everything imagined has a truth to be compared with:
@@ -52,7 +66,7 @@ def imagine_clips(data: LatentClips, model: WorldModel, batch: int = 8, part: in
 class _Walk:
     """A model on its way along a clip, whose latents become those it imagines."""
 
-    def __init__(self, clip: LatentClip, model: WorldModel, seed: int) -> None:
+    def __init__(self, clip: LatentClip, model: Dreamer, seed: int) -> None:
         self.true, self.model = clip, model
         self.clip = replace(clip, anchors=clip.anchors.copy(), latents=clip.latents.copy())
         self.generator = torch.Generator().manual_seed(seed)
@@ -102,7 +116,7 @@ class _Walk:
         return Reference(self.clip.still(frame), self.clip.cameras([frame])[0])
 
 
-def _step(walks: list[_Walk], model: WorldModel) -> None:
+def _step(walks: list[_Walk], model: Dreamer) -> None:
     """The next chunk of every walk, through one network call."""
     readouts = [walk.read() for walk in walks]
     known = torch.stack([model.refiner.refine(r) for r in readouts]).float()

@@ -12,11 +12,14 @@ RANK = 64
 
 
 def add_lora(transformer: WanTransformer3DModel, rank: int = RANK, dropout: float = 0.05) -> list[nn.Parameter]:
-    """Add adapters (alpha = rank) and return their parameters."""
+    """Add adapters (alpha = rank) and return their parameters, float32 whatever the type of the weights."""
     transformer.add_adapter(
         LoraConfig(r=rank, lora_alpha=rank, lora_dropout=dropout, target_modules=TARGETS, init_lora_weights=True)
     )
-    return [p for n, p in transformer.named_parameters() if "lora_" in n]
+    adapters = [p for n, p in transformer.named_parameters() if "lora_" in n]
+    for parameter in adapters:
+        parameter.data = parameter.data.float()
+    return adapters
 
 
 @torch.no_grad()

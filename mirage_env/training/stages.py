@@ -15,7 +15,7 @@ from mirage_env.interfaces import Readout, ReadoutRefiner
 from mirage_env.models.denoiser import ChunkDenoiser
 from mirage_env.models.refiner import ConvRefiner
 from mirage_env.training.conditioning import Batch, ConditionSampler
-from mirage_env.training.loop import LoopConfig, channels_last, train
+from mirage_env.training.loop import LoopConfig, Sample, channels_last, train
 
 
 def train_refiner(
@@ -27,8 +27,8 @@ def train_refiner(
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         (drawn,) = sampler.draw(batch, generator)
-        bare = refined = torch.zeros(())
-        cells = torch.zeros(())
+        drawn = drawn.to(next(refiner.parameters()).device)
+        bare = refined = cells = drawn.latents.new_zeros(())
         for truth, readout in zip(drawn.latents, drawn.readout, strict=True):
             seen = readout.observed[:, None]
             weight = seen * drawn.importance
@@ -55,33 +55,76 @@ def blank(readout: Readout) -> Readout:
     return Readout(**{f.name: torch.zeros_like(getattr(readout, f.name)) for f in fields(readout)})
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What the network is told of a batch, the memory dropped now and then. On the device of the batch."""
+
+    known: Tensor  # [B, T, C, h, w] refined readout, frame 0 clean
+    observed: Tensor  # [B, T, 1, h, w]
+    cond: Tensor | None  # [B, channels, T, h, w]
+
+
+def _see(variant: Variant, batch: Batch, generator: torch.Generator, drop: float) -> _Seen:
+    dropped = torch.rand(len(batch.readout), generator=generator) < drop
+    readout = [blank(r) if d else r for r, d in zip(batch.readout, dropped, strict=True)]
+    known = torch.stack([variant.refiner.refine(r) for r in readout]).float()
+    known[:, 0] = batch.latents[:, 0]
+    observed = torch.stack([r.observed[:, None] for r in readout])
+    return _Seen(known, observed, variant.denoiser.condition(known, readout, batch.rays))
+
+
 def flow_loss(variant: Variant, batch: Batch, generator: torch.Generator, drop: float = 0.1) -> dict[str, Tensor]:
     """Error of the predicted clean chunk, frame 0 left out; the memory is dropped now and then.
 
     sigma is drawn from the levels of the variant's own few-step sampler: training goes where sampling will be.
     """
+    latents = batch.latents
     with torch.no_grad():
-        dropped = torch.rand(len(batch.readout), generator=generator) < drop
-        readout = [blank(r) if d else r for r, d in zip(batch.readout, dropped, strict=True)]
-        known = torch.stack([variant.refiner.refine(r) for r in readout]).float()
-        observed = torch.stack([r.observed[:, None] for r in readout])
-        known[:, 0] = batch.latents[:, 0]
-        noise = torch.randn(known.shape, generator=generator)
-        source, prior = variant.denoiser.source(known, observed, noise)
+        seen = _see(variant, batch, generator, drop)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        source, prior = variant.denoiser.source(seen.known, seen.observed, noise)
         levels = torch.tensor(variant.denoiser.sigmas()[:-1])
-        sigma = levels[torch.randint(len(levels), (len(known),), generator=generator)]
+        sigma = levels[torch.randint(len(levels), (len(latents),), generator=generator)].to(latents)
         level = sigma[:, None, None, None, None]
-        x = (1.0 - level) * batch.latents + level * source
-        x[:, 0] = batch.latents[:, 0]
-        cond = variant.denoiser.condition(known, readout, batch.rays)
-    predicted = variant.denoiser.predict(x, sigma, prior, batch.preceding, cond)
-    error = batch.importance * (predicted.float() - batch.latents)[:, 1:] ** 2
-    seen = observed[:, 1:]
-    channels = error.shape[2]
+        x = (1.0 - level) * latents + level * source
+        x[:, 0] = latents[:, 0]
+    predicted = variant.denoiser.predict(x, sigma, prior, batch.preceding, seen.cond)
+    error = batch.importance * (predicted.float() - latents)[:, 1:] ** 2
+    return {"loss": error.mean(), **_by_sight(error, seen.observed)}
+
+
+LEAST_LEVEL = 1e-3
+"""Smallest sigma before the shift: the velocity is a difference divided by it."""
+
+
+def velocity_loss(variant: Variant, batch: Batch, generator: torch.Generator, drop: float = 0.1) -> dict[str, Tensor]:
+    """Error of the predicted velocity eps - z, frame 0 left out (paper, training); the memory is dropped now and then.
+
+    Every frame has a noise level of its own, uniform in (0, 1) and then shifted as the sampler shifts: frames that are
+    nearly clean help those that are not, and no frame can be sure of its neighbours.
+    """
+    latents, shift = batch.latents, variant.denoiser.sampler.shift
+    with torch.no_grad():
+        seen = _see(variant, batch, generator, drop)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        plain = torch.rand(latents.shape[:2], generator=generator).clamp_min(LEAST_LEVEL).to(latents)
+        sigma = shift * plain / (1.0 + (shift - 1.0) * plain)  # [B, T]
+        level = sigma[:, :, None, None, None]
+        x = (1.0 - level) * latents + level * noise
+        x[:, 0] = latents[:, 0]
+    prior = torch.zeros_like(latents)
+    clean = variant.denoiser.predict(x, sigma, prior, batch.preceding, seen.cond, batch.references, batch.text)
+    # x - sigma v is the clean latent predicted: its error over sigma is that of the velocity.
+    error = (((clean - latents) / level)[:, 1:]) ** 2
+    return {"loss": error.mean(), **_by_sight(error, seen.observed)}
+
+
+def _by_sight(error: Tensor, observed: Tensor) -> dict[str, Tensor]:
+    """Mean error where the memory showed something and where it did not."""
+    seen, channels, error = observed[:, 1:], error.shape[2], error.detach()
     return {
-        "loss": error.mean(),
-        "seen": (error.detach() * seen).sum() / (seen.sum() * channels).clamp_min(1.0),
-        "unseen": (error.detach() * (1 - seen)).sum() / ((1 - seen).sum() * channels).clamp_min(1.0),
+        "seen": (error * seen).sum() / (seen.sum() * channels).clamp_min(1.0),
+        "unseen": (error * (1 - seen)).sum() / ((1 - seen).sum() * channels).clamp_min(1.0),
     }
 
 
@@ -93,21 +136,28 @@ def train_denoiser(
     config: LoopConfig,
     batch: int = 3,
     drop: float = 0.1,
+    sample: Sample | None = None,
 ) -> Variant:
-    """Train the given parameters of a variant's denoiser; the rest is frozen."""
+    """Train the given parameters of a variant's denoiser; the rest is frozen.
+
+    Denoisers that predict the flow from plain noise learn the paper's loss, those that start at the memory `flow_loss`.
+    """
     denoiser = variant.denoiser
     denoiser.requires_grad_(False)
     for parameter in trainable:
         parameter.requires_grad_(True)
     for attention in denoiser.modules():
         if isinstance(attention, WanAttention):
-            # Query and key norms stay at one: float32 weights keep bfloat16 from the fused kernel (9 % of a step).
+            # Query and key norms stay as they are: float32 weights keep bfloat16 from the fused kernel (9 % of a step).
             for norm in (attention.norm_q, attention.norm_k):
                 norm.to(torch.bfloat16 if config.bf16 else torch.float32).requires_grad_(False)
+    plain = denoiser.sampler.prediction == "flow" and not denoiser.sampler.couple
+    loss = velocity_loss if plain else flow_loss
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         (drawn,) = sampler.draw(batch, generator, [variant.readout])
-        return flow_loss(variant, drawn, generator, drop)
+        device = denoiser.transformer.patch_embedding.weight.device
+        return loss(variant, drawn.to(device), generator, drop)
 
-    trained = train(denoiser, loss_fn, folder, config)
+    trained = train(denoiser, loss_fn, folder, config, sample)
     return Variant(trained, variant.refiner, variant.readout)  # type: ignore[arg-type]
