@@ -10,6 +10,7 @@ mirage eval loop [options]                     walk away, come back, and see whe
 mirage eval parts [options]                    codec, depth and segmentation on test worlds
 mirage eval speed [options]                    frames per second, share of each part, resident memory
 mirage eval re10k --data FOLDER [options]      RealEstate10K: novel views along true cameras, and the way back
+mirage eval worldscore --data FOLDER [options] videos for the WorldScore toolkit, which scores them
 mirage eval export-rooms --out FOLDER          walks through the simulator in RealEstate10K's layout
 Add --help for the options.\
 """
@@ -59,6 +60,12 @@ def _re10k() -> Evaluation:
     return Evaluation(re10k.Re10kConfig, run)
 
 
+def _worldscore() -> Evaluation:
+    from mirage_env.evaluation import worldscore
+
+    return Evaluation(worldscore.WorldScoreConfig, lambda options: worldscore.told(worldscore.run(options), options))
+
+
 def _export_rooms() -> Evaluation:
     from mirage_env.evaluation import export_rooms
 
@@ -75,6 +82,7 @@ EVALUATIONS: dict[str, Callable[[], Evaluation]] = {
     "parts": _parts,
     "speed": _speed,
     "re10k": _re10k,
+    "worldscore": _worldscore,
     "export-rooms": _export_rooms,
 }
 """By the name after `mirage eval`; each is imported when it is asked for."""
