@@ -193,9 +193,8 @@ class TestRun:
         found, out = results
         assert (found["clips"], found["left_out"]) == (3, {})
         assert all(len(found["by_frame"][m]) == FRAMES - 1 for m in ("psnr", "ssim"))
-        assert all(
-            math.isfinite(found["figures"][m].mean) for m in ("psnr", "ssim", "psnr_c", "ssim_c", "revisit_psnr")
-        )
+        figures = ("psnr", "ssim", "psnr_c", "ssim_c", "revisit_psnr", "same_depth")
+        assert all(math.isfinite(found["figures"][m].mean) for m in figures)
         assert json.loads((out / "results.json").read_text())["figures"]["psnr"]["count"] == 3
         assert len(list(out.glob("*.png"))) == 1
 
@@ -251,12 +250,12 @@ class TestRun:
         assert len(truth.walk.cameras) == 2 * FRAMES - 1
         assert np.array_equal(truth.walk.cameras[0].T_world_cam, truth.walk.cameras[-1].T_world_cam)
         frames = truth.frames.clone()
-        seen = torch.ones_like(truth.still)
-        right = re10k._figures(truth, Rollout(frames, seen, {}, [], [], [1]), None)
+        seen, depth = torch.ones_like(truth.still), torch.ones(5, 32, 32)
+        right = re10k._figures(truth, Rollout(frames, seen, {}, [], [], [1], depth), None)
         assert set(right["frames"]["psnr"]) == {PSNR_LIMIT}
         assert right["closed"]["psnr"] == right["revisit_psnr"] == PSNR_LIMIT
         frames[-1] = -frames[-1]
-        wrong = re10k._figures(truth, Rollout(frames, seen, {}, [], [], [1]), None)
+        wrong = re10k._figures(truth, Rollout(frames, seen, {}, [], [], [1], depth), None)
         assert wrong["frames"] == right["frames"]
         assert wrong["closed"]["psnr"] < 20.0
 
@@ -290,6 +289,8 @@ def test_shipped_model_walks_exported_rooms_from_the_command_line(tmp_path, caps
     assert found["figures"]["psnr"]["mean"] > 22.0
     assert found["figures"]["psnr_c"]["mean"] > 22.0
     assert 0.6 < found["scale"]["metres"]["mean"] < 1.6
+    assert found["figures"]["same_depth"]["mean"] > 0.7
+    assert found["figures"]["reprojection"]["mean"] < 1.0
 
 
 def test_published_rows_have_a_figure_for_every_column():

@@ -1,5 +1,6 @@
 """LPIPS, camera errors and geometric consistency measure what they say."""
 
+import json
 import math
 import struct
 from dataclasses import replace
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from mirage_env.camera import pose_from_rotation_vector
+from mirage_env.cli import main
 from mirage_env.errors import InvalidDepthError, InvalidOptionError, InvalidPoseError, MissingPackageError, WeightsError
 from mirage_env.evaluation import lpips
 from mirage_env.evaluation.camera_errors import CameraErrors, best_scale, camera_errors
@@ -213,6 +215,17 @@ class TestCameraErrors:
     def test_lists_that_do_not_belong_together_are_refused(self):
         with pytest.raises(InvalidPoseError, match="3 estimated and 4 true"):
             camera_errors(walk(3), walk(4))
+
+    def test_pose_files_are_compared_from_the_command_line(self, tmp_path, capsys):
+        true = walk(5)
+        turned = [T @ pose_from_rotation_vector([0, 0, 0], [0, 0.1 * (i > 0), 0]) for i, T in enumerate(true)]
+        for name, poses in (("a", true), ("b", turned)):
+            (tmp_path / f"{name}.json").write_text(json.dumps([T.tolist() for T in poses]))
+        files = ["--true", str(tmp_path / "a.json"), "--estimated", str(tmp_path / "b.json")]
+        assert main(["eval", "cameras", *files, "--out", str(tmp_path / "errors.json")]) == 0
+        assert "rotation 4.58 degrees, translation 0.000 units" in capsys.readouterr().out
+        errors = json.loads((tmp_path / "errors.json").read_text())
+        assert errors["rotation_degrees"] == pytest.approx([0.0, *[math.degrees(0.1)] * 4], abs=1e-6)
 
 
 @pytest.fixture(scope="module")

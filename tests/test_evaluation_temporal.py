@@ -7,7 +7,7 @@ import pytest
 import torch
 from temporal import temporal_world_model
 
-from mirage_env.evaluation import components, loop, speed
+from mirage_env.evaluation import components, export_rooms, loop, re10k, speed
 from mirage_env.evaluation.oracle import ROWS
 from mirage_env.evaluation.paths import ALL, loop_walk
 from mirage_env.evaluation.rollout import pixels_known, roll_out, true_views
@@ -84,3 +84,15 @@ def test_networks_and_speed_are_measured(tmp_path):
     assert {"decode", "encode"} <= set(timed["time_shares"])
     rate, chunk = (timed["figures"][name]["value"] for name in ("frames_per_second", "chunk"))
     assert rate * chunk == pytest.approx(FRAMES)
+
+
+def test_clips_are_walked_with_more_frames_than_latents(tmp_path):
+    rooms = export_rooms.ExportConfig(
+        tmp_path / "data", worlds=2, chunks=4, frames_per_chunk=FRAMES, size=(32, 32), images=True
+    )
+    export_rooms.run(rooms)
+    options = re10k.Re10kConfig(tmp_path / "data", tmp_path / "out", scale=1.0, lpips="none", sheets=0)
+    found = re10k.run(options, load)
+    assert found["clips"] == 2
+    assert len(found["by_frame"]["psnr"]) == 2 * FRAMES
+    assert [len(found["by_chunk"][m]) for m in ("psnr", "ssim")] == [2, 2]

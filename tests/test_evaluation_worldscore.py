@@ -220,6 +220,7 @@ class TestRun:
             "input_image.png",
             "image_data.json",
             "camera_data.json",
+            "poses.json",
             "time.txt",
         }
         frames = 3 * PER_CHUNK + 1

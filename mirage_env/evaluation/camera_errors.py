@@ -1,4 +1,4 @@
-"""How well a video follows the cameras it was asked for, given its cameras as something else estimated them.
+"""How well a video follows the cameras it was asked for, as something else sees them in it (`mirage eval cameras`).
 
 The definitions are those of WorldScore's camera control (Duan et al. 2025, arXiv 2504.00983, section 4 and appendix C),
 which estimates the cameras with DROID-SLAM; any estimate will do here, as long as both lists begin at the same pose.
@@ -6,15 +6,18 @@ which estimates the cameras with DROID-SLAM; any estimate will do here, as long 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.camera import Matrix, inverse, rotation_angle
+from mirage_env.camera import Camera, Matrix, inverse, rotation_angle
 from mirage_env.errors import InvalidPoseError
+from mirage_env.paths import path_from_file
 
 WORST_ROTATION, WORST_TRANSLATION = 15.0, 0.5
 """Mean errors that score zero, degrees and units of the path (WorldScore's empirical maxima)."""
@@ -29,6 +32,13 @@ class CameraErrors:
     translation: NDArray[np.float64]  # [N] in units of the true path, after the estimate was scaled
     scale: float
     """What the estimated positions were multiplied with."""
+
+    def __str__(self) -> str:
+        rotation, translation = self.rotation.mean(), self.translation.mean()
+        return (
+            f"rotation {rotation:.2f} degrees, translation {translation:.3f} units at scale {self.scale:.3g} (means of "
+            f"{len(self.rotation)} poses); camera control as WorldScore scores it {100.0 * self.score:.2f}"
+        )
 
     @property
     def score(self) -> float:
@@ -97,3 +107,37 @@ def _total(scale: float, positions: NDArray[np.float64], goals: NDArray[np.float
 def _from_first(poses: Poses) -> NDArray[np.float64]:
     T_first_world = inverse(np.asarray(poses[0], np.float64))
     return np.stack([T_first_world @ T for T in poses])
+
+
+@dataclass(frozen=True)
+class CamerasConfig:
+    """What `run` compares."""
+
+    true: Path
+    """Pose file of the path that was asked for, in any format that `mirage walk --path` reads."""
+    estimated: Path
+    """Pose file of the path that something saw in the video, with as many poses, in any scale."""
+    unit: float = 1.0
+    """Length that counts as 1 in the translation error, metres."""
+    out: Path | None = None
+    """JSON file for the errors of every pose."""
+
+
+def run(config: CamerasConfig) -> CameraErrors:
+    """Compare two pose files.
+
+    Raises:
+        InvalidOptionError: a file that is missing or of no known format.
+        InvalidPoseError: a pose that is no rigid motion, or lists of different lengths.
+    """
+    origin = Camera.from_fov(1.0, 1, 1)
+    # The first pose of a file becomes the origin, and is left out.
+    true, estimated = (
+        [np.eye(4), *(camera.T_world_cam for camera in path_from_file(file, origin))]
+        for file in (config.true, config.estimated)
+    )
+    found = camera_errors(estimated, true, config.unit)
+    if config.out is not None:
+        errors = {"rotation_degrees": found.rotation.tolist(), "translation": found.translation.tolist()}
+        config.out.write_text(json.dumps({**errors, "scale": found.scale, "score": found.score}, indent=1) + "\n")
+    return found

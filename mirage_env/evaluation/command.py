@@ -11,6 +11,7 @@ mirage eval parts [options]                    codec, depth and segmentation on 
 mirage eval speed [options]                    frames per second, share of each part, resident memory
 mirage eval re10k --data FOLDER [options]      RealEstate10K: novel views along true cameras, and the way back
 mirage eval worldscore --data FOLDER [options] videos for the WorldScore toolkit, which scores them
+mirage eval cameras --true A --estimated B      how well a video follows the path that was asked for
 mirage eval export-rooms --out FOLDER          walks through the simulator in RealEstate10K's layout
 Add --help for the options.\
 """
@@ -66,6 +67,12 @@ def _worldscore() -> Evaluation:
     return Evaluation(worldscore.WorldScoreConfig, lambda options: worldscore.told(worldscore.run(options), options))
 
 
+def _cameras() -> Evaluation:
+    from mirage_env.evaluation import camera_errors
+
+    return Evaluation(camera_errors.CamerasConfig, lambda options: str(camera_errors.run(options)))
+
+
 def _export_rooms() -> Evaluation:
     from mirage_env.evaluation import export_rooms
 
@@ -83,6 +90,7 @@ EVALUATIONS: dict[str, Callable[[], Evaluation]] = {
     "speed": _speed,
     "re10k": _re10k,
     "worldscore": _worldscore,
+    "cameras": _cameras,
     "export-rooms": _export_rooms,
 }
 """By the name after `mirage eval`; each is imported when it is asked for."""

@@ -124,7 +124,7 @@ def run(config: LoopConfig, load: Load | None = None) -> dict[str, Any]:
         "oracle": range(config.oracle_worlds),
     }
     records = [r for r in journal.records if r["seed"] in wanted[r["experiment"]]]
-    notes.append("LPIPS not measured: its weights are no part of the package.")
+    notes.append("LPIPS not measured: its weights are no part of the package (`mirage eval re10k` has it).")
     results = {**settings, "machine": _machine(), "notes": notes, **report.summarise(records)}
     report.write(config.out, results, records)
     return results

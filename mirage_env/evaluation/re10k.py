@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from mirage_env.errors import ClipError, InvalidOptionError
 from mirage_env.evaluation import plots, re10k_report
 from mirage_env.evaluation.clip_scale import FittedScale, fit_scale
 from mirage_env.evaluation.clips import Clip, ClipViews, find_clips, read_clip
+from mirage_env.evaluation.consistency import consistency
 from mirage_env.evaluation.journal import Journal, Record
 from mirage_env.evaluation.lpips import Lpips, has_lpips, load_lpips
 from mirage_env.evaluation.metrics import mean, psnr, ssim
@@ -188,6 +190,11 @@ def _figures(truth: Truth, rollout: Rollout, distance: Lpips | None) -> Record:
             found["lpips"] = distance(images, reference)
         return {name: [round(x, 5) for x in values.tolist()] for name, values in found.items()}
 
+    ends = range(0, half + 1, truth.walk.frames_per_chunk)
+    fits = [
+        consistency(shown[[a, b]], rollout.depth[i : i + 2], (truth.walk.cameras[a], truth.walk.cameras[b]))
+        for i, (a, b) in enumerate(pairwise(ends))
+    ]
     return {
         "frames": compare(shown[out], true[out]),
         "seen_psnr": mean(psnr(shown[out], true[out], seen[out]).tolist()),
@@ -195,6 +202,8 @@ def _figures(truth: Truth, rollout: Rollout, distance: Lpips | None) -> Record:
         "seen": float(seen[out].float().mean()),
         "closed": {name: values[0] for name, values in compare(shown[-1:], true[:1]).items()},
         "revisit_psnr": mean(psnr(shown[late], shown[early]).tolist()),
+        "same_depth": mean(fit.agreeing for fit in fits),
+        "reprojection": mean(fit.pixels for fit in fits),
         "chunk": [truth.walk.chunk_of(i) for i in range(1, half + 1)],
         "bytes": int(np.max(rollout.nbytes)),
     }

@@ -10,6 +10,14 @@ from mirage_env.evaluation.published import RE10K, RE10K_COLUMNS, published_tabl
 from mirage_env.evaluation.report import markdown
 
 METRICS = ("psnr", "ssim", "lpips")
+KINDS = {
+    "seen_psnr": "PSNR on cells the memory knew, dB",
+    "unseen_psnr": "PSNR on cells it did not know, dB",
+    "seen": "share of pixels in cells it knew",
+    "revisit_psnr": "coming back against what was shown on the way out, PSNR, dB",
+    "same_depth": "share of pixels on which the ends of successive chunks agree in depth within 10 %",
+    "reprojection": "by which these pixels miss themselves there and back, pixels",
+}
 
 
 def summarise(used: Sequence[Mapping[str, Any]], left_out: Mapping[str, str]) -> dict[str, Any]:
@@ -17,7 +25,7 @@ def summarise(used: Sequence[Mapping[str, Any]], left_out: Mapping[str, str]) ->
     measured = [m for m in METRICS if used and m in used[0]["frames"]]
     figures = {m: estimate(mean(r["frames"][m]) for r in used) for m in measured}
     figures |= {f"{m}_c": estimate(r["closed"][m] for r in used) for m in measured}
-    for name in ("seen_psnr", "unseen_psnr", "seen", "revisit_psnr"):
+    for name in KINDS:
         figures[name] = estimate(r[name] for r in used)
     scales = [r["scale"] for r in used]
     return {
@@ -40,12 +48,6 @@ def table(results: Mapping[str, Any]) -> str:
     figures, settings = results["figures"], results["settings"]
     height, width = results["image_size"]
     ours = (f"`{results['model']}`", *(_cell(figures.get(m)) for m in (*METRICS, *(f"{m}_c" for m in METRICS))))
-    kinds = {
-        "seen_psnr": "PSNR on cells the memory knew, dB",
-        "unseen_psnr": "PSNR on cells it did not know, dB",
-        "seen": "share of pixels in cells it knew",
-        "revisit_psnr": "coming back against what was shown on the way out, PSNR, dB",
-    }
     parts = [
         "# Clips in RealEstate10K's layout",
         f"{results['clips']} clips of the split `{settings['split']}` of `{results['data']}`, {settings['chunks']} "
@@ -57,7 +59,7 @@ def table(results: Mapping[str, Any]) -> str:
         published_table(RE10K, RE10K_COLUMNS),
         "The published rows are other models on RealEstate10K itself, with selections of clips, sizes and lengths of "
         "their own: they say how far the field is, not who is better.",
-        markdown(("", "measured here"), [(label, _cell(figures[name])) for name, label in kinds.items()]),
+        markdown(("", "measured here"), [(label, _cell(figures[name])) for name, label in KINDS.items()]),
         "## By chunk",
         markdown(
             ("chunk", *results["by_chunk"]),

@@ -46,6 +46,7 @@ class Rollout:
     coverage: list[float]  # per chunk, share of cells
     points: list[int]  # after the start view and after each chunk
     nbytes: list[int]
+    depth: Tensor  # [1 + chunks, H, W] metres, of the start view and of the last frame of each chunk
 
 
 def true_views(seed: int, room: Room, walk: LoopWalk, start: float, seconds: float) -> Truth:
@@ -84,6 +85,7 @@ def roll_out(
     decoded = [{"bare": [c.frames], "refined": [c.frames]} if readouts else {} for c, _ in opened]
     coverage: list[list[float]] = [[] for _ in truths]
     points, nbytes = [[s.memory.points] for s in states], [[s.memory.nbytes] for s in states]
+    depth = [[chunk.depth[-1:].float().cpu()] for chunk, _ in opened]
     for first in range(1, len(truths[0].walk.cameras), per_chunk):
         before = states
         chunks, states = model.step_batch(before, [t.walk.cameras[first : first + per_chunk] for t in truths])
@@ -97,6 +99,7 @@ def roll_out(
             coverage[i].append(chunk.coverage)
             points[i].append(state.memory.points)
             nbytes[i].append(state.memory.nbytes)
+            depth[i].append(chunk.depth[-1:].float().cpu())
         if progress is not None:
             progress(len(truths))
     return [
@@ -107,6 +110,7 @@ def roll_out(
             coverage[i],
             points[i],
             nbytes[i],
+            torch.cat(depth[i]),
         )
         for i in range(len(truths))
     ]

@@ -109,7 +109,7 @@ def write_sample(
     speed: float,
     seconds: float,
 ) -> None:
-    """Write what the toolkit reads, all or nothing.
+    """Write what the toolkit reads, all or nothing; and the cameras in our conventions, `poses.json`.
 
     Args:
         folder: of this sample.
@@ -143,6 +143,8 @@ def write_sample(
             "cameras_interp": their_matrices(cameras),
         }
         (partial / "camera_data.json").write_text(json.dumps(data, indent=4) + "\n")
+    poses = [camera.T_world_cam.tolist() for camera in cameras]
+    (partial / "poses.json").write_text(json.dumps(poses) + "\n")
     (partial / "image_data.json").write_text(json.dumps(told, indent=4) + "\n")
     (partial / "time.txt").write_text(f"generate_time: {seconds:.4f}\n")
     shutil.rmtree(folder, ignore_errors=True)
