@@ -33,7 +33,7 @@ from mirage_env.evaluation.paths import LoopWalk
 from mirage_env.evaluation.report import without_nan
 from mirage_env.evaluation.rollout import Rollout, Truth, roll_out
 from mirage_env.evaluation.variants import Load
-from mirage_env.world_model import WorldModel, frames_to_uint8
+from mirage_env.world_model import WorldModel, frames_from_uint8, frames_to_uint8
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Re10kConfig:
     prompt: str = ""
     """For models that read text; RealEstate10K has no captions."""
     batch: int = 4
-    """Clips that walk together in one network call."""
+    """Clips that walk together in one network call, and are in memory together."""
     sheets: int = 8
     """Contact sheets to draw."""
     seed: int = 0
@@ -179,34 +179,42 @@ def _there_and_back(model: WorldModel, views: ClipViews, scale: float) -> Truth:
 
 def _figures(truth: Truth, rollout: Rollout, distance: Lpips | None) -> Record:
     """What one clip shows: per frame of the way out, and of the loop's end."""
-    true, shown, seen = truth.frames, rollout.frames, rollout.seen
-    half = len(true) // 2
-    out = slice(1, half + 1)
-    early, late = (torch.tensor(x) for x in zip(*truth.walk.revisits, strict=True))
+    shown, seen, half = rollout.frames, rollout.seen, len(truth.images) // 2
+    out, cameras = range(1, half + 1), truth.walk.cameras
 
-    def compare(images: Tensor, reference: Tensor) -> dict[str, list[float]]:
-        found = {"psnr": psnr(images, reference), "ssim": ssim(images, reference)}
-        if distance is not None:
-            found["lpips"] = distance(images, reference)
-        return {name: [round(x, 5) for x in values.tolist()] for name, values in found.items()}
+    def true(frame: int) -> Tensor:  # [1, 3, H, W]
+        return frames_from_uint8(truth.images[frame : frame + 1])
 
-    ends = range(0, half + 1, truth.walk.frames_per_chunk)
+    frames, known, unknown = [], [], []
+    # Frame by frame: a long walk of large frames would not fit in memory together with what SSIM needs.
+    for i in out:
+        image, reference, mask = shown[i : i + 1], true(i), seen[i : i + 1]
+        frames.append(_compare(image, reference, distance))
+        known.append(float(psnr(image, reference, mask)))
+        unknown.append(float(psnr(image, reference, ~mask)))
     fits = [
-        consistency(shown[[a, b]], rollout.depth[i : i + 2], (truth.walk.cameras[a], truth.walk.cameras[b]))
-        for i, (a, b) in enumerate(pairwise(ends))
+        consistency(shown[[a, b]], rollout.depth[i : i + 2], (cameras[a], cameras[b]))
+        for i, (a, b) in enumerate(pairwise(range(0, half + 1, truth.walk.frames_per_chunk)))
     ]
     return {
-        "frames": compare(shown[out], true[out]),
-        "seen_psnr": mean(psnr(shown[out], true[out], seen[out]).tolist()),
-        "unseen_psnr": mean(psnr(shown[out], true[out], ~seen[out]).tolist()),
-        "seen": float(seen[out].float().mean()),
-        "closed": {name: values[0] for name, values in compare(shown[-1:], true[:1]).items()},
-        "revisit_psnr": mean(psnr(shown[late], shown[early]).tolist()),
+        "frames": {name: [figures[name] for figures in frames] for name in frames[0]},
+        "seen_psnr": mean(known),
+        "unseen_psnr": mean(unknown),
+        "seen": float(seen[1 : half + 1].float().mean()),
+        "closed": _compare(shown[-1:], true(0), distance),
+        "revisit_psnr": mean(float(psnr(shown[[again]], shown[[first]])) for first, again in truth.walk.revisits),
         "same_depth": mean(fit.agreeing for fit in fits),
         "reprojection": mean(fit.pixels for fit in fits),
-        "chunk": [truth.walk.chunk_of(i) for i in range(1, half + 1)],
+        "chunk": [truth.walk.chunk_of(i) for i in out],
         "bytes": int(np.max(rollout.nbytes)),
     }
+
+
+def _compare(image: Tensor, reference: Tensor, distance: Lpips | None) -> dict[str, float]:  # [1, 3, H, W] each
+    found = {"psnr": psnr(image, reference), "ssim": ssim(image, reference)}
+    if distance is not None:
+        found["lpips"] = distance(image, reference)
+    return {name: round(float(value), 5) for name, value in found.items()}
 
 
 def _settings(config: Re10kConfig, model: WorldModel, net: str) -> dict[str, Any]:
