@@ -64,11 +64,11 @@ def load_full_size(sources: Sources, running: Running, prompt_cache: Path | None
     config = config_of(sources)
     turns = Turns(running.device) if running.offload == "model" else None
     vae = load_published(AutoencoderKLWan, sources.part("vae"), running.home_of("vae"), running.dtype)
-    codec = _codec(vae, running, turns)
+    codec = codec_of(vae, running, turns)
     branch = _branch(sources, running)
     if branch is not None and "mask" in branch.config.parts:
         branch.mask_latents = mask_latents(codec, config.chunk_latents, config.image_size, config.temporal_stride)
-    text = _prompts(sources, running, prompt_cache, text_encoder, turns)
+    text = prompts_of(sources, running, prompt_cache, text_encoder, turns)
     generator = ChunkDenoiser(_transformer(sources, running), branch, config.sampler, text).eval()
     put_to_work(generator, running, turns)
     # Asked last: what decoding needs has to be free beside the weights.
@@ -77,15 +77,16 @@ def load_full_size(sources: Sources, running: Running, prompt_cache: Path | None
     return Networks(
         config=config,
         codec=codec,
-        depth=_depth(sources, config, running),
-        segmenter=_segmenter(sources, config, running),
-        refiner=_refiner(sources, running),
+        depth=depth_of(sources, config, running),
+        segmenter=segmenter_of(sources, config, running),
+        refiner=refiner_of(sources, running),
         generator=generator,
         identity=sampled_fingerprint(sources),
     )
 
 
-def _codec(vae: AutoencoderKLWan, running: Running, turns: Turns | None) -> Placed:
+def codec_of(vae: AutoencoderKLWan, running: Running, turns: Turns | None = None) -> Placed:
+    """The codec of images and latents."""
     module, device = WanCodec(vae).eval(), running.device_of("vae")
     return Placed(module, device, running.dtype, None if turns is None else turns.member(module))
 
@@ -123,9 +124,10 @@ def _branch(sources: Sources, running: Running) -> ControlBranch | None:
     )
 
 
-def _prompts(
-    sources: Sources, running: Running, cache: Path | None, text_encoder: bool, turns: Turns | None
+def prompts_of(
+    sources: Sources, running: Running, cache: Path | None, text_encoder: bool, turns: Turns | None = None
 ) -> Prompts:
+    """Embeddings of prompts; without `text_encoder` those of the table are all there are."""
     folder = sources.part("text_encoder")
     encoder, name = None, ""
     if text_encoder and (folder / "config.json").is_file():
@@ -136,21 +138,24 @@ def _prompts(
     return Prompts(encoder, sources.prompts, cache, name)
 
 
-def _depth(sources: Sources, config: WorldModelConfig, running: Running) -> DepthEstimator:
+def depth_of(sources: Sources, config: WorldModelConfig, running: Running) -> DepthEstimator:
+    """The depth model: given, the folder's own, or that of the settings."""
     device, own = running.device_of("depth"), sources.own("depth")
     if sources.depth is None and own is not None and _is_ours(own, DepthUNet):
         return Placed(cast(load_module(DepthUNet, own), device, running.dtype), device, running.dtype)
     return load_depth(sources.depth or own, config, device, running.dtype)
 
 
-def _segmenter(sources: Sources, config: WorldModelConfig, running: Running) -> StaticSegmenter:
+def segmenter_of(sources: Sources, config: WorldModelConfig, running: Running) -> StaticSegmenter:
+    """What finds movers and sky: given, the folder's own, or that of the settings."""
     device, own = running.device_of("segmentation"), sources.own("segmentation")
     if sources.segmentation is None and own is not None and _is_ours(own, SegmentationUNet):
         return Placed(cast(load_module(SegmentationUNet, own), device, running.dtype), device, running.dtype)
     return load_segmentation(sources.segmentation or own, config, device, running.dtype)
 
 
-def _refiner(sources: Sources, running: Running) -> ReadoutRefiner:
+def refiner_of(sources: Sources, running: Running) -> ReadoutRefiner:
+    """The folder's own refiner, or none."""
     own = sources.own("refiner")
     if own is None:
         return BareReadout()
