@@ -148,6 +148,16 @@ class TestClips:
         with pytest.raises(ClipError, match="no pose lists"):
             find_clips(tmp_path, "test")
 
+    def test_named_clips_are_taken_in_the_order_of_their_names_file(self, data, tmp_path):
+        first, second, third = find_clips(data, "test")
+        (tmp_path / "names").write_text(f"{third.name}\n{first.name}\n")
+        assert find_clips(data, "test", tmp_path / "names") == [third, first]
+        (tmp_path / "names").write_text(f"{second.name}\nother\n")
+        with pytest.raises(ClipError, match=r"1 clips that .* such as other"):
+            find_clips(data, "test", tmp_path / "names")
+        with pytest.raises(ClipError, match="no list of names"):
+            find_clips(data, "test", tmp_path / "none")
+
     def test_seed_of_a_clip_depends_on_its_name_alone(self, data):
         clips = find_clips(data, "test")
         assert len({clip.seed for clip in clips}) == len(clips)

@@ -52,17 +52,26 @@ class ClipViews:
         return [camera.at(pose) for camera, pose in zip(self.cameras, T, strict=True)]
 
 
-def find_clips(data: Path, split: str) -> list[Clip]:
-    """All clips of a split, by name.
+def find_clips(data: Path, split: str, names: Path | None = None) -> list[Clip]:
+    """All clips of a split by name, or those that a text file names, in its order.
 
     Raises:
-        ClipError: no pose list there.
+        ClipError: no pose list there, or none of a name.
     """
     folder = data / split if (data / split).is_dir() else data
     lists = sorted(folder.glob("*.txt"))
     if not lists:
         raise ClipError(f"there are no pose lists (*.txt) in {data / split} or {data}; give the folder with the splits")
-    return [Clip(path.stem, path) for path in lists]
+    clips = {path.stem: Clip(path.stem, path) for path in lists}
+    if names is None:
+        return list(clips.values())
+    try:
+        wanted = names.read_text().split()
+    except OSError as error:
+        raise ClipError(f"{names} is no list of names that can be read ({error})") from error
+    if unknown := [name for name in wanted if name not in clips]:
+        raise ClipError(f"{names} names {len(unknown)} clips that {folder} does not have, such as {unknown[0]}")
+    return [clips[name] for name in wanted]
 
 
 def read_clip(

@@ -54,8 +54,10 @@ class Re10kConfig:
     split: str = "test"
     videos: Path | None = None
     """Another folder of videos."""
+    names: Path | None = None
+    """Text file with the names of the clips to measure, one per line; all of the split if not given."""
     clips: int = 0
-    """The first so many clips by name; 0: all."""
+    """The first so many of them; 0: all."""
     chunks: int = 2
     """Chunks on the way out; the way back has as many."""
     every: int = 0
@@ -101,7 +103,7 @@ def run(config: Re10kConfig, load: Load | None = None) -> dict[str, Any]:
     model = load(config.model)
     net = config.lpips if config.lpips != "auto" else "alex" if has_lpips("alex") else "none"
     distance = None if net == "none" else load_lpips(net).to(config.metrics_device)
-    found = find_clips(config.data, config.split)[: config.clips or None]
+    found = find_clips(config.data, config.split, config.names)[: config.clips or None]
     config.out.mkdir(parents=True, exist_ok=True)
     settings = _settings(config, model, net)
     journal = Journal(config.out / "clips.jsonl", settings)
