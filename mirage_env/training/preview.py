@@ -1,10 +1,11 @@
 """Training of a preview (`models/preview.py`): one small network from what a memory shows to pixels.
 
+    mirage train record --out run --clips 300
     python -m mirage_env.training.preview --out run --model rooms
 
-`--out` is a folder of `mirage train` in which the stages `record` and `encode` have run. Memories are written as in the
-other stages (`conditioning.py`) and looked at from anywhere on their walk. The network learns the true picture where
-the memory shows something and no mover stands before it, and elsewhere what refiner and codec make of the same readout.
+Memories are those of the world model itself: it starts from a frame of a clip and walks along the clip, observing or
+imagining. Each is then looked at from places of that clip. The network learns the true picture where the memory shows
+something and no mover stands before it, and elsewhere what refiner and codec make of the same readout.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ from mirage_env.models.loading import load_world_model
 from mirage_env.models.preview import PreviewDecoder, preview_inputs, save_preview
 from mirage_env.models.vae import ConvCodec
 from mirage_env.models.weights import load_module
-from mirage_env.training.conditioning import ConditionSampler
 from mirage_env.training.data import Clips, images_to_tensor
-from mirage_env.training.dataset import LatentClips
 from mirage_env.training.loop import LoopConfig, channels_last, train
-from mirage_env.world_model import WorldModel, frames_to_uint8
+from mirage_env.world_model import WorldModel, WorldState, frames_to_uint8
 
-VIEWS = 8
+VIEWS = 12
 """Views of every memory."""
+MOST_CHUNKS = 3
+"""Chunks that a memory is written from, besides its start view."""
+IMAGINED = 0.4
+"""Share of these that the model imagines; the others it observes."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class PreviewConfig:
     """How to train a preview.
 
     Attributes:
-        out: folder of `mirage train`; gets `views/` (training pairs), `runs/preview` (log, checkpoint) and `preview/`.
+        out: folder of `mirage train` that has clips; gets `views/` (training pairs), `runs/preview` and `preview/`.
         model: the world model it is for.
         memories: memories to write; each is looked at `VIEWS` times.
         steps: optimiser steps.
@@ -59,8 +62,8 @@ class PreviewConfig:
 
     out: Path
     model: str = "rooms"
-    memories: int = 1500
-    steps: int = 10_000
+    memories: int = 1000
+    steps: int = 9000
     batch: int = 16
     minutes: float = 60.0
     seed: int = 0
@@ -86,36 +89,60 @@ class Views:
         return torch.from_numpy(self.inputs[chosen]).float(), images_to_tensor(self.pictures[chosen])
 
 
-def write_views(
-    clips: Clips, sampler: ConditionSampler, model: WorldModel, folder: Path, memories: int, seed: int
-) -> Views:
+def write_views(clips: Clips, model: WorldModel, folder: Path, memories: int, seed: int) -> Views:
     """Write memories, look at them, and keep what was seen with what should have been."""
-    c, count = model.config, memories * VIEWS
+    count = memories * VIEWS
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {}
     for i in tqdm(range(memories), desc="views", unit="memory", mininterval=5):
-        readout, pictures = look(clips, sampler, model, np.random.default_rng([seed, i]))
+        readout, pictures = look(clips, model, np.random.default_rng([seed, i]))
         made = {"inputs": preview_inputs(readout).half().numpy(), "pictures": pictures}
         for name, value in made.items():
             if i == 0:
                 arrays[name] = open_memmap(folder / f"{name}.npy", "w+", value.dtype, (count, *value.shape[1:]))
             arrays[name][i * VIEWS : (i + 1) * VIEWS] = value
-    (folder / "views.json").write_text(json.dumps({"model": c.name, "memories": memories, "seed": seed}) + "\n")
+    about = {"model": model.identity, "memories": memories, "seed": seed}
+    (folder / "views.json").write_text(json.dumps(about) + "\n")
     return Views(folder)
 
 
 def look(
-    clips: Clips, sampler: ConditionSampler, model: WorldModel, rng: np.random.Generator
+    clips: Clips, model: WorldModel, rng: np.random.Generator
 ) -> tuple[Readout, NDArray[np.uint8]]:  # V views, [V, H, W, 3]
-    """A memory as a walk would have it, seen from `VIEWS` places of that walk."""
-    T = model.config.chunk_latents
-    clip, first = int(rng.integers(len(clips))), int(rng.integers(1, clips.frames - T + 1))
-    memory = sampler.memory(rng, sampler.data[clip], first)
-    frames = rng.choice(clips.frames, VIEWS, replace=False)
-    readout = memory.read(clips.cameras(clip, frames), memory.frames)
-    static = clips.labels[clip, frames] != MOVER
-    shown = pixels_of(readout.observed) & static
+    """A memory of a walk, seen from `VIEWS` places of its clip."""
+    clip = int(rng.integers(len(clips)))
+    state = walked(clips, clip, model, rng)
+    frames = rng.choice(clips.frames, VIEWS, replace=clips.frames < VIEWS)
+    readout = state.memory.read(clips.cameras(clip, frames), state.chunk + 1)
+    shown = pixels_of(readout.observed) & (clips.labels[clip, frames] != MOVER)
     return readout, np.where(shown[..., None], clips.images[clip, frames], full_pictures(model, readout))
+
+
+def walked(clips: Clips, clip: int, model: WorldModel, rng: np.random.Generator) -> WorldState:
+    """A world that started in a clip and walked along it; its depth is the true one in half of the cases."""
+    F = model.config.frames_per_chunk
+    chunks = min(int(rng.integers(MOST_CHUNKS + 1)), (clips.frames - 1) // F)
+    first = int(rng.integers(clips.frames - chunks * F))
+    depth = true_depth(clips, clip) if rng.random() < 0.5 else None
+    (camera,) = clips.cameras(clip, [first])
+    start = None if depth is None else depth[first]
+    _, state = model.start(clips.images[clip, first], camera, start, seed=int(rng.integers(2**31)))
+    for begin in range(first + 1, first + 1 + chunks * F, F):
+        frames = slice(begin, begin + F)
+        cameras = clips.cameras(clip, range(begin, begin + F))
+        if rng.random() < IMAGINED:
+            _, state = model.step(state, cameras)
+        else:
+            _, state = model.observe(
+                state, clips.images[clip, frames], cameras, None if depth is None else depth[frames]
+            )
+    return state
+
+
+def true_depth(clips: Clips, clip: int) -> NDArray[np.float32]:  # [F, H, W] metres
+    """Depth of a clip as a world model takes it: inf where there is no surface."""
+    depth = clips.depth[clip].astype(np.float32)
+    return np.where(depth > 0.0, depth, np.float32(np.inf))
 
 
 @torch.inference_mode()
@@ -154,9 +181,7 @@ def run(config: PreviewConfig) -> None:
     model = load_world_model(config.model)
     folder = config.out / "views"
     if not (folder / "views.json").exists():
-        clips = Clips(config.out / "clips" / "train")
-        sampler = ConditionSampler(LatentClips(config.out / "latents.zarr"), model.config)
-        write_views(clips, sampler, model, folder, config.memories, config.seed)
+        write_views(Clips(config.out / "clips" / "train"), model, folder, config.memories, config.seed)
     codec = load_module(ConvCodec, find_model(config.model) / "codec")
     preview = PreviewDecoder(model.config.latent_channels)
     preview.start_from(*linear_decoder(codec))
