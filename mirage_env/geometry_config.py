@@ -32,7 +32,8 @@ class DepthConfig:
     canonical_focal: float = 0.0
     """That focal length, pixels at the size the network sees; 0: the model's own (`docs/geometry.md`)."""
     input_size: int = 0
-    """Shorter side of what the network sees, pixels; 0: the size the model was published with."""
+    """Height and width, pixels, that images are brought to or near to for the network, in the place of those that the
+    model was published with; 0: those. Depth Anything 3 and MapAnything: the longer side."""
     start_depth: float = 3.0
     """Relative models: median depth that is assumed, metres, where the memory shows nothing."""
     min_cells: int = 32

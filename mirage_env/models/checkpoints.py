@@ -17,6 +17,8 @@ from mirage_env.models.weights import TEXT_WEIGHTS, WeightFiles, read_json
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 """What is downloaded of a repository: settings, weights, tokenizer."""
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+"""One of these a tokenizer has; without any, the library makes one that knows no words."""
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 
 
@@ -86,6 +88,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         ModelNotFoundError: there is none in the folder, or it cannot be read.
     """
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise ModelNotFoundError(f"{folder} holds no tokenizer ({', '.join(VOCABULARIES)}); copy or download it again")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -16,7 +16,7 @@ HYPOTHESES = 256
 SAMPLES = 1024
 """Most cells that judge them."""
 SMALLEST_SPREAD = 0.05
-"""Where known inverse depth spreads less than this share of itself, it fixes a scale but no shift."""
+"""Where prediction and known inverse depth both spread less than this share of themselves, they fix no shift."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,9 @@ def _fit(prediction: Cells, known: Cells, min_cells: int) -> InverseFit | None:
     generator = np.random.default_rng(0)  # the result is a function of the input
     chosen = generator.choice(len(known), min(SAMPLES, len(known)), replace=False)
     x, y = prediction[chosen].astype(np.float64), 1.0 / known[chosen].astype(np.float64)
-    low, high = np.quantile(y, [0.05, 0.95])
-    if high - low <= SMALLEST_SPREAD * high:
-        scale = float(np.median(y / np.where(x > 0.0, x, np.nan))) if (x > 0.0).all() else np.nan
-        return InverseFit(scale, 0.0) if np.isfinite(scale) else None
+    if _is_flat(x) and _is_flat(y):
+        middle = float(np.median(x))
+        return InverseFit(float(np.median(y)) / middle, 0.0) if middle > 0.0 else None
     first, second = generator.integers(len(x), size=(2, HYPOTHESES))
     run = x[second] - x[first]
     valid = np.abs(run) > 1e-9
@@ -85,6 +84,11 @@ def _fit(prediction: Cells, known: Cells, min_cells: int) -> InverseFit | None:
     errors = np.median(np.abs((scales[:, None] * x + shifts[:, None]) / y - 1.0), axis=1)
     best = int(np.argmin(errors))
     return _refine(x, y, InverseFit(float(scales[best]), float(shifts[best])), float(errors[best]))
+
+
+def _is_flat(values: NDArray[np.float64]) -> bool:
+    low, high = np.quantile(values, [0.05, 0.95])
+    return bool(high - low <= SMALLEST_SPREAD * abs(high))
 
 
 def _refine(x: NDArray[np.float64], y: NDArray[np.float64], fit: InverseFit, error: float) -> InverseFit:

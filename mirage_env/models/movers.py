@@ -1,8 +1,8 @@
 """Movers and sky by their names: SAM 3 finds the things that a vocabulary names in all frames of a chunk.
 
 Nouns come from the user's vocabulary and, if one is asked, from a language model that looks at the chunk
-(`models/mover_names.py`). The library's image processor and its processor of the tracker need torchvision; the few lines
-here do without.
+(`models/mover_names.py`). The library's image processor and its processor of the tracker need torchvision; the few
+lines here do without.
 """
 
 from __future__ import annotations

@@ -124,7 +124,8 @@ class RelativeDepth:
         inverse = self.network.run(images)
         fits = [None] * len(images)
         if known is not None:
-            cells = depth_to_grid(inverse, (known.shape[-2], known.shape[-1])).cpu().numpy()
+            # Negative, so that of the two middle samples of a cell the nearer one counts, as with depth.
+            cells = -depth_to_grid(-inverse, (known.shape[-2], known.shape[-1])).cpu().numpy()
             fits = fit_views(cells, known.float().cpu().numpy(), self.min_cells)
         chosen = [
             fit or default_fit(view, self.start_depth, self.network.far)

@@ -1,0 +1,165 @@
+"""Depth models in packages of their own. What needs a package is skipped where it is not installed."""
+
+import builtins
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mirage_env.camera import Camera
+from mirage_env.config import WorldModelConfig
+from mirage_env.errors import InvalidOptionError, MissingPackageError, WeightsError
+from mirage_env.geometry_config import DepthConfig
+from mirage_env.models.geometry_loading import load_depth
+
+H, W, F, GRID = 64, 96, 4, (8, 12)
+CONFIG = WorldModelConfig("tiny", (H, W), GRID, 8, near=1e-3, far=1e4)
+
+
+def sideways(step: float) -> list[Camera]:
+    """Cameras that go to the right, looking ahead."""
+    first, motion = Camera.from_fov(1.2, H, W), np.eye(4)
+    motion[0, 3] = step
+    cameras = [first]
+    for _ in range(F - 1):
+        cameras.append(cameras[-1].moved(motion))
+    return cameras
+
+
+@pytest.fixture
+def without_packages(monkeypatch):
+    """As where neither package is installed."""
+    real = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name.partition(".")[0] in ("depth_anything_3", "mapanything"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+
+
+@pytest.mark.parametrize(
+    ("config", "package"),
+    [
+        ({"model_name": "da3-small"}, "pip install --no-deps depth-anything-3"),
+        ({"info_sharing_config": {}, "geometric_input_config": {}}, "pip install 'mapanything"),
+    ],
+)
+def test_a_missing_package_comes_with_its_install_line(config, package, tmp_path, without_packages):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MissingPackageError, match=package):
+        load_depth(tmp_path, CONFIG)
+
+
+# Depth Anything 3
+
+
+@pytest.fixture(scope="module")
+def any_view(tmp_path_factory) -> Path:
+    """The smallest any-view model with random weights, as on the hub (35 M parameters)."""
+    pytest.importorskip("depth_anything_3", reason="Depth Anything 3 is not installed")
+    from depth_anything_3.cfg import create_object, load_config
+    from depth_anything_3.registry import MODEL_REGISTRY
+
+    folder = tmp_path_factory.mktemp("da3")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = create_object(load_config(MODEL_REGISTRY["da3-small"]))
+    weights = {f"model.{key}": value.contiguous().clone() for key, value in network.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_name": "da3-small"}')
+    return folder
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(F, 3, H, W, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def load(folder: Path, **settings):
+    return load_depth(DepthConfig(str(folder), input_size=112, **settings), CONFIG, "cpu", torch.float32)
+
+
+def test_any_view_depth_has_the_scale_of_what_is_known(any_view, images):
+    known = torch.zeros(F, *GRID)
+    known[:, 2:6] = 5.0
+    depth = load(any_view).estimate(images, sideways(0.2), known)
+    assert depth.shape == (F, H, W)
+    assert depth.median().item() == pytest.approx(5.0, rel=0.05)
+
+
+def test_else_that_of_the_distances_between_the_cameras(any_view, images):
+    near, far = (load(any_view).estimate(images, sideways(step)) for step in (0.2, 2.0))
+    # Poses reach the network in units of their own spread, so it sees the same both times.
+    torch.testing.assert_close(far, 10.0 * near, rtol=1e-3, atol=0.0)
+
+
+def test_else_the_median_is_the_start_depth(any_view, images):
+    estimator = load(any_view, start_depth=7.0)
+    assert estimator.estimate(images, sideways(0.0)).median().item() == pytest.approx(7.0)
+    assert estimator.estimate(images[:1], sideways(0.0)[:1]).median().item() == pytest.approx(7.0)
+
+
+def test_the_poses_reach_the_network(any_view, images):
+    known = torch.full((F, *GRID), 3.0)
+    forward, motion = [Camera.from_fov(1.2, H, W)], np.eye(4)
+    motion[2, 3] = 0.2
+    for _ in range(F - 1):
+        forward.append(forward[-1].moved(motion))
+    estimator = load(any_view)
+    ahead, aside = (estimator.estimate(images, path, known) for path in (forward, sideways(0.2)))
+    assert not torch.allclose(ahead, aside, rtol=1e-5)
+
+
+def test_what_the_model_does_not_trust_has_no_depth(any_view, images):
+    sure = load(any_view).estimate(images, sideways(0.2))
+    assert torch.isfinite(sure).all()
+    estimator = load(any_view, min_confidence=1e6)
+    assert torch.isinf(estimator.estimate(images, sideways(0.2))).all()
+
+
+def test_the_world_draws_from_no_shared_noise(any_view, images):
+    estimator, before = load(any_view), torch.random.get_rng_state()
+    estimator.estimate(images, sideways(0.2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_weights_are_loaded_strictly(any_view, tmp_path):
+    weights = load_file(any_view / "model.safetensors")
+    weights["model.head.extra"] = weights.pop(next(iter(weights)))
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_name": "da3-small"}')
+    with pytest.raises(WeightsError, match=r"missing .*unexpected model\.head\.extra"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_name": "da3-unheard-of"}')
+    with pytest.raises(InvalidOptionError, match="unheard-of"):
+        load(tmp_path)
+
+
+def test_nested_depth_is_metres_and_its_sky_is_far(images):
+    pytest.importorskip("depth_anything_3", reason="Depth Anything 3 is not installed")
+    from depth_anything_3.cfg import load_config
+    from depth_anything_3.model import NestedDepthAnything3Net
+    from depth_anything_3.registry import MODEL_REGISTRY
+
+    from mirage_env.models.depth_packages import DepthAnything3
+
+    metric = load_config(MODEL_REGISTRY["da3metric-large"])
+    metric.net.update(name="vits", out_layers=[5, 7, 9, 11])
+    metric.head.update(dim_in=384, features=64, out_channels=[48, 96, 192, 384])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = NestedDepthAnything3Net(load_config(MODEL_REGISTRY["da3-small"]), metric).eval()
+    device = torch.device("cpu")
+    limits = {"near": 1e-3, "far": 1e4, "start_depth": 3.0, "min_cells": 32, "min_confidence": 0.0}
+    estimator = DepthAnything3(network, device, torch.float32, 112, preset="da3nested-giant-large", **limits)
+    depth = estimator.estimate(images, sideways(0.2))
+    assert depth.shape == (F, H, W)
+    assert torch.isfinite(depth).all()
+    last = [m for m in network.da3_metric.head.scratch.sky_output_conv2 if isinstance(m, torch.nn.Conv2d)][-1]
+    torch.nn.init.constant_(last.bias, 100.0)
+    assert (estimator.estimate(images, sideways(0.2)) == 1e4).all()
