@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import (

@@ -195,7 +195,7 @@ def load_depth_anything_3(
     # The package's wrapper holds the network as `model`.
     wrapper = nn.ModuleDict({"model": network})
     load_strictly(wrapper, dict(WeightFiles.of(folder, TEXT_WEIGHTS).tensors()), folder)
-    return DepthAnything3(network.to(device).eval(), *_common(spec, config, device, dtype, 504), preset)
+    return DepthAnything3(network.to(device).eval(), preset=str(preset), **_common(spec, config, device, dtype, 504))
 
 
 def load_map_anything(
@@ -216,14 +216,22 @@ def load_map_anything(
         network = Network.from_pretrained(folder, strict=True)
     except (RuntimeError, SafetensorError) as error:
         raise WeightsError(f"weights of {spec.model} do not fit MapAnything: {error}") from error
-    return MapAnything(network.to(device).eval(), *_common(spec, config, device, dtype, 518))
+    return MapAnything(network.to(device).eval(), **_common(spec, config, device, dtype, 518))
 
 
 def _common(
     spec: DepthConfig, config: WorldModelConfig, device: torch.device, dtype: torch.dtype, longest: int
-) -> tuple[Any, ...]:
-    limits = (config.near, config.far, spec.start_depth, spec.min_cells, spec.min_confidence)
-    return device, dtype, spec.input_size or longest, *limits
+) -> dict[str, Any]:
+    return {
+        "device": device,
+        "dtype": dtype,
+        "longest": spec.input_size or longest,
+        "near": config.near,
+        "far": config.far,
+        "start_depth": spec.start_depth,
+        "min_cells": spec.min_cells,
+        "min_confidence": spec.min_confidence,
+    }
 
 
 def _conditioning(T_first_cam: Tensor, lenses: Tensor) -> tuple[Tensor, Tensor]:  # [1, F, 4, 4], [1, F, 3, 3]

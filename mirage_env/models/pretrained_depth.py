@@ -21,7 +21,7 @@ from mirage_env.config import AlignmentConfig
 from mirage_env.errors import InvalidOptionError
 from mirage_env.geometry import depth_to_grid
 from mirage_env.interfaces import DepthEstimator
-from mirage_env.models.inverse_depth import default_fit, fit_views
+from mirage_env.models.inverse_depth import InverseFit, default_fit, fit_views
 from mirage_env.models.network_images import ImageRule
 
 
@@ -122,7 +122,7 @@ class RelativeDepth:
     ) -> Tensor:  # [F, H, W] metres in [near, far]
         """See `DepthEstimator.estimate`; without anything known, `inverse_depth.default_fit` makes metres of it."""
         inverse = self.network.run(images)
-        fits = [None] * len(images)
+        fits: list[InverseFit | None] = [None] * len(images)
         if known is not None:
             # Negative, so that of the two middle samples of a cell the nearer one counts, as with depth.
             cells = -depth_to_grid(-inverse, (known.shape[-2], known.shape[-1])).cpu().numpy()
