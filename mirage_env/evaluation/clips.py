@@ -100,18 +100,18 @@ def read_clip(
         ClipError: no video, too few rows, or files that cannot be read.
     """
     poses = read_pose_list(clip.poses)
-    rows = _rows(poses, frames, frames_per_second, every)
+    rows = rows_at_rate(poses, frames, frames_per_second, every)
     if len(rows) < frames:
         raise ClipError(f"clip {clip.name} has {len(rows)} frames at this rate; the walk needs {frames}")
-    source = _source(clip, poses, data, split, videos)
+    source = source_of(clip, poses, data, split, videos)
     chosen = poses[rows]
     images = read_video_frames(source, chosen.timestamps_us, size)
     whole = video_size(source)
     return ClipViews(clip, images, tuple(camera_of(chosen, i, whole, size) for i in range(frames)))
 
 
-def _rows(poses: PoseList, frames: int, frames_per_second: float, every: int) -> list[int]:
-    """At most `frames` rows, evenly spread in time."""
+def rows_at_rate(poses: PoseList, frames: int, frames_per_second: float, every: int = 0) -> list[int]:
+    """At most `frames` rows of a pose list, evenly spread in time; every so many rows instead, if `every` is given."""
     if every:
         return list(range(0, len(poses), every))[:frames]
     rows, last = [0], len(poses) - 1
@@ -125,7 +125,12 @@ def _rows(poses: PoseList, frames: int, frames_per_second: float, every: int) ->
     return rows
 
 
-def _source(clip: Clip, poses: PoseList, data: Path, split: str, videos: Path | None) -> Path:
+def source_of(clip: Clip, poses: PoseList, data: Path, split: str, videos: Path | None = None) -> Path:
+    """The folder of frames or the video of a clip.
+
+    Raises:
+        ClipError: neither is there.
+    """
     for folder in (data / "frames" / clip.name, data / "frames" / split / clip.name, data / split / clip.name):
         if folder.is_dir():
             return folder
