@@ -195,7 +195,7 @@ def test_frames_are_filtered_and_encoded_again_before_they_are_remembered():
         _, state = model.start(picture())
         chunk, _ = model.step(state, path(state.camera))
         _, write = written.writes
-        (images,), _, encoded = codec.of("encode_chunk")[-1]
+        (images,), _, encoded = codec.of("encode")[-1]
         assert torch.equal(images, chunk.frames)
         assert torch.equal(images, codec.of("decode_chunk")[-1][2])
         assert torch.equal(write["latents"], encoded)

@@ -214,7 +214,7 @@ def test_the_latents_of_the_last_frames_precede_the_next_chunk():
     first = codec.of("encode")[0][2]
     assert torch.equal(state.latents, torch.cat([first, first]))
     _, state = model.step(state, path(state.camera))
-    assert torch.equal(state.latents, codec.of("encode_chunk")[0][2][-2:])
+    assert torch.equal(state.latents, codec.of("encode")[1][2][-2:])
 
 
 def test_depth_estimation_knows_what_the_memory_shows():
