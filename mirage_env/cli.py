@@ -30,6 +30,7 @@ USAGE = """\
 mirage walk, mirage view, mirage play, mirage look   a world: walk a path, drive it in the browser or by keys, inspect
 mirage train-policy, mirage rollout, mirage export   agents that learn in it, rollouts of a policy, datasets of them
 mirage ros                                           a world as ROS 2 topics
+mirage model                                         checkpoints of other sizes: check one, convert published weights
 mirage eval, mirage train, mirage doctor             how good the model is, how to train your own; what is missing here
 Begin with: mirage walk --seed 7 --path loop --out walk      (--help after a command tells its options)\
 """
@@ -253,6 +254,25 @@ def _play_command(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _model_command(arguments: Sequence[str]) -> int:
+    from mirage_env import model_command
+
+    what, *rest = arguments or ["--help"]
+    if what in ("-h", "--help"):
+        print(model_command.USAGE)
+        return 0
+    if what == "check":
+        text, ok = model_command.run_check(_parse(model_command.Check, rest, "mirage model check"))
+        print(text)
+        return 0 if ok else 2
+    if what == "convert":
+        written = model_command.run_convert(_parse(model_command.Convert, rest, "mirage model convert"))
+        print("wrote " + ", ".join(map(str, written)))
+        return 0
+    print(f"mirage model: there is nothing called {what!r}\n{model_command.USAGE}", file=sys.stderr)
+    return 2
+
+
 def _doctor_command(arguments: Sequence[str]) -> int:
     from mirage_env import doctor
 
@@ -275,6 +295,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "rollout": _rollout_command,
     "export": _export_command,
     "play": _play_command,
+    "model": _model_command,
     "doctor": _doctor_command,
     "ros": _ros_command,
 }

@@ -1,5 +1,7 @@
 """Where networks run: taking turns, tiling, and smaller weights."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from full_size import autoencoder
@@ -95,6 +97,7 @@ def test_decoding_at_full_size_takes_gigabytes_and_grows_with_the_picture():
             "latents_mean": [0.0] * 48,
             "latents_std": [1.0] * 48,
         },
+        Path("vae"),
     )
     needed = decoding_bytes(full, (704, 1280), torch.bfloat16)
     assert 2e9 < needed < 10e9

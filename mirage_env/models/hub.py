@@ -51,6 +51,12 @@ def is_pipeline(folder: Path) -> bool:
     return (folder / PIPELINE).is_file()
 
 
+def hub_file(spec: str | Path) -> tuple[str, str] | None:
+    """Repository and file of `owner/name/file.safetensors`, if it is no file on disk."""
+    match = _HUB_FILE.fullmatch(spec) if isinstance(spec, str) else None
+    return None if match is None or Path(spec).exists() else (match[1], match[2])
+
+
 def find_model(name: str | Path, revision: str | None = None, text: bool = True) -> Path:
     """Folder of a shipped model, of a path or of a hub id, whose files are downloaded if they are not there.
 
@@ -83,8 +89,8 @@ def find_part(spec: str | Path, patterns: Sequence[str] = ("*.json", "*.safetens
     path = Path(spec)
     if path.exists():
         return path
-    if isinstance(spec, str) and (match := _HUB_FILE.fullmatch(spec)):
-        return fetch(lambda: hf_hub_download(match[1], match[2]), match[1], None)
+    if (found := hub_file(spec)) is not None:
+        return fetch(lambda: hf_hub_download(*found), found[0], None)
     if is_hub_id(spec):
         return download(str(spec), None, patterns)
     raise ModelNotFoundError(
@@ -121,7 +127,8 @@ def fetch(get: Callable[[], str], repository: str, revision: str | None) -> Path
         if isinstance(error, LocalEntryNotFoundError):
             raise ModelNotFoundError(
                 f"the hub cannot be reached and {at} is not in its cache ({constants.HF_HUB_CACHE}); connect once and "
-                f"run `hf download {repository}`, or copy the repository to a folder and give that ({error})"
+                f"run `hf download {repository}`, or copy the repository to a folder and give that "
+                f"({str(error).splitlines()[0]})"
             ) from error
         raise ModelNotFoundError(f"the hub has no {at}, or it is private: check the name ({error})") from error
     except OSError as error:

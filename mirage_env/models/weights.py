@@ -1,186 +1,38 @@
-"""Weights on disk: safetensors in one file or in shards, read strictly, never unpickled.
-
-A part of a model is a folder with `config.json` and `diffusion_pytorch_model.safetensors`, or several such files and an
-index (`diffusion_pytorch_model.safetensors.index.json`) that says which tensor lies where, as on the hub.
-"""
+"""Weights into networks and back: strictly, and never twice in memory where they are large."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin
-from huggingface_hub import parse_local_safetensors_file_metadata
-from huggingface_hub.errors import SafetensorsParsingError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mirage_env.errors import InvalidOptionError, MissingPackageError, ModelNotFoundError, WeightsError
 from mirage_env.models.lora import LowRank
+from mirage_env.models.weight_files import PICKLED, TEXT_WEIGHTS, WEIGHTS, WeightFiles, read_json
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-"""Name of diffusers' weight files; transformers' are called `TEXT_WEIGHTS`."""
-TEXT_WEIGHTS = "model.safetensors"
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+__all__ = [
+    "PICKLED",
+    "TEXT_WEIGHTS",
+    "WEIGHTS",
+    "WeightFiles",
+    "empty",
+    "empty_module",
+    "load_module",
+    "load_published",
+    "load_strictly",
+    "misfits",
+    "read_json",
+    "read_weights",
+    "save_module",
+]
 ModuleT = TypeVar("ModuleT", bound=ModelMixin)
+BuiltT = TypeVar("BuiltT", bound=nn.Module)
 Shapes = Mapping[str, Sequence[int]]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A configuration file.
-
-    Raises:
-        ModelNotFoundError: there is no such file.
-        InvalidOptionError: it is no JSON object.
-    """
-    if not path.is_file():
-        raise ModelNotFoundError(f"{path.parent} holds no {path.name}; copy or download the model again")
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise InvalidOptionError(f"{path} is no JSON ({error}); copy the model again") from error
-    if not isinstance(values, dict):
-        raise InvalidOptionError(f"{path} holds a {type(values).__name__}; it must be an object with names and values")
-    return values
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file, as the file's header describes it."""
-
-    dtype: str
-    """As safetensors writes it: F32, BF16 and so on."""
-    shape: tuple[int, ...]
-    span: tuple[int, int]
-    """Where its bytes begin and end, counted from the end of the header."""
-
-
-Header = Mapping[str, Stored]
-
-
-def header_of(found: Any) -> Header:
-    """A header as huggingface_hub reads it, from a disk or from the hub."""
-    return {k: Stored(t.dtype, tuple(t.shape), tuple(t.data_offsets)) for k, t in found.tensors.items()}
-
-
-def read_header(path: Path) -> Header:
-    """Names, types, shapes and places of the tensors of a file, without the tensors.
-
-    Raises:
-        WeightsError: the file is damaged.
-    """
-    try:
-        return header_of(parse_local_safetensors_file_metadata(path))
-    except (SafetensorsParsingError, ValueError) as error:
-        raise WeightsError(f"{path} is no complete safetensors file ({error}); copy or download it again") from error
-
-
-@dataclass(frozen=True)
-class WeightFiles:
-    """Which tensors a part has on disk, and in which files."""
-
-    folder: Path
-    index: Mapping[str, str] | None
-    """Tensor to file, as the index of a sharded part says; None for a part in one file."""
-    names: tuple[str, ...]
-    """The files, in order."""
-
-    @staticmethod
-    def of(folder: Path, name: str = WEIGHTS) -> WeightFiles:
-        """The weight files of a part.
-
-        Raises:
-            ModelNotFoundError: there are none, or one that the index names is not there.
-            WeightsError: there are only pickled ones, or the index is damaged or points outside the folder.
-        """
-        index_path = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            return WeightFiles(folder, None, (name,))
-        if not index_path.is_file():
-            if pickled := sorted(p.name for p in folder.glob("*") if p.suffix in PICKLED):
-                raise WeightsError(
-                    f"{folder} holds pickled weights only ({', '.join(pickled)}), whose loading runs code from the "
-                    "file; use a revision with safetensors, or convert them where you trust them"
-                )
-            raise ModelNotFoundError(f"the weight file {folder / name} is missing; install the model again")
-        index = checked_index(read_json(index_path), index_path)
-        files = tuple(sorted(set(index.values())))
-        if missing := [f for f in files if not (folder / f).is_file()]:
-            raise ModelNotFoundError(f"{index_path} names {missing}, which are missing; copy or download them again")
-        return WeightFiles(folder, index, files)
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The files."""
-        return tuple(self.folder / name for name in self.names)
-
-    def headers(self) -> dict[str, Header]:
-        """Header of every file.
-
-        Raises:
-            WeightsError: a file is damaged, or holds other tensors than the index says.
-        """
-        headers = {name: read_header(self.folder / name) for name in self.names}
-        check_index(self.index, headers, self.folder)
-        return headers
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor.
-
-        Raises:
-            WeightsError: as `headers`.
-        """
-        return {k: t.shape for header in self.headers().values() for k, t in header.items()}
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The tensors one by one, so that a large part is never there twice.
-
-        Raises:
-            WeightsError: a file is damaged.
-        """
-        for path in self.paths:
-            try:
-                with safe_open(path, framework="pt") as file:
-                    for name in file.keys():  # noqa: SIM118 - a safetensors file is no dict
-                        yield name, file.get_tensor(name)
-            except SafetensorError as error:
-                raise WeightsError(
-                    f"{path} is no complete safetensors file ({error}); copy or download it again"
-                ) from error
-
-
-def checked_index(values: Mapping[str, Any], where: Path | str) -> dict[str, str]:
-    """The map from tensors to files of an index.
-
-    Raises:
-        WeightsError: it has none, or names files outside its folder.
-    """
-    index = values.get("weight_map")
-    if not isinstance(index, dict) or not index or not all(isinstance(v, str) for v in index.values()):
-        raise WeightsError(f"{where} has no weight_map from tensors to files; copy or download it again")
-    if outside := sorted({v for v in index.values() if Path(v).name != v or not v.endswith(".safetensors")}):
-        raise WeightsError(f"{where} names {outside}; only safetensors files beside it are read")
-    return index
-
-
-def check_index(index: Mapping[str, str] | None, headers: Mapping[str, Header], where: Path | str) -> None:
-    """Compare an index with the files.
-
-    Raises:
-        WeightsError: a file holds other tensors than the index says.
-    """
-    if index is None:
-        return
-    there = {tensor: name for name, header in headers.items() for tensor in header}
-    wrong = [f"{k} is not in {v}" for k, v in index.items() if there.get(k) != v]
-    wrong += [f"{k} in {v} is not in the index" for k, v in there.items() if k not in index]
-    if wrong:
-        raise WeightsError(f"weights in {where} are not those of their index: " + "; ".join(wrong))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -230,7 +82,7 @@ def load_module(cls: type[ModuleT], folder: Path) -> ModuleT:
     return module.eval()
 
 
-def empty_module(cls: type[ModuleT], config: dict[str, Any]) -> ModuleT:
+def empty(build: Callable[[], BuiltT]) -> BuiltT:
     """A network whose parameters have shapes and no memory; buffers that no file holds have their values.
 
     Raises:
@@ -241,7 +93,29 @@ def empty_module(cls: type[ModuleT], config: dict[str, Any]) -> ModuleT:
     except ImportError as error:
         raise MissingPackageError("large models need accelerate; pip install 'mirage-env[full]'") from error
     with init_empty_weights(include_buffers=False):
-        return cls.from_config(config)
+        return build()
+
+
+def empty_module(cls: type[ModuleT], config: dict[str, Any], folder: Path) -> ModuleT:
+    """`empty` for a network in the diffusers layout.
+
+    Args:
+        cls: the class that `config` must name, or a parent of it, if it names one.
+        config: what `config.json` says.
+        folder: for the message.
+
+    Raises:
+        MissingPackageError: accelerate is not installed.
+        InvalidOptionError: the configuration is for another class, or has a value that the class refuses.
+    """
+    config = dict(config)
+    names = [c.__name__ for c in cls.__mro__]
+    if (named := config.pop("_class_name", cls.__name__)) not in names:
+        raise InvalidOptionError(f"{folder} holds a {named}; a world model needs a {cls.__name__} there")
+    try:
+        return empty(lambda: cls.from_config(config))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidOptionError(f"{folder / 'config.json'} describes no {cls.__name__}: {error}") from error
 
 
 def load_published(
@@ -266,11 +140,7 @@ def load_published(
         ModelNotFoundError, WeightsError, InvalidOptionError: as `load_module`; also for another class.
         MissingPackageError: accelerate is not installed.
     """
-    config = read_json(folder / "config.json")
-    names = [c.__name__ for c in cls.__mro__]
-    if (named := config.pop("_class_name", cls.__name__)) not in names:
-        raise InvalidOptionError(f"{folder} holds a {named}; a world model needs a {cls.__name__} there")
-    module = empty_module(cls, config)
+    module = empty_module(cls, read_json(folder / "config.json"), folder)
     files = WeightFiles.of(folder)
     shapes = _shapes(module.state_dict())
     _refuse(misfits(shapes, files.shapes()), module, folder)

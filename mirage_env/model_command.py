@@ -1,0 +1,133 @@
+"""`mirage model`: what a checkpoint is before it is loaded, and published weights brought into our layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from mirage_env.walk_command import Text
+
+if TYPE_CHECKING:
+    from mirage_env.models.checking import Part, Report
+
+USAGE = """\
+mirage model check MODEL      what would be loaded, how large it is, what is missing; reads no weights
+mirage model convert FILE     a published side branch or low-rank update, into a folder of ours
+Add --help for the options.\
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Tell what a model is made of without loading it: settings and the headers of weight files are all that is read.
+
+    Of a model on the hub a few kilobytes are downloaded. The exit code is 2 if the model could not be loaded.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A shipped model, a folder, or a hub id such as Wan-AI/Wan2.2-TI2V-5B-Diffusers."""
+    revision: Text = None
+    """Branch, tag or commit of a hub id."""
+    control: Text = None
+    """Side branch: a folder, or a hub id."""
+    lora: Text = None
+    """Low-rank update: a folder, a weights file, a hub id, or owner/name/file.safetensors."""
+    depth: Text = None
+    """Depth model: a folder or a hub id."""
+    segmentation: Text = None
+    """SAM 3 checkpoint: a folder or a hub id."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Type of the weights when they are loaded."""
+    quantise: Text = None
+    """Kind of smaller weights for the blocks, as in load_world_model."""
+    json: bool = False
+    """Print the report as JSON."""
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Convert published weights into control/ and lora/ inside a folder, every key or none."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """The safetensors file."""
+    out: Path
+    """Folder of a model, or a new one."""
+    layout: Literal["mirage", "spatia"] = "mirage"
+    """Whose weights they are."""
+    layers: tuple[int, ...] = ()
+    """Main blocks that the side blocks belong to; spread evenly if not given."""
+
+
+def run_check(options: Check) -> tuple[str, bool]:
+    """The report as a text, and whether the model could be loaded.
+
+    Raises:
+        ModelNotFoundError: there is no such model.
+        InvalidOptionError: an unknown kind of quantisation.
+    """
+    import torch
+
+    from mirage_env.models.checking import Wanted, check_model
+    from mirage_env.models.quantise import check_kind
+
+    check_kind(options.quantise)
+    given = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("json", "dtype")}
+    report = check_model(Wanted(**given, dtype=getattr(torch, options.dtype)))
+    if options.json:
+        return json.dumps(dataclasses.asdict(report) | {"ok": report.ok}, indent=2), report.ok
+    return report_text(report, options.dtype), report.ok
+
+
+def run_convert(options: Convert) -> list[Path]:
+    """Convert; returns the folders that were written.
+
+    Raises:
+        ModelNotFoundError, WeightsError, InvalidOptionError: as `models.converters.convert`.
+    """
+    from mirage_env.models.converters import convert
+
+    return convert(options.source, options.out, options.layout, options.layers or None)
+
+
+def report_text(report: Report, dtype: str) -> str:
+    """A report for people."""
+    head = ("part", "parameters", "in files", dtype, "class", "from")
+    rows = [head, *(_row(part) for part in report.parts)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head) - 1)]
+    lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
+    lines += [f"{part.name}: {part.note}" for part in report.parts if part.note]
+    lines += [f"{name.replace('_', ' ')}: {_value(value)}" for name, value in report.settings.items()]
+    if report.device_bytes:
+        needs = ", ".join(f"{_size(count)} with offload={name!r}" for name, count in report.device_bytes.items())
+        lines.append(f"device memory, estimated: {needs}")
+    problems = [f"{part.name}: {problem}" for part in report.parts for problem in part.problems]
+    problems += report.problems
+    if not problems:
+        return "\n".join([*lines, f"{report.model} can be loaded"])
+    return "\n".join([*lines, f"{report.model} cannot be loaded:", *(f"  {problem}" for problem in problems)])
+
+
+def _row(part: Part) -> tuple[str, ...]:
+    return (
+        part.name,
+        f"{part.parameters / 1e6:,.1f} M" if part.parameters else "-",
+        _size(part.file_bytes),
+        _size(part.run_bytes),
+        part.network,
+        part.place,
+    )
+
+
+def _size(count: int) -> str:
+    if not count:
+        return "-"
+    return f"{count / 2**30:.2f} GiB" if count >= 2**29 else f"{count / 2**20:.2f} MiB"
+
+
+def _value(value: Any) -> str:
+    return " x ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,99 @@
+"""Headers of weight files without the weights: from a disk, or a few kilobytes of each file from the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import EntryNotFoundError, SafetensorsParsingError
+
+from mirage_env.errors import ModelNotFoundError, WeightsError
+from mirage_env.models.hub import PIPELINE, SETTINGS, SHIPPED, download, hub_file, is_hub_id
+from mirage_env.models.weight_files import (
+    WEIGHTS,
+    Header,
+    WeightFiles,
+    check_index,
+    checked_index,
+    header_of,
+    read_header,
+    read_json,
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A model or a part of one: a folder, of which only the settings need be there if it is on the hub."""
+
+    folder: Path
+    repository: str | None = None
+    """Hub id, for what the folder does not hold."""
+    revision: str | None = None
+    """Commit of the settings."""
+    file: str | None = None
+    """The one weight file that is meant, in the folder or the repository."""
+
+    def __str__(self) -> str:
+        """Where it is, for people."""
+        root = str(self.folder) if self.repository is None else f"{self.repository} at {(self.revision or '')[:12]}"
+        return root if self.file is None else f"{root}: {self.file}"
+
+    def headers(self, part: str = "", name: str = WEIGHTS) -> Mapping[str, Header]:
+        """Headers of the weight files of a part, by file.
+
+        Raises:
+            ModelNotFoundError: a file is missing, or the hub cannot be reached.
+            WeightsError: a file is damaged, is not what its index says, or there are pickled weights only.
+        """
+        if self.file is not None:
+            return {self.file: self._header(self.file)}
+        folder = self.folder / part
+        index = folder / f"{name}.index.json"
+        if self.repository is None or (folder / name).is_file():
+            return WeightFiles.of(folder, name).headers()
+        weight_map = checked_index(read_json(index), index) if index.is_file() else None
+        files = sorted(set(weight_map.values())) if weight_map is not None else [name]
+        headers = {file: self._header(f"{part}/{file}" if part else file) for file in files}
+        check_index(weight_map, headers, folder)
+        return headers
+
+    def _header(self, path: str) -> Header:
+        if (self.folder / path).is_file():
+            return read_header(self.folder / path)
+        if self.repository is None:
+            raise ModelNotFoundError(f"the weight file {self.folder / path} is missing; copy or download it again")
+        try:
+            return header_of(HfApi().parse_safetensors_file_metadata(self.repository, path, revision=self.revision))
+        except EntryNotFoundError as error:
+            raise ModelNotFoundError(f"{self.repository} has no {path}; only safetensors are read") from error
+        except SafetensorsParsingError as error:
+            raise WeightsError(f"{path} of {self.repository} is no complete safetensors file ({error})") from error
+        except OSError as error:
+            raise ModelNotFoundError(f"{path} of {self.repository} could not be read from the hub ({error})") from error
+
+
+def place_of(spec: str | Path, revision: str | None = None) -> Place:
+    """Where a model or part is, with its settings downloaded if it is on the hub.
+
+    Raises:
+        ModelNotFoundError: there is no such thing, or the hub cannot be reached and has not been before.
+    """
+    path = Path(spec)
+    if path.is_file():
+        return Place(path.parent, file=path.name)
+    if (SHIPPED / str(spec) / "mirage.json").is_file():
+        return Place(SHIPPED / str(spec))
+    if path.is_dir():
+        return Place(path)
+    if (found := hub_file(spec)) is not None:
+        folder = download(found[0], revision, ("*.json",))
+        return Place(folder, found[0], folder.name, found[1])
+    if is_hub_id(spec):
+        folder = download(str(spec), revision, ("*.json", *SETTINGS))
+        return Place(folder, str(spec), folder.name)
+    raise ModelNotFoundError(
+        f"there is no {str(spec)!r}; give a shipped model, a folder with mirage.json or {PIPELINE}, or a hub id such "
+        f"as 'Wan-AI/Wan2.2-TI2V-5B-Diffusers' (what was downloaded before is in {constants.HF_HUB_CACHE})"
+    )
