@@ -142,9 +142,10 @@ def _eval_command(arguments: Sequence[str]) -> int:
 
 
 def _train_command(arguments: Sequence[str]) -> int:
-    from mirage_env.training.pipeline import TrainConfig, run
+    from mirage_env.training import command
 
-    run(_parse(TrainConfig, arguments, "mirage train"))
+    if told := command.run(arguments):
+        print(told)
     return 0
 
 

@@ -53,6 +53,8 @@ class DatasetInfo:
     text_length: int = 0
     """Tokens of an embedded prompt; 0: the data set has no prompts."""
     text_channels: int = 0
+    frames_per_second: float = 0.0
+    """Image frames; 0: that of the model."""
     importance: tuple[float, ...] = ()
     """Weight of each latent channel in losses that are measured in pixels; empty: all the same."""
 

@@ -34,19 +34,30 @@ def encode_clips(
     codec: LatentCodec,
     depth: DepthEstimator | None = None,
     segmenter: StaticSegmenter | None = None,
+    text: str = "",
+    **info: Any,
 ) -> LatentClips:
     """Run the frozen parts over recorded clips, each once; a second call goes on where the first one was stopped.
 
-    Without networks the estimated depth and labels are the true ones.
+    Args:
+        clips: what was recorded.
+        path: of the data set.
+        config: of the model.
+        codec: its codec.
+        depth, segmenter: its networks; without them the estimated depth and labels are the true ones.
+        text: prompt of every clip.
+        info: more of what `DatasetInfo` says.
 
     Raises:
         DatasetError: there is a data set of another model at `path`.
         ClipError: clips shorter than a chunk.
     """
-    chosen = np.arange(0, len(clips), max(1, len(clips) // IMPORTANCE_IMAGES))
-    latents = codec.encode(clips.image_batch(chosen, np.zeros_like(chosen))).float()
-    importance = tuple(channel_importance(codec, latents).tolist())
-    create_dataset(path, DatasetInfo.of(config, fingerprint(codec), importance=importance))
+    importance: tuple[float, ...] = ()
+    if config.temporal_stride == 1:  # otherwise losses are not measured in pixels
+        chosen = np.arange(0, len(clips), max(1, len(clips) // IMPORTANCE_IMAGES))
+        latents = codec.encode(clips.image_batch(chosen, np.zeros_like(chosen))).float()
+        importance = tuple(channel_importance(codec, latents).tolist())
+    create_dataset(path, DatasetInfo.of(config, fingerprint(codec), importance=importance, **info))
     for i in tqdm(range(len(clips)), desc="encode clips", unit="clip"):
         name = f"{i:06}"
         if has_clip(path, name):
@@ -61,6 +72,7 @@ def encode_clips(
             depth,
             segmenter,
             true=(torch.where(true > 0, true, config.far), torch.from_numpy(clips.labels[i, frames].astype(np.int64))),
+            text=text,
             provenance={**clips.meta, "clip": i},
         )
         write_clip(path, name, clip)
@@ -92,12 +104,8 @@ def encode_clip(
         raise ClipError(f"a clip has {len(frames)} key frames and {len(cameras)} cameras; give one for each")
     if depth is None and true is None:
         raise ClipError("a clip has no depth: give a depth model, or depth that is known")
-    video = images_to_tensor(images[: frames[-1] + 1])
-    anchors, latents = encode_video(codec, video, config)
-    shown = video[frames]
-    metres = true[0] if depth is None else _by_chunk(depth, shown, cameras, config)  # type: ignore[index]
-    known = true[1] if true is not None else torch.full(metres.shape, STATIC)
-    labels = known if segmenter is None else segmenter.segment(shown)
+    anchors, latents = encode_video(codec, images[: frames[-1] + 1], config)
+    metres, labels = _look(images[frames], cameras, config, depth, segmenter, true)
     views = [true or (metres, labels), (metres, labels)]
     grids = [depth_to_grid(m.float(), config.latent_size) for m, _ in views]
     keeps = [keep_cells(m, n, config.latent_size, config.filters, config.near, config.far) for m, n in views]
@@ -129,17 +137,20 @@ def key_frames(frames: int, config: WorldModelConfig) -> NDArray[np.int64]:  # [
 
 def encode_video(
     codec: LatentCodec,
-    video: Tensor,  # [N, 3, H, W]
+    images: NDArray[np.uint8],  # [N, H, W, 3]
     config: WorldModelConfig,
 ) -> tuple[Tensor, Tensor]:  # anchors [A, C, h, w], latents [G - 1, C, h, w]
     """Latents as a world encodes what it sees: with a temporal stride window by window, each from its anchor."""
-    if config.temporal_stride == 1:
-        latents = codec.encode(video).float()
-        return latents[:1], latents[1:]
     F = config.frames_per_chunk
-    anchors = codec.encode(video[::F]).float()
-    windows = [codec.encode_chunk(video[k * F + 1 : (k + 1) * F + 1], anchors[k]) for k in range(len(anchors) - 1)]
-    return anchors, torch.cat(windows).float()
+    if config.temporal_stride == 1:
+        latents = torch.cat([codec.encode(images_to_tensor(images[i : i + F])) for i in range(0, len(images), F)])
+        return latents[:1].float(), latents[1:].float()
+    anchors = torch.cat([codec.encode(images_to_tensor(image[None])) for image in images[::F]]).float()
+    parts = []
+    for k in range(len(anchors) - 1):
+        frames = images_to_tensor(images[k * F + 1 : (k + 1) * F + 1])
+        parts.append(codec.encode_chunk(frames, first=anchors[k]))
+    return anchors, torch.cat(parts).float()
 
 
 @torch.no_grad()
@@ -171,11 +182,25 @@ def fingerprint(codec: LatentCodec) -> str:
     return f"{type(module).__name__}-{digest.hexdigest()[:16]}"
 
 
-def _by_chunk(depth: DepthEstimator, images: Tensor, cameras: Sequence[Camera], config: WorldModelConfig) -> Tensor:
-    """Depth of all key frames, as many at a time as a world estimates."""
-    size = config.chunk_latents
-    parts = [depth.estimate(images[i : i + size], cameras[i : i + size]) for i in range(0, len(images), size)]
-    return torch.cat(parts).float()
+def _look(
+    images: NDArray[np.uint8],  # [G, H, W, 3]
+    cameras: Sequence[Camera],
+    config: WorldModelConfig,
+    depth: DepthEstimator | None,
+    segmenter: StaticSegmenter | None,
+    true: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor]:  # [G, H, W] metres and labels
+    """What the networks say of all key frames, as many at a time as a world looks at; what they do not say is true."""
+    metres, labels = [], []
+    for i in range(0, len(images), config.chunk_latents):
+        part = slice(i, i + config.chunk_latents)
+        shown = images_to_tensor(images[part])
+        if depth is not None:
+            metres.append(depth.estimate(shown, cameras[part]).float().cpu())
+        if segmenter is not None:
+            labels.append(segmenter.segment(shown).cpu())
+    known = (torch.cat(metres), torch.full(images.shape[:3], STATIC)) if true is None else true
+    return (torch.cat(metres) if metres else known[0], torch.cat(labels) if labels else known[1])
 
 
 def _half(values: Tensor) -> NDArray[np.float16]:

@@ -7,6 +7,8 @@ from diffusers import WanTransformer3DModel
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
+from mirage_env.training.checkpoint import whole
+
 TARGETS = ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"]
 RANK = 64
 
@@ -25,4 +27,4 @@ def add_lora(transformer: WanTransformer3DModel, rank: int = RANK, dropout: floa
 @torch.no_grad()
 def lora_state(transformer: WanTransformer3DModel) -> dict[str, Tensor]:
     """Adapter weights under the names that diffusers' LoRA files use."""
-    return {f"transformer.{k}": v.detach().cpu() for k, v in get_peft_model_state_dict(transformer).items()}
+    return {f"transformer.{k}": whole(v).cpu() for k, v in get_peft_model_state_dict(transformer).items()}
