@@ -27,6 +27,9 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.rooms import FRAME_SECONDS, Room, random_walk
 
+FARTHEST = float(np.finfo(np.float16).max)
+"""Depth beyond this does not fit its type and counts as none, metres."""
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -170,6 +173,7 @@ def _record_episode(env: Any, frames: int, policy: Callable[[Any], Any] | None, 
             if name in parts:
                 parts[name].append(np.asarray(info[name]))
         depth = np.nan_to_num(np.asarray(info["frame_depth"], np.float32), posinf=0.0)
+        depth[depth > FARTHEST] = 0.0
         parts["frame_depth"][-1] = depth.astype(np.float16)
         labels = info.get("frame_labels", np.where(depth > 0.0, STATIC, SKY))
         parts["frame_labels"].append(np.asarray(labels, np.uint8))
