@@ -57,7 +57,7 @@ def photo(tmp_path):
 
 
 def test_walk_leaves_video_sheet_and_cache(walked, model):
-    assert {p.name for p in walked.iterdir()} == {"walk.mp4", "contact_sheet.png", "cache.zarr"}
+    assert {p.name for p in walked.iterdir()} == {"walk.mp4", "contact_sheet.png", "curves.png", "cache.zarr"}
     info = open_cache(walked / "cache.zarr")
     assert (info.chunks, len(info.cameras), info.has_frames) == (2, 9, True)
     assert info.points > 0
@@ -74,6 +74,28 @@ def test_walk_tells_what_it_measured(tmp_path, capsys, model):
     assert code == 0
     for words in ("1 chunks, 4 frames", "frames/s", "points", "per chunk", "coverage", "dB PSNR", "contact_sheet.png"):
         assert words in out
+
+
+def test_walk_shows_a_page_and_records(tmp_path, capsys, model, monkeypatch):
+    pytest.importorskip("rerun", reason="no Rerun: pip install 'mirage-env[record]'")
+    monkeypatch.setenv("DISPLAY", "")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    out, record = tmp_path / "w", tmp_path / "w.rrd"
+    arguments = ["walk", "--seed", 3, "--chunks", 1, "--model", model, "--out", out, "--show", "--record", record]
+    code, text, _ = run(capsys, *arguments)
+    assert code == 0
+    assert "there is no display" in text
+    assert f"{out / 'walk.html'}" in text
+    assert str(record) in text
+    assert "against truth" in (out / "walk.html").read_text()
+    from rerun.chunk import RrdReader
+
+    entities = {chunk.entity_path for chunk in RrdReader(record).stream()}
+    assert {"/world/camera/imagined", "/world/camera/true", "/world/memory/0", "/plots/coverage"} <= entities
+    code, _, error = run(capsys, *arguments[:-4], tmp_path / "other", "--record", record)
+    assert code == 2
+    assert "--record" in error
+    assert not (tmp_path / "other").exists(), "nothing was walked"
 
 
 def test_same_seed_gives_the_same_world(tmp_path, walked, model):
@@ -211,11 +233,14 @@ def test_mistake_is_one_message_about_the_option(arguments, says, tmp_path, phot
     assert not (tmp_path / "out").exists(), "a mistake leaves no half-made folder"
 
 
-@pytest.mark.parametrize("command", ["walk", "look", "train", "eval loop", "eval parts", "eval speed"])
+@pytest.mark.parametrize("command", ["walk", "look", "train", "train import-re10k", "eval loop", "eval parts", "eval speed"])
 def test_every_command_explains_itself(command, capsys):
-    with pytest.raises(SystemExit) as left:
-        main([*command.split(), "--help"])
-    assert left.value.code == 0
+    if command == "train":  # its stages have options of their own
+        assert main(["train", "--help"]) == 0
+    else:
+        with pytest.raises(SystemExit) as left:
+            main([*command.split(), "--help"])
+        assert left.value.code == 0
     assert f"mirage {command}" in capsys.readouterr().out
 
 
