@@ -70,7 +70,7 @@ class Report:
     settings: dict[str, Any]
     """Sizes and sampler that follow from the parts; empty if they cannot be read."""
     device_bytes: dict[str, int]
-    """About how much device memory a walk needs, by `offload`; estimates, not measured."""
+    """About how much device memory a walk needs, by `offload`; estimates, not measured. Empty if something is wrong."""
 
     @property
     def ok(self) -> bool:
@@ -123,7 +123,8 @@ def check_model(wanted: Wanted) -> Report:
     except MirageError as error:
         return Report(wanted.model, tuple(parts), (str(error),), {}, {})
     parts += [_geometry(wanted, config, place, part) for part in ("depth", "segmentation")]
-    return Report(wanted.model, tuple(parts), (), _settings(config), device_bytes(config, place.folder, parts, wanted))
+    report = Report(wanted.model, tuple(parts), (), _settings(config), {})
+    return replace(report, device_bytes=device_bytes(config, place.folder, parts, wanted)) if report.ok else report
 
 
 def _given(spec: str | None, model: Place, part: str) -> tuple[Place, str] | None:
