@@ -31,9 +31,6 @@ from mirage_env.training import checkpoint
 from mirage_env.training.logs import RunLog
 from mirage_env.training.loop import LoopConfig, train
 
-PRELOADED = ["pytest", "mirage_env.training.loop", "torch._dynamo", "torch.distributed.fsdp"]
-"""What the processes of a run import first of all."""
-
 
 def rows(folder: Path) -> list[dict[str, float]]:
     with (folder / "log.csv").open() as file:

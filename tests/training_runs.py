@@ -10,11 +10,21 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from mirage_env.training.dataset import LatentClips
 from mirage_env.training.loop import LoopConfig, Loss, Run, train
 
+PRELOADED = [
+    "pytest",
+    "mirage_env.training.loop",
+    "mirage_env.training.dataset",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+]
+"""What the processes of a run import first of all."""
 TOY = LoopConfig(steps=12, lr=1e-2, warmup=3, log_every=2, save_every=4, bf16=False)
 KILLED = LoopConfig(steps=60, lr=1e-2, warmup=3, log_every=4, save_every=7, ema=0.9, accumulate=2, bf16=False)
 
@@ -53,6 +63,11 @@ def train_until_killed(folder: str, started: Connection) -> None:
         return plain(step, generator)
 
     train(module, loss, Path(folder), KILLED)
+
+
+def read_clips(data: LatentClips, sums: Connection) -> None:
+    """Send the sum of the latents of every clip."""
+    sums.send([float(data[i].latents.astype(np.float64).sum()) for i in range(len(data))])
 
 
 # Several processes
