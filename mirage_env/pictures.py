@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidImageError, InvalidOptionError
 from mirage_env.interfaces import LatentCodec
@@ -22,10 +23,14 @@ from mirage_env.palette import Palette
 from mirage_env.paths import up_direction
 
 Picture = NDArray[np.uint8]
+Colour = tuple[int, int, int]
 VIDEO_SIDE = 384
 """Short side that small frames are enlarged to in a video, pixels (by a whole factor)."""
 UNSEEN = (232, 148, 60)
 """Colour of what the memory does not know."""
+BLANK = 60
+"""Grey of what the memory does not know."""
+OLDEST, NEWEST = (72, 40, 120), (253, 220, 60)
 BACKGROUND, INK = (250, 250, 248), (40, 40, 44)
 HEADROOM = 0.3
 """A map leaves out what lies this far above the highest camera, metres: ceilings hide rooms."""
@@ -114,6 +119,13 @@ def mark_unseen(frame: Picture, observed: NDArray[np.floating]) -> Picture:  # [
     return (frame * (1.0 - 0.5 * unseen) + np.array(UNSEEN) * 0.5 * unseen).round().astype(np.uint8)
 
 
+def blank_unseen(frame: Picture, observed: NDArray[np.floating]) -> Picture:  # [H, W, 3], [h, w] -> [H, W, 3]
+    """The frame, grey in the cells that the memory did not know."""
+    stride = frame.shape[0] // observed.shape[0]
+    seen = np.kron(observed > 0.0, np.ones((stride, stride)))[..., None]
+    return (frame * seen + BLANK * (1.0 - seen)).astype(np.uint8)
+
+
 def contact_sheet(
     rows: Sequence[tuple[str, Sequence[Picture]]],  # label, frames [H, W, 3]
     columns: int = 12,
@@ -152,9 +164,20 @@ def feature_colours(features: NDArray[np.floating], codec: LatentCodec) -> Pictu
     return Palette(codec).colours(features.astype(np.float32), parts=1)[:, 0]
 
 
+def age_colours(born: NDArray[np.integer], newest: int) -> Picture:  # [N] -> [N, 3]
+    """Violet for the start view, yellow for what the newest chunk wrote."""
+    return mixed(OLDEST, NEWEST, born / max(newest, 1))
+
+
+def mixed(low: Colour, high: Colour, share: NDArray[np.floating]) -> Picture:  # [N] -> [N, 3]
+    """Colours between two; shares outside [0, 1] are those at the end."""
+    a, b = np.array(low, np.float64), np.array(high, np.float64)
+    return (a + (b - a) * np.clip(share, 0.0, 1.0)[:, None]).round().astype(np.uint8)
+
+
 def memory_map(
-    memory: LatentMemory,
-    codec: LatentCodec,
+    memory: LatentMemory | None,
+    codec: LatentCodec | None,
     cameras: Sequence[Camera],
     side: int = 800,
 ) -> Picture:
@@ -164,14 +187,15 @@ def memory_map(
     is left out. The path is drawn from green to red, with a scale bar in metres.
 
     Args:
-        memory: what to draw; may be empty.
-        codec: decodes the features.
+        memory: what to draw; may be empty. Without one only the path is drawn.
+        codec: decodes the features; without it the colour is the age, from violet (the start view) to yellow.
         cameras: the path, at least the camera the world goes on from.
         side: longer side of the picture, pixels.
     """
     R = _map_axes(cameras[0])
     path = np.stack([c.position for c in cameras]) @ R.T
-    xyz, feature, size = _points(memory)
+    blocks = () if memory is None else memory.blocks
+    xyz, size = _points(blocks)
     xyz = xyz @ R.T
     shown = xyz[:, 2] <= path[:, 2].max() + HEADROOM
     xyz, size = xyz[shown], size[shown]
@@ -186,20 +210,20 @@ def memory_map(
         return (points[:, :2] - low) * [scale, -scale] + [0.0, (high - low)[1] * scale]
 
     if len(xyz):
-        _paint(canvas, place(xyz), xyz[:, 2], size * scale, feature_colours(feature[shown], codec))
+        if codec is None:
+            colours = age_colours(np.concatenate([b.births() for b in blocks])[shown], max(b.newest for b in blocks))
+        else:
+            colours = feature_colours(np.concatenate([b.values() for b in blocks])[shown], codec)
+        _paint(canvas, place(xyz), xyz[:, 2], size * scale, colours)
     picture = Image.fromarray(canvas)
     _draw_path(picture, place(path), np.stack([c.T_world_cam[:3, 2] for c in cameras]) @ R.T)
     _draw_scale_bar(picture, scale)
     return np.asarray(picture)
 
 
-def _points(memory: LatentMemory) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.float32]]:
-    blocks = memory.blocks
-    if not blocks:
-        return np.zeros((0, 3)), np.zeros((0, memory.channels), np.float32), np.zeros(0, np.float32)
-    positions = np.concatenate([b.positions() for b in blocks])
-    footprints = np.concatenate([b.footprint for b in blocks]).astype(np.float32)
-    return positions, np.concatenate([b.values() for b in blocks]), footprints
+def _points(blocks: Sequence[MemoryBlock]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:  # [N, 3], [N]
+    positions = np.concatenate([np.zeros((0, 3)), *(b.positions() for b in blocks)])
+    return positions, np.concatenate([np.zeros(0, np.float32), *(b.footprint for b in blocks)])
 
 
 def _map_axes(camera: Camera) -> NDArray[np.float64]:  # [3, 3], rows: right, forward, up in the world

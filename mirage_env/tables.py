@@ -10,11 +10,21 @@ if TYPE_CHECKING:
     from mirage_env.store import CacheInfo
     from mirage_env.walk import WalkFigures
 
-VIDEO, SHEET, CACHE = "walk.mp4", "contact_sheet.png", "cache.zarr"
+VIDEO, SHEET, CURVES, CACHE = "walk.mp4", "contact_sheet.png", "curves.png", "cache.zarr"
+PAGE = "walk.html"
+
+
+Rows = list[tuple[str, str]]
+"""Names and values; a row without a name goes on with the one before."""
 
 
 def walk_table(figures: WalkFigures, files: Sequence[Path]) -> str:
     """What a walk measured and where it left its files."""
+    return _table([*walk_rows(figures), *(("wrote" if i == 0 else "", str(file)) for i, file in enumerate(files))])
+
+
+def walk_rows(figures: WalkFigures) -> Rows:
+    """What a walk measured."""
     rows = [
         ("walked", f"{figures.chunks} chunks, {figures.frames} frames{' (stopped)' if figures.stopped else ''}"),
         ("speed", f"{figures.frames_per_second:.1f} frames/s, whole cycle with writing"),
@@ -24,11 +34,16 @@ def walk_table(figures: WalkFigures, files: Sequence[Path]) -> str:
     if figures.psnr is not None:
         known = "" if figures.psnr_known is None else f", {figures.psnr_known:.1f} dB where the memory knew"
         rows.append(("against truth", f"{figures.psnr:.1f} dB PSNR{known} (movers left out)"))
-    return _table([*rows, *(("wrote" if i == 0 else "", str(file)) for i, file in enumerate(files))])
+    return rows
 
 
 def cache_table(info: CacheInfo) -> str:
     """What is in a cache."""
+    return _table(cache_rows(info))
+
+
+def cache_rows(info: CacheInfo) -> Rows:
+    """The rows of `cache_table`."""
     bounds = "empty"
     if info.bounds is not None:
         low, high = info.bounds
@@ -36,17 +51,15 @@ def cache_table(info: CacheInfo) -> str:
         bounds = ", ".join(axes) + " m"
     images = "stored" if info.has_frames else "not stored"
     per_chunk, per_frame = (info.nbytes / max(n, 1) for n in (info.chunks, len(info.cameras) - 1))
-    return _table(
-        [
-            ("cache", f"{info.path} ({info.software}, {info.created})"),
-            ("model", f"{info.model} ({info.identity})"),
-            ("walked", f"{info.chunks} chunks, {len(info.cameras)} cameras, images {images}"),
-            ("memory", f"{info.points} points in {info.blocks} blocks, {_bytes(info.nbytes)}"),
-            ("", f"{_bytes(per_chunk)} per chunk, {_bytes(per_frame)} per frame"),
-            ("on disk", _bytes(info.stored_bytes)),
-            ("extent", bounds),
-        ]
-    )
+    return [
+        ("cache", f"{info.path} ({info.software}, {info.created})"),
+        ("model", f"{info.model} ({info.identity})"),
+        ("walked", f"{info.chunks} chunks, {len(info.cameras)} cameras, images {images}"),
+        ("memory", f"{info.points} points in {info.blocks} blocks, {_bytes(info.nbytes)}"),
+        ("", f"{_bytes(per_chunk)} per chunk, {_bytes(per_frame)} per frame"),
+        ("on disk", _bytes(info.stored_bytes)),
+        ("extent", bounds),
+    ]
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

@@ -1,7 +1,8 @@
-"""One walk through a world, with everything it leaves behind: a video, a contact sheet, a cache, and figures."""
+"""One walk through a world, with everything it leaves behind: a video, pictures, a cache, and figures."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,18 +17,19 @@ from tqdm import tqdm
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
-from mirage_env.pictures import Picture, VideoWriter, contact_sheet, mark_unseen
+from mirage_env.pictures import Picture, VideoWriter, blank_unseen, contact_sheet, mark_unseen
 from mirage_env.store import CacheWriter
-from mirage_env.tables import SHEET, VIDEO
+from mirage_env.tables import CURVES, SHEET, VIDEO
+from mirage_env.walk_curves import WalkCurves, picture_of, plot_walk
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
 
 COLUMNS = 12
 """Frames per row of the contact sheet."""
 TRUE, IMAGINED, KNOWN, NEW = "true simulator", "imagined", "what the memory knew", "new to the memory (orange)"
-BLANK = 60
-"""Grey of what the memory does not know."""
 Truth = Callable[[Camera, int], tuple[Picture, NDArray[np.bool_]]]
 """True image [H, W, 3] at a camera and frame number, and where [H, W] it may be compared (nothing moves there)."""
+Subscriber = Callable[[Chunk, WorldState], None]
+"""Told of the start view, if there is one, and of every chunk, with the state after it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class WalkFigures:
     psnr: float | None
     psnr_known: float | None
     """On the cells that the memory knew."""
+    curves: WalkCurves
+    """Chunk by chunk."""
 
 
 def walk(
@@ -66,8 +70,9 @@ def walk(
     out: Path,
     truth: Truth | None = None,
     progress: bool = True,
+    subscribers: Sequence[Subscriber] = (),
 ) -> WalkFigures:
-    """Walk along `cameras`; leaves the video and the contact sheet in `out` and every step in the cache.
+    """Walk along `cameras`; leaves video, contact sheet and curves in `out`, and every step in the cache.
 
     An interrupt (Ctrl-C) ends the walk after the last whole step; everything up to it is kept. The writer is closed.
 
@@ -79,73 +84,88 @@ def walk(
     if not cameras or len(cameras) % per_chunk:
         raise InvalidOptionError(f"{len(cameras)} cameras do not fill chunks of {per_chunk}")
     state, before, stopped = start.state, start.state.memory, False
-    record = _Record(model, truth, len(cameras) + 1)
+    record = _Record(model, truth, len(cameras) // model.config.temporal_stride + 1)
     bar = tqdm(total=len(cameras), unit="frame", disable=not progress, dynamic_ncols=True)
+
+    def tell(chunk: Chunk, state: WorldState, frame: int) -> None:
+        video.write(record.add(chunk, state, frame))
+        for subscriber in subscribers:
+            subscriber(chunk, state)
+
     with start.writer, bar, VideoWriter(out / VIDEO, model.config.frames_per_second) as video:
         if start.chunk is not None:
-            video.write(record.add(start.chunk, frame=0))
+            tell(start.chunk, state, frame=0)
         try:
             for first in range(0, len(cameras), per_chunk):
                 began = time.perf_counter()
                 chunk, state = model.step(state, cameras[first : first + per_chunk])
                 start.writer.append(state, chunk)
                 record.seconds.append(time.perf_counter() - began)
-                record.coverage.append(chunk.coverage)
-                video.write(record.add(chunk, frame=first + 1))
+                tell(chunk, state, frame=first + 1)
                 bar.set_postfix_str(f"memory knew {100 * chunk.coverage:.0f} %")
                 bar.update(per_chunk)
         except KeyboardInterrupt:
             stopped = True
     state = start.writer.state
     Image.fromarray(record.sheet()).save(out / SHEET)
-    chunks, counted = len(record.coverage), record.seconds[1:] or record.seconds
+    Image.fromarray(picture_of(plot_walk(record.curves))).save(out / CURVES)
+    chunks, counted = len(record.seconds), record.seconds[1:] or record.seconds
     return WalkFigures(
         chunks=chunks,
         frames=chunks * per_chunk,
         stopped=stopped,
         frames_per_second=per_chunk / float(np.mean(counted)) if counted else 0.0,
-        coverage=float(np.mean(record.coverage)) if chunks else 0.0,
+        coverage=float(np.mean(record.curves.coverage[-chunks:])) if chunks else 0.0,
         points=state.memory.points,
         nbytes=state.memory.nbytes,
         bytes_per_chunk=(state.memory.nbytes - before.nbytes) / max(chunks, 1),
         psnr=_mean(record.psnr),
         psnr_known=_mean(record.psnr_known),
+        curves=record.curves,
     )
 
 
 @dataclass
 class _Record:
-    """Collects figures, and the frames that the contact sheet will show."""
+    """Collects figures, and the frames that the contact sheet will show; those are key frames, which have a latent."""
 
     model: WorldModel
     truth: Truth | None
-    frames: int
+    keys: int
     seconds: list[float] = field(default_factory=list)
-    coverage: list[float] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     psnr_known: list[float] = field(default_factory=list)
+    curves: WalkCurves = field(default_factory=WalkCurves)
 
     def __post_init__(self) -> None:
         names = (TRUE, IMAGINED, KNOWN, NEW) if self.truth else (IMAGINED, KNOWN, NEW)
         self.rows: dict[str, list[Picture]] = {name: [] for name in names}
-        self.wanted = set(np.linspace(0, self.frames - 1, COLUMNS).round().astype(int).tolist())
+        picked = np.linspace(0, self.keys - 1, COLUMNS).round().astype(int)
+        self.wanted = set((self.model.config.temporal_stride * picked).tolist())
 
-    def add(self, chunk: Chunk, frame: int) -> Picture:  # [F, H, W, 3]
+    def add(self, chunk: Chunk, state: WorldState, frame: int) -> Picture:  # [F, H, W, 3]
         """Record a chunk whose first frame has that number; returns its images."""
         images = frames_to_uint8(chunk.frames)
+        keys = range(len(images))[chunk.key_frames]
+        count, count_known = len(self.psnr), len(self.psnr_known)
         for i, image in enumerate(images):
+            true = None
             # Before the start view the memory knew nothing; its readout is of the memory it was written to.
-            observed = chunk.readout.observed[i].numpy() * (frame > 0)
+            observed = chunk.readout.observed[keys.index(i)].numpy() * (frame > 0) if i in keys else None
             if self.truth is not None:
                 true, still = self.truth(chunk.cameras[i], frame + i)
                 if frame + i > 0:
                     self._compare(image, true, still, observed)
-                if frame + i in self.wanted:
+            if frame + i in self.wanted and observed is not None:
+                if true is not None:
                     self.rows[TRUE].append(true)
-            if frame + i in self.wanted:
                 self.rows[IMAGINED].append(image)
-                self.rows[KNOWN].append(self._known(chunk.known[i : i + 1], observed))
+                self.rows[KNOWN].append(self._known(chunk.known[keys.index(i)], observed))
                 self.rows[NEW].append(mark_unseen(image, observed))
+        self.curves(chunk, state)
+        if self.truth is not None and frame > 0:
+            self.curves.psnr.append(_mean_or_nan(self.psnr[count:]))
+            self.curves.psnr_known.append(_mean_or_nan(self.psnr_known[count_known:]))
         return images
 
     def sheet(self) -> Picture:
@@ -156,18 +176,25 @@ class _Record:
         return contact_sheet(list(self.rows.items()), COLUMNS, scale=max(1, round(128 / height)))
 
     @torch.inference_mode()
-    def _known(self, latent: Tensor, observed: NDArray[np.floating]) -> Picture:  # [1, C, h, w], [h, w]
-        image = frames_to_uint8(self.model.codec.decode(latent))[0]
-        seen = np.kron(observed, np.ones((self.model.config.stride,) * 2))[..., None]
-        return (image * seen + BLANK * (1.0 - seen)).astype(np.uint8)
+    def _known(self, latent: Tensor, observed: NDArray[np.floating]) -> Picture:  # [C, h, w], [h, w]
+        return blank_unseen(frames_to_uint8(self.model.codec.decode(latent[None]))[0], observed)
 
-    def _compare(self, image: Picture, true: Picture, still: NDArray[np.bool_], observed: NDArray[np.floating]) -> None:
-        seen = np.kron(observed, np.ones((self.model.config.stride,) * 2)) > 0
+    def _compare(
+        self, image: Picture, true: Picture, still: NDArray[np.bool_], observed: NDArray[np.floating] | None
+    ) -> None:
         error = ((image.astype(np.float64) - true) / 255.0) ** 2
-        for values, mask in ((self.psnr, still), (self.psnr_known, still & seen)):
+        compared = [(self.psnr, still)]
+        if observed is not None:
+            seen = np.kron(observed, np.ones((self.model.config.stride,) * 2)) > 0
+            compared.append((self.psnr_known, still & seen))
+        for values, mask in compared:
             if mask.mean() > 0.02:
                 values.append(-10.0 * float(np.log10(max(error[mask].mean(), 1e-10))))
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
+
+
+def _mean_or_nan(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidOptionError, MirageError
-from mirage_env.tables import CACHE, SHEET, VIDEO
+from mirage_env.tables import CACHE, CURVES, PAGE, SHEET, VIDEO
 
 if TYPE_CHECKING:
     from mirage_env.camera import Camera
     from mirage_env.interfaces import StartView
-    from mirage_env.walk import Start, Truth, WalkFigures
+    from mirage_env.walk import Start, Subscriber, Truth, WalkFigures
     from mirage_env.world_model import WorldModel
 
 Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 class Walk:
     """Open a world from one view and walk a camera path through it.
 
-    The start is one of --seed, --image and --cache. Leaves walk.mp4, contact_sheet.png and cache.zarr in --out. Ctrl-C
-    stops after the last whole chunk and keeps what there is.
+    The start is one of --seed, --image and --cache. Leaves walk.mp4, contact_sheet.png, curves.png and cache.zarr in
+    --out. Ctrl-C stops after the last whole chunk and keeps what there is.
     """
 
     out: Path
@@ -71,6 +71,11 @@ class Walk:
     """Also keep the images in the cache."""
     threads: Count = None
     """CPU threads to use."""
+    show: bool = False
+    """Also write walk.html, a page of all this, and open it in the browser. Without a display it says how to see it."""
+    record: File = None
+    """Also write a Rerun recording to this file (.rrd): images, depth, labels, poses, memory and figures on one time
+    line, for `rerun FILE`."""
     overwrite: bool = False
     """Replace what an earlier walk has left in --out."""
 
@@ -95,13 +100,14 @@ def run_walk(options: Walk, open_room: OpenRoom) -> tuple[WalkFigures, list[Path
     Raises:
         InvalidOptionError: with the name of the option at fault.
     """
-    files = [options.out / name for name in (VIDEO, SHEET)]
+    files = [options.out / name for name in (VIDEO, SHEET, CURVES, *((PAGE,) if options.show else ()))]
     place = options.out / CACHE
     in_place = options.cache is not None and options.cache.resolve() == place.resolve()
     there = [file for file in (*files, place) if file.exists() and not (file == place and in_place)]
     if there and not options.overwrite:
         raise InvalidOptionError(f"--out: {there[0]} is there already; choose another folder or add --overwrite")
     _check_start(options)
+    recording = _check_recording(options)
     if options.threads is not None:
         _set_threads(options.threads)
     from mirage_env.models.loading import load_world_model
@@ -114,9 +120,12 @@ def run_walk(options: Walk, open_room: OpenRoom) -> tuple[WalkFigures, list[Path
     world = _starting_world(options, model, open_room)
     cameras = _cameras(options, model, world)
     options.out.mkdir(parents=True, exist_ok=True)
-    start = world.begin(place)
-    figures = walk(model, start, cameras, options.out, world.room.truth if world.room else None)
-    return figures, [*files, place]
+    truth = world.room.truth if world.room else None
+    with recording(model, truth) as subscribers:
+        figures = walk(model, world.begin(place), cameras, options.out, truth, subscribers=subscribers)
+    if options.show:
+        _write_page(options, model, figures, place)
+    return figures, [*files, place, *([options.record] if options.record else [])]
 
 
 @contextmanager
@@ -139,6 +148,37 @@ def _check_start(options: Walk) -> None:
         raise InvalidOptionError(f"--seed: it is {options.seed}; give a number from 0")
     if options.chunks is not None and options.chunks < 1:
         raise InvalidOptionError(f"--chunks: it is {options.chunks}; give at least 1")
+
+
+def _check_recording(options: Walk) -> Callable[[WorldModel, Truth | None], AbstractContextManager[list[Subscriber]]]:
+    """What opens the recording that was asked for; that it can be opened is known before anything else is done."""
+    file = options.record
+    if file is None:
+        return lambda model, truth: nullcontext([])
+    if file.exists() and not options.overwrite:
+        raise InvalidOptionError(f"--record: {file} is there already; choose another file or add --overwrite")
+    from mirage_env.recorders import WorldRecording
+
+    @contextmanager
+    def recording(model: WorldModel, truth: Truth | None) -> Iterator[list[Subscriber]]:
+        with WorldRecording(file, model, truth, options.overwrite) as subscriber:
+            yield [subscriber]
+
+    return recording
+
+
+def _write_page(options: Walk, model: WorldModel, figures: WalkFigures, cache: Path) -> None:
+    from mirage_env.memory import LatentMemory
+    from mirage_env.pictures import memory_map
+    from mirage_env.showing import write_page
+    from mirage_env.store import load_world, open_cache
+    from mirage_env.tables import walk_rows
+
+    memory = load_world(cache, model).memory
+    above = None
+    if isinstance(memory, LatentMemory):
+        above = memory_map(memory, model.codec, open_cache(cache).cameras)
+    write_page(options.out, walk_rows(figures), above)
 
 
 def _set_threads(threads: int) -> None:

@@ -42,6 +42,8 @@ RULES = (
     Only(("icechunk",), ("mirage_env/store/history.py",)),
     Only(("rclpy",), ("ros_bridge/_ros.py",)),
     Only(("rosbags",), ("ros_bridge/bag_files.py",)),
+    Only(("rerun",), ("mirage_env/recording.py",)),
+    Only(("IPython",), ("mirage_env/notebook.py",)),
     # What a viewer's session does is apart from how a page shows it.
     Only(
         ("viser", "websockets"), tuple(f"mirage_env/viewer/{name}.py" for name in ("page", "panel", "scene", "server"))
@@ -251,6 +253,8 @@ def test_importing_the_package_leaves_heavy_libraries_alone():
         ("mirage_env/store/caches.py", "import obstore", "only mirage_env/store/objects.py"),
         ("ros_bridge/world_node.py", "import rclpy.node", "only ros_bridge/_ros.py"),
         ("ros_bridge/bag.py", "from rosbags.rosbag2 import Reader", "only ros_bridge/bag_files.py"),
+        ("mirage_env/walk.py", "import rerun.blueprint", "only mirage_env/recording.py"),
+        ("mirage_env/memory.py", "def f():\n    from IPython.display import HTML", "only mirage_env/notebook.py"),
         ("mirage_env/viewer/session.py", "import viser", "only mirage_env/viewer/page.py"),
         ("mirage_env/walk.py", "from mirage_env.viewer.session import Session", "only mirage_env/viewer/*"),
         ("mirage_env/memory.py", "from transforms3d import quaternions", "only mirage_env/camera.py"),

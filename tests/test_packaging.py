@@ -154,7 +154,7 @@ NO_DEPENDENCIES = {"depth_anything_3", "mapanything"}
 
 def test_imports_are_declared_dependencies():
     owners = packages_distributions()
-    extras = ("bag", "cloud", "data", "full", "quantise", "rl", "train", "triton", "viewer")
+    extras = ("bag", "cloud", "data", "full", "notebook", "quantise", "record", "rl", "train", "triton", "viewer")
     declared = {canonicalize_name(r.name) for r in requirements(*extras)}
     undeclared = set()
     for path in sorted(PACKAGE_FILES):

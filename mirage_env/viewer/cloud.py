@@ -15,6 +15,7 @@ from mirage_env.interfaces import Memory
 from mirage_env.memory import LatentMemory
 from mirage_env.palette import Palette
 from mirage_env.paths import up_direction
+from mirage_env.pictures import age_colours, mixed
 from mirage_env.viewer.worlds import Moment, World
 
 Colouring = Literal["colour", "age", "confidence", "gate"]
@@ -28,8 +29,7 @@ LEGENDS: dict[Colouring, str] = {
     "gate": "last chunk: green was written, blue was confirmed, grey is as before, red was removed, orange was "
     "rejected by the filters (edges, movers, sky)",
 }
-OLDEST, NEWEST = np.array([72, 40, 120]), np.array([253, 220, 60])
-UNSURE, SURE = np.array([205, 60, 60]), np.array([50, 150, 80])
+UNSURE, SURE = (205, 60, 60), (50, 150, 80)
 HEADROOM = 0.3
 """What lies this far above the highest camera is left out when ceilings are hidden, metres."""
 MOST_POINTS = 60_000
@@ -98,9 +98,9 @@ def cloud_of(world: World, colouring: Colouring, palette: Palette, ceiling: bool
     tokens = Tokens.of(world.state.memory)
     parts = next((p for p in (4, 2) if len(tokens.xyz) * p * p <= MOST_POINTS), 1)
     if colouring == "age":
-        colours = _between(OLDEST, NEWEST, tokens.born / max(world.state.chunk, 1))
+        colours = age_colours(tokens.born, world.state.chunk)
     elif colouring == "confidence":
-        colours = _between(UNSURE, SURE, tokens.confidence / max(world.model.config.gate.max_confidence, 1))
+        colours = mixed(UNSURE, SURE, tokens.confidence / max(world.model.config.gate.max_confidence, 1))
     elif colouring == "gate":
         colours = gate_colours(world.now, tokens)
     else:
@@ -155,7 +155,3 @@ def _rejected(moment: Moment) -> NDArray[np.float64]:  # [N, 3]
 
 def _all(colour: tuple[int, int, int], points: NDArray[np.float64]) -> Colours:
     return np.tile(np.array(colour, np.uint8), (len(points), 1))
-
-
-def _between(low: NDArray[np.int64], high: NDArray[np.int64], share: NDArray[np.floating]) -> Colours:
-    return (low + (high - low) * np.clip(share, 0.0, 1.0)[:, None]).round().astype(np.uint8)

@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mirage_env.pictures import BACKGROUND, INK, Picture, mark_unseen
+from mirage_env.pictures import BACKGROUND, INK, Picture, blank_unseen, mark_unseen
 from mirage_env.viewer.worlds import World
-from mirage_env.walk import BLANK
 from mirage_env.world_model import frames_to_uint8
 
 WIDTH, GAP, HEADING = 440, 6, 18
@@ -30,8 +29,7 @@ def tiles_of(world: World, frame: int) -> list[tuple[str, Picture]]:
         number = len(world.path) - len(moment.cameras) + frame
         tiles.append((TRUE, world.room.truth(moment.cameras[frame], number)[0]))
     known = frames_to_uint8(world.model.codec.decode(moment.known[key : key + 1]))[0]
-    seen = np.kron(observed, np.ones((world.model.config.stride,) * 2))[..., None]
-    tiles.append((KNOWN, (known * seen + BLANK * (1.0 - seen)).astype(np.uint8)))
+    tiles.append((KNOWN, blank_unseen(known, observed)))
     tiles.append((UNOBSERVED, mark_unseen(image, observed.astype(np.float32))))
     return tiles
 
