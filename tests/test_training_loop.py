@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from training_runs import (
     KILLED,
+    PRELOADED,
     SHARED,
     TOY,
     Net,
