@@ -177,6 +177,18 @@ def test_without_labels_no_depth_is_sky_and_the_rest_static(tmp_path):
     assert (clips.depth[..., 4:, :] == 2.0).all()
 
 
+def test_depth_that_is_too_far_to_be_kept_counts_as_none(tmp_path):
+    class Far(ClipsAtHand):
+        def info(self, count):
+            info = super().info(count)
+            info["frame_depth"] = np.where(info["frame_depth"] == 2.0, np.float32(1e5), info["frame_depth"])
+            return info
+
+    clips = record_environment(Far(), tmp_path, clips=1, frames=4)
+    assert not clips.depth.any()
+    assert (clips.labels == SKY).all()
+
+
 def test_labels_of_the_environment_are_kept(tmp_path):
     assert (record_environment(ClipsAtHand(labels=True), tmp_path, clips=1, frames=4).labels == MOVER).all()
 

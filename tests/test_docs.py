@@ -1,0 +1,253 @@
+"""Every code block of the documentation runs, every command is one, and the pages build without a warning."""
+
+import dataclasses
+import inspect
+import json
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import doc_commands
+import gymnasium
+import numpy as np
+import pytest
+import yaml
+from doc_blocks import FENCE, PAGES, blocks_of, inline_commands, script_of, unresolved
+from PIL import Image
+from repository import ROOT
+from shell_words import commands_of
+
+import mirage_env
+from mirage_env import MirageEnv
+from mirage_env.actions import CONTROLS, make_control
+from mirage_env.cli import main
+from mirage_env.env_arguments import EnvArguments
+from mirage_env.models import loading
+from mirage_env.observations import EXTRAS
+from mirage_env.rooms.env import RoomsEnv
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+ENVIRONMENT = "docs/environment.md"
+GROUPS = ("eval", "ros", "train")
+"""Commands of `mirage` with commands of their own; `mirage train` takes its stage."""
+SHELL = [block for block in BLOCKS if block.language == "bash"]
+PYTHON_PAGES = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def model_loaded_once():
+    """All pages take the shipped model."""
+    with pytest.MonkeyPatch.context() as patch:
+        load = cache(loading.load_world_model)
+        patch.setattr(loading, "load_world_model", load)
+        patch.setattr(mirage_env, "load_world_model", load, raising=False)
+        yield
+
+
+@pytest.fixture
+def short_episodes(monkeypatch):
+    """Episodes of tasks end after two steps: pages show whole episodes, and the tests have little time."""
+    make = gymnasium.make
+
+    def short(name, **arguments):
+        longest = gymnasium.spec(name).max_episode_steps
+        return make(name, **({"max_episode_steps": 2} if longest else {}) | arguments)
+
+    monkeypatch.setattr(gymnasium, "make", short)
+
+
+@pytest.mark.usefixtures("short_episodes")
+@pytest.mark.parametrize("page", PYTHON_PAGES)
+def test_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    script = tmp_path / f"{Path(page).stem}.py"
+    script.write_text(script_of(page))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    names = runpy.run_path(str(script), run_name="documentation")
+    for block in blocks_of(page):
+        if block.language == "python" and block.reason is not None:
+            assert len(block.reason.split()) > 2, f"{block}: say why it is not run"
+            assert not unresolved(block.code.text, names), str(block)
+
+
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_shell_commands_are_ones_that_the_programs_take(block, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    commands = commands_of(block.code.text, tmp_path / "shell")
+    for words in commands:
+        doc_commands.check(words)
+    if block.wants_run:
+        for words in commands:
+            if words[0] == "mirage":
+                assert main(words[1:]) == 0, shlex.join(words)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_in_the_text_have_the_options_that_are_named(page):
+    for command in inline_commands(page):
+        words = [word for word in shlex.split(command)[1:] if word != "..."]
+        names, wanted = words[:2] if words[0] in GROUPS else words[:1], {w for w in words if w.startswith("--")}
+        options = doc_commands.options_of([word for word in names if not word.startswith("-")])
+        assert options is None or wanted <= options, f"{page}: {command} has no {sorted(wanted - options)}"
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_block_says_what_it_is(block):
+    assert block.language in ("bash", "json", "python", "text", "yaml"), f"{block}: name its language"
+    if block.language == "yaml":
+        assert isinstance(yaml.safe_load(block.code.text), dict)
+    if block.language == "json":
+        json.loads(block.code.text)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_command_hides_in_an_indented_block(page):
+    text = FENCE.sub("", (ROOT / page).read_text())
+    assert not re.findall(r"^ {4,}(?:mirage|pip|python) .*", text, re.MULTILINE), "fence it with ```bash"
+
+
+def test_site_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for page in ("index.html", "model_card/index.html", "benchmarks/index.html", "faq/index.html"):
+        assert (tmp_path / page).is_file()
+    assert (tmp_path / "curves.png").is_file()
+
+
+def test_site_does_not_build_with_dead_links(tmp_path):
+    for path in ("docs", "benchmarks", "mirage_env/weights/rooms"):
+        shutil.copytree(ROOT / path, tmp_path / path, ignore=shutil.ignore_patterns("*.safetensors"))
+    for path in ("CHANGELOG.md", "CONTRIBUTING.md", "mkdocs.yml"):
+        shutil.copy(ROOT / path, tmp_path / path)
+    dead = ("nowhere.md", "store.md#nowhere", "nowhere.png", "../setup.py")
+    with (tmp_path / "docs/index.md").open("a") as page:
+        page.writelines(f"\n![a]({link})\n" if link.endswith("png") else f"\n[a]({link})\n" for link in dead)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("WARNING")]
+    assert len(warnings) == len(dead), done.stderr
+    assert all(any(link in line for line in warnings) for link in dead)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("mirage walk --sede 7 --out walk", "options are refused"),
+        ("mirage wlak --seed 7", "did not come to its options"),
+        ("mirage eval taste", "did not come to its options"),
+        ("mirage ros policy --rate often forward", "options are refused"),
+        ("python benchmarks/step.py --fast", "options are refused"),
+        ("python benchmarks/nothing.py", "no script"),
+        ("python docs/draw_frames.py --out here", "takes no options"),
+        ("pip install 'mirage-env[everything]'", "no extras"),
+        ("ros2 run mirage_env world_node --ros-args -p speed:=1.0", "no parameters"),
+        ("ros2 launch mirage_env mirage.launch.py speed:=1.0", "no argument"),
+        ("mkdocs deploy", "deploy"),
+        ("pytest tests/test_nothing.py", "test_nothing"),
+        ("rm -rf /", "rm: command not found"),
+    ],
+)
+def test_wrong_command_is_seen(command, says, tmp_path):
+    def check():
+        for words in commands_of(command, tmp_path):
+            doc_commands.check(words)
+
+    with pytest.raises(AssertionError, match=says):
+        check()
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("import no_such_module", "module no_such_module"),
+        ("from mirage_env.paths import preset_paht", "mirage_env.paths.preset_paht"),
+        ("import mirage_env\nmirage_env.load_world('rooms')", "mirage_env.load_world"),
+        ("print(known + unknown)", "unknown"),
+    ],
+)
+def test_name_that_leads_nowhere_is_seen(code, found):
+    assert unresolved(code, {"known": 1}) == [found]
+
+
+def test_name_that_leads_somewhere_is_not_reported():
+    code = "from mirage_env import paths\nfor i in range(3):\n    def f(x): return [y + i + x for y in paths.PRESETS]"
+    assert unresolved(code, {}) == []
+
+
+@pytest.mark.parametrize("page", ["README.md", *(page for page in PAGES if page.startswith("docs/"))])
+def test_page_is_one_that_a_reader_finishes(page):
+    assert len((ROOT / page).read_text().splitlines()) <= 300
+
+
+def test_picture_of_the_readme_is_that_of_its_first_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [command] = [block for block in blocks_of("README.md") if any(c.text == "first command" for c in block.comments)]
+    words = next(words for words in commands_of(command.code.text, tmp_path / "shell") if words[0] == "mirage")
+    assert main(words[1:]) == 0
+    made, shown = (
+        np.asarray(Image.open(path), np.float64) for path in ("walk/contact_sheet.png", ROOT / "docs/walk.png")
+    )
+    error = np.sqrt(((made - shown) ** 2).mean())
+    assert error < 6.0, "the model has changed: copy walk/contact_sheet.png of the README's command to docs/walk.png"
+
+
+def rows(page: str, heading: str) -> dict[str, list[str]]:
+    """Rows of the first table under a heading, by what stands in code style in their first column."""
+    section = (ROOT / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    cells = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| `")
+    ]
+    return {name: row for row in cells for name in re.findall(r"`([^`]+)`", row[0])}
+
+
+def test_reference_names_every_environment_and_its_task():
+    page = (ROOT / ENVIRONMENT).read_text()
+    listed = dict(re.findall(r"^\| `((?:Mirage|Rooms)/[\w-]+)` \|.*\| (?:`(\w+)`|none) \|$", page, re.MULTILINE))
+    specs = {name: spec for name, spec in gymnasium.registry.items() if name.startswith(("Mirage/", "Rooms/"))}
+    assert listed == {name: spec.kwargs["task"] or "" for name, spec in specs.items()}
+
+
+def test_reference_names_every_argument_with_its_default():
+    listed = {name: row[1].strip("`").replace('"', "'") for name, row in rows(ENVIRONMENT, "Arguments").items()}
+    assert listed == {field.name: repr(field.default) for field in dataclasses.fields(EnvArguments)}
+
+
+def test_reference_names_every_control_with_its_space():
+    listed = rows(ENVIRONMENT, "Actions")
+    assert set(listed) == set(CONTROLS)
+    for name, row in listed.items():
+        shape = str(make_control(name, frames=8).space.shape).replace("8", "F")
+        assert shape in row[1], name
+
+
+def test_reference_names_every_key_of_observation_and_info():
+    env = gymnasium.make("Mirage/PointNav-v0", observe=EXTRAS, info_frames=True)
+    observation, _ = env.reset(seed=0)
+    listed = rows(ENVIRONMENT, "Observations")
+    assert set(listed) == set(observation)
+    for name in set(listed) - {"goal"}:
+        assert listed[name][1].startswith(str(observation[name].dtype)), name
+    env = gymnasium.make("Mirage/World-v0", info_frames=True)
+    assert set(rows(ENVIRONMENT, "Info")) == set(env.reset(seed=0)[1])
+
+
+def test_reference_names_every_option_of_reset():
+    listed = rows(ENVIRONMENT, "Reset")
+    mirage, rooms = set(MirageEnv.world_options), set(RoomsEnv.world_options)
+    worlds = {name: {"`Mirage/...`": {"mirage"}, "`Rooms/...`": {"rooms"}}.get(row[1]) for name, row in listed.items()}
+    assert {name for name, where in worlds.items() if where != {"rooms"}} == mirage
+    assert {name for name, where in worlds.items() if where != {"mirage"}} == rooms
+
+
+def test_reference_names_methods_that_are_there():
+    for call in rows(ENVIRONMENT, "Saving, forking, going back"):
+        name, _, arguments = call.removesuffix(")").partition("(")
+        parameters = inspect.signature(getattr(MirageEnv, name)).parameters
+        assert not arguments or arguments in parameters, call
