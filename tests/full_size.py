@@ -13,16 +13,13 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
-    DepthAnythingConfig,
-    DepthAnythingForDepthEstimation,
-    Dinov2Config,
     PreTrainedTokenizerFast,
     UMT5Config,
     UMT5EncoderModel,
 )
 
 from mirage_env.models.control import ControlBranch
-from mirage_env.models.weights import WEIGHTS, save_module
+from mirage_env.models.weights import save_module
 
 IMAGE_SIZE = (64, 96)
 TEXT_DIM = 32
@@ -138,32 +135,6 @@ def save_lora(file: Path, rank: int = 2) -> Path:
     return file
 
 
-def save_depth(folder: Path) -> Path:
-    """Write a metric Depth Anything with a head whose depth varies little."""
-    torch.manual_seed(3)
-    backbone = Dinov2Config(
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=14,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-        reshape_hidden_states=False,
-        apply_layernorm=True,
-    )
-    config = DepthAnythingConfig(
-        backbone_config=backbone,
-        reassemble_hidden_size=16,
-        neck_hidden_sizes=[4, 4, 8, 8],
-        fusion_hidden_size=8,
-        head_hidden_size=4,
-        depth_estimation_type="metric",
-        max_depth=20,
-    )
-    DepthAnythingForDepthEstimation(config).save_pretrained(folder)
-    return folder
-
-
 def change_weights(file: Path, change) -> str:
     """Apply `change(weights, name)` to a weight file, with the name of its first tensor; returns that name."""
     weights = load_file(file)
@@ -171,6 +142,3 @@ def change_weights(file: Path, change) -> str:
     change(weights, name)
     save_file(weights, file, metadata={"format": "pt"})
     return name
-
-
-__all__ = ["WEIGHTS", *[name for name in globals() if name.startswith("save_")], "change_weights"]

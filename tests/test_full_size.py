@@ -10,8 +10,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from full_size import IMAGE_SIZE, change_weights, save_control, save_depth, save_lora, save_pipeline
+from full_size import IMAGE_SIZE, change_weights, save_control, save_lora, save_pipeline
 from PIL import Image
+from tiny_geometry import save_depth_anything, save_sam3
 
 import mirage_env  # noqa: F401 - registers the environments
 from mirage_env.camera import between, pose_from_rotation_vector
@@ -29,7 +30,8 @@ def saved(tmp_path_factory) -> Path:
     save_pipeline(folder / "wan", shards=True)
     save_control(folder / "control")
     save_lora(folder / "lora" / "pytorch_lora_weights.safetensors")
-    save_depth(folder / "depth")
+    save_depth_anything(folder / "depth")
+    save_sam3(folder / "sam3")
     return folder
 
 
@@ -72,9 +74,10 @@ def latents_of(model, prompt: str = "") -> torch.Tensor:
 # Walks
 
 
-@pytest.mark.parametrize("trained", [False, True], ids=["no branch", "branch and LoRA"])
+@pytest.mark.parametrize("trained", [False, True], ids=["no branch", "branch, LoRA and SAM 3"])
 def test_walk_goes_on_from_a_cache_as_it_would_have_gone_on(saved, tmp_path, trained):
-    options = {"control": saved / "control", "lora": saved / "lora"} if trained else {}
+    parts = {"control": saved / "control", "lora": saved / "lora", "segmentation": saved / "sam3"}
+    options = parts if trained else {}
     model = load(saved, **options)
     assert (model.generator.branch is not None) == trained
     assert model.generator.sampler.placement.enabled != trained

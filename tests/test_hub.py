@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 import torch
-from full_size import save_control, save_depth, save_pipeline
+from full_size import save_control, save_pipeline
 from hub_server import COMMIT, hub
 from huggingface_hub import constants
+from tiny_geometry import save_depth_anything
 
 from mirage_env.errors import ModelNotFoundError
 from mirage_env.models.hub import find_model, find_part, is_hub_id
@@ -19,7 +20,7 @@ def repositories(tmp_path_factory):
     save_pipeline(root / "some" / "wan", shards=True)
     (root / "some" / "wan" / "video.mp4").write_bytes(b"large")
     (root / "some" / "wan" / "vae" / "old.bin").write_bytes(b"pickled")
-    save_depth(root / "some" / "depth")
+    save_depth_anything(root / "some" / "depth")
     save_control(root / "some" / "branch")
     return root
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from full_size import change_weights, save_control, save_depth, save_lora, save_pipeline
+from full_size import change_weights, save_control, save_lora, save_pipeline
 from hub_server import hub
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from tiny_geometry import save_depth_anything
 from transformers import UMT5Config, UMT5EncoderModel
 
 from mirage_env.cli import main
@@ -31,7 +32,7 @@ def saved(tmp_path_factory) -> Path:
     save_pipeline(folder / "wan", shards=True)
     save_control(folder / "control")
     save_lora(folder / "lora" / LORA)
-    save_depth(folder / "depth")
+    save_depth_anything(folder / "depth")
     return folder
 
 
@@ -150,7 +151,7 @@ def test_unknown_model_and_unknown_word_are_refused(capsys):
 
 def test_model_on_the_hub_is_checked_from_its_headers(saved, tmp_path, monkeypatch, capsys):
     save_pipeline(tmp_path / "hub" / "some" / "wan", shards=True)
-    save_depth(tmp_path / "hub" / "some" / "depth")
+    save_depth_anything(tmp_path / "hub" / "some" / "depth")
     with hub(tmp_path / "hub") as (address, requests):
         monkeypatch.setattr(constants, "ENDPOINT", address)
         template = address + "/{repo_id}/resolve/{revision}/{filename}"

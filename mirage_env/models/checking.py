@@ -13,6 +13,7 @@ from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
 
 from mirage_env.config import WorldModelConfig
 from mirage_env.errors import MirageError
+from mirage_env.geometry_config import DepthConfig, SegmentationConfig
 from mirage_env.models.control import ControlBranch
 from mirage_env.models.converters import lora_from_published
 from mirage_env.models.depth import DepthUNet
@@ -218,9 +219,10 @@ def _lora(wanted: Wanted, place: Place, folder: str, model: Place) -> Part:
 
 def _geometry(wanted: Wanted, config: WorldModelConfig, model: Place, name: str) -> Part:
     """Depth or segmentation model: where it comes from and how large it is; its library compares the weights."""
-    ours = {"depth": DepthUNet, "segmentation": SegmentationUNet}[name]
-    said = {"depth": config.geometry.depth, "segmentation": config.geometry.segmentation}[name]
-    spec = {"depth": wanted.depth, "segmentation": wanted.segmentation}[name]
+    depth = name == "depth"
+    ours: type[ModelMixin] = DepthUNet if depth else SegmentationUNet
+    said: DepthConfig | SegmentationConfig = config.geometry.depth if depth else config.geometry.segmentation
+    spec = wanted.depth if depth else wanted.segmentation
     own = model.folder / name / "config.json"
     if spec is None and own.is_file():
         if read_json(own).get("_class_name") == ours.__name__:
