@@ -220,7 +220,8 @@ class ReadoutVectorEnv(ChunkVectorEnv[Visit]):
     """
 
     def __init__(self, num_envs: int = 1, max_episode_steps: int | None = None, **kwargs: Any) -> None:
-        super().__init__(ReadoutEnv(**kwargs), num_envs, max_episode_steps)
+        # Pictures of all worlds are drawn in one call, and what is left is mostly Python, which threads do not share.
+        super().__init__(ReadoutEnv(**kwargs), num_envs, max_episode_steps, threads=1)
 
 
 def _preview_of(model: WorldModel, wanted: bool | str | Path) -> Preview | None:

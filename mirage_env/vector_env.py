@@ -1,21 +1,25 @@
-"""Many worlds, one network call."""
+"""Many worlds that step together: one network call for all of them, or one per core."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, Generic
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 from numpy.typing import ArrayLike, NDArray
 
+from mirage_env.camera import Camera
 from mirage_env.chunk_env import ChunkEnv
 from mirage_env.env import MirageEnv
 from mirage_env.errors import InvalidActionError, InvalidOptionError
 from mirage_env.moments import StateT, TaskState
-from mirage_env.observations import PER_FRAME, Info, Observation
+from mirage_env.observations import PER_FRAME, Info, Observation, Shown
 from mirage_env.world_model import WorldState
 
 Seeds = int | Sequence[int | None] | None
@@ -29,11 +33,18 @@ class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], 
     matrix products). Worlds whose episode ended are reset by the next step, which ignores their action
     (`AutoresetMode.NEXT_STEP`). A reset or step that raises leaves all worlds as they were.
 
+    `threads` shares of the worlds are walked at the same time, each on one core: small networks gain less from sharing
+    an operation between cores than from having one of their own.
+
     In `infos` the keys of `PER_FRAME` are object arrays with one array per world, for a world that was just reset shows
     one frame where the others show F; all else is stacked.
     """
 
-    def __init__(self, env: ChunkEnv[StateT], num_envs: int, max_episode_steps: int | None) -> None:
+    def __init__(
+        self, env: ChunkEnv[StateT], num_envs: int, max_episode_steps: int | None, threads: int | None = None
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise InvalidOptionError(f"threads is {threads}; give at least 1, or None for as many as torch uses")
         if num_envs < 1:
             raise InvalidOptionError(f"num_envs is {num_envs}; give at least 1")
         if max_episode_steps is not None and max_episode_steps < 1:
@@ -41,6 +52,8 @@ class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], 
         self.envs = [env, *(env.fork() for _ in range(num_envs - 1))]
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
+        self.threads = threads
+        self._pool: ThreadPoolExecutor | None = None
         self.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.render_mode = env.render_mode
         self.single_action_space: gymnasium.Space[Any] = env.action_space
@@ -75,7 +88,7 @@ class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], 
         return self._batched(), self._gathered({i: info for i, (_, info) in results.items()})
 
     def step(self, actions: ArrayLike) -> tuple[Observation, NDArray[np.float64], Flags, Flags, Info]:
-        """Walk on in all worlds, by one call of the networks.
+        """Walk on in all worlds, by one call of the networks for each share of them.
 
         Raises:
             InvalidActionError: not one action per world, or one that its world refuses; the message says which.
@@ -94,7 +107,7 @@ class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], 
             except InvalidActionError as error:
                 raise InvalidActionError(f"world {i}: {error}") from error
         openings = {i: self.envs[i].prepare(None, None) for i in range(self.num_envs) if self._ended[i]}
-        chunks = self.envs[0].walk([self.envs[i].get_world() for i in walking], paths) if walking else []
+        chunks = self._walk([self.envs[i].get_world() for i in walking], paths) if walking else []
         moments = [self.envs[i].judge(*chunk, rows[i]) for i, chunk in zip(walking, chunks, strict=True)]
 
         infos: dict[int, Info] = {}
@@ -130,6 +143,31 @@ class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], 
     def fork(self, world: int) -> ChunkEnv[StateT]:
         """One world as a single environment, independent of this one (`ChunkEnv.fork`)."""
         return self.envs[world].fork()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def _walk(self, states: list[StateT], paths: list[list[Camera]]) -> list[tuple[StateT, Shown]]:
+        """The next chunk of each world, in shares that walk at the same time."""
+        cores = torch.get_num_threads()
+        shares = min(self.threads or cores, len(states))
+        if shares == 1:
+            return self.envs[0].walk(states, paths)
+        self._pool = self._pool or ThreadPoolExecutor(self.threads or cores, "worlds")
+
+        def walk_share(first: int, last: int) -> list[tuple[StateT, Shown]]:
+            torch.set_num_threads(1)  # of this thread, and of those that will be started
+            return self.envs[0].walk(states[first:last], paths[first:last])
+
+        bounds = [len(states) * i // shares for i in range(shares + 1)]
+        try:
+            parts = list(self._pool.map(walk_share, *zip(*pairwise(bounds), strict=True)))
+        finally:
+            torch.set_num_threads(cores)
+        return [chunk for part in parts for chunk in part]
 
     def _chosen(self, mask: Any) -> list[int]:
         if mask is None:
@@ -172,8 +210,18 @@ class MirageVectorEnv(ChunkVectorEnv[WorldState]):
     Args:
         num_envs: number of worlds.
         max_episode_steps: truncate episodes after so many steps.
+        threads: shares of the worlds that walk at the same time, each in a network call of its own; as many as torch
+            has threads where the networks run on the CPU, one where they do not.
         **kwargs: of `MirageEnv`.
     """
 
-    def __init__(self, num_envs: int = 1, max_episode_steps: int | None = None, **kwargs: Any) -> None:
-        super().__init__(MirageEnv(**kwargs), num_envs, max_episode_steps)
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        threads: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        env = MirageEnv(**kwargs)
+        device = getattr(env.model.codec, "device", torch.device("cpu"))
+        super().__init__(env, num_envs, max_episode_steps, 1 if threads is None and device.type != "cpu" else threads)

@@ -1,10 +1,12 @@
-"""Many worlds in one network call do what each would do alone."""
+"""Many worlds that step together do what each would do alone."""
 
+import threading
 from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from stand_ins import Recorder, start_view, walled_world_model
@@ -64,8 +66,9 @@ def test_sampled_actions_are_valid_in_every_control(model, control):
     np.testing.assert_array_equal(infos["chunk"], [1] * N)
 
 
-@pytest.mark.parametrize("seed", [7, [7, 8, 9]])
-def test_every_world_is_as_if_it_were_alone(envs, model, seed):
+@pytest.mark.parametrize(("seed", "threads"), [(7, 1), ([7, 8, 9], 1), (7, 2), (7, 8)])
+def test_every_world_is_as_if_it_were_alone(model, seed, threads):
+    envs = MirageVectorEnv(N, threads=threads, model=model, start_views=start_view)
     singles = [MirageEnv(model, start_view) for _ in range(N)]
     observations, infos = envs.reset(seed=seed)
     for i, single in enumerate(singles):
@@ -89,12 +92,52 @@ def test_gymnasiums_own_vector_environment_agrees(envs, model):
             assert_world_is(a, b, i, {k: v[i] for k, v in c.items()}, {k: v[i] for k, v in d.items()})
 
 
-def test_all_worlds_share_one_network_call(model):
+@pytest.mark.parametrize(("threads", "calls"), [(1, [3]), (2, [1, 2]), (8, [1, 1, 1])])
+def test_all_worlds_of_a_share_go_through_the_network_in_one_call(model, threads, calls):
     generator = Recorder(model.generator)
-    envs = MirageVectorEnv(N, model=replace(model, generator=generator), start_views=start_view)
+    envs = MirageVectorEnv(N, threads=threads, model=replace(model, generator=generator), start_views=start_view)
     envs.reset(seed=0)
     envs.step(actions(0))
-    assert len(generator.of("generate")) == 1
+    assert sorted(len(kwargs["known"]) for _, kwargs, _ in generator.of("generate")) == calls
+
+
+def test_shares_use_one_core_each_and_give_back_the_others(model):
+    seen = []
+
+    class Asking(Recorder):
+        def generate(self, **kwargs):
+            seen.append((torch.get_num_threads(), threading.current_thread().name))
+            return self.part.generate(**kwargs)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        envs = MirageVectorEnv(N, model=replace(model, generator=Asking(model.generator)), start_views=start_view)
+        envs.reset(seed=0)
+        envs.step(actions(0))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert [cores for cores, _ in seen] == [1, 1]
+    envs.close()
+    alive = {thread.name for thread in threading.enumerate()}
+    assert not alive & {name for _, name in seen}
+
+
+def test_a_share_that_fails_leaves_all_worlds_as_they_were(model):
+    class Failing(Recorder):
+        def generate(self, **kwargs):
+            if len(kwargs["known"]) == 2:
+                raise RuntimeError("no")
+            return self.part.generate(**kwargs)
+
+    failing = replace(model, generator=Failing(model.generator))
+    envs = MirageVectorEnv(N, threads=2, model=failing, start_views=start_view)
+    envs.reset(seed=0)
+    worlds = [envs.get_state(i) for i in range(N)]
+    with pytest.raises(RuntimeError, match="no"):
+        envs.step(actions(0))
+    assert all(envs.get_state(i) is world for i, world in enumerate(worlds))
 
 
 def test_worlds_without_seed_differ(envs):
@@ -183,6 +226,7 @@ def test_every_world_renders_its_own_frame(model):
     [
         (lambda m: MirageVectorEnv(0, model=m), "num_envs is 0"),
         (lambda m: MirageVectorEnv(2, max_episode_steps=0, model=m), "max_episode_steps is 0"),
+        (lambda m: MirageVectorEnv(2, threads=0, model=m), "threads is 0"),
         (lambda m: MirageVectorEnv(2, model=m, start_views=start_view).reset(seed=[1]), "1 seeds were given; 2 worlds"),
         (lambda m: MirageVectorEnv(2, model=m).reset(options={"reset_mask": np.ones(3, bool)}), "give 2 bools"),
         (
