@@ -8,13 +8,13 @@ import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Literal
 
+from mirage_env.config_reading import at_least, from_dict, one_of
 from mirage_env.errors import InvalidOptionError
 from mirage_env.geometry_config import GeometryConfig
 
 FORMAT_VERSION = 1
-ConfigT = TypeVar("ConfigT")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class ReadoutConfig:
     """Largest footprint of the second layer, cells."""
 
     def __post_init__(self) -> None:
-        _one_of(("best_fit", "nearest"), winner=self.winner)
-        _at_least(0.0, depth_tolerance=self.depth_tolerance, footprint=self.footprint, footprint_cap=self.footprint_cap)
+        one_of(("best_fit", "nearest"), winner=self.winner)
+        at_least(0.0, depth_tolerance=self.depth_tolerance, footprint=self.footprint, footprint_cap=self.footprint_cap)
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class GateConfig:
     """So many views of the chunk must see through the token, and none agree with it."""
 
     def __post_init__(self) -> None:
-        _at_least(0.0, depth_change=self.depth_change, coarser=self.coarser, contradiction=self.contradiction)
-        _at_least(1, contradicting_views=self.contradicting_views)
+        at_least(0.0, depth_change=self.depth_change, coarser=self.coarser, contradiction=self.contradiction)
+        at_least(1, contradicting_views=self.contradicting_views)
         if not 0 <= self.max_confidence <= 255:
             raise InvalidOptionError(f"max_confidence is {self.max_confidence}; it must lie between 0 and 255")
 
@@ -89,8 +89,8 @@ class MemoryConfig:
     newest block never. 0: no limit."""
 
     def __post_init__(self) -> None:
-        _one_of(("int8", "float16"), features=self.features)
-        _at_least(0, merge_tokens=self.merge_tokens, max_bytes=self.max_bytes)
+        one_of(("int8", "float16"), features=self.features)
+        at_least(0, merge_tokens=self.merge_tokens, max_bytes=self.max_bytes)
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ class AlignmentConfig:
     """A larger factor, or a smaller one than its inverse, counts as disagreement."""
 
     def __post_init__(self) -> None:
-        _at_least(1, min_cells=self.min_cells)
-        _at_least(0.0, tolerance=self.tolerance)
+        at_least(1, min_cells=self.min_cells)
+        at_least(0.0, tolerance=self.tolerance)
         if not 0.0 <= self.min_agreement <= 1.0 or not self.max_scale >= 1.0:
             raise InvalidOptionError(
                 f"min_agreement is {self.min_agreement} and max_scale {self.max_scale}; they must lie in [0, 1] and be "
@@ -137,7 +137,7 @@ class FilterConfig:
     """Share of mover or sky pixels above which a cell is dropped."""
 
     def __post_init__(self) -> None:
-        _at_least(0.0, edge_jump=self.edge_jump, edge_share=self.edge_share, dynamic_share=self.dynamic_share)
+        at_least(0.0, edge_jump=self.edge_jump, edge_share=self.edge_share, dynamic_share=self.dynamic_share)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class PlacementConfig:
     most: float = 0.7
 
     def __post_init__(self) -> None:
-        _at_least(0.0, base=self.base, per_chunk=self.per_chunk, per_scale=self.per_scale, most=self.most)
+        at_least(0.0, base=self.base, per_chunk=self.per_chunk, per_scale=self.per_scale, most=self.most)
         if not max(self.base, self.most) <= 1.0:
             raise InvalidOptionError(f"placement has base {self.base} and most {self.most}; noise levels end at 1")
 
@@ -192,9 +192,9 @@ class SamplerConfig:
     placement: PlacementConfig = field(default_factory=PlacementConfig)
 
     def __post_init__(self) -> None:
-        _one_of(("sample", "flow"), prediction=self.prediction)
-        _one_of(("euler", "unipc", "renoise"), solver=self.solver)
-        _at_least(1, steps=self.steps)
+        one_of(("sample", "flow"), prediction=self.prediction)
+        one_of(("euler", "unipc", "renoise"), solver=self.solver)
+        at_least(1, steps=self.steps)
         if not self.shift > 0.0:
             raise InvalidOptionError(f"shift is {self.shift}; it must be positive")
         levels = (1000.0 + 1e-6, *self.timesteps, 0.0)
@@ -250,8 +250,8 @@ class WorldModelConfig:
             raise InvalidOptionError(f"fov is {self.fov}; it must lie between 0 and pi (radians)")
         if not 0.0 < self.frames_per_second < math.inf:
             raise InvalidOptionError(f"frames_per_second is {self.frames_per_second}; it must be positive")
-        _at_least(1, latent_channels=self.latent_channels, temporal_stride=self.temporal_stride)
-        _at_least(0, references=self.references)
+        at_least(1, latent_channels=self.latent_channels, temporal_stride=self.temporal_stride)
+        at_least(0, references=self.references)
         if self.version > FORMAT_VERSION:
             raise InvalidOptionError(f"mirage.json has version {self.version}; this release reads {FORMAT_VERSION}")
 
@@ -286,58 +286,3 @@ class WorldModelConfig:
         except ValueError as error:
             raise InvalidOptionError(f"{folder / 'mirage.json'} is no JSON ({error}); copy the model again") from error
         return from_dict(WorldModelConfig, values, "mirage.json")
-
-
-def from_dict(cls: type[ConfigT], values: Any, where: str) -> ConfigT:
-    """Build a config dataclass from JSON.
-
-    Args:
-        cls: the dataclass.
-        values: what the JSON holds.
-        where: its place in the file, for the message.
-
-    Raises:
-        InvalidOptionError: not an object, an unknown or missing key, or a value of the wrong type or out of range.
-    """
-    if not isinstance(values, dict):
-        raise InvalidOptionError(f"{where} is {values!r}; give an object with names and values")
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    known = {f.name for f in fields}
-    if unknown := sorted(set(values) - known):
-        raise InvalidOptionError(f"{where} has unknown keys {unknown}; known ones are {sorted(known)}")
-    needed = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
-    if missing := sorted(needed - set(values)):
-        raise InvalidOptionError(f"{where} lacks the keys {missing}")
-    types = get_type_hints(cls)
-    return cls(**{key: _from_json(types[key], value, f"{where}:{key}") for key, value in values.items()})
-
-
-def _from_json(kind: Any, value: Any, where: str) -> Any:
-    """A value of a field, checked against the field's type."""
-    if dataclasses.is_dataclass(kind):
-        return from_dict(cast(type, kind), value, where)
-    if get_origin(kind) is tuple:
-        parts = get_args(kind)
-        if parts[-1] is Ellipsis and isinstance(value, list | tuple):
-            parts = parts[:1] * len(value)
-        if not isinstance(value, list | tuple) or len(value) != len(parts):
-            raise InvalidOptionError(f"{where} is {value!r}; give a list of {len(parts)}")
-        return tuple(_from_json(part, v, where) for part, v in zip(parts, value, strict=True))
-    # What a Literal allows is checked by its class. JSON writes 1.0 as 1, and Python counts true as 1.
-    allowed: Any = str if get_origin(kind) is Literal else int | float if kind is float else kind
-    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-        wanted = "a text" if allowed is str else f"a value of type {getattr(kind, '__name__', kind)}"
-        raise InvalidOptionError(f"{where} is {value!r}; give {wanted}")
-    return value
-
-
-def _one_of(allowed: tuple[str, ...], **options: str) -> None:
-    for name, value in options.items():
-        if value not in allowed:
-            raise InvalidOptionError(f"{name} is {value!r}; choose one of {allowed}")
-
-
-def _at_least(least: float, **options: float) -> None:
-    for name, value in options.items():
-        if not value >= least:
-            raise InvalidOptionError(f"{name} is {value}; it must be at least {least:g}")

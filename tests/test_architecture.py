@@ -71,7 +71,7 @@ RULES = (
 )
 
 LAYERS = (
-    ("errors", "config", "geometry_config"),
+    ("errors", "config_reading", "config", "geometry_config"),
     ("camera",),
     ("interfaces", "geometry", "images", "alignment", "blocks", "packing"),
     (

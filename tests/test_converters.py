@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, rms_norm, scaled_dot_product_attention
 
-from mirage_env.config import ReadoutConfig, from_dict
+from mirage_env.config import ReadoutConfig
+from mirage_env.config_reading import from_dict
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
 from mirage_env.models.control import ControlBranch
 from mirage_env.models.converters import (

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mirage_env.config import AlignmentConfig, PlacementConfig, SamplerConfig, WorldModelConfig, from_dict
+from mirage_env.config import AlignmentConfig, PlacementConfig, SamplerConfig, WorldModelConfig
+from mirage_env.config_reading import from_dict
 from mirage_env.errors import InvalidOptionError
 from mirage_env.models.hub import find_part
 from mirage_env.models.weights import read_json

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.config import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig, from_dict
+from mirage_env.config import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
+from mirage_env.config_reading import from_dict
 from mirage_env.errors import CacheModelError, InvalidOptionError
 from mirage_env.memory import LatentMemory
 from mirage_env.store.columns import Column, columns

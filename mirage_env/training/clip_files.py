@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig, from_dict
+from mirage_env.config import WorldModelConfig
+from mirage_env.config_reading import from_dict
 from mirage_env.errors import ClipError, DatasetError, InvalidOptionError
 from mirage_env.training.zipped import ENDING, read_arrays, write_arrays
 
