@@ -1,5 +1,7 @@
 """The RealEstate10K adapter, run for real on walks exported from the simulator."""
 
+import dataclasses
+import inspect
 import json
 import math
 import shutil
@@ -17,9 +19,11 @@ from mirage_env.evaluation import export_rooms, loop, re10k
 from mirage_env.evaluation.clip_scale import fit_scale
 from mirage_env.evaluation.clips import find_clips, read_clip
 from mirage_env.evaluation.metrics import PSNR_LIMIT, psnr
+from mirage_env.evaluation.model_options import ModelOptions
 from mirage_env.evaluation.paths import FAMILIES
 from mirage_env.evaluation.published import RE10K, RE10K_COLUMNS, WORLDSCORE, WORLDSCORE_COLUMNS
 from mirage_env.evaluation.rollout import Rollout
+from mirage_env.models.loading import load_world_model
 from mirage_env.realestate import PoseList, read_pose_list, write_pose_list
 from mirage_env.rooms import Room
 from mirage_env.world_model import frames_from_uint8
@@ -301,6 +305,18 @@ def test_shipped_model_walks_exported_rooms_from_the_command_line(tmp_path, caps
     assert 0.6 < found["scale"]["metres"]["mean"] < 1.6
     assert found["figures"]["same_depth"]["mean"] > 0.7
     assert found["figures"]["reprojection"]["mean"] < 1.0
+
+
+def test_model_is_loaded_as_the_options_say(capsys):
+    """Every option is one of `load_world_model`, and reaches it."""
+    known = inspect.signature(load_world_model).parameters
+    options = {f.name: f.default for f in dataclasses.fields(ModelOptions)}
+    assert all(known[name].default == default for name, default in options.items())
+    assert ModelOptions().load("rooms").identity == load_world_model("rooms").identity
+    with pytest.raises(InvalidOptionError, match="small model"):
+        ModelOptions(offload="model").load("rooms")
+    assert main(["eval", "re10k", "--data", "none", "--quantise", "int8"]) == 2
+    assert "small model" in capsys.readouterr().err
 
 
 def test_published_rows_have_a_figure_for_every_column():

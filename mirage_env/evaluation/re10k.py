@@ -11,13 +11,14 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+import tyro
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,6 +30,7 @@ from mirage_env.evaluation.consistency import consistency
 from mirage_env.evaluation.journal import Journal, Record
 from mirage_env.evaluation.lpips import Lpips, has_lpips, load_lpips
 from mirage_env.evaluation.metrics import mean, psnr, ssim
+from mirage_env.evaluation.model_options import ModelOptions
 from mirage_env.evaluation.paths import LoopWalk
 from mirage_env.evaluation.report import without_nan
 from mirage_env.evaluation.rollout import Rollout, Truth, roll_out
@@ -75,6 +77,8 @@ class Re10kConfig:
     sheets: int = 8
     """Contact sheets to draw."""
     seed: int = 0
+    loading: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
+    """How the model is loaded."""
 
     def __post_init__(self) -> None:
         if min(self.clips, self.every, self.sheets) < 0 or min(self.chunks, self.batch) < 1:
@@ -88,7 +92,7 @@ def run(config: Re10kConfig, load: Load | None = None) -> dict[str, Any]:
 
     Args:
         config: what to measure.
-        load: makes a world model of a name; `load_world_model` if not given.
+        load: makes a world model of a name; as `config.loading` says if not given.
 
     Raises:
         ClipError: no clip can be used.
@@ -96,11 +100,7 @@ def run(config: Re10kConfig, load: Load | None = None) -> dict[str, Any]:
         MissingPackageError: LPIPS is asked for and its weights are not installed.
         ModelNotFoundError, WeightsError: the model cannot be loaded.
     """
-    if load is None:
-        from mirage_env.models.loading import load_world_model
-
-        load = load_world_model
-    model = load(config.model)
+    model = (load or config.loading.load)(config.model)
     net = config.lpips if config.lpips != "auto" else "alex" if has_lpips("alex") else "none"
     distance = None if net == "none" else load_lpips(net).to(config.metrics_device)
     found = find_clips(config.data, config.split, config.names)[: config.clips or None]

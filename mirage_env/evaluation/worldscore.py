@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
+from mirage_env.evaluation.model_options import ModelOptions
 from mirage_env.evaluation.published import WORLDSCORE, WORLDSCORE_COLUMNS, published_table
 from mirage_env.evaluation.variants import Load
 from mirage_env.evaluation.worldscore_cameras import FOCAL, path_cameras
@@ -55,6 +58,8 @@ class WorldScoreConfig:
     shard: int = 0
     """Make every `shards`-th sample, beginning at this one: several processes share the work."""
     seed: int = 0
+    loading: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
+    """How the model is loaded."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.movements) - set(MOVEMENTS)):
@@ -83,7 +88,7 @@ def run(config: WorldScoreConfig, load: Load | None = None) -> Made:
 
     Args:
         config: what to generate.
-        load: makes a world model of a name; `load_world_model` if not given.
+        load: makes a world model of a name; as `config.loading` says if not given.
 
     Raises:
         ClipError: a list that cannot be read.
@@ -91,11 +96,7 @@ def run(config: WorldScoreConfig, load: Load | None = None) -> Made:
         InvalidOptionError: an unknown camera path.
         ModelNotFoundError, WeightsError: the model cannot be loaded.
     """
-    if load is None:
-        from mirage_env.models.loading import load_world_model
-
-        load = load_world_model
-    model = load(config.model)
+    model = (load or config.loading.load)(config.model)
     frames = config.frames or model.config.frames_per_chunk + 1
     _register(config, model, frames)
     samples = []
