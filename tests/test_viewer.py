@@ -20,6 +20,7 @@ from mirage_env.errors import (
     InvalidPoseError,
     WorldFailedError,
 )
+from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import StartView
 from mirage_env.palette import Palette
 from mirage_env.paths import PRESETS, up_direction
@@ -88,7 +89,7 @@ def fingerprint(world):
     """Everything the next chunk depends on, and what is shown, as bytes."""
     state = world.state
     blocks = [b.xyz.tobytes() + b.feature.tobytes() + b.evidence.confidence.tobytes() for b in state.memory.blocks]
-    seen = (state.latents.numpy(), state.noise.numpy(), world.now.images, state.camera.T_world_cam)
+    seen = (state.latents.numpy(), state.noise.numpy(), world.now.sight.images, state.camera.T_world_cam)
     return b"".join([*blocks, *(a.tobytes() for a in seen), np.stack([c.T_world_cam for c in world.path]).tobytes()])
 
 
@@ -427,3 +428,56 @@ def test_loopback_is_told_from_the_rest(host, local):
 
 def test_the_viewer_listens_at_loopback_by_default():
     assert is_loopback(View().host)
+
+
+def test_frames_are_shown_before_the_chunk_is_remembered(session):
+    """A depth network that waits shows what there is to see until then."""
+    world, seen = now(session), []
+
+    class Slow:
+        def estimate(self, images, cameras, known=None):
+            seen.append(session.snapshot())
+            return world.model.depth.estimate(images, cameras, known)
+
+    model = replace(world.model, depth=Slow())
+    session._worlds["room 1"] = replace(world, model=model)
+    session.switch("room 1").result(30)
+    session.press("forward").result(30)
+    (snapshot,) = seen
+    assert snapshot.world.state.chunk == 0
+    moment = now(session).now
+    assert moment.sight is snapshot.coming
+    assert session.snapshot().coming is None
+    cameras, images = snapshot.coming.cameras, snapshot.coming.images
+    assert len(images) == len(cameras) == 4
+    before = [name for name, _ in tiles.tiles_of(snapshot.world, 2, snapshot.coming)]
+    assert before == [name for name, _ in tiles.tiles_of(now(session), 2)]
+    for (_, early), (_, late) in zip(
+        tiles.tiles_of(snapshot.world, 2, snapshot.coming), tiles.tiles_of(now(session), 2), strict=True
+    ):
+        assert np.array_equal(early, late)
+
+
+def test_being_watched_changes_nothing_of_a_step(session):
+    world = now(session)
+    path = key_path("forward", world.camera, 4, Stride())
+    chunk, state = world.model.step(world.state, path)
+    session.press("forward").result(30)
+    assert np.array_equal(frames_to_uint8(chunk.frames), now(session).now.sight.images)
+    assert torch.equal(state.latents, now(session).state.latents)
+    assert np.array_equal(chunk.readout.observed > 0, now(session).now.sight.observed)
+
+
+def test_a_step_that_fails_late_takes_its_frames_back(session):
+    world = now(session)
+
+    class Broken:
+        def estimate(self, images, cameras, known=None):
+            raise RuntimeError("no depth")
+
+    session._worlds["room 1"] = replace(world, model=replace(world.model, depth=Broken()))
+    session.switch("room 1").result(30)
+    with pytest.raises(RuntimeError, match="no depth"):
+        session.press("forward").result(30)
+    assert session.snapshot().coming is None
+    assert now(session).state is world.state

@@ -112,7 +112,7 @@ class Openings:
         return self._rooms[key]
 
     def _opened(self, name: str, moment: Moment, room: KnownWorld | None = None) -> World:
-        return World(name, self.model(name), (moment,), moment.cameras, room)
+        return World(name, self.model(name), (moment,), moment.sight.cameras, room)
 
     def _name_of(self, written_by: str) -> str:
         """The name here of the model that a cache names."""

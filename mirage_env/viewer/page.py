@@ -15,7 +15,7 @@ from mirage_env.viewer.scene import Scene
 from mirage_env.viewer.session import Session
 from mirage_env.viewer.snapshots import Snapshot
 from mirage_env.viewer.tiles import picture_of
-from mirage_env.viewer.worlds import Moment, World
+from mirage_env.viewer.worlds import Moment, Sight, World
 
 logger = logging.getLogger(__name__)
 HASTE = 2.0
@@ -29,8 +29,9 @@ REST = 0.5
 class Page:
     """Draws the newest snapshot of a session, in a thread of its own.
 
-    The first frame of a new chunk is shown before anything else is drawn; the others follow at the model's rate, and
-    are left out where drawing is slower. Snapshots that come too fast are skipped.
+    The first frame of a new chunk is shown as soon as it is decoded, before the chunk is remembered and anything else
+    is drawn; the others follow at twice the model's rate, and are left out where drawing is slower. Snapshots that come
+    too fast are skipped.
 
     Args:
         server: where to draw; it serves until its owner stops it.
@@ -47,6 +48,7 @@ class Page:
         self._panel = Panel(server, session, self._stale.set)
         self._palettes: dict[int, Palette] = {}
         self._moment: Moment | None = None
+        self._sight: Sight | None = None
         self._began = 0.0
         self._frame = -1
         self._errors = 0
@@ -69,11 +71,9 @@ class Page:
     def _draw(self, snapshot: Snapshot) -> None:
         world = snapshot.world
         if world is not None:
-            new = world.now is not self._moment
-            if new:
-                self._moment, self._began, self._frame = world.now, time.monotonic(), -1
-            self._play(world)
-            if new or self._stale.is_set():
+            self._play(world, snapshot.coming)
+            if world.now is not self._moment or self._stale.is_set():
+                self._moment = world.now
                 self._stale.clear()
                 self._scene.look(world)
                 self._scene.draw_path(world)
@@ -87,17 +87,19 @@ class Page:
             for client in self._server.get_clients().values():
                 client.add_notification("That did not work", snapshot.error, auto_close_seconds=8.0, color="red")
 
-    def _play(self, world: World) -> None:
-        """Show the frame of the last chunk that is due."""
-        frames = len(world.now.images)
+    def _play(self, world: World, coming: Sight | None) -> None:
+        """Show the frame that is due, of the last chunk or of the one that is being made."""
+        sight = coming or world.now.sight
+        if sight is not self._sight:
+            self._sight, self._began, self._frame = sight, time.monotonic(), -1
         due = int((time.monotonic() - self._began) * HASTE * world.model.config.frames_per_second)
-        frame = min(due, frames - 1) if self._frame >= 0 else 0
+        frame = min(due, len(sight.images) - 1) if self._frame >= 0 else 0
         if frame != self._frame:
             self._frame = frame
-            self._panel.picture.image = picture_of(world, frame)
+            self._panel.picture.image = picture_of(world, frame, coming)
 
     def _is_playing(self) -> bool:
-        return self._moment is not None and self._frame < len(self._moment.images) - 1
+        return self._sight is not None and self._frame < len(self._sight.images) - 1
 
     def _palette(self, world: World) -> Palette:
         return self._palettes.setdefault(id(world.model), Palette(world.model.codec))

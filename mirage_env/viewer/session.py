@@ -18,6 +18,7 @@ from mirage_env.viewer import moves
 from mirage_env.viewer.caches import CacheFolder
 from mirage_env.viewer.moves import Stride
 from mirage_env.viewer.openings import Openings
+from mirage_env.viewer.previewing import watched
 from mirage_env.viewer.queueing import CommandQueue
 from mirage_env.viewer.saving import save
 from mirage_env.viewer.snapshots import Busy, Snapshot
@@ -209,9 +210,10 @@ class Session:
                 return
             began = time.monotonic()
             self._publish(busy=Busy(what, began, self._seconds, number, len(parts)))
-            chunk, state = world.model.step(world.state, part)
+            model = watched(world.model, part, lambda sight: self._publish(coming=sight))
+            chunk, state = model.step(world.state, part)
             self._seconds = time.monotonic() - began
-            world = world.then(Moment.of(chunk, state, world.state))
+            world = world.then(Moment.of(chunk, state, world.state, self._snapshot.coming))
             said = f"{what}: {len(part)} frames in {self._seconds:.2f} s, memory knew {100 * world.now.coverage:.0f} %"
             said += "; the way leads through a wall or thing of the true room" if blocked else ""
             said += f"; {world.now.refusal}" if world.now.refusal else ""
@@ -249,13 +251,13 @@ class Session:
 
     def _keep(self, name: str, world: World, said: str) -> None:
         self._worlds[name] = world
-        self._publish(names=tuple(self._worlds), current=name, world=world, said=said)
+        self._publish(names=tuple(self._worlds), current=name, world=world, coming=None, said=said)
 
     def _begun(self, what: str) -> None:
         self._publish(busy=Busy(what, time.monotonic(), self._seconds))
 
     def _ended(self, error: BaseException | None) -> None:
-        self._publish(busy=None)
+        self._publish(busy=None, coming=None)
         if error is None:
             self._publish(error="")
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mirage_env.viewer.worlds import World
+from mirage_env.viewer.worlds import Sight, World
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Snapshot:
     current: str = ""
     world: World | None = None
     """The current one; None until the first is opened."""
+    coming: Sight | None = None
+    """What the chunk that is being made will look like, once that is known; it is not part of the world yet."""
     busy: Busy | None = None
     said: str = ""
     """What the last command has done."""

@@ -20,20 +20,33 @@ HISTORY = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
-    """A world after a chunk, and what of that chunk is shown: F frames, K of them with a latent.
+class Sight:
+    """What of a chunk is shown: F frames, K of them with a latent. Of a start view, and of a loaded world, 1."""
 
-    Of a start view, and of a loaded world, there is one.
-    """
+    images: NDArray[np.uint8]  # [F, H, W, 3]
+    cameras: tuple[Camera, ...]  # F
+    known: Tensor  # [K, C, h, w] what the memory knew before, refined
+    observed: NDArray[np.bool_]  # [K, h, w] where it knew something
+
+    @staticmethod
+    def of(frames: Tensor, cameras: tuple[Camera, ...], known: Tensor, observed: Tensor) -> Sight:
+        """From frames in [-1, 1]."""
+        return Sight(frames_to_uint8(frames), cameras, known.cpu(), observed.cpu().numpy() > 0.0)
+
+    def key(self, frame: int) -> int:
+        """The key frame that a frame belongs to."""
+        return frame * len(self.known) // len(self.cameras)
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """A world after a chunk, and what is shown of that chunk."""
 
     state: WorldState
     before: WorldState | None
     """The world that the chunk was added to; None at the start."""
-    images: NDArray[np.uint8]  # [F, H, W, 3]
-    cameras: tuple[Camera, ...]  # F
+    sight: Sight
     key_cameras: tuple[Camera, ...]  # K
-    known: Tensor  # [K, C, h, w] what the memory knew before, refined
-    observed: NDArray[np.bool_]  # [K, h, w] where it knew something
     keep: NDArray[np.bool_]  # [K, h, w] cells that the filters let through
     depth: NDArray[np.float32]  # [K, h, w] metres
     refusal: str = ""
@@ -42,23 +55,27 @@ class Moment:
     @property
     def coverage(self) -> float:
         """Share of cells that the memory knew, in [0, 1]."""
-        return float(self.observed.mean())
+        return float(self.sight.observed.mean())
 
     @staticmethod
-    def of(chunk: Chunk, state: WorldState, before: WorldState | None) -> Moment:
-        """What a step has made."""
+    def of(chunk: Chunk, state: WorldState, before: WorldState | None, sight: Sight | None = None) -> Moment:
+        """What a step has made.
+
+        Args:
+            chunk: of the step.
+            state: after it.
+            before: and before; None at the start.
+            sight: what was shown of the chunk already.
+        """
         grid = (chunk.keep.shape[-2], chunk.keep.shape[-1])
         # Before the start view the memory knew nothing; the readout of that chunk is of what was written.
-        observed = chunk.readout.observed.numpy() > 0.0
+        observed = chunk.readout.observed * (before is not None)
         refused = chunk.alignment is not None and chunk.alignment.refused
         return Moment(
             state=state,
             before=before,
-            images=frames_to_uint8(chunk.frames),
-            cameras=tuple(chunk.cameras),
+            sight=sight or Sight.of(chunk.frames, tuple(chunk.cameras), chunk.known, observed),
             key_cameras=chunk.key_cameras,
-            known=chunk.known.cpu(),
-            observed=observed if before is not None else np.zeros_like(observed),
             keep=chunk.keep.cpu().numpy(),
             depth=depth_to_grid(chunk.depth.float().cpu(), grid).numpy(),
             refusal="its depth did not fit the memory, nothing was written" if refused else "",
@@ -68,20 +85,11 @@ class Moment:
     @torch.inference_mode()
     def loaded(state: WorldState, model: WorldModel) -> Moment:
         """A world that was loaded: its last frame, decoded again."""
-        readout = state.memory.read([state.camera], now=state.chunk + 1)
-        latents = state.latents[-1:]
-        observed = readout.observed.numpy() > 0.0
-        return Moment(
-            state=state,
-            before=None,
-            images=frames_to_uint8(model.codec.decode(latents)),
-            cameras=(state.camera,),
-            key_cameras=(state.camera,),
-            known=model.refiner.refine(readout).cpu(),
-            observed=observed,
-            keep=observed,
-            depth=readout.depth.numpy(),
-        )
+        here = (state.camera,)
+        readout = state.memory.read(here, now=state.chunk + 1)
+        frames = model.codec.decode(state.latents[-1:])
+        sight = Sight.of(frames, here, model.refiner.refine(readout), readout.observed)
+        return Moment(state, None, sight, here, sight.observed, readout.depth.numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +118,7 @@ class World:
 
     def then(self, moment: Moment) -> World:
         """The world one chunk later."""
-        return replace(self, moments=(*self.moments, moment)[-HISTORY - 1 :], path=(*self.path, *moment.cameras))
+        return replace(self, moments=(*self.moments, moment)[-HISTORY - 1 :], path=(*self.path, *moment.sight.cameras))
 
     def undone(self) -> World:
         """The world before the last chunk.
@@ -122,4 +130,4 @@ class World:
             raise InvalidOptionError(
                 f"there is nothing to undo: this is where the world was opened, or {HISTORY} chunks were undone already"
             )
-        return replace(self, moments=self.moments[:-1], path=self.path[: -len(self.now.cameras)])
+        return replace(self, moments=self.moments[:-1], path=self.path[: -len(self.now.sight.cameras)])
