@@ -1,22 +1,30 @@
-"""Does training a policy leak? Trains for 200,000 steps in PointNav without a world, and tells how memory grew.
+"""Does training a policy leak? Trains for 200,000 steps of PointNav, and tells how memory grew.
 
-    python benchmarks/policy_memory.py --out /tmp/policy_memory
+    python benchmarks/policy_memory.py --out /tmp/readout            # in saved worlds (Mirage/ReadoutPointNav-v0)
+    python benchmarks/policy_memory.py --out /tmp/points --world points
 
-Everything is the training's own but the worlds: a point moves in the frame of a camera, which costs microseconds. Kill
-it and run it again, and it goes on. The figure: resident memory, mean of the last tenth of the rows against the second
-tenth (the first one loads libraries).
+`readout` imagines a few worlds with the shipped model, saves them, and trains in what their memories hold; `points` is
+everything but a world: a point moves in the frame of a camera, which costs microseconds. Kill it and run it again, and
+it goes on. The figure: resident memory, mean of the last tenth of the rows against the second tenth (the first one
+loads libraries).
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import gymnasium as gym
 import numpy as np
+import torch
 import tyro
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+import mirage_env
+from mirage_env.rooms import start_view
+from mirage_env.tasks import PointNav
 from policies.training.config import TrainPolicy
 from policies.training.log import read_rows
 from policies.training.train import train
@@ -32,11 +40,19 @@ class Options:
         out: folder of the training.
         steps: environment steps.
         algo: `ppo` or `sac`.
+        world: saved worlds, or none.
+        pixels: let the policy see pictures of the saved worlds; else it sees where it is and where the goal is.
+        caches: worlds to save.
+        chunks: of each.
     """
 
     out: Path
     steps: int = 200_000
     algo: str = "ppo"
+    world: Literal["readout", "points"] = "readout"
+    pixels: bool = False
+    caches: int = 10
+    chunks: int = 3
 
 
 class Points(VectorEnv):
@@ -79,21 +95,50 @@ class Points(VectorEnv):
         }
 
 
+def saved_worlds(options: Options, model: mirage_env.WorldModel) -> Path:
+    """Folder of worlds that the model walked through while turning."""
+    folder = options.out.with_name(f"{options.out.name}-worlds")
+    env = gym.make("Mirage/World-v0", model=model, start_views=partial(start_view, split="train"))
+    for seed in range(options.caches):
+        path = folder / f"world_{seed}.zarr"
+        if path.exists():
+            continue
+        env.reset(seed=seed)
+        for _ in range(options.chunks):
+            env.step(np.array([0.0, 0.0, 0.3, 0.0, 0.6, 0.0], np.float32))
+        env.unwrapped.save(path, overwrite=True)  # type: ignore[attr-defined]
+    return folder
+
+
 def main(options: Options) -> None:
-    training = TrainPolicy(
-        options.out,
-        env="Points",
-        algo=options.algo,
-        steps=options.steps,
-        image_side=16,
-        rollout=64,
-        batch=256,
-        epochs=2,
-        checkpoint_every=8192,
-        evaluate_every=0,
-        episodes=0,
-    )
-    train(training, lambda env, count, split: Points(count))
+    torch.set_num_threads(1)
+    common = {
+        "algo": options.algo,
+        "steps": options.steps,
+        "rollout": 64,
+        "batch": 256,
+        "epochs": 2,
+        "checkpoint_every": 8192,
+        "evaluate_every": 0,
+        "episodes": 0,
+        "threads": 1,
+    }
+    if options.world == "points":
+        training = TrainPolicy(options.out, env="Points", image_side=16, **common)
+        train(training, lambda env, count, split: Points(count))
+    else:
+        model = mirage_env.load_world_model("rooms")
+        arguments = {"caches": saved_worlds(options, model), "pixels": options.pixels, "refine": False}
+        task = PointNav(goals="seen")
+        observe = ("pixels", "goal") if options.pixels else ("agent_pos", "goal")
+        training = TrainPolicy(options.out, env="Mirage/ReadoutPointNav-v0", observe=observe, **common)
+
+        def make_worlds(env: str, count: int, split: str) -> VectorEnv:
+            return gym.make_vec(
+                env, num_envs=count, max_episode_steps=EPISODE, model=model, task=task, start_views=None, **arguments
+            )
+
+        train(training, make_worlds)
     memory = [row["memory_mb"] for row in read_rows(options.out / "log.csv")]
     tenth = max(1, len(memory) // 10)
     early, late = float(np.mean(memory[tenth : 2 * tenth])), float(np.mean(memory[-tenth:]))

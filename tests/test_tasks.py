@@ -15,6 +15,7 @@ from repository import ROOT
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 from stand_ins import start_view
 from task_worlds import (
+    EVERY_ID,
     FORWARD,
     IDS,
     SMALL,
@@ -37,8 +38,12 @@ from mirage_env.vector_env import MirageVectorEnv
 # Every id
 
 
+def test_every_registered_id_is_checked():
+    assert set(EVERY_ID) == {name for name in gym.registry if name.startswith(("Mirage/", "Rooms/"))}
+
+
 @pytest.mark.filterwarnings("ignore:.*minimal resolution:UserWarning")  # smaller than the default network's least
-@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("name", EVERY_ID)
 def test_gymnasium_and_stable_baselines_accept_every_id(name):
     env = make(name).unwrapped
     check_env(env)
@@ -51,7 +56,7 @@ def test_every_id_keeps_every_promise_of_a_world(name):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the library itself
-@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("name", EVERY_ID)
 def test_torchrl_accepts_every_id(name):
     torchrl = pytest.importorskip("torchrl.envs")
     torchrl.check_env_specs(torchrl.GymWrapper(make(name)))
