@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
+from mirage_env.config import FilterConfig, WorldModelConfig
 from mirage_env.errors import InvalidOptionError, MissingPackageError, WeightsError
 from mirage_env.geometry_config import DepthConfig
+from mirage_env.masks import keep_cells
+from mirage_env.models.depth_packages import DepthAnything3, MapAnything, PackagedDepth
 from mirage_env.models.geometry_loading import load_depth
 
 H, W, F, GRID = 64, 96, 4, (8, 12)
@@ -27,6 +29,11 @@ def sideways(step: float) -> list[Camera]:
     for _ in range(F - 1):
         cameras.append(cameras[-1].moved(motion))
     return cameras
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(F, 3, H, W, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.fixture
@@ -55,6 +62,84 @@ def test_a_missing_package_comes_with_its_install_line(config, package, tmp_path
         load_depth(tmp_path, CONFIG)
 
 
+# What both have in common
+
+
+SETTINGS = {
+    "device": torch.device("cpu"),
+    "dtype": torch.float32,
+    "longest": 112,
+    "near": 1e-3,
+    "far": 1e4,
+    "start_depth": 3.0,
+    "min_cells": 32,
+    "min_confidence": 2.0,
+}
+
+
+def test_pixels_that_the_model_does_not_trust_stay_out_of_the_memory():
+    estimator = PackagedDepth(torch.nn.Identity(), **SETTINGS)
+    confidence = torch.full((1, H, W), 3.0)
+    confidence[0, 20, 30] = 1.9
+    depth = estimator.finished(torch.full((1, H, W), 4.0), torch.zeros(1, 3, H, W), None, confidence)
+    static = torch.zeros(1, H, W, dtype=torch.int64)
+    kept = keep_cells(depth, static, GRID, FilterConfig(edge_share=1.0), CONFIG.near, CONFIG.far)
+    assert not kept[0, 2, 3]
+    assert kept.sum() == kept.numel() - 1
+
+
+def test_sky_is_far_and_so_stays_out_of_the_memory():
+    estimator = PackagedDepth(torch.nn.Identity(), **SETTINGS)
+    sky = torch.zeros(1, H, W, dtype=torch.bool)
+    sky[0, :16] = True
+    depth = estimator.finished(torch.full((1, H, W), 4.0), torch.zeros(1, 3, H, W), sky, None)
+    static = torch.zeros(1, H, W, dtype=torch.int64)
+    kept = keep_cells(depth, static, GRID, FilterConfig(edge_share=1.0), CONFIG.near, CONFIG.far)
+    assert torch.equal(kept, (torch.arange(8) >= 2)[None, :, None].expand(1, *GRID))
+
+
+def test_poses_are_relative_to_the_first_camera_and_lenses_those_of_the_networks_image():
+    estimator = PackagedDepth(torch.nn.Identity(), **SETTINGS)
+    cameras = sideways(0.5)
+    moved = [camera.at(cameras[2].T_world_cam @ camera.T_world_cam) for camera in cameras]
+    torch.testing.assert_close(estimator.poses(moved), estimator.poses(cameras))
+    assert estimator.poses(cameras)[:, 0, 3].tolist() == pytest.approx([0.0, 0.5, 1.0, 1.5])
+    size = estimator.rule(torch.zeros(1, 3, H, W)).network_size(H, W)
+    assert size == (70, 112)
+    fx, fy, cx, cy = (estimator.intrinsics(cameras, size)[0][i, j].item() for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    assert (cx, cy) == pytest.approx((56.0, 35.0))
+    assert (fx / 112, fy / 70) == pytest.approx((cameras[0].K_image[0, 0] / W, cameras[0].K_image[1, 1] / H))
+
+
+# MapAnything
+
+
+class Published(torch.nn.Module):
+    """What MapAnything's documentation says of `infer`, for a wall at 4 m with sky above and a doubtful column.
+
+    The package is on no index, so the tests cannot have the real one.
+    """
+
+    def infer(self, views, use_amp, amp_dtype, apply_mask):
+        for view in views:
+            assert set(view) == {"img", "data_norm_type", "intrinsics", "camera_poses", "is_metric_scale"}
+            assert view["img"].shape == (1, 3, 70, 112)
+            assert view["intrinsics"].shape == (1, 3, 3)
+            assert view["camera_poses"].shape == (1, 4, 4)
+        clear, sure = torch.ones(1, 70, 112, dtype=torch.bool), torch.full((1, 70, 112), 5.0)
+        clear[:, :14], sure[:, :, -7:] = False, 1.0
+        depth = torch.full((1, 70, 112, 1), 4.0)
+        return [{"depth_z": depth, "conf": sure, "non_ambiguous_mask": clear} for _ in views]
+
+
+def test_map_anything_is_asked_and_understood_as_documented(images):
+    depth = MapAnything(Published(), **SETTINGS).estimate(images, sideways(0.2))
+    assert depth.shape == (F, H, W)
+    assert (depth[:, 20:, :80] == 4.0).all()
+    assert (depth[:, :8, :80] == SETTINGS["far"]).all()
+    assert torch.isinf(depth[:, :, -3:]).all()
+
+
 # Depth Anything 3
 
 
@@ -73,11 +158,6 @@ def any_view(tmp_path_factory) -> Path:
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text('{"model_name": "da3-small"}')
     return folder
-
-
-@pytest.fixture
-def images() -> torch.Tensor:
-    return torch.rand(F, 3, H, W, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def load(folder: Path, **settings):
@@ -146,17 +226,14 @@ def test_nested_depth_is_metres_and_its_sky_is_far(images):
     from depth_anything_3.model import NestedDepthAnything3Net
     from depth_anything_3.registry import MODEL_REGISTRY
 
-    from mirage_env.models.depth_packages import DepthAnything3
-
     metric = load_config(MODEL_REGISTRY["da3metric-large"])
     metric.net.update(name="vits", out_layers=[5, 7, 9, 11])
     metric.head.update(dim_in=384, features=64, out_channels=[48, 96, 192, 384])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = NestedDepthAnything3Net(load_config(MODEL_REGISTRY["da3-small"]), metric).eval()
-    device = torch.device("cpu")
-    limits = {"near": 1e-3, "far": 1e4, "start_depth": 3.0, "min_cells": 32, "min_confidence": 0.0}
-    estimator = DepthAnything3(network, device, torch.float32, 112, preset="da3nested-giant-large", **limits)
+    settings = SETTINGS | {"min_confidence": 0.0}
+    estimator = DepthAnything3(network, preset="da3nested-giant-large", **settings)
     depth = estimator.estimate(images, sideways(0.2))
     assert depth.shape == (F, H, W)
     assert torch.isfinite(depth).all()

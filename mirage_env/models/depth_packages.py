@@ -6,8 +6,10 @@ Neither package is a dependency: the first pins versions that nothing else can l
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,6 @@ from mirage_env.camera import Camera
 from mirage_env.config import WorldModelConfig
 from mirage_env.errors import InvalidOptionError, MissingPackageError, WeightsError
 from mirage_env.geometry_config import DepthConfig
-from mirage_env.models.checkpoints import find_checkpoint
 from mirage_env.models.network_images import IMAGENET_MEAN, IMAGENET_STD, ImageRule
 from mirage_env.models.pretrained_depth import known_scale
 from mirage_env.models.weights import TEXT_WEIGHTS, WeightFiles, load_strictly, read_json
@@ -171,7 +172,7 @@ class MapAnything(PackagedDepth):
 def load_depth_anything_3(
     spec: DepthConfig, config: WorldModelConfig, device: torch.device, dtype: torch.dtype
 ) -> DepthAnything3:
-    """Depth Anything 3 from its package and a checkpoint of its hub layout.
+    """Depth Anything 3 from its package and a folder in the layout of its repositories (`spec.model`).
 
     Raises:
         MissingPackageError: `depth_anything_3` or what its networks import is not installed.
@@ -180,9 +181,12 @@ def load_depth_anything_3(
     try:
         from depth_anything_3.cfg import create_object, load_config
         from depth_anything_3.registry import MODEL_REGISTRY
+        from depth_anything_3.utils.logger import LOG_LEVELS, logger
     except ImportError as error:
         raise MissingPackageError(f"{error}; Depth Anything 3 needs: {INSTALL_DEPTH_ANYTHING_3}") from error
-    folder = find_checkpoint(spec.model, spec.revision)
+    if "DA3_LOG_LEVEL" not in os.environ:
+        logger.level = LOG_LEVELS["WARN"]  # else every chunk prints a line where commands print their results
+    folder = Path(spec.model)
     preset = read_json(folder / "config.json").get("model_name")
     if preset not in MODEL_REGISTRY:
         raise InvalidOptionError(
@@ -201,7 +205,7 @@ def load_depth_anything_3(
 def load_map_anything(
     spec: DepthConfig, config: WorldModelConfig, device: torch.device, dtype: torch.dtype
 ) -> MapAnything:
-    """MapAnything from its package, which fetches the code of its encoder with `torch.hub`.
+    """MapAnything from its package, which fetches its encoder's code with `torch.hub`, and a folder (`spec.model`).
 
     Raises:
         MissingPackageError: `mapanything` is not installed.
@@ -211,7 +215,7 @@ def load_map_anything(
         from mapanything.models import MapAnything as Network
     except ImportError as error:
         raise MissingPackageError(f"{error}; MapAnything needs: {INSTALL_MAP_ANYTHING}") from error
-    folder = find_checkpoint(spec.model, spec.revision)
+    folder = Path(spec.model)
     try:
         network = Network.from_pretrained(folder, strict=True)
     except (RuntimeError, SafetensorError) as error:

@@ -62,6 +62,8 @@ def load_depth(
         spec = depth if spec is None else replace(depth, model=str(spec), revision="", kind="auto")
     device = torch.device(device)
     dtype = dtype or native_dtype(device)
+    folder = find_checkpoint(spec.model, spec.revision)
+    spec = replace(spec, model=str(folder), revision="")
     kind = _depth_kind(spec)
     if kind == "transformers":
         return _transformers_depth(spec, config, device, dtype)
@@ -107,12 +109,12 @@ def _depth_kind(spec: DepthConfig) -> str:
     """Which library runs a model.
 
     Raises:
-        ModelNotFoundError: there is no such model.
-        InvalidOptionError: its `config.json` names none that is known here.
+        ModelNotFoundError: its folder has no `config.json`.
+        InvalidOptionError: that names none that is known here.
     """
     if spec.kind != "auto":
         return spec.kind
-    values = read_json(find_checkpoint(spec.model, spec.revision) / "config.json")
+    values = read_json(Path(spec.model) / "config.json")
     if values.get("model_type") in RULES:
         return "transformers"
     if str(values.get("model_name", "")).startswith("da3"):
@@ -132,7 +134,7 @@ def _transformers_depth(
 
     from mirage_env.models import pretrained_depth as kinds
 
-    folder = find_checkpoint(spec.model, spec.revision)
+    folder = Path(spec.model)
     model_type = read_json(folder / "config.json").get("model_type")
     if model_type not in RULES:
         raise InvalidOptionError(f"{spec.model} has model_type {model_type!r}; known ones are {sorted(RULES)}")
