@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import full_size
@@ -65,10 +66,17 @@ def steps(model, state, count: int):
     return chunks, state
 
 
-def latents_of(model, prompt: str = "") -> torch.Tensor:
+def latents_of(model) -> torch.Tensor:
     """Latents of one chunk, which every network that generates has a part in."""
-    _, state = model.start(image(), seed=3, prompt=prompt)
+    _, state = model.start(image(), seed=3, prompt="the quick brown fox")
     return steps(model, state, 1)[0][0].latents
+
+
+@cache
+def exact(saved: Path, *parts: str):
+    """The model with those parts as it is without any option, and the latents of its chunk."""
+    model = load(saved, **{part: saved / part for part in parts})
+    return model, latents_of(model)
 
 
 # Walks
@@ -186,45 +194,38 @@ def test_transformer_that_takes_more_than_latents_is_refused(folder):
     ids=str,
 )
 def test_option_changes_how_networks_run_and_not_what_comes_out(saved, options):
-    parts = {"lora": saved / "lora"}
-    if options.get("device_map") != "auto":
-        parts["control"] = saved / "control"
-    expected = latents_of(load(saved, **parts), "the quick brown fox")
-    found = latents_of(load(saved, **parts, **options), "the quick brown fox")
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    parts = ("lora",) if options.get("device_map") == "auto" else ("lora", "control")
+    found = latents_of(load(saved, **{part: saved / part for part in parts}, **options))
+    torch.testing.assert_close(found, exact(saved, *parts)[1], rtol=1e-3, atol=1e-3)
 
 
 def test_lora_and_branch_make_a_difference(saved):
-    plain = latents_of(load(saved))
-    for parts in ({"lora": saved / "lora"}, {"control": saved / "control"}):
-        assert (latents_of(load(saved, **parts)) - plain).abs().max() > 1e-2
+    for part in ("lora", "control"):
+        assert (exact(saved, part)[1] - exact(saved)[1]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("kind", ["int8wo", "int8dq", "float8wo", "float8_storage"])
 def test_quantised_weights_are_smaller_and_change_little(saved, kind):
     from mirage_env.models.quantise import stored_bytes
 
-    exact = load(saved, control=saved / "control")
+    large, latents = exact(saved, "control")
     small = load(saved, control=saved / "control", quantise=kind)
     for part in ("transformer", "branch"):
-        whole = stored_bytes(getattr(exact.generator, part).blocks)
+        whole = stored_bytes(getattr(large.generator, part).blocks)
         assert stored_bytes(getattr(small.generator, part).blocks) < 0.45 * whole
-    torch.testing.assert_close(latents_of(small), latents_of(exact), rtol=0.2, atol=0.2)
+    torch.testing.assert_close(latents_of(small), latents, rtol=0.2, atol=0.2)
 
 
 def test_bfloat16_keeps_in_float32_what_diffusers_keeps(saved):
     model = load(saved, dtype=torch.bfloat16, control=saved / "control", lora=saved / "lora")
-    types = {name: p.dtype for name, p in model.generator.named_parameters()}
-    exact = ("norm1.", "norm2.", "norm3.", "time_embedder.", "scale_shift_table")
-    for name, dtype in types.items():
-        expected = torch.float32 if any(part in name for part in exact) else torch.bfloat16
-        assert dtype == expected, name
-    rope = load(saved).generator.transformer.rope
-    for kept, true in zip(model.generator.transformer.rope.buffers(), rope.buffers(), strict=True):
-        assert torch.equal(kept, true)
-    torch.testing.assert_close(
-        latents_of(model), latents_of(load(saved, control=saved / "control", lora=saved / "lora")), rtol=0.2, atol=0.2
-    )
+    kept = ("norm1.", "norm2.", "norm3.", "time_embedder.", "scale_shift_table")
+    for name, parameter in model.generator.named_parameters():
+        expected = torch.float32 if any(part in name for part in kept) else torch.bfloat16
+        assert parameter.dtype == expected, name
+    large, latents = exact(saved, "lora", "control")
+    pair = (m.generator.transformer.rope.buffers() for m in (model, large))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*pair, strict=True))
+    torch.testing.assert_close(latents_of(model), latents, rtol=0.2, atol=0.2)
 
 
 @pytest.mark.parametrize(
@@ -320,15 +321,15 @@ def test_text_encoder_with_a_missing_weight_is_refused(folder):
 
 
 def test_identity_does_not_depend_on_place_type_or_manner_of_running(saved, folder):
-    identity = load(saved).identity
+    identity = exact(saved)[0].identity
     other = load(folder, depth=saved / "depth", dtype=torch.bfloat16, offload="model", quantise="float8_storage")
     assert other.identity == identity
     assert fingerprint(saved / "wan") == fingerprint(folder / "wan")
 
 
 def test_other_weights_and_settings_have_another_identity(saved, folder):
-    seen = {load(saved).identity, load(saved, image_size=(96, 128)).identity}
-    seen |= {load(saved, control=saved / "control").identity, load(saved, lora=saved / "lora").identity}
+    seen = {exact(saved, *parts)[0].identity for parts in ((), ("control",), ("lora",))}
+    seen.add(load(saved, image_size=(96, 128)).identity)
     file = folder / "wan" / "vae" / WEIGHTS
     change_weights(file, lambda weights, name: weights[name].mul_(1.001))
     seen.add(load(folder, depth=saved / "depth").identity)
@@ -341,9 +342,9 @@ def test_other_weights_and_settings_have_another_identity(saved, folder):
 def test_cache_of_another_checkpoint_is_refused(saved, tmp_path):
     from mirage_env.errors import CacheModelError
 
-    model = load(saved)
+    model, _ = exact(saved)
     save_world(tmp_path / "world.zarr", model.start(image())[1], model)
     with pytest.raises(CacheModelError):
-        load_world(tmp_path / "world.zarr", load(saved, lora=saved / "lora"))
+        load_world(tmp_path / "world.zarr", exact(saved, "lora")[0])
     with pytest.raises(CacheModelError):
         load_world(tmp_path / "world.zarr", replace(model, identity="wan-0"))
