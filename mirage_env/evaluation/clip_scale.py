@@ -57,8 +57,8 @@ def fit_scale(
     """Metres per unit at which first frame, its depth and the later frames agree."""
     later = sorted({round(share * (len(images) - 1)) for share in (0.25, 0.5, 0.75, 1.0)} - {0})
     shrink = max(1, min(images.shape[1:3]) // SIDE)
-    small = F.avg_pool2d(frames_from_uint8(images[[0, *later]]), shrink)
-    size = (small.shape[2], small.shape[3])
+    size = (images.shape[1] // shrink, images.shape[2] // shrink)
+    small = F.interpolate(frames_from_uint8(images[[0, *later]]), size, mode="area")
     near = F.interpolate(depth[None, None].float().cpu(), size, mode="nearest")[0, 0].double()
     views = [cameras[i].resized(*size) for i in (0, *later)]
     still = _misfits(small, near, views, 0.0)
