@@ -19,10 +19,10 @@ from mirage_env.evaluation import export_rooms, loop, re10k
 from mirage_env.evaluation.clip_scale import fit_scale
 from mirage_env.evaluation.clips import find_clips, read_clip
 from mirage_env.evaluation.metrics import PSNR_LIMIT, psnr
-from mirage_env.evaluation.model_options import ModelOptions
 from mirage_env.evaluation.paths import FAMILIES
 from mirage_env.evaluation.published import RE10K, RE10K_COLUMNS, WORLDSCORE, WORLDSCORE_COLUMNS
 from mirage_env.evaluation.rollout import Rollout
+from mirage_env.model_options import ModelOptions
 from mirage_env.models.loading import load_world_model
 from mirage_env.realestate import PoseList, read_pose_list, write_pose_list
 from mirage_env.rooms import Room
@@ -307,7 +307,7 @@ def test_shipped_model_walks_exported_rooms_from_the_command_line(tmp_path, caps
     assert found["figures"]["reprojection"]["mean"] < 1.0
 
 
-def test_model_is_loaded_as_the_options_say(capsys):
+def test_model_is_loaded_as_the_options_say(data, capsys):
     """Every option is one of `load_world_model`, and reaches it."""
     known = inspect.signature(load_world_model).parameters
     options = {f.name: f.default for f in dataclasses.fields(ModelOptions)}
@@ -315,7 +315,7 @@ def test_model_is_loaded_as_the_options_say(capsys):
     assert ModelOptions().load("rooms").identity == load_world_model("rooms").identity
     with pytest.raises(InvalidOptionError, match="small model"):
         ModelOptions(offload="model").load("rooms")
-    assert main(["eval", "re10k", "--data", "none", "--quantise", "int8"]) == 2
+    assert main(["eval", "re10k", "--data", str(data), "--quantise", "int8"]) == 2
     assert "quantise is 'int8'" in capsys.readouterr().err
 
 

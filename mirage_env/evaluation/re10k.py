@@ -30,11 +30,11 @@ from mirage_env.evaluation.consistency import consistency
 from mirage_env.evaluation.journal import Journal, Record
 from mirage_env.evaluation.lpips import Lpips, has_lpips, load_lpips
 from mirage_env.evaluation.metrics import mean, psnr, ssim
-from mirage_env.evaluation.model_options import ModelOptions
 from mirage_env.evaluation.paths import LoopWalk
 from mirage_env.evaluation.report import without_nan
 from mirage_env.evaluation.rollout import Rollout, Truth, roll_out
 from mirage_env.evaluation.variants import Load
+from mirage_env.model_options import ModelOptions
 from mirage_env.world_model import WorldModel, frames_from_uint8, frames_to_uint8
 
 logger = logging.getLogger(__name__)
@@ -100,10 +100,10 @@ def run(config: Re10kConfig, load: Load | None = None) -> dict[str, Any]:
         MissingPackageError: LPIPS is asked for and its weights are not installed.
         ModelNotFoundError, WeightsError: the model cannot be loaded.
     """
+    found = find_clips(config.data, config.split, config.names)[: config.clips or None]
     model = (load or config.loading.load)(config.model)
     net = config.lpips if config.lpips != "auto" else "alex" if has_lpips("alex") else "none"
     distance = None if net == "none" else load_lpips(net).to(config.metrics_device)
-    found = find_clips(config.data, config.split, config.names)[: config.clips or None]
     config.out.mkdir(parents=True, exist_ok=True)
     settings = _settings(config, model, net)
     journal = Journal(config.out / "clips.jsonl", settings)

@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
-from mirage_env.evaluation.model_options import ModelOptions
 from mirage_env.evaluation.published import WORLDSCORE, WORLDSCORE_COLUMNS, published_table
 from mirage_env.evaluation.variants import Load
 from mirage_env.evaluation.worldscore_cameras import FOCAL, path_cameras
 from mirage_env.evaluation.worldscore_data import MOVEMENTS, OUTPUT, Sample, is_complete, read_samples, write_sample
+from mirage_env.model_options import ModelOptions
 from mirage_env.start_image import start_view_from_files
 from mirage_env.world_model import WorldModel, frames_to_uint8
 
@@ -96,13 +96,13 @@ def run(config: WorldScoreConfig, load: Load | None = None) -> Made:
         InvalidOptionError: an unknown camera path.
         ModelNotFoundError, WeightsError: the model cannot be loaded.
     """
-    model = (load or config.loading.load)(config.model)
-    frames = config.frames or model.config.frames_per_chunk + 1
-    _register(config, model, frames)
     samples = []
     for movement in config.movements:
         listed = read_samples(config.data, movement)[: config.samples or None]
         samples += listed[config.shard :: config.shards]
+    model = (load or config.loading.load)(config.model)
+    frames = config.frames or model.config.frames_per_chunk + 1
+    _register(config, model, frames)
     made = 0
     for sample in tqdm(samples, desc="worlds", unit="world"):
         folder = config.out / OUTPUT / sample.folder
