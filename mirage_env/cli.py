@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
+from mirage_env.advice import told
 from mirage_env.errors import InvalidOptionError, MirageError, MissingPackageError
 from mirage_env.tables import PAGE, cache_table, walk_table
 from mirage_env.walk_command import File, KnownWorld, Text, Walk, blaming, run_walk
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 USAGE = """\
 mirage walk, mirage view, mirage play, mirage look   a world: walk a path, drive it in the browser or by keys, inspect
 mirage train-policy, mirage rollout, mirage export   agents that learn in it, rollouts of a policy, datasets of them
-mirage ros                                           a world as ROS 2 topics
-mirage model                                         checkpoints of other sizes: check one, convert published weights
+mirage ros, mirage model                             a world as ROS 2 topics; check a checkpoint, convert weights
 mirage eval, mirage train, mirage doctor             how good the model is, how to train your own; what is missing here
 Begin with: mirage walk --seed 7 --path loop --out walk      (--help after a command tells its options)\
 """
+NOISY = ("torchao", "torch.utils._pytree", "diffusers.quantizers")
+"""They warn when they are loaded, about kernels of other machines and about each other."""
 CommandT = TypeVar("CommandT")
 
 
@@ -55,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("mirage_env").setLevel(logging.INFO)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command in ("-h", "--help"):
         print(USAGE)
@@ -65,8 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return COMMANDS[command](rest)
+    except BrokenPipeError:  # whoever read the output has left; nothing more can be said, at the exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (MirageError, OSError) as error:
-        print(f"mirage {command}: {error}", file=sys.stderr)
+        print(f"mirage {command}: {error if isinstance(error, MirageError) else told(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

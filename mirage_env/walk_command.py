@@ -7,13 +7,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidOptionError, MirageError
+from mirage_env.model_options import ModelOptions
 from mirage_env.tables import CACHE, CURVES, PAGE, SHEET, VIDEO
 
 if TYPE_CHECKING:
@@ -61,8 +62,12 @@ class Walk:
     """How far a named path leads from the start, metres; 0.8, or less where a room of --seed is narrow."""
     turn: Number = None
     """How far a named path turns, degrees, where it turns at all."""
+    prompt: Text = None
+    """What the world looks like, in words, with --seed or --image and a model that reads them."""
     model: str = "rooms"
-    """A shipped model, or a folder that holds mirage.json."""
+    """A shipped model, a folder of a model, or a hub id such as Wan-AI/Wan2.2-TI2V-5B-Diffusers."""
+    networks: ModelOptions = field(default_factory=ModelOptions)
+    """How the model is loaded."""
     steps: Count = None
     """Sampler steps per chunk, instead of the model's own: more is slower."""
     estimate_depth: bool = False
@@ -110,11 +115,12 @@ def run_walk(options: Walk, open_room: OpenRoom) -> tuple[WalkFigures, list[Path
     recording = _check_recording(options)
     if options.threads is not None:
         _set_threads(options.threads)
-    from mirage_env.models.loading import load_world_model
     from mirage_env.walk import walk
 
     with blaming("--model"):
-        model = load_world_model(options.model)
+        model = options.networks.load(options.model)
+    if options.prompt is not None and not getattr(model.generator, "takes_prompts", False):
+        raise InvalidOptionError(f"--prompt: the model {options.model!r} reads no text; leave it out")
     if options.steps is not None:
         model = _with_steps(model, options.steps)
     world = _starting_world(options, model, open_room)
@@ -144,6 +150,8 @@ def _check_start(options: Walk) -> None:
     for name, needed in (("depth", "--image"), ("fov", "--image"), ("estimate_depth", "--seed")):
         if getattr(options, name) not in (None, False) and given != [needed]:
             raise InvalidOptionError(f"--{name.replace('_', '-')} goes with {needed} only")
+    if options.prompt is not None and options.cache is not None:
+        raise InvalidOptionError("--prompt: a saved world has its own; leave it out with --cache")
     if options.seed is not None and options.seed < 0:
         raise InvalidOptionError(f"--seed: it is {options.seed}; give a number from 0")
     if options.chunks is not None and options.chunks < 1:
@@ -226,7 +234,7 @@ def _starting_world(options: Walk, model: WorldModel, open_room: OpenRoom) -> _S
         from mirage_env.walk import Start
 
         with blaming("--depth" if options.depth else "--image"):
-            chunk, state = model.start(view.image, view.camera, view.depth, seed=options.seed or 0)
+            chunk, state = model.start(view.image, view.camera, view.depth, options.seed or 0, options.prompt or "")
         with blaming("--out"):
             writer = CacheWriter.create(place, state, model, [chunk], options.store_frames, options.overwrite)
         return Start(state, chunk, writer)

@@ -21,7 +21,7 @@ from mirage_env.cli import main
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
 from mirage_env.models.loading import fingerprint, load_world_model
 from mirage_env.models.weights import WEIGHTS
-from mirage_env.store import load_world, save_world
+from mirage_env.store import load_world, open_cache, save_world
 
 
 @pytest.fixture(scope="module")
@@ -121,15 +121,16 @@ def test_checkpoint_is_a_gymnasium_environment(saved, folder):
     env.close()
 
 
-def test_mirage_walk_walks_in_a_checkpoint(saved, folder, tmp_path, capsys):
-    shutil.copytree(saved / "depth", folder / "wan" / "depth")
+def test_mirage_walk_walks_in_a_checkpoint(saved, tmp_path, capsys):
     Image.fromarray(image()).save(tmp_path / "start.png")
     out = tmp_path / "walk"
+    model = ["--model", str(saved / "wan"), "--networks.depth", str(saved / "depth")]
     options = ["--image", str(tmp_path / "start.png"), "--path", "forward", "--chunks", "2", "--out", str(out)]
-    assert main(["walk", "--model", str(folder / "wan"), *options]) == 0
+    assert main(["walk", *model, *options, "--prompt", "a red chair"]) == 0
     assert (out / "walk.mp4").is_file()
     assert main(["look", str(out / "cache.zarr")]) == 0
     assert "wan" in capsys.readouterr().out
+    assert open_cache(out / "cache.zarr").chunks == 2
 
 
 # What is in the settings

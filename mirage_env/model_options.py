@@ -1,0 +1,48 @@
+"""How the model of a command is loaded: the options of `load_world_model` that a command line needs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from mirage_env.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Options of `mirage_env.models.loading.load_world_model`, under its names. Most are for full-size models."""
+
+    device: str = "cpu"
+    """Where the networks run, such as cuda."""
+    control: str | None = None
+    """Trained side branch: a folder, a weights file, or either on the hub."""
+    lora: str | None = None
+    """Low-rank update of the transformer."""
+    depth: str | None = None
+    """Depth model."""
+    segmentation: str | None = None
+    """What finds movers and sky."""
+    image_size: tuple[int, int] | None = None
+    """Height and width."""
+    prompts: str | None = None
+    """Folder of embeddings of prompts."""
+    offload: Literal["none", "model", "group"] = "none"
+    """What waits in main memory until it is needed."""
+    quantise: str | None = None
+    """Smaller weights for the blocks of the transformer."""
+    compile: bool = False
+    """Compile these blocks."""
+
+    def load(self, name: str) -> WorldModel:
+        """The model of that name, loaded so.
+
+        Raises:
+            ModelNotFoundError, WeightsError, InvalidOptionError, MissingPackageError: see `load_world_model`.
+        """
+        from mirage_env.models.loading import load_world_model
+
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return load_world_model(name, **{key: value for key, value in fields.items() if value != defaults[key]})
