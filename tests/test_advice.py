@@ -1,0 +1,32 @@
+"""Errors of the system come with what to do about them."""
+
+import errno
+import os
+
+import pytest
+
+from mirage_env.advice import ADVICE, told
+from mirage_env.cli import main
+
+
+@pytest.mark.parametrize("number", sorted(ADVICE))
+def test_advice_names_the_place_and_what_to_do(number):
+    message = told(OSError(number, os.strerror(number), "some/place"))
+    assert message.startswith("some/place: ")
+    assert ";" in message
+    assert told(OSError(number, "said")).startswith("said: ")
+
+
+def test_other_errors_are_told_as_they_are():
+    assert told(OSError(errno.ELOOP, "too many links", "a")) == str(OSError(errno.ELOOP, "too many links", "a"))
+    assert told(OSError("ffmpeg could not write a.mp4")) == "ffmpeg could not write a.mp4"
+
+
+def test_command_says_what_to_do_about_a_place_that_cannot_be_written(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    for place, says in (("file", "give another name for the folder"), ("file/below", "not a folder; check the path")):
+        assert main(["walk", "--seed", "1", "--chunks", "1", "--out", place]) == 2
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+        assert message.startswith("mirage walk: ")
+        assert says in message
