@@ -11,11 +11,8 @@ with both). RLlib's default networks take one vector or one image, so the recipe
 from typing import Any
 
 import gymnasium as gym
-import ray
 import tyro
 from gymnasium.wrappers import FilterObservation, FlattenObservation
-from ray.rllib.algorithms.ppo import PPOConfig
-from ray.tune.registry import register_env
 
 import mirage_env  # noqa: F401  (registers the environments)
 from mirage_env.tasks import PointNav
@@ -39,6 +36,10 @@ def main(
         minibatch: of its updates.
         runners: processes that walk; 0: the one that learns.
     """
+    import ray
+    from ray.rllib.algorithms.ppo import PPOConfig
+    from ray.tune.registry import register_env
+
     register_env("mirage", make_world)
     ray.init(num_cpus=max(1, runners), include_dashboard=False, log_to_driver=False)
     config = (
