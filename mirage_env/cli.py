@@ -277,6 +277,10 @@ def _model_command(arguments: Sequence[str]) -> int:
         written = model_command.run_convert(_parse(model_command.Convert, rest, "mirage model convert"))
         print("wrote " + ", ".join(map(str, written)))
         return 0
+    if what == "embed":
+        files = model_command.run_embed(_parse(model_command.Embed, rest, "mirage model embed"))
+        print(f"wrote {len(files)} embeddings to {files[0].parent}")
+        return 0
     print(f"mirage model: there is nothing called {what!r}\n{model_command.USAGE}", file=sys.stderr)
     return 2
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 USAGE = """\
 mirage model check MODEL      what would be loaded, how large it is, what is missing; reads no weights
 mirage model convert FILE     a published side branch or low-rank update, into a folder of ours
+mirage model embed MODEL      prompts into embeddings, so that a machine without the text encoder can use them
 Add --help for the options.\
 """
 
@@ -63,6 +64,25 @@ class Convert:
     """Main blocks that the side blocks belong to; spread evenly if not given."""
 
 
+@dataclass(frozen=True)
+class Embed:
+    """Compute embeddings of prompts and write them to a folder, which `load_world_model(prompts=...)` reads.
+
+    Named prompts/ inside a model's folder it is found by itself. The empty prompt is always among them.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A folder in the diffusers layout, or a hub id."""
+    out: Path
+    """Folder for the embeddings, such as MODEL/prompts."""
+    prompts: tuple[str, ...] = ()
+    """The prompts, each in quotes."""
+    revision: Text = None
+    """Branch, tag or commit of a hub id."""
+    device: str = "cpu"
+    """Where the encoder runs."""
+
+
 def run_check(options: Check) -> tuple[str, bool]:
     """The report as a text, and whether the model could be loaded.
 
@@ -92,6 +112,28 @@ def run_convert(options: Convert) -> list[Path]:
     from mirage_env.models.converters import convert
 
     return convert(options.source, options.out, options.layout, options.layers or None)
+
+
+def run_embed(options: Embed) -> list[Path]:
+    """Compute embeddings; returns the files.
+
+    Raises:
+        ModelNotFoundError, WeightsError: there is no such model, or its text encoder cannot be read.
+        InvalidOptionError: a prompt is too long.
+    """
+    import torch
+
+    from mirage_env.models.devices import native_dtype
+    from mirage_env.models.hub import find_encoder
+    from mirage_env.models.text import UMT5, clean_prompt, file_name, save_embedding
+
+    folder, device = find_encoder(options.model, options.revision), torch.device(options.device)
+    encoder = UMT5(folder / "text_encoder", folder / "tokenizer", device, native_dtype(device))
+    written = []
+    for prompt in dict.fromkeys(map(clean_prompt, ("", *options.prompts))):
+        written.append(options.out / file_name(prompt))
+        save_embedding(encoder.encode(prompt), prompt, written[-1])
+    return written
 
 
 def report_text(report: Report, dtype: str) -> str:

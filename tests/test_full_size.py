@@ -19,7 +19,7 @@ import mirage_env  # noqa: F401 - registers the environments
 from mirage_env.camera import between, pose_from_rotation_vector
 from mirage_env.cli import main
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
-from mirage_env.models.loading import fingerprint, load_world_model
+from mirage_env.models.loading import fingerprint, load_world_model, save_world_model
 from mirage_env.models.weights import WEIGHTS
 from mirage_env.store import load_world, open_cache, save_world
 
@@ -131,6 +131,12 @@ def test_mirage_walk_walks_in_a_checkpoint(saved, tmp_path, capsys):
     assert main(["look", str(out / "cache.zarr")]) == 0
     assert "wan" in capsys.readouterr().out
     assert open_cache(out / "cache.zarr").chunks == 2
+
+
+def test_full_size_model_is_not_written_as_a_small_one(saved, tmp_path):
+    with pytest.raises(InvalidOptionError, match="save_module"):
+        save_world_model(exact(saved)[0], tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 # What is in the settings

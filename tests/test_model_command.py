@@ -275,3 +275,17 @@ def test_published_update_is_read_without_conversion(saved, tmp_path):
     )
     for key, value in own.generator.state_dict().items():
         assert torch.equal(value, published.generator.state_dict()[key]), key
+
+
+def test_embeddings_serve_where_there_is_no_encoder(saved, tmp_path, capsys):
+    prompts = ("a red chair", "the quick  brown fox")
+    assert main(["model", "embed", str(saved / "wan"), "--out", str(tmp_path / "p"), "--prompts", *prompts]) == 0
+    assert "3 embeddings" in capsys.readouterr().out
+    options = {"depth": saved / "depth", "dtype": torch.float32, "prompt_cache": None}
+    text = load_world_model(saved / "wan", prompts=tmp_path / "p", text_encoder=False, **options).generator.text
+    encoder = load_world_model(saved / "wan", **options).generator.text
+    for prompt in (*prompts, ""):
+        torch.testing.assert_close(text([prompt]).float(), encoder([prompt]), rtol=0.1, atol=0.1)
+    with pytest.raises(InvalidOptionError, match="the quick brown fox"):
+        text(["a castle"])
+    assert main(["model", "embed", "rooms", "--out", str(tmp_path / "q")]) == 2

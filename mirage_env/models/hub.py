@@ -80,6 +80,18 @@ def find_model(name: str | Path, revision: str | None = None, text: bool = True)
     )
 
 
+def find_encoder(name: str | Path, revision: str | None = None) -> Path:
+    """Folder of a model of which the text encoder is there, and perhaps nothing else.
+
+    Raises:
+        ModelNotFoundError: as `find_model`, or the model has none.
+    """
+    folder = download(str(name), revision, (*SETTINGS, *TEXT_PATTERNS)) if is_hub_id(name) else find_model(name)
+    if not (folder / "text_encoder" / "config.json").is_file():
+        raise ModelNotFoundError(f"{folder} holds no text_encoder/; give a model in the diffusers layout")
+    return folder
+
+
 def find_part(spec: str | Path, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> Path:
     """File or folder of a part that is added to a model: a path, a hub id, or `owner/name/file.safetensors` on the hub.
 

@@ -198,7 +198,18 @@ def frozen(cls: type[ModuleT], folder: Path) -> Placed:
 
 
 def save_world_model(model: WorldModel, folder: Path) -> None:
-    """Write a world model made of this package's classes to a folder that `load_world_model` reads."""
+    """Write a small world model, made of this package's classes, to a folder that `load_world_model` reads.
+
+    Raises:
+        InvalidOptionError: it is a full-size model, of which only what was trained is written: `save_module` writes a
+            side branch to `control/`, and the rest stays the published checkpoint's.
+    """
+    codec = model.codec.module if isinstance(model.codec, Placed) else model.codec
+    if not isinstance(codec, ConvCodec):
+        raise InvalidOptionError(
+            f"{model.config.name!r} is no small model (its codec is a {type(codec).__name__}); write its side branch "
+            "with save_module(branch, folder / 'control') and load it with control=folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     generator = model.generator
     parts = {
