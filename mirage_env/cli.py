@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mirage {command}: {error if isinstance(error, MirageError) else told(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print(f"mirage {command}: stopped", file=sys.stderr)
         return 130
 
 

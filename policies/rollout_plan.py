@@ -94,12 +94,13 @@ def _write_plan(folder: Path, plan: RolloutPlan) -> None:
             there = dict(json.loads(place.read_text()))
         except ValueError as error:
             raise RolloutError(f"{place} is no plan of rollouts: {error}; choose another folder") from error
-        if different := sorted(n for n in {*there, *wanted} - {"episodes"} if there.get(n) != wanted.get(n)):
+        different = sorted(n for n in {*there, *wanted} - {"episodes"} if there.get(n) != wanted.get(n))
+        if different and any(folder.glob(f"*{ENDING}")):  # a plan of which nothing was done is of no use to anybody
             raise RolloutError(
                 f"{folder} holds rollouts of another plan (another {', '.join(different)}, see {PLAN}); give the same "
                 "options to go on, or choose another folder"
             )
-        if there["episodes"] >= plan.episodes:
+        if not different and there["episodes"] >= plan.episodes:
             return
     elif any(folder.glob(f"*{ENDING}")):
         raise RolloutError(f"{folder} holds episodes and no {PLAN}; choose another folder")

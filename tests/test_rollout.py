@@ -165,6 +165,13 @@ def test_folder_of_other_rollouts_or_another_run_is_refused(tmp_path, recipe, ca
         list(run_plan(replace(plan, recipe=replace(recipe, policy="orbit")), tmp_path))
 
 
+def test_mistake_in_a_plan_leaves_its_folder_free_for_another(tmp_path, recipe, caches):
+    plan = RolloutPlan.of(recipe, 1, caches=caches)
+    with pytest.raises(InvalidOptionError, match="nobody"):
+        list(run_plan(replace(plan, recipe=replace(recipe, policy="nobody")), tmp_path))
+    assert [done.number for done in run_plan(plan, tmp_path)] == [0]
+
+
 def test_cache_of_another_model_is_refused_before_anything_is_written(tmp_path, recipe, caches):
     other = tmp_path / "caches"
     chunk, state = start(walled_world_model())

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import multiprocessing
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -213,6 +214,23 @@ def test_stopped_and_resumed_run_ends_with_the_same_weights_and_curve_bit_for_bi
     ours, theirs = (load_file(tmp_path / name / "checkpoint-12.safetensors") for name in ("broken", "whole"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
+
+
+def test_ctrl_c_keeps_the_step_that_it_came_in(tmp_path):
+    whole, broken = toy(), toy()
+    expected = train(whole, toy_loss(whole), tmp_path / "whole", TOY)
+    loss = toy_loss(broken)
+
+    def interrupted(step, generator):
+        if step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return loss(step, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, interrupted, tmp_path / "broken", TOY)
+    assert "checkpoint-5.safetensors" in files(tmp_path / "broken")
+    resumed = toy(seed=1)
+    assert same_weights(train(resumed, toy_loss(resumed), tmp_path / "broken", TOY), expected)
 
 
 def test_finished_run_is_not_run_again(tmp_path):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mirage_env.errors import InvalidOptionError
+from mirage_env.interrupts import waiting_interrupt
 from mirage_env.training.checkpoint import Progress, Trained, load_checkpoint, save_checkpoint
 from mirage_env.training.logs import RunLog
 
@@ -137,27 +138,28 @@ class Run:
             save_checkpoint(self.folder, self.trained, now, writer=main)
 
         bar = tqdm(total=config.steps, initial=done, desc=self.folder.name, mininterval=5, disable=not main)
-        while done < config.steps:
-            rate = self._rate(done, time.monotonic() - began)
-            if rate is None:
-                break
-            for name, value in self._step(done, rate).items():
-                sums[name] = sums.get(name, 0.0) + value
-            summed, done = summed + 1, done + 1
-            bar.update()
-            if done % config.log_every == 0:
-                means = {name: value / summed for name, value in sums.items()}
-                if log:
-                    log.write({"step": done, "seconds": time.monotonic() - began, "lr": rate, **means})
-                bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()}, refresh=False)
-                sums, summed = {}, 0
-            if self.sample and config.sample_every and done % config.sample_every == 0:
-                self._show(self.sample, done)
-            if done % config.save_every == 0:
+        # Processes that stop at different steps would wait for each other.
+        with bar, waiting_interrupt(self.accelerator.num_processes == 1) as interrupt:
+            while done < config.steps and not interrupt:
+                rate = self._rate(done, time.monotonic() - began)
+                if rate is None:
+                    break
+                for name, value in self._step(done, rate).items():
+                    sums[name] = sums.get(name, 0.0) + value
+                summed, done = summed + 1, done + 1
+                bar.update()
+                if done % config.log_every == 0:
+                    means = {name: value / summed for name, value in sums.items()}
+                    if log:
+                        log.write({"step": done, "seconds": time.monotonic() - began, "lr": rate, **means})
+                    bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()}, refresh=False)
+                    sums, summed = {}, 0
+                if self.sample and config.sample_every and done % config.sample_every == 0:
+                    self._show(self.sample, done)
+                if done % config.save_every == 0:
+                    save()
+            if done % config.save_every and done > progress.step:
                 save()
-        if done % config.save_every and done > progress.step:
-            save()
-        bar.close()
         if log:
             log.close()
         self._swap()
