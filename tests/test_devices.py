@@ -100,5 +100,5 @@ def test_decoding_at_full_size_takes_gigabytes_and_grows_with_the_picture():
         Path("vae"),
     )
     needed = decoding_bytes(full, (704, 1280), torch.bfloat16)
-    assert 2e9 < needed < 10e9
+    assert 9.2 * 2**30 < needed < 10 * 2**30
     assert decoding_bytes(full, (1408, 1280), torch.float32) == 4 * needed

@@ -16,8 +16,9 @@ from mirage_env.errors import InvalidOptionError
 ModuleT = TypeVar("ModuleT", bound=ModelMixin)
 Bring = Callable[[], torch.device]
 """Brings the weights of a network to where they are needed, and says where that is."""
-DECODER_ACTIVATIONS = 12
-"""Feature maps of the decoder's widest layer at full size that are alive at once, its caches of past frames counted."""
+DECODER_ACTIVATIONS = 22
+"""Feature maps of the decoder's widest layer at full size that are alive at once, its caches of past frames counted
+(`benchmarks/full_size_account.py`: 9.2 GiB at 704 x 1280 in bfloat16)."""
 
 
 def native_dtype(device: torch.device) -> torch.dtype:
