@@ -195,7 +195,7 @@ def test_picture_of_the_readme_is_that_of_its_first_command(tmp_path, monkeypatc
         np.asarray(Image.open(path), np.float64) for path in ("walk/contact_sheet.png", ROOT / "docs/walk.png")
     )
     error = np.sqrt(((made - shown) ** 2).mean())
-    assert error < 6.0, "the model has changed: copy walk/contact_sheet.png of the README's command to docs/walk.png"
+    assert error < 3.0, "the model has changed: copy walk/contact_sheet.png of the README's command to docs/walk.png"
 
 
 def rows(page: str, heading: str) -> dict[str, list[str]]:
