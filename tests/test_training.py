@@ -418,7 +418,7 @@ def trained_folder(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("train")
     config = TrainConfig("record", out, steps=1, clips=2, frames=10, size=32, threads=1)
     for stage in ("record", "codec", "scene", "encode", "refiner", "base", "branch", "imagine", "lora", "export"):
-        run(replace(config, stage=stage))
+        run(replace(config, stage=stage, sample_every=int(stage == "branch")))
     for stage in ("branch", "lora", "export"):
         run(replace(config, stage=stage, paper=True))
     return out
@@ -432,6 +432,11 @@ def test_all_stages_make_a_model_that_can_be_loaded_and_walked(trained_folder, n
     chunk, _ = model.step(state, [state.camera] * model.config.frames_per_chunk)
     assert chunk.frames.shape == (8, 3, 32, 32)
     assert chunk.frames.isfinite().all()
+
+
+def test_stages_show_samples_where_they_are_asked_for(trained_folder):
+    shown = sorted(p.relative_to(trained_folder / "runs") for p in (trained_folder / "runs").rglob("*.mp4"))
+    assert [str(p) for p in shown] == ["branch/samples/0000001.mp4"]
 
 
 def test_paper_variant_reads_as_the_paper_does(trained_folder):

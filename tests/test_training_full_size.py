@@ -25,13 +25,16 @@ from mirage_env.models.control import ControlBranch
 from mirage_env.models.denoiser import ChunkDenoiser
 from mirage_env.models.loading import load_world_model
 from mirage_env.models.refiner import BareReadout
+from mirage_env.models.sources import config_of
 from mirage_env.models.weights import WEIGHTS
-from mirage_env.training import finetune, stages
+from mirage_env.training import stages
 from mirage_env.training.conditioning import ConditionSampler, Noise
 from mirage_env.training.data import Clips, rooms_clip, write_clips
 from mirage_env.training.dataset import LatentClips
 from mirage_env.training.encoding import encode_clips
-from mirage_env.training.finetune import Finetune, loop_config, run
+from mirage_env.training.finetune import run
+from mirage_env.training.finetune_options import Finetune, loop_config
+from mirage_env.training.finetune_parts import training_sources
 from mirage_env.training.importing import ImportClips, ImportRe10k, import_clips, import_re10k, read_captions
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.lora import add_lora
@@ -223,7 +226,7 @@ def test_recorded_clips_of_any_environment_become_a_data_set(model, tmp_path):
 
 
 def test_samples_have_references_prompts_and_the_past(model, data):
-    config = finetune.config_of(finetune._sources(stage(model, data, Path("unused")), data))
+    config = config_of(training_sources(stage(model, data, Path("unused")), data))
     (batch,) = ConditionSampler(data, config).draw(2, seeded(1))
     assert batch.latents.shape == (2, 3, 48, 4, 6)
     assert batch.preceding.shape == (2, 2, 48, 4, 6)
@@ -240,7 +243,7 @@ def test_samples_have_references_prompts_and_the_past(model, data):
 
 
 def test_text_is_dropped_as_often_as_asked(model, data):
-    config = finetune.config_of(finetune._sources(stage(model, data, Path("unused")), data))
+    config = config_of(training_sources(stage(model, data, Path("unused")), data))
     named = LatentClips(data.path, data.names[:1])
 
     def prompts(share):
@@ -451,6 +454,17 @@ def test_stopped_stage_goes_on_bit_for_bit(model, data, trained, tmp_path, monke
     ours, theirs = (load_file(tmp_path / n / "runs" / name / "checkpoint-4.safetensors") for n in ("broken", "whole"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
+
+
+def test_few_clips_can_be_imagined_in_few_steps(model, data, trained, tmp_path):
+    shutil.copytree(trained / "stage1", tmp_path / "stage1")
+    shutil.copytree(data.path, tmp_path / "set.zarr")
+    run(stage(model, LatentClips(tmp_path / "set.zarr"), tmp_path, "imagine", dream_steps=1, dream_clips=1))
+    again = LatentClips(tmp_path / "set.zarr")
+    assert again.imagined(0) is not None
+    assert again.imagined(1) is None
+    first = LatentClips(trained / "set.zarr").imagined(0)
+    assert not np.array_equal(again.imagined(0).latents, first.latents)
 
 
 def test_papers_condition_is_the_bare_readout_and_the_mask(model, data, tmp_path):

@@ -60,10 +60,11 @@ def _run(stage: str, rest: Sequence[str]) -> str:
         return f"{clips.path} has {len(clips)} clips"
     if stage in FULL_SIZE and any(a == "--model" or a.startswith("--model=") for a in rest):
         from mirage_env.training import finetune
+        from mirage_env.training.finetune_options import Finetune
 
-        stage_options = _parse(finetune.Finetune, [stage, *rest], "mirage train")
-        finetune.run(stage_options)
-        return f"{stage_options.out} holds the result of stage {stage}"
+        stage_options = _parse(Finetune, [stage, *rest], "mirage train")
+        first = finetune.run(stage_options)
+        return f"stage {stage} is done; see {stage_options.out}" if first else ""
     from mirage_env.training import pipeline
 
     pipeline.run(_parse(pipeline.TrainConfig, [stage, *rest], "mirage train"))

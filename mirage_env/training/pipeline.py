@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,8 +21,8 @@ import torch
 import tyro
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
+from torch import nn
 
-from mirage_env.config import FilterConfig, ReadoutConfig, SamplerConfig, WorldModelConfig
 from mirage_env.errors import InvalidOptionError
 from mirage_env.models.control import ControlBranch
 from mirage_env.models.denoiser import ChunkDenoiser
@@ -37,12 +38,12 @@ from mirage_env.training.dataset import LatentClips
 from mirage_env.training.encoding import encode_clips
 from mirage_env.training.imagining import imagine_clips
 from mirage_env.training.loop import LoopConfig
+from mirage_env.training.rooms_settings import rooms_config, rooms_parts, rooms_transformer
+from mirage_env.training.samples import SampleVideos
 from mirage_env.training.stage0 import ScenePair, train_codec, train_scene
 from mirage_env.training.stages import Variant, train_denoiser, train_refiner
 
 Stage = Literal["record", "codec", "scene", "encode", "refiner", "base", "branch", "imagine", "lora", "export"]
-PAPER_READOUT = ReadoutConfig(winner="nearest", footprint=0.0)
-PAPER_SAMPLER = SamplerConfig(steps=1, shift=1.0, couple=False)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class TrainConfig:
         paper: train the paper's condition instead of ours (stages `branch`, `lora`, `export`).
         threads: CPU threads.
         seed: seed of initial weights and batches.
+        sample_every: steps between sample videos (stages `base`, `branch`, `lora`); 0: none.
         name: what the model is called in its `mirage.json` (stage `export`).
 
     Raises:
@@ -76,30 +78,19 @@ class TrainConfig:
     paper: bool = False
     threads: int = 2
     seed: int = 0
+    sample_every: int = 0
     name: str = "rooms"
 
     def __post_init__(self) -> None:
-        if min(self.minutes, self.steps, self.clips, self.frames, self.threads) <= 0 or self.seed < 0:
-            raise InvalidOptionError("--minutes, --steps, --clips, --frames, --threads must be above 0, --seed from 0")
+        if (
+            min(self.minutes, self.steps, self.clips, self.frames, self.threads) <= 0
+            or min(self.seed, self.sample_every) < 0
+        ):
+            raise InvalidOptionError(
+                "--minutes, --steps, --clips, --frames, --threads must be above 0, --seed and --sample-every from 0"
+            )
         if self.size < 16 or self.size % 16:
             raise InvalidOptionError(f"--size is {self.size}; give a multiple of 16 pixels")
-
-
-def rooms_config(size: int = 128, paper: bool = False) -> WorldModelConfig:
-    """Configuration of the "rooms" model, or of its twin with the paper's condition."""
-    config = WorldModelConfig(
-        name="rooms",
-        image_size=(size, size),
-        latent_size=(size // 8, size // 8),
-        latent_channels=16,
-        sampler=SamplerConfig(steps=1, shift=1.0),
-        filters=FilterConfig(edge_share=1.0),
-    )
-    if not paper:
-        return config
-    return dataclasses.replace(
-        config, name="rooms-paper", readout=PAPER_READOUT, sampler=PAPER_SAMPLER, shares="../rooms"
-    )
 
 
 def run(config: TrainConfig) -> None:
@@ -125,7 +116,15 @@ def run(config: TrainConfig) -> None:
 
 
 def _loop(config: TrainConfig, lr: float, warmup: int = 100, ema: float = 0.995) -> LoopConfig:
-    return LoopConfig(config.steps, lr=lr, warmup=warmup, ema=ema, minutes=config.minutes, seed=config.seed)
+    return LoopConfig(
+        config.steps,
+        lr=lr,
+        warmup=warmup,
+        ema=ema,
+        minutes=config.minutes,
+        seed=config.seed,
+        sample_every=config.sample_every,
+    )
 
 
 def _run(config: TrainConfig, name: str) -> Path:
@@ -173,23 +172,24 @@ def _dataset(config: TrainConfig) -> Path:
     return config.out / "latents.zarr"
 
 
+def _train(
+    config: TrainConfig, name: str, variant: Variant, trainable: Iterable[nn.Parameter], loop: LoopConfig, drop: float
+) -> Variant:
+    """Train some parameters of a variant on the clips, with sample videos of them."""
+    folder, sampler = _run(config, name), _sampler(config)
+    sample = SampleVideos(
+        variant=variant,
+        sampler=sampler,
+        codec=lambda: frozen(ConvCodec, config.out / "model" / "codec"),
+        folder=folder / "samples",
+        fps=rooms_config(config.size).frames_per_second,
+    )
+    return train_denoiser(variant, trainable, sampler, folder, loop, drop=drop, sample=sample)
+
+
 def _refiner(config: TrainConfig) -> None:
     refiner = train_refiner(_sampler(config), _run(config, "refiner"), _loop(config, lr=5e-4))
     save_module(refiner, config.out / "model" / "refiner")
-
-
-def _transformer() -> WanTransformer3DModel:
-    return WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=4,
-        attention_head_dim=48,
-        in_channels=16,
-        out_channels=16,
-        text_dim=32,
-        freq_dim=128,
-        ffn_dim=768,
-        num_layers=6,
-    )
 
 
 def _variant(config: TrainConfig, transformer: WanTransformer3DModel, branch: ControlBranch | None) -> Variant:
@@ -200,10 +200,10 @@ def _variant(config: TrainConfig, transformer: WanTransformer3DModel, branch: Co
 
 def _base(config: TrainConfig) -> None:
     """The backbone alone: half of the chunks start from noise, half from what the memory shows."""
-    variant = _variant(config, _transformer(), None)
+    variant = _variant(config, rooms_transformer(), None)
     loop = _loop(config, lr=1e-3, warmup=200)
     trainable = list(variant.denoiser.parameters())
-    trained = train_denoiser(variant, trainable, _sampler(config), _run(config, "base"), loop, drop=0.5)
+    trained = _train(config, "base", variant, trainable, loop, drop=0.5)
     save_module(trained.denoiser.transformer, config.out / "model" / "transformer")
 
 
@@ -216,7 +216,7 @@ def _branch(config: TrainConfig) -> None:
     if branch is None:
         raise InvalidOptionError("stage `branch` needs a side branch")
     loop = _loop(config, lr=1e-3)
-    trained = train_denoiser(variant, branch.parameters(), _sampler(config), _run(config, "branch"), loop)
+    trained = _train(config, "branch", variant, branch.parameters(), loop, drop=0.1)
     if trained.denoiser.branch is not None:
         save_module(trained.denoiser.branch, _folder(config) / "control")
 
@@ -226,11 +226,6 @@ def _imagine(config: TrainConfig) -> None:
     _export(config)
     model = load_world_model(config.out / "model")
     imagine_clips(LatentClips(_dataset(config)), model)
-
-
-def rooms_parts(paper: bool) -> tuple[str, ...]:
-    """Condition parts of our branch and of the paper's."""
-    return ("readout", "observed") if paper else ("known", "observed", "winner", "rays")
 
 
 def _folder(config: TrainConfig) -> Path:
@@ -249,7 +244,7 @@ def _lora(config: TrainConfig) -> None:
     lora = add_lora(variant.denoiser.transformer)
     trainable = [*lora, *branch.parameters()]
     loop = _loop(config, lr=3e-4, ema=0.99)
-    trained = train_denoiser(variant, trainable, _sampler(config), _run(config, "lora"), loop)
+    trained = _train(config, "lora", variant, trainable, loop, drop=0.1)
     (_folder(config) / "lora").mkdir(parents=True, exist_ok=True)
     state = {k: v.half().contiguous() for k, v in lora_state(trained.denoiser.transformer).items()}
     save_file(state, _folder(config) / "lora" / "pytorch_lora_weights.safetensors")
