@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mirage_env.config import SamplerConfig
 from mirage_env.interfaces import Readout
-from mirage_env.models.control import ControlBranch, condition
+from mirage_env.models.control import ControlBranch
 from mirage_env.models.placement import FREE, known_levels
 from mirage_env.models.sampling import TRAIN_TIMESTEPS, noise_levels, solver_of
 
@@ -98,7 +98,7 @@ class ChunkDenoiser(nn.Module):
         """The branch's condition, None without a branch."""
         if self.branch is None:
             return None
-        return condition(self.branch.config.parts, known, readout, rays)
+        return self.branch.condition(known, readout, rays)
 
     def sigmas(self) -> list[float]:
         """Noise levels of the sampler from 1 to 0."""
