@@ -164,6 +164,7 @@ def test_model_on_the_hub_is_checked_from_its_headers(saved, tmp_path, monkeypat
         for key in ("parameters", "file_bytes", "run_bytes"):
             assert there[key] == here[key]
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    assert not any(request.endswith("tokenizer.json") for request in requests)
     assert requests
 
 

@@ -10,8 +10,9 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import EntryNotFoundError, SafetensorsParsingError
 
 from mirage_env.errors import ModelNotFoundError, WeightsError
-from mirage_env.models.hub import PIPELINE, SETTINGS, SHIPPED, download, hub_file, is_hub_id
+from mirage_env.models.hub import PIPELINE, SHIPPED, download, hub_file, is_hub_id
 from mirage_env.models.weight_files import (
+    INDEX,
     WEIGHTS,
     Header,
     WeightFiles,
@@ -21,6 +22,11 @@ from mirage_env.models.weight_files import (
     read_header,
     read_json,
 )
+
+
+READ = (PIPELINE, "*mirage.json", "*config.json", f"*{INDEX}")
+"""Files that say what a model is and where its weights are. (`*` matches folders too.) The tokenizer's words, megabytes,
+are not among them."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Place:
         if self.file is not None:
             return {self.file: self._header(self.file)}
         folder = self.folder / part
-        index = folder / f"{name}.index.json"
+        index = folder / f"{name}{INDEX}"
         if self.repository is None or (folder / name).is_file():
             return WeightFiles.of(folder, name).headers()
         weight_map = checked_index(read_json(index), index) if index.is_file() else None
@@ -88,10 +94,10 @@ def place_of(spec: str | Path, revision: str | None = None) -> Place:
     if path.is_dir():
         return Place(path)
     if (found := hub_file(spec)) is not None:
-        folder = download(found[0], revision, ("*.json",))
+        folder = download(found[0], revision, READ)
         return Place(folder, found[0], folder.name, found[1])
     if is_hub_id(spec):
-        folder = download(str(spec), revision, ("*.json", *SETTINGS))
+        folder = download(str(spec), revision, READ)
         return Place(folder, str(spec), folder.name)
     raise ModelNotFoundError(
         f"there is no {str(spec)!r}; give a shipped model, a folder with mirage.json or {PIPELINE}, or a hub id such "

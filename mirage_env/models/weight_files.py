@@ -22,6 +22,8 @@ from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsErr
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """Name of diffusers' weight files; transformers' are called `TEXT_WEIGHTS`."""
 TEXT_WEIGHTS = "model.safetensors"
+INDEX = ".index.json"
+"""What the index of a sharded part is called, after the name that one file would have."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -92,7 +94,7 @@ class WeightFiles:
             ModelNotFoundError: there are none, or one that the index names is not there.
             WeightsError: there are only pickled ones, or the index is damaged or points outside the folder.
         """
-        index_path = folder / f"{name}.index.json"
+        index_path = folder / f"{name}{INDEX}"
         if (folder / name).is_file():
             return WeightFiles(folder, None, (name,))
         if not index_path.is_file():
