@@ -23,10 +23,9 @@ from mirage_env.models.weight_files import (
     read_json,
 )
 
-
 READ = (PIPELINE, "*mirage.json", "*config.json", f"*{INDEX}")
-"""Files that say what a model is and where its weights are. (`*` matches folders too.) The tokenizer's words, megabytes,
-are not among them."""
+"""Files that say what a model is and where its weights are. (`*` matches folders too.) The tokenizer's words, which take
+megabytes, are not among them."""
 
 
 @dataclass(frozen=True)
