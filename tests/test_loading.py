@@ -199,6 +199,28 @@ def test_change_of_what_it_shares_changes_the_identity_of_a_variant(folder, twin
     assert fingerprint(twin) != before
 
 
+# Parts from elsewhere
+
+
+def test_given_branch_and_update_stand_in_for_those_of_the_folder(saved, folder, tmp_path):
+    _, adapted = with_adapters()
+    (folder / "lora").mkdir()
+    save_file(lora_state(adapted), folder / "lora" / "pytorch_lora_weights.safetensors")
+    change_weights(folder, "control", lambda weights, name: weights["after_proj.0.weight"].mul_(2.0))
+    given = load_world_model(saved, dtype=torch.float32, control=folder / "control", lora=folder / "lora")
+    own = load_world_model(folder, dtype=torch.float32)
+    for key, value in own.generator.state_dict().items():
+        assert torch.equal(value, given.generator.state_dict()[key]), key
+    assert len({given.identity, own.identity, fingerprint(saved)}) == 3
+    assert given.identity.startswith("tiny-")
+
+
+def test_part_that_is_not_there_is_named(saved, tmp_path):
+    for part in ("control", "lora", "depth"):
+        with pytest.raises(ModelNotFoundError, match="nothing"):
+            load_world_model(saved, **{part: tmp_path / "nothing"})
+
+
 # What is refused
 
 

@@ -24,8 +24,8 @@ from mirage_env.models.weight_files import (
 )
 
 READ = (PIPELINE, "*mirage.json", "*config.json", f"*{INDEX}")
-"""Files that say what a model is and where its weights are. (`*` matches folders too.) The tokenizer's words, which take
-megabytes, are not among them."""
+"""Files that say what a model is and where its weights are. (`*` matches folders too.) The tokenizer's words are not
+among them: they take megabytes."""
 
 
 @dataclass(frozen=True)
