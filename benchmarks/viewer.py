@@ -24,11 +24,11 @@ from mirage_env.viewer.cloud import Cloud
 from mirage_env.viewer.command import session_of
 from mirage_env.viewer.options import View
 from mirage_env.viewer.page import Page as ViewerPage
-from mirage_env.viewer.scene import Scene
-from mirage_env.viewer.server import LocalServer, address_of, serving
+from mirage_env.viewer.server import address_of, serving
 from mirage_env.viewer.session import Session
 
 SOFTWARE = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 WALK = ("turn_right", "forward", "turn_left", "turn_left", "forward", "turn_right")
 WATCH = """
@@ -42,13 +42,8 @@ WATCH = """
   }).observe(shown, { attributes: true, attributeFilter: ["src"] });
 }
 """
-COUNT = """
-() => {
-  window.times = [];
-  const frame = now => { window.times.push(now); requestAnimationFrame(frame) };
-  requestAnimationFrame(frame);
-}
-"""
+FRAMES = "() => [performance.now(), window.__viserTestpoints.rendererInfo.render.frame]"
+"""The browser's clock in milliseconds, and how many frames it has rendered."""
 
 
 @dataclass(frozen=True)
@@ -77,25 +72,32 @@ def key_to_frame(page: Page, session: Session, presses: int) -> dict[str, Any]:
     return _spread("key press to first new frame, s", page.evaluate("window.seconds"), bar=0.6)
 
 
-def turning(page: Page, server: LocalServer, session: Session, points: int) -> dict[str, Any]:
-    """Frames per second while that many points are turned around with the mouse."""
+def turning(page: Page, viewer: ViewerPage, session: Session, points: int) -> list[dict[str, Any]]:
+    """Frames per second while that many points are turned around with the mouse, for the first and the second time.
+
+    The first time the viewer finds out that the browser is slow.
+    """
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((points, 3))
     shell = 3.0 * directions / np.linalg.norm(directions, axis=1, keepdims=True)
     origin = session.snapshot().world.path[0].position  # type: ignore[union-attr]
     colours = rng.integers(0, 255, (points, 3), dtype=np.uint8)
-    Scene(server, session.go).draw_points(Cloud(shell.astype(np.float32), colours, 0.02, origin))
+    viewer.scene.points.draw(Cloud(shell.astype(np.float32), colours, 0.02, origin))
     page.wait_for_timeout(3000)
-    page.evaluate(COUNT)
-    page.mouse.move(300, 400)
-    page.mouse.down()
-    for step in range(200):
-        page.mouse.move(300 + 2 * step, 400 + (step % 40))
-        page.wait_for_timeout(20)
-    page.mouse.up()
-    seconds = np.diff(page.evaluate("window.times")) / 1000.0
-    return {"points": points, "frames_per_second": round(1.0 / float(seconds.mean()), 1), "bar": 30,
-            "slowest_frame_s": round(float(seconds.max()), 3)}  # fmt: skip
+    figures = []
+    for turn in ("first", "second"):
+        began, before = page.evaluate(FRAMES)
+        page.mouse.move(300, 400)
+        page.mouse.down()
+        for step in range(200):
+            page.mouse.move(300 + 2 * step, 400 + (step % 40))
+            page.wait_for_timeout(20)
+        ended, after = page.evaluate(FRAMES)
+        page.mouse.up()
+        figures.append({"points": points, "turn": turn, "bar": 30,
+                        "frames_per_second": round(1000.0 * (after - before) / (ended - began), 1)})  # fmt: skip
+        page.wait_for_timeout(3000)
+    return figures
 
 
 def draw(browser: Browser, address: str, session: Session, folder: Path) -> None:
@@ -135,17 +137,17 @@ def main(options: Options) -> None:
         with serving(view.host, view.port) as server:
             drawing = ViewerPage(server, session)
             session.warm().result()
-            browser = playwright.chromium.launch(executable_path=chromium, args=SOFTWARE)
+            browser = playwright.chromium.launch(executable_path=chromium, args=[*SOFTWARE, *QUIET])
             if options.pictures is not None:
                 draw(browser, address_of(server), session, options.pictures)
             page = opened(browser, address_of(server), DESKTOP)
             figures = []
             if options.presses:
                 figures.append(key_to_frame(page, session, options.presses))
-            drawing.close()
-            if options.points:
-                figures.append(turning(page, server, session, options.points))
+            for points in (0, options.points) if options.points else ():
+                figures.extend(turning(page, drawing, session, points))
             browser.close()
+            drawing.close()
         session.close()
     print(json.dumps(figures, indent=2))
 

@@ -46,7 +46,8 @@ RULES = (
     Only(("IPython",), ("mirage_env/notebook.py",)),
     # What a viewer's session does is apart from how a page shows it.
     Only(
-        ("viser", "websockets"), tuple(f"mirage_env/viewer/{name}.py" for name in ("page", "panel", "scene", "server"))
+        ("viser", "websockets"),
+        tuple(f"mirage_env/viewer/{name}.py" for name in ("page", "panel", "points", "scene", "server")),
     ),
     Only(("mirage_env.viewer",), ("mirage_env/viewer/*", "mirage_env/cli.py")),
     Only(

@@ -27,6 +27,7 @@ from mirage_env.paths import PRESETS, up_direction
 from mirage_env.store import load_world, open_cache
 from mirage_env.viewer import cloud, tiles
 from mirage_env.viewer.caches import CacheFolder
+from mirage_env.viewer.motion import PAUSE, Motion
 from mirage_env.viewer.moves import KEYS, Stride, key_path, named_path, way_to
 from mirage_env.viewer.openings import Openings
 from mirage_env.viewer.options import View, is_loopback
@@ -481,3 +482,32 @@ def test_a_step_that_fails_late_takes_its_frames_back(session):
         session.press("forward").result(30)
     assert session.snapshot().coming is None
     assert now(session).state is world.state
+
+
+def test_browser_is_slow_only_where_its_frames_are_far_apart():
+    for seconds, slow in ((0.02, False), (0.05, False), (0.12, True), (0.4, True), (2.0, False)):
+        motion = Motion()
+        for frame in range(20):
+            motion.moved(seconds * frame)
+        assert motion.slow is slow, seconds
+
+
+def test_pauses_between_movements_are_not_slow_frames():
+    motion, now = Motion(), 0.0
+    for _ in range(20):
+        now += 5.0
+        for _ in range(10):
+            now += 0.02
+            motion.moved(now)
+    assert not motion.slow
+    assert motion.is_moving(now + PAUSE / 2)
+    assert not motion.is_moving(now + 2 * PAUSE)
+
+
+def test_slow_browser_stays_slow_once_it_draws_less():
+    motion = Motion()
+    for frame in range(10):
+        motion.moved(0.2 * frame)
+    for frame in range(100):
+        motion.moved(2.0 + 0.02 * frame)
+    assert motion.slow

@@ -7,6 +7,7 @@ import urllib.request
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("viser", reason="no viser: pip install 'mirage-env[viewer]'")
@@ -21,16 +22,19 @@ from worlds import open_minded_model
 from mirage_env.errors import InvalidOptionError, MissingPackageError
 from mirage_env.models.loading import save_world_model
 from mirage_env.viewer.caches import CacheFolder
+from mirage_env.viewer.cloud import Cloud
 from mirage_env.viewer.command import viewing
 from mirage_env.viewer.openings import Openings
 from mirage_env.viewer.options import View
 from mirage_env.viewer.page import Page
+from mirage_env.viewer.points import FEWER, thinned
 from mirage_env.viewer.scene import MOST_FRUSTA, path_cameras
 from mirage_env.viewer.server import REFUSED, address_of, is_own_page, serving
 from mirage_env.viewer.session import Session
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SOFTWARE = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 DESKTOP, PHONE = (1280, 800), (390, 844)
 PATIENCE = 20_000
 """Milliseconds."""
@@ -41,6 +45,7 @@ class Viewer:
     session: Session
     address: str
     server: object
+    drawing: Page
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def viewer(tmp_path):
     session.open_room(1, "tiny").result(30)
     with serving("127.0.0.1", 0) as server:
         page = Page(server, session)
-        yield Viewer(session, address_of(server), server)
+        yield Viewer(session, address_of(server), server, page)
         page.close()
     session.close()
 
@@ -61,7 +66,7 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed; on Debian: apt install chromium")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*SOFTWARE, *QUIET])
         yield browser
         browser.close()
 
@@ -120,6 +125,51 @@ def test_two_browsers_see_the_same_world(page, browser, viewer):
     other.keyboard.press("k")
     page.get_by_text("2 chunks").wait_for()
     other.close()
+
+
+VISIBLE = """
+() => Object.fromEntries(Object.entries(window.__viserSceneTree.getState())
+  .filter(([name]) => name.startsWith("/memory/"))
+  .map(([name, node]) => [name, node.effectiveVisibility ?? node.visibility ?? true]))
+"""
+
+
+def test_slow_browser_sees_fewer_points_while_its_view_moves_and_all_at_rest(page, browser, viewer):
+    """Another browser, which does not move, sees all of them all the time."""
+    other = browser.new_page()
+    other.goto(viewer.address)
+    other.get_by_text("0 chunks").wait_for()
+    points = viewer.drawing.scene.points
+    rng = np.random.default_rng(0)
+    xyz = rng.normal(size=(4 * FEWER, 3)).astype(np.float32)
+    points.draw(Cloud(xyz, np.zeros((4 * FEWER, 3), np.uint8), 0.02, np.zeros(3)))
+    ready = "() => Object.keys(window.__viserSceneTree.getState()).includes('/memory/fewer')"
+    for one in (page, other):
+        one.wait_for_function(ready, timeout=PATIENCE)
+    for motion in (b.motion for b in points._browsers.values()):
+        motion.slow = True  # whatever this machine's browser can do
+    assert page.evaluate(VISIBLE) == {"/memory/all": True, "/memory/fewer": False}
+    page.mouse.move(300, 300)
+    page.mouse.down()
+    page.mouse.move(400, 320)
+    page.wait_for_function(f"() => ({VISIBLE})()['/memory/fewer'] === true", timeout=PATIENCE)
+    assert page.evaluate(VISIBLE)["/memory/all"] is False
+    assert other.evaluate(VISIBLE) == {"/memory/all": True, "/memory/fewer": False}
+    page.mouse.up()
+    page.wait_for_function(f"() => ({VISIBLE})()['/memory/all'] === true", timeout=PATIENCE)
+    assert page.evaluate(VISIBLE)["/memory/fewer"] is False
+    other.close()
+
+
+@pytest.mark.parametrize("count", [FEWER + 1, 2 * FEWER, 100_000])
+def test_thinned_out_points_are_some_of_the_points(count):
+    xyz = np.arange(3 * count, dtype=np.float32).reshape(-1, 3)
+    cloud = Cloud(xyz, (xyz % 256).astype(np.uint8), 0.02, np.zeros(3))
+    thin = thinned(cloud)
+    assert FEWER / 2 - 1 <= len(thin.xyz) <= FEWER
+    assert np.isin(thin.xyz[:, 0], xyz[:, 0]).all()
+    assert np.array_equal(thin.colours, (thin.xyz % 256).astype(np.uint8))
+    assert thin.size > cloud.size
 
 
 def connected(viewer, origin, host=None):
@@ -190,7 +240,7 @@ def test_command_serves_a_page(tmp_path, monkeypatch):
 def test_without_viser_the_command_says_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "viser"]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("page", "server", "panel", "scene"):
+    for name in ("page", "server", "panel", "points", "scene"):
         monkeypatch.delitem(sys.modules, f"mirage_env.viewer.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "viser", None)
     with pytest.raises(MissingPackageError, match="pip install"), viewing(View(), open_room):

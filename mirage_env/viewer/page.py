@@ -36,6 +36,9 @@ class Page:
     Args:
         server: where to draw; it serves until its owner stops it.
         session: what to draw and command.
+
+    Attributes:
+        scene: the points and cameras in 3D.
     """
 
     def __init__(self, server: ViserServer, session: Session) -> None:
@@ -44,7 +47,7 @@ class Page:
         self._server, self._session = server, session
         self._stale = threading.Event()
         self._closed = threading.Event()
-        self._scene = Scene(server, session.go)
+        self.scene = Scene(server, session.go)
         self._panel = Panel(server, session, self._stale.set)
         self._palettes: dict[int, Palette] = {}
         self._moment: Moment | None = None
@@ -63,7 +66,8 @@ class Page:
     def _run(self) -> None:
         seen = -1
         while not self._closed.is_set():
-            lively = self._is_playing() or self._session.snapshot().busy is not None or self._stale.is_set()
+            moving = self.scene.points.settle()
+            lively = moving or self._is_playing() or self._session.snapshot().busy is not None or self._stale.is_set()
             snapshot = self._session.wait(seen, TICK if lively else REST)
             seen = snapshot.version
             self._draw(snapshot)
@@ -75,9 +79,9 @@ class Page:
             if world.now is not self._moment or self._stale.is_set():
                 self._moment = world.now
                 self._stale.clear()
-                self._scene.look(world)
-                self._scene.draw_path(world)
-                self._scene.draw_points(
+                self.scene.look(world)
+                self.scene.draw_path(world)
+                self.scene.points.draw(
                     cloud_of(world, self._panel.colouring, self._palette(world), self._panel.ceiling)
                 )
         busy = snapshot.busy

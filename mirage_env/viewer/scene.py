@@ -1,4 +1,4 @@
-"""The 3D scene: the memory as points, and the cameras of the path."""
+"""The 3D scene: the points of the memory, and the cameras of the path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from viser import CameraFrustumHandle, CameraHandle, ViserServer
 
 from mirage_env.camera import Camera, Matrix, pose_from_vector
 from mirage_env.paths import up_direction
-from mirage_env.viewer.cloud import Cloud
+from mirage_env.viewer.points import Points
 from mirage_env.viewer.worlds import World
 
 PATH, HERE, LINE = (110, 120, 150), (235, 110, 20), (150, 160, 185)
@@ -32,6 +32,7 @@ class Scene:
 
     def __init__(self, server: ViserServer, go: Go) -> None:
         self._server, self._go = server, go
+        self.points = Points(server)
         self._cameras: dict[str, tuple[Camera, CameraFrustumHandle]] = {}
         self._world_of: tuple[float, ...] = ()
 
@@ -47,18 +48,6 @@ class Scene:
         (first.position, first.look_at), first.up = overview(world.camera), up_direction(start)
         for client in self._server.get_clients().values():
             stand(client.camera, world, from_eyes=False)
-
-    def draw_points(self, cloud: Cloud) -> None:
-        self._server.scene.add_point_cloud(
-            "/memory",
-            cloud.xyz,
-            cloud.colours,
-            point_size=cloud.size,
-            point_shape="square",
-            point_shading="flat",
-            precision="float32",
-            position=cloud.origin,
-        )
 
     def draw_path(self, world: World) -> None:
         """One camera per chunk, thinned out where there are many, and the current one; a click leads there."""
