@@ -26,7 +26,7 @@ from ros_bridge.policy_parameters import PolicyParameters
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NODES = {"world_node": WorldParameters, "policy_node": PolicyParameters}
-FREE = ("colcon", "git", "rosdep", "sudo", "torchrun")
+FREE = ("accelerate", "colcon", "git", "rosdep", "sudo", "torchrun")
 """Programs of others, whose options are not looked at."""
 
 

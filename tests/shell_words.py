@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 PROGRAMS = (
+    "accelerate",
     "colcon",
     "git",
     "mirage",
