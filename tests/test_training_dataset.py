@@ -22,6 +22,7 @@ from mirage_env.camera import Camera
 from mirage_env.errors import ClipError, DatasetError, InvalidOptionError
 from mirage_env.images import frames_from_uint8
 from mirage_env.models.wan_codec import WanCodec
+from mirage_env.training.checking import Check, check
 from mirage_env.training.clip_files import (
     DatasetInfo,
     LatentClip,
@@ -288,6 +289,18 @@ def test_model_of_other_sizes_is_refused_with_both(place):
     with pytest.raises(DatasetError, match=r"image_size \(32, 32\) \(the model: \(64, 64\)\)"):
         INFO.check_model(config)
     INFO.check_model(dataclasses.replace(config, image_size=(32, 32), latent_size=(4, 4)))
+
+
+def test_check_tells_what_is_there_and_names_every_damaged_clip(place):
+    write_imagined(place, "a", a_clip(9).anchors, a_clip(9).latents)
+    told = check(Check(place))
+    assert "2 clips, 14 key frames" in told
+    assert "1 clips imagined" in told
+    for name in ("a", "b"):
+        (place / "clips" / f"{name}.zarr.zip").write_bytes(b"half")
+    with pytest.raises(ClipError, match="2 of 2 clips are damaged") as caught:
+        check(Check(place))
+    assert all(f"{name}.zarr.zip" in str(caught.value) for name in ("a", "b"))
 
 
 # Windows

@@ -15,6 +15,7 @@ mirage train STAGE --out RUN [options]                a small model: record, cod
                                                       branch, imagine, lora, export, one after the other
 mirage train import-re10k FOLDER --model M --data D   clips in RealEstate10K's layout to a data set for a model
 mirage train import-clips FOLDER --model M --data D   recorded clips of any Gymnasium environment to a data set
+mirage train check DATA                               whether every clip of a data set can be read
 mirage train branch|imagine|lora --model M --data D --out RUN [options]
                                                       side branch and LoRA of a full-size model, on one or many GPUs
 mirage train fsdp                                     where the accelerate configuration for many GPUs is
@@ -53,6 +54,10 @@ def _run(stage: str, rest: Sequence[str]) -> str:
         options = _parse(ImportRe10k, rest, name)
         count = import_re10k(options)
         return f"{options.data} has {count['clips']} of these clips ({count['skipped']} could not be used)"
+    if stage == "check":
+        from mirage_env.training.checking import Check, check
+
+        return check(_parse(Check, rest, name))
     if stage == "import-clips":
         from mirage_env.training.importing import ImportClips, import_clips
 

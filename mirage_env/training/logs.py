@@ -38,7 +38,8 @@ class RunLog:
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(folder / EVENTS), purge_step=step + 1)
+            # Its own thread writes; waiting for it takes half a second a row.
+            self._events = SummaryWriter(str(folder / EVENTS), purge_step=step + 1, flush_secs=10)
 
     @property
     def size(self) -> int:
@@ -58,7 +59,6 @@ class RunLog:
             for name, value in row.items():
                 if name != "step":
                     self._events.add_scalar(name, value, int(row["step"]))
-            self._events.flush()
 
     def close(self) -> None:
         """End the log."""
