@@ -54,7 +54,7 @@ def check(options: Check) -> str:
     share = f", {100.0 * np.mean(kept):.0f} % of the cells may be remembered" if kept else ""
     return (
         f"{path}: {len(names)} clips, {frames} key frames{share}\n"
-        f"images {H} x {W}, latents {info.latent_channels} x {h} x {w}, {info.temporal_stride} frames per latent, windows "
-        f"of {info.window}\n{len(prompts)} prompts, {len(imagined)} clips imagined, "
+        f"images {H} x {W}, latents {info.latent_channels} x {h} x {w}, {info.temporal_stride} frames per latent, "
+        f"windows of {info.window}\n{len(prompts)} prompts, {len(imagined)} clips imagined, "
         f"{sum(file.stat().st_size for file in files) / 2**20:.1f} MiB in {len(files)} files"
     )
