@@ -91,8 +91,10 @@ class Turns:
         def bring() -> torch.device:
             if self._whose is not me:
                 self.clear()
-                for owner, name, parameter in home:
-                    owner._parameters[name] = nn.Parameter(parameter.detach().to(self.device), requires_grad=False)
+                with torch.inference_mode(False):  # quantised weights cannot be made into parameters in it
+                    for owner, name, parameter in home:
+                        moved = parameter.detach().to(self.device)
+                        owner._parameters[name] = nn.Parameter(moved, requires_grad=False)
                 self._here, self._whose = home, me
             return self.device
 
