@@ -1,8 +1,10 @@
-"""What to do about errors of the system, which do not say it themselves, as those of `errors.py` do."""
+"""What to say where the system says too little: about its errors, and about a first start that takes its time."""
 
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 ADVICE = {
     errno.EACCES: "it may not be read or written; give another place, or change its permissions",
@@ -26,3 +28,9 @@ def told(error: OSError) -> str:
     if advice is None:
         return str(error)
     return f"{error.filename}: {advice}" if error.filename is not None else f"{error.strerror}: {advice}"
+
+
+def has_compiled(package: Path = Path(__file__).parent) -> bool:
+    """Whether compiled kernels lie where numba keeps them by itself; True where it keeps them elsewhere."""
+    beside = os.access(package, os.W_OK) and "NUMBA_CACHE_DIR" not in os.environ
+    return not beside or any(package.rglob("__pycache__/*.nbi"))

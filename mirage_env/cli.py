@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
-from mirage_env.advice import told
+from mirage_env.advice import has_compiled, told
 from mirage_env.errors import InvalidOptionError, MirageError, MissingPackageError
 from mirage_env.tables import PAGE, cache_table, walk_table
 from mirage_env.walk_command import File, KnownWorld, Text, Walk, blaming, run_walk
@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         meant = "".join(f"; did you mean {name}?" for name in get_close_matches(command, COMMANDS, n=1))
         print(f"mirage: there is no command {command!r}{meant}\n{USAGE}", file=sys.stderr)
         return 2
+    if command in ("play", "rollout", "train-policy", "view", "walk") and rest != ["--help"] and not has_compiled():
+        print("the first start compiles, which takes about a minute", file=sys.stderr)
     try:
         return COMMANDS[command](rest)
     except BrokenPipeError:  # whoever read the output has left; nothing more can be said, at the exit either

@@ -74,6 +74,8 @@ def check(words: Sequence[str]) -> None:
     program, *arguments = words
     if program not in FREE:
         CHECKS[program](arguments)
+    elif "mirage_env.cli" in arguments:
+        _mirage(arguments[arguments.index("mirage_env.cli") + 1 :])
 
 
 def options_of(words: Sequence[str]) -> set[str] | None:

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from mirage_env.advice import ADVICE, told
+from mirage_env import cli
+from mirage_env.advice import ADVICE, has_compiled, told
 from mirage_env.cli import main
 
 
@@ -30,3 +31,14 @@ def test_command_says_what_to_do_about_a_place_that_cannot_be_written(tmp_path, 
         message = capsys.readouterr().err.strip().splitlines()[-1]
         assert message.startswith("mirage walk: ")
         assert says in message
+
+
+def test_first_start_is_announced_until_kernels_are_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    assert not has_compiled(tmp_path)
+    (tmp_path / "rooms" / "__pycache__").mkdir(parents=True)
+    (tmp_path / "rooms" / "__pycache__" / "raycast.nbi").touch()
+    assert has_compiled(tmp_path)
+    monkeypatch.setattr(cli, "has_compiled", lambda: False)
+    assert main(["walk", "--seed", "-1", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("the first start compiles")

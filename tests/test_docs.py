@@ -151,6 +151,7 @@ def test_site_does_not_build_with_dead_links(tmp_path):
         ("ros2 launch mirage_env mirage.launch.py speed:=1.0", "no argument"),
         ("mkdocs deploy", "deploy"),
         ("pytest tests/test_nothing.py", "test_nothing"),
+        ("accelerate launch -m mirage_env.cli train nothing", "options are refused"),
         ("rm -rf /", "rm: command not found"),
     ],
 )
