@@ -91,7 +91,7 @@ class ReadoutEnv(ChunkEnv[Visit]):
             read again.
         start_views: as for `MirageEnv`.
         preview: draw pictures with a preview network: with the one that ships for this model, if there is one (True),
-            with that of a folder, or with none (False), which is sharper and takes several times as long.
+            with that of a folder, or with none (False): refined and decoded, which takes several times as long.
         refine: refine latents; without it, moved ones are shown and decoded as they are.
         pixels: whether the observation has `pixels`; without it has `latent` (float32 [C, h, w], at most 16 in size) in
             their place, and nothing is decoded but for `render` and tasks that look at images.

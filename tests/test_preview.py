@@ -8,13 +8,16 @@ import pytest
 import torch
 from stand_ins import walled_world_model
 
+from mirage_env.camera import pose_from_rotation_vector
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
 from mirage_env.interfaces import MOVER, Readout
 from mirage_env.models import preview as previews
 from mirage_env.models.hub import find_model
 from mirage_env.models.identity import fingerprint
+from mirage_env.models.loading import load_world_model
 from mirage_env.models.preview import PreviewDecoder, find_preview, load_preview, preview_inputs, save_preview
 from mirage_env.models.vae import ConvCodec
+from mirage_env.rooms import start_view
 from mirage_env.training.data import Clips, rooms_clip, write_clips
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.preview import (
@@ -31,6 +34,7 @@ from mirage_env.training.preview import (
     walked,
     write_views,
 )
+from mirage_env.world_model import frames_to_uint8
 
 IDENTITY = "tiny-0"
 SMALL = {"latent_channels": 8, "width": 8, "blocks": 1, "fine_width": 8, "fine_blocks": 1}
@@ -121,6 +125,28 @@ def test_a_model_is_the_same_with_and_without_its_preview(folder, tmp_path):
     before = fingerprint(tmp_path / "weights" / "rooms")
     shutil.copytree(folder, tmp_path / "weights" / "previews" / "rooms")
     assert fingerprint(tmp_path / "weights" / "rooms") == before
+
+
+def test_the_shipped_model_has_one_that_is_small_and_near_what_refiner_and_codec_make():
+    model = load_world_model("rooms")
+    folder = find_preview(model.identity)
+    assert folder is not None
+    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) < 2**20
+    view = start_view(np.random.default_rng(3))
+    _, state = model.start(view.image, view.camera, view.depth)
+    side = view.camera.moved(pose_from_rotation_vector([0.4, 0.0, 0.2], [0.0, 0.3, 0.0]))
+    seen = state.memory.read([view.camera, side], 1)
+    drawn, full = load_preview(folder, model.identity).show(seen), full_pictures(model, seen)
+    with torch.inference_mode():
+        bare = frames_to_uint8(model.codec.decode(seen.latent))
+    cells = pixels_of(seen.observed)
+    assert error(drawn, full, cells) < error(bare, full, cells)
+    assert error(drawn, full, cells) < 12.0
+
+
+def error(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> float:
+    """Root mean square difference, grey levels."""
+    return float(np.sqrt(((a.astype(float) - b)[where] ** 2).mean()))
 
 
 @pytest.fixture(scope="module")

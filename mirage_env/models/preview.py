@@ -1,8 +1,8 @@
 """Pictures of what a memory shows, drawn by one small network in the place of refiner and codec.
 
-Refining and decoding a view costs many times what reading it costs. A preview does both at once, and less well: an
-environment that only looks around uses it, worlds that walk on do not. It knows the latents of one codec, so it names
-the world models that it was made for. It lies outside their folders, for what a model is does not depend on it.
+Refining and decoding a view costs many times what reading it costs. A preview does both at once: an environment that
+only looks around uses it, worlds that walk on need the latents. It knows those of one codec, so it names the world
+models that it was made for. It lies outside their folders, for what a model is does not depend on it.
 
     preview.json  config.json  diffusion_pytorch_model.safetensors
 """
