@@ -208,6 +208,28 @@ def rows(page: str, heading: str) -> dict[str, list[str]]:
     return {name: row for row in cells for name in re.findall(r"`([^`]+)`", row[0])}
 
 
+@pytest.mark.parametrize(
+    ("row", "file", "figure", "says"),
+    [
+        ("frames/s, whole cycle", "step", "frames_per_second", "{:.1f}"),
+        ("a step of 8 frames", "step", "chunk", "{:.2f} s"),
+        ("resident memory", "step", "resident_peak", "{:.0f} MiB"),
+        ("fork of a world", "store", "fork of a world of 1000 chunks", "{:.1f} µs"),
+        ("appending a step", "store", "append, as the step sees it, median", "{:.2f} ms"),
+        ("going on from", "store", "load_world, whole", "{:.1f} s"),
+        ("going on from", "store", "load_world, lazy", "{:.2f} s lazily"),
+        ("reading 5 views", "readout", "numba nearest, 3520000 points, 5 views", "{:.1f} ms"),
+        ("the same, best fit", "readout", "numba best fit, two layers, 3520000 points, 5 views", "{:.0f} ms"),
+        ("step 1000", "readout", "read a street, chunk 1000 / chunk 10", "{:.2f} times"),
+        ("bytes per step", "memory", "bytes per chunk, 0.25 m, gate", "{:.3f} MiB"),
+    ],
+)
+def test_costs_are_those_of_the_baselines(row, file, figure, says):
+    figures = json.loads((ROOT / f"benchmarks/{file}_baseline.json").read_text())["figures"]
+    [line] = [line for line in (ROOT / "docs/costs.md").read_text().splitlines() if line.startswith(f"| {row}")]
+    assert says.format(figures[figure]["value"]) in line
+
+
 def test_reference_names_every_environment_and_its_task():
     page = (ROOT / ENVIRONMENT).read_text()
     listed = dict(re.findall(r"^\| `((?:Mirage|Rooms)/[\w-]+)` \|.*\| (?:`(\w+)`|none) \|$", page, re.MULTILINE))
