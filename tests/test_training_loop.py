@@ -51,7 +51,7 @@ def same_weights(a: nn.Module, b: nn.Module) -> bool:
 
 
 def files(folder: Path) -> set[str]:
-    return {p.name for p in folder.iterdir() if p.is_file()}
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if "tensorboard" not in p.parts and p.is_file()}
 
 
 def test_loop_learns(tmp_path):
@@ -258,7 +258,7 @@ def test_half_written_checkpoint_is_never_read(tmp_path, monkeypatch, torn):
     folder = tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):
         train(broken, toy_loss(broken), folder, TOY)
-    assert b"half" in [p.read_bytes() for p in folder.iterdir() if p.is_file()]
+    assert b"half" in [p.read_bytes() for p in folder.rglob("*") if p.is_file()]
     resumed = toy(seed=1)
     assert same_weights(train(resumed, toy_loss(resumed), folder, TOY), expected)
     assert files(folder) == {"checkpoint.json", "checkpoint-12.safetensors", "log.csv"}
@@ -294,6 +294,16 @@ def test_run_killed_at_random_moments_has_the_curve_of_one_that_was_not(tmp_path
     ours, theirs = (load_file(f / f"checkpoint-{KILLED.steps}.safetensors") for f in (folder, tmp_path / "whole"))
     assert all(torch.equal(v, theirs[k]) for k, v in ours.items())
     assert files(folder) == {"checkpoint.json", f"checkpoint-{KILLED.steps}.safetensors", "log.csv"}
+
+
+def test_what_a_kill_left_behind_is_removed(tmp_path):
+    """safetensors writes to a file of a random name first, as large as the checkpoint."""
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / ".tmpAbCdEf").write_bytes(b"half")
+    (tmp_path / "checkpoint-8.safetensors").write_bytes(b"never named")
+    module = toy()
+    train(module, toy_loss(module), tmp_path, TOY)
+    assert files(tmp_path) == {"checkpoint.json", "checkpoint-12.safetensors", "log.csv"}
 
 
 def test_rows_written_after_the_checkpoint_are_cut_off(tmp_path):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from mirage_env.errors import InvalidOptionError, WeightsError
 
 MARKER = "checkpoint.json"
+UNFINISHED = "unfinished"
+"""Folder of what is being written."""
 VERSION = 1
 Moments = dict[str, Tensor]
 
@@ -80,17 +83,18 @@ def save_checkpoint(folder: Path, trained: Trained, progress: Progress, writer: 
     if not writer:
         return
     file = folder / f"checkpoint-{progress.step}.safetensors"
-    # The file that counts may have this very name: it is not touched before the new one is whole.
-    partial = file.with_suffix(".partial")
-    save_file(tensors, partial)
-    _to_disk(partial)
-    partial.replace(file)
+    # In a folder of its own: safetensors writes to a file of a random name, which a kill leaves behind. And the file
+    # that counts may have this very name: it is not touched before the new one is whole.
+    unfinished = folder / UNFINISHED
+    unfinished.mkdir(exist_ok=True)
+    save_file(tensors, unfinished / file.name)
+    _to_disk(unfinished / file.name)
+    (unfinished / file.name).replace(file)
     about = {"version": VERSION, "file": file.name, **dataclasses.asdict(progress)}
     marker = folder / MARKER
-    partial = marker.with_suffix(".partial")
-    partial.write_text(json.dumps(about, indent=2) + "\n")
-    _to_disk(partial)
-    partial.replace(marker)
+    (unfinished / MARKER).write_text(json.dumps(about, indent=2) + "\n")
+    _to_disk(unfinished / MARKER)
+    (unfinished / MARKER).replace(marker)
     sweep(folder, file.name)
 
 
@@ -167,7 +171,8 @@ def like(target: Tensor, full: Tensor) -> Tensor:
 
 def sweep(folder: Path, keep: str) -> None:
     """Remove what a killed process may have left, and older checkpoints."""
-    for path in [*folder.glob("checkpoint*.partial"), *folder.glob("checkpoint-*.safetensors")]:
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    for path in folder.glob("checkpoint-*.safetensors"):
         if path.name != keep:
             path.unlink(missing_ok=True)
 
