@@ -108,6 +108,17 @@ def test_page_drives_forks_saves_and_shows_errors(page, viewer):
     assert page.problems == []
 
 
+@pytest.mark.parametrize("page", [PHONE], ids=["phone"], indirect=True)
+def test_sheet_of_a_phone_is_as_wide_as_its_screen(page):
+    wide_and_in_sight = """
+    () => [...document.querySelectorAll("button")].some(button => {
+      const { width, bottom } = button.getBoundingClientRect();
+      return button.textContent === "step" && width > 110 && bottom <= window.innerHeight;
+    })
+    """
+    page.wait_for_function(wide_and_in_sight, timeout=PATIENCE)
+
+
 def test_what_somebody_types_is_never_run_as_html(page, viewer):
     viewer.session.save("<img src=x onerror=document.title='hit'>")
     page.get_by_role("alert").filter(has_text="<img src=x").first.wait_for()

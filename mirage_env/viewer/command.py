@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 
 from mirage_env.errors import InvalidImageError, MissingPackageError
-from mirage_env.models.loading import load_world_model, shipped_models
+from mirage_env.models.loading import shipped_models
+from mirage_env.showing import has_display
 from mirage_env.viewer.caches import CacheFolder
 from mirage_env.viewer.openings import Openings
 from mirage_env.viewer.options import View, is_loopback
@@ -41,7 +44,7 @@ def viewing(options: View, open_room: OpenRoom) -> Iterator[str]:
                 session.warm()
                 if not is_loopback(options.host):
                     logger.warning("everybody who reaches %s can see and drive the worlds, and save some", options.host)
-                if not options.no_browser:
+                if not options.no_browser and has_display(os.environ, sys.platform):
                     webbrowser.open(address_of(server))
                 yield address_of(server)
             finally:
@@ -59,7 +62,7 @@ def session_of(options: View, open_room: OpenRoom) -> Session:
     given = options.model
     shipped = shipped_models()
     models = [given or DEFAULT_MODEL, *(name for name in shipped if name != (given or DEFAULT_MODEL))]
-    session = Session(Openings(models, load_world_model, open_room), CacheFolder(options.caches))
+    session = Session(Openings(models, options.networks.load, open_room), CacheFolder(options.caches))
     with contextlib.ExitStack() as stack:
         stack.callback(session.close)
         if options.cache is not None:

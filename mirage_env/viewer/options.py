@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from mirage_env.errors import InvalidOptionError
+from mirage_env.model_options import ModelOptions
 from mirage_env.walk_command import Count, File, Text
 
 
@@ -29,7 +30,9 @@ class View:
     """Start in the test room of this number (7 if nothing is said). With CACHE: the room it was walked in, to see the
     true view beside it."""
     model: Text = None
-    """A shipped model, or a folder that holds mirage.json. Without it that of CACHE, or rooms."""
+    """A shipped model, a folder, or a hub id. Without it that of CACHE, or rooms."""
+    networks: ModelOptions = field(default_factory=ModelOptions)
+    """How models are loaded."""
     caches: Path = Path("caches")
     """The one folder that the page saves to and loads from."""
     host: str = "127.0.0.1"

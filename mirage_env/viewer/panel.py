@@ -29,6 +29,11 @@ DRIVE = {
 ORDERS = {"chunk": ("step", "undo"), "world": ("fork", "stop")}
 HOTKEYS: dict[str, Literal["space", "Z", "F", "X"]] = {"step": "space", "undo": "Z", "fork": "F", "stop": "X"}
 NO_CACHE = "(nothing saved yet)"
+PHONE_STYLE = """<style>@media (max-width: 40em) {
+  div[style*="width: 20em"] { width: 100vw !important }
+  div[style*="width: 20em"] img { max-height: 16em; display: block; margin: auto }
+}</style>"""
+"""On a phone the controls are a sheet, which viser makes narrower than the screen. The buttons stay in sight."""
 
 
 class Panel:
@@ -45,6 +50,7 @@ class Panel:
         blank = np.full((HEADING * 2 + WIDTH + GAP, WIDTH, 3), 250, np.uint8)
         self.picture = self._gui.add_image(blank, format="jpeg", jpeg_quality=88)
         self._status = self._gui.add_html("")
+        self._gui.add_html(PHONE_STYLE)
         self._progress = self._gui.add_progress_bar(0.0, animated=True, color="orange")
         self._add_driving()
         with self._gui.add_folder("Worlds"):
