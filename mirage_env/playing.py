@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, SupportsFloat
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mirage_env.actions import DiscreteControl
 from mirage_env.errors import InvalidOptionError, MissingPackageError
+from mirage_env.model_options import ModelOptions
 
 KEYS_HELP = "w s forward and back, a d left and right, j l turn, i k look up and down, space stay; Esc ends"
 _KEYS = {
@@ -47,7 +48,9 @@ class Play:
     env: str = "Mirage/World-v0"
     """The environment; Rooms/World-v0 is the true simulator."""
     model: str = "rooms"
-    """A shipped model, or a folder that holds mirage.json."""
+    """A shipped model, a folder, or a hub id."""
+    networks: ModelOptions = field(default_factory=ModelOptions)
+    """How the model is loaded."""
     translation: float = 0.5
     """Share of the longest step that a key walks."""
     rotation: float = 0.5
@@ -136,7 +139,7 @@ def run_play(options: Play, callback: Callable[..., Any] | None = None) -> None:
     learned = not options.env.startswith("Rooms/")
     if options.cache is not None and not learned:
         raise InvalidOptionError(f"--cache: {options.env} is no learned world and begins with no cache")
-    arguments: dict[str, Any] = {"model": options.model} if learned else {}
+    arguments: dict[str, Any] = {"model": options.networks.load(options.model)} if learned else {}
     try:
         env = gymnasium.make(options.env, render_mode="rgb_array", **arguments)
     except gymnasium.error.UnregisteredEnv as error:

@@ -30,7 +30,11 @@ class WorldParameters:
         InvalidOptionError: a value of the wrong type or out of its range, or names that must differ and do not.
     """
 
-    model: str = _parameter("rooms", "world model: a shipped name, or a folder that holds mirage.json")
+    model: str = _parameter("rooms", "world model: a shipped name, a folder, or a hub id")
+    device: str = _parameter("cpu", "where the networks run, such as cuda")
+    offload: str = _parameter("none", "full-size models: none, model or group (docs/full_size.md)")
+    control: str = _parameter("", "full-size models: the trained side branch; empty: none, or the model's own")
+    lora: str = _parameter("", "full-size models: the update that goes with it; empty: none, or the model's own")
     start_image: str = _parameter("", "picture to open the world with; empty: a view of the rooms simulator by seed")
     fov: float = _parameter(0.0, "horizontal field of view of start_image, degrees; 0: the model's own", 0.0, 179.0)
     seed: int = _parameter(0, "seed of the world's noise, and of the room it begins in", 0, 2**31 - 1)
@@ -66,6 +70,12 @@ class WorldParameters:
     load_path: str = _parameter("", "the cache, or number of a fork, that ~/load goes on from", live=True)
     fork_path: str = _parameter("", "a new cache for the copy that ~/fork makes; empty: in memory", live=True)
     rollback_chunks: int = _parameter(1, "how many chunks ~/rollback undoes", 1, 1000, live=True)
+
+    @property
+    def full_size(self) -> dict[str, Any]:
+        """Options of `load_world_model` that differ from its own."""
+        given = {"control": self.control, "lora": self.lora, "offload": "" if self.offload == "none" else self.offload}
+        return {name: value for name, value in given.items() if value}
 
     def __post_init__(self) -> None:
         for row in fields(self):

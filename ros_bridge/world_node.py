@@ -33,7 +33,7 @@ Services (std_srvs), and topics that do the same
 Lifecycle: configure loads the model and opens or resumes the store, activate streams, deactivate pauses, cleanup and
 shutdown close both. With `autostart` (default) the node goes to active by itself.
 Parameters (ranges and meanings: `parameters.py`, or `ros2 param describe`)
-  world       model start_image fov seed store store_frames resume threads
+  world       model device offload control lora start_image fov seed store store_frames resume threads
   stream      rate publish_width publish_height jpeg_quality points_rate
   motion      twist_stamped max_speed max_turn cmd_timeout
   frames      map_frame base_frame optical_frame
@@ -160,7 +160,7 @@ class WorldNode(_ros.LifecycleNode):
 
         if o.threads:
             torch.set_num_threads(o.threads)
-        model = load_world_model(o.model)
+        model = load_world_model(o.model, o.device, **o.full_size)
         limits = Limits(o.max_speed, o.max_turn, o.cmd_timeout)
         player = WorldPlayer(
             model,
