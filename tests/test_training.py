@@ -177,7 +177,7 @@ def test_some_samples_have_no_memory_and_most_have_one(data):
 
 def test_every_readout_rule_reads_the_same_memories(data):
     rules = [CONFIG.readout, ReadoutConfig(winner="nearest", footprint=0.0)]
-    ours, papers = ConditionSampler(data, CONFIG).draw(6, seeded(), rules)
+    ours, papers = ConditionSampler(data, CONFIG).draw(24, seeded(), rules)
     assert torch.equal(ours.latents, papers.latents)
     assert torch.equal(ours.rays, papers.rays)
     for a, b in zip(ours.readout, papers.readout, strict=True):

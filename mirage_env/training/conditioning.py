@@ -150,7 +150,8 @@ class ConditionSampler:
         estimated = int(rng.random() < 0.5)
         latents = clip.clean(frames)
         amount = self.noise.latent * rng.random() * (rng.random() < 0.7)
-        latents = latents + amount * torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
+        if amount:
+            latents = latents + amount * torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
         depth = torch.from_numpy(clip.depth[frames, estimated]).float()
         depth = depth * float(np.exp(self.noise.depth * rng.standard_normal()))
         feature = latents.permute(0, 2, 3, 1).numpy()
