@@ -33,8 +33,6 @@ from mirage_env.rooms.env import RoomsEnv
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 ENVIRONMENT = "docs/environment.md"
-GROUPS = ("eval", "ros", "train")
-"""Commands of `mirage` with commands of their own; `mirage train` takes its stage."""
 SHELL = [block for block in BLOCKS if block.language == "bash"]
 PYTHON_PAGES = [page for page in PAGES if any(block.language == "python" for block in blocks_of(page))]
 
@@ -90,9 +88,8 @@ def test_shell_commands_are_ones_that_the_programs_take(block, tmp_path, monkeyp
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_in_the_text_have_the_options_that_are_named(page):
     for command in inline_commands(page):
-        words = [word for word in shlex.split(command)[1:] if word != "..."]
-        names, wanted = words[:2] if words[0] in GROUPS else words[:1], {w for w in words if w.startswith("--")}
-        options = doc_commands.options_of([word for word in names if not word.startswith("-")])
+        words = [word.split("|")[0] for word in shlex.split(command)[1:] if word != "..."]
+        wanted, options = {word for word in words if word.startswith("--")}, doc_commands.options_of(words)
         assert options is None or wanted <= options, f"{page}: {command} has no {sorted(wanted - options)}"
 
 
@@ -274,3 +271,12 @@ def test_reference_names_methods_that_are_there():
         name, _, arguments = call.removesuffix(")").partition("(")
         parameters = inspect.signature(getattr(MirageEnv, name)).parameters
         assert not arguments or arguments in parameters, call
+
+
+def test_every_question_is_answered_with_a_place_to_read_on():
+    _, *sections = re.split(r"^## ", (ROOT / "docs/faq.md").read_text(), flags=re.MULTILINE)
+    assert len(sections) >= 12
+    for section in sections:
+        question, _, answer = section.partition("\n")
+        assert question.endswith(("?", "work")), question
+        assert re.search(r"\]\(|`(?:mirage|tests/)", answer) or "licence" in question, question
