@@ -14,6 +14,7 @@ pytest.importorskip("rerun", reason="no Rerun: pip install 'mirage-env[record]'"
 from PIL import Image
 from rerun.chunk import RrdReader
 from stand_ins import picture, start_view, walled_world_model
+from tiny_wan import tiny_wan_world_model
 from worlds import cameras_from
 
 from mirage_env.env import MirageEnv
@@ -131,6 +132,22 @@ def test_figures_are_on_the_same_time_line(rows, walked):
     coverage = scalars(rows, "/plots/coverage")
     assert coverage == {4 * i: pytest.approx(chunk.coverage if i else 0.0) for i, (chunk, _) in enumerate(walked)}
     assert scalars(rows, "/plots/points")[12] == walked[-1][1].memory.points
+
+
+def test_frames_between_latents_have_an_image_and_a_pose_and_no_depth(tmp_path):
+    model = tiny_wan_world_model()
+    start = model.start(np.repeat(picture(1), 2, 0).repeat(2, 1), seed=1)
+    step = model.step(start[1], cameras_from(start[1].camera, model))
+    truth = np.zeros((64, 64, 3), np.uint8)
+    with WorldRecording(tmp_path / "a.rrd", model, lambda camera, frame: (truth, None)) as record:
+        record(*start)
+        record(*step)
+    rows = read(tmp_path / "a.rrd")
+    for name in ("imagined", "true"):
+        assert set(rows[f"/world/camera/{name}"]) == set(range(9))
+    for name in ("depth", "known", "known_depth"):
+        assert set(rows[f"/world/camera/{name}"]) == {0, 4, 8}
+    assert set(rows["/world/camera/labels"]) - {None} == {0, 4, 8}
 
 
 def test_recording_changes_nothing_of_the_walk(walked, model):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from stand_ins import picture, walled_world_model
+from tiny_wan import tiny_wan_world_model
 
 from mirage_env.camera import Camera, inverse, pose_from_rotation_vector, pose_from_vector
 from mirage_env.errors import (
@@ -511,3 +512,21 @@ def test_slow_browser_stays_slow_once_it_draws_less():
     for frame in range(100):
         motion.moved(2.0 + 0.02 * frame)
     assert motion.slow
+
+
+def test_chunks_with_fewer_latents_than_frames_are_shown_whole(tmp_path):
+    model = tiny_wan_world_model()
+    session = Session(Openings(["wan"], lambda name: model), CacheFolder(tmp_path))
+    data = BytesIO()
+    Image.fromarray(picture(1)).save(data, "PNG")
+    session.open_image(data.getvalue(), 0, "wan").result(60)
+    session.press("forward").result(60)
+    world = now(session)
+    sight = world.now.sight
+    assert (len(sight.images), len(sight.known)) == (8, 2)
+    assert [sight.key(frame) for frame in range(8)] == [0] * 4 + [1] * 4
+    assert all(tiles.picture_of(world, frame).shape[1] == tiles.WIDTH for frame in range(8))
+    for colouring in cloud.COLOURINGS:
+        drawn = cloud.cloud_of(world, colouring, Palette(model.codec), ceiling=True)
+        assert len(drawn.xyz) == len(drawn.colours) >= world.state.memory.points
+    session.close()

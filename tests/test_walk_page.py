@@ -5,12 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from stand_ins import walled_world_model
-from worlds import walk
+from PIL import Image
+from stand_ins import picture, walled_world_model
+from tiny_wan import tiny_wan_world_model
+from worlds import cameras_from, walk
 
 from mirage_env import showing
+from mirage_env.pictures import LABEL_WIDTH, MARGIN
 from mirage_env.showing import has_display, open_page, write_page
+from mirage_env.store import CacheWriter
 from mirage_env.tables import CACHE, CURVES, SHEET, VIDEO
+from mirage_env.walk import Start
+from mirage_env.walk import walk as walk_along
 from mirage_env.walk_curves import WalkCurves, depth_change, picture_of, plot_walk
 
 
@@ -101,3 +107,26 @@ def test_without_display_or_browser_it_says_how_to_see_the_page(tmp_path, monkey
         showing.webbrowser, "open", lambda address: False if display else pytest.fail("a browser was opened")
     )
     assert "python -m http.server --bind 127.0.0.1" in open_page(tmp_path / "walk.html")
+
+
+def test_sheet_of_a_walk_shows_frames_that_have_a_latent(tmp_path):
+    model = tiny_wan_world_model()
+    image = np.repeat(picture(1), 2, 0).repeat(2, 1)
+    chunk, state = model.start(image, seed=1)
+    cameras = [camera for _ in range(2) for camera in cameras_from(state.camera, model)]
+    told = []
+    figures = walk_along(
+        model,
+        Start(state, chunk, CacheWriter.create(tmp_path / CACHE, state, model, [chunk])),
+        cameras,
+        tmp_path,
+        lambda camera, frame: (image, np.ones((64, 64), bool)),
+        progress=False,
+        subscribers=[lambda chunk, state: told.append(state.chunk)],
+    )
+    assert told == figures.curves.chunk == [0, 1, 2]
+    assert len(figures.curves.psnr) == len(figures.curves.psnr_known) == 2
+    with Image.open(tmp_path / SHEET) as sheet:
+        assert sheet.width == LABEL_WIDTH + 5 * (2 * 64 + MARGIN) + MARGIN, "the start and two latents per chunk"
+    with Image.open(tmp_path / CURVES) as curves:
+        assert curves.width > curves.height
