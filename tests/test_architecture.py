@@ -106,7 +106,7 @@ FORBIDDEN_CALLS = {
     "eval": "runs text as code",
     "exec": "runs text as code",
 }
-MAY_PRINT = ("mirage_env/cli.py", "ros_bridge/command.py", "examples/*", "benchmarks/*", "tests/*")
+MAY_PRINT = ("mirage_env/cli.py", "ros_bridge/command.py", "benchmarks/*", "docs/*", "examples/*", "tests/*")
 WORLD_MODEL_LINES = 250
 
 
