@@ -35,7 +35,7 @@ EXTRAS = {
     "rl": "mirage train-policy",
     "ros": "mirage ros on machines without ROS 2",
     "test": "the tests",
-    "train": "the stage lora of mirage train",
+    "train": "mirage train",
     "triton": "the readout on a GPU",
     "viewer": "mirage view",
 }
