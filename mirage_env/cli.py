@@ -232,7 +232,8 @@ def _rollout_command(arguments: Sequence[str]) -> int:
     from tqdm import tqdm
 
     plan, done = rollout_command.run_rollout(options)
-    for rollout in tqdm(done, desc="rollouts", unit="", disable=None):
+    left = len(plan.missing(options.out or Path()))
+    for rollout in tqdm(done, total=left, desc="rollouts", unit="episode", disable=None):
         success = "   success" if rollout.success else ""
         tqdm.write(f"rollout {rollout.number}: {rollout.steps} steps, reward {rollout.reward:.3f}{success}")
     print(f"{options.out} holds {plan.episodes} rollouts")

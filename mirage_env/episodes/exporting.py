@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from tqdm import tqdm
 
 from mirage_env.episodes.files import ENDING, episode_files, load_episode, save_episode
 from mirage_env.errors import EpisodeError
@@ -37,11 +38,11 @@ def run_export(options: Export) -> str:
         from mirage_env.episodes.minari import import_minari
 
         count = 0
-        for count, episode in enumerate(import_minari(options.source), 1):
+        for count, episode in enumerate(tqdm(import_minari(options.source), unit="episode", disable=None), 1):
             save_episode(options.out / f"episode_{count - 1:06d}{ENDING}", episode)
         return f"{options.out}: {count} episodes"
     files = episode_files(options.source)
-    episodes = map(load_episode, files)
+    episodes = map(load_episode, tqdm(files, desc="export", unit="episode", disable=None))
     if options.to == "minari":
         from mirage_env.episodes.minari import export_minari
 
