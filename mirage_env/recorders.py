@@ -32,6 +32,8 @@ LABELS = ((STATIC, "static", (90, 140, 90)), (MOVER, "mover", (230, 90, 40)), (S
 KEPT = ((0, "left out", (200, 60, 60)), (1, "kept", (60, 160, 80)))
 PATH_COLOUR = (235, 110, 20)
 AXES = ("X", "Y", "Z")
+SIZES = ("points", "KiB", "age")
+"""Figures that are no shares, and are drawn in a plot of their own."""
 
 
 class WorldRecording(Recording):
@@ -141,9 +143,12 @@ class WorldRecording(Recording):
         flat = [rrb.Spatial2DView(origin="world/camera", contents=f"world/camera/{n}", name=n) for n in names]
         hidden = [f"- world/camera/{n}" for n in ("known_depth", "labels", "kept", "known", "true")]
         whole = rrb.Spatial3DView(origin="world", contents=["world/**", *hidden], name="world")
-        plots = rrb.TimeSeriesView(origin="plots", name="plots")
-        layout = rrb.Horizontal(rrb.Vertical(whole, plots, row_shares=[2, 1]), rrb.Grid(*flat), column_shares=[1, 1])
-        self.stream.send_blueprint(rrb.Blueprint(layout, rrb.TimePanel(timeline=FRAME)))
+        without = [f"- plots/{name}" for name in SIZES]
+        shares = rrb.TimeSeriesView(origin="plots", contents=["plots/**", *without], name="shares")
+        sizes = rrb.TimeSeriesView(origin="plots", contents=[f"plots/{name}" for name in SIZES], name="memory")
+        left = rrb.Vertical(whole, shares, sizes, row_shares=[3, 1, 1])
+        layout = rrb.Horizontal(left, rrb.Grid(*flat), column_shares=[1, 1])
+        self.stream.send_blueprint(rrb.Blueprint(layout, rrb.TimePanel(timeline=FRAME), collapse_panels=True))
 
 
 class RecordWorld(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
