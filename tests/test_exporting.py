@@ -145,6 +145,12 @@ def test_minari_gives_back_every_bit(tmp_path, all_frames):
     assert [e.provenance for e in again] == [e.provenance for e in episodes]
 
 
+def test_minari_goes_to_a_folder_named_from_here(tmp_path, monkeypatch, episodes):
+    monkeypatch.chdir(tmp_path)
+    export_minari(episodes, "walks-v0")
+    assert len(list(import_minari("walks-v0"))) == len(episodes)
+
+
 def test_minari_reads_the_dataset_itself(tmp_path, monkeypatch, episodes):
     export_minari(episodes, tmp_path / "walks-v0")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))

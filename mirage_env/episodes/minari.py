@@ -39,7 +39,7 @@ def export_minari(episodes: Iterable[Episode], folder: str | Path, author: str =
         EpisodeError: no episode, or episodes with other observations or actions than the first.
         MissingPackageError: Minari is not installed.
     """
-    package, folder = _minari(), Path(folder)
+    package, folder = _minari(), Path(folder).absolute()  # Minari would look for a relative one within itself
     storage: Any = None
     first: Episode | None = None
     for number, episode in enumerate(episodes):
