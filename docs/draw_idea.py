@@ -73,7 +73,7 @@ def draw_step(place: Path, model: WorldModel, room: Room, begun: tuple[Chunk, Wo
             ],
             [
                 ("5 the network\nfills in the rest", frames_to_uint8(chunk.frames)[-1]),
-                ("6 new and static (green)\nis written, known (grey)\nand sky or edges (orange) not", written(chunk)),
+                ("6 green is written; grey was\nknown, orange is sky or edge", written(chunk)),
                 ("7 the memory then", from_above(model, after)),
                 ("for comparison:\nthe true simulator", room.render(chunk.cameras[-1]).image),
             ],
@@ -161,7 +161,7 @@ def draw(place: Path, rows: Sequence[Sequence[tuple[str, Picture]]]) -> None:
     for row, places in zip(rows, np.atleast_2d(axes), strict=True):
         for (name, picture), ax in zip(row, places, strict=True):
             ax.imshow(picture, interpolation="lanczos")
-            ax.set_title(name, fontsize=7, loc="left")
+            ax.set_title(name, fontsize=7 if "\n" in name else 8, loc="left")
             ax.axis("off")
     figure.canvas.draw()
     image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
