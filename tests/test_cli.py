@@ -233,7 +233,9 @@ def test_mistake_is_one_message_about_the_option(arguments, says, tmp_path, phot
     assert not (tmp_path / "out").exists(), "a mistake leaves no half-made folder"
 
 
-@pytest.mark.parametrize("command", ["walk", "look", "train", "train import-re10k", "eval loop", "eval parts", "eval speed"])
+@pytest.mark.parametrize(
+    "command", ["walk", "look", "train", "train import-re10k", "eval loop", "eval parts", "eval speed"]
+)
 def test_every_command_explains_itself(command, capsys):
     if command == "train":  # its stages have options of their own
         assert main(["train", "--help"]) == 0

@@ -184,7 +184,10 @@ BROKEN = {
     "late entry": (lambda w: w | {"vace_blocks.1.before_proj.bias": draw(3)}, "vace_blocks.1.before_proj.bias"),
     "lost": (without("vace_blocks.1.self_attn.o.bias"), r"missing blocks\.1\.attn1\.to_out\.0\.bias"),
     "lost block": (lambda w: {k: v for k, v in w.items() if "blocks.0.ffn" not in k}, "embedding of its condition"),
-    "twice": (lambda w: w | {"module.vace_patch_embedding.bias": draw(DIM)}, "twice, as 'module.vace_patch_embedding.bias' and as"),
+    "twice": (
+        lambda w: w | {"module.vace_patch_embedding.bias": draw(DIM)},
+        "twice, as 'module.vace_patch_embedding.bias' and as",
+    ),
     "misshapen": (lambda w: w | {"vace_blocks.1.modulation": draw(1, 5, DIM)}, r"scale_shift_table has shape \(1, 5"),
     "other layout": (lambda w: w | {"vace_patch_embedding.weight": draw(DIM, 9, 1, 2, 2)}, "9 channels, the layout"),
     "empty": (lambda w: {}, "no weights"),

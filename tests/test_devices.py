@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from full_size import autoencoder
+from tiny_checkpoints import autoencoder
 from torch import nn
 
 from mirage_env.models.devices import Placed, Turns, decoding_bytes, set_tiling

@@ -13,7 +13,6 @@ from mirage_env import doctor
 from mirage_env.cli import main
 from mirage_env.doctor import Finding, installation, machine
 
-
 SHIPPED = ROOT / "mirage_env" / "weights"
 
 
@@ -43,7 +42,11 @@ def levels(findings) -> list[str]:
         (machine.disk(free=1.0), "note", "take more"),
         (machine.disk(ROOT / "no_such_folder"), "note", "cannot be written"),
         (machine.gpu([]), "note", "docs/full_size.md"),
-        (machine.gpu([("Small", 3.0, 8.0)]), "note", "3 of 8 GiB free: a full-size model wants 25 GiB, or 12 with offloading"),
+        (
+            machine.gpu([("Small", 3.0, 8.0)]),
+            "note",
+            "3 of 8 GiB free: a full-size model wants 25 GiB, or 12 with offloading",
+        ),
         (machine.gpu([("Large", 78.0, 80.0)]), "ok", "Large"),
         (machine.browser(path=""), "note", "apt install chromium"),
         (installation.libraries(["no_such_library"]), "problem", "constraints.txt"),

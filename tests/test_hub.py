@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 import torch
-from full_size import save_control, save_pipeline
 from hub_server import COMMIT, hub
 from huggingface_hub import constants
+from tiny_checkpoints import save_control, save_pipeline
 from tiny_geometry import save_depth_anything
 
 from mirage_env.errors import ModelNotFoundError

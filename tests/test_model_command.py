@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from full_size import change_weights, save_control, save_lora, save_pipeline
 from hub_server import hub
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from tiny_checkpoints import change_weights, save_control, save_lora, save_pipeline
 from tiny_geometry import save_depth_anything
 from transformers import UMT5Config, UMT5EncoderModel
 

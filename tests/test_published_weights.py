@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from full_size import IMAGE_SIZE, save_lora, save_pipeline, transformer
 from safetensors.torch import load_file, save_file
+from tiny_checkpoints import IMAGE_SIZE, save_lora, save_pipeline, transformer
 from tiny_geometry import save_depth_anything
 from torch import nn
 

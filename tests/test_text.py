@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from full_size import TEXT_DIM, change_weights, text_encoder, tokenizer
+from tiny_checkpoints import TEXT_DIM, change_weights, text_encoder, tokenizer
 from torch import nn
 from transformers import AutoTokenizer, UMT5EncoderModel
 

@@ -6,9 +6,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import full_size
 import numpy as np
 import pytest
+import tiny_checkpoints
 import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
@@ -40,7 +40,7 @@ from mirage_env.training.loop import LoopConfig
 from mirage_env.training.lora import add_lora
 from mirage_env.training.stages import Variant, train_denoiser, velocity_loss
 
-SIZE, F = full_size.IMAGE_SIZE, 8
+SIZE, F = tiny_checkpoints.IMAGE_SIZE, 8
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    folder = full_size.save_pipeline(tmp_path_factory.mktemp("wan") / "model")
+    folder = tiny_checkpoints.save_pipeline(tmp_path_factory.mktemp("wan") / "model")
     save_depth_anything(folder / "depth")
     return folder
 
@@ -230,7 +230,7 @@ def test_samples_have_references_prompts_and_the_past(model, data):
     (batch,) = ConditionSampler(data, config).draw(2, seeded(1))
     assert batch.latents.shape == (2, 3, 48, 4, 6)
     assert batch.preceding.shape == (2, 2, 48, 4, 6)
-    assert batch.text.shape == (2, 512, full_size.TEXT_DIM)
+    assert batch.text.shape == (2, 512, tiny_checkpoints.TEXT_DIM)
     assert {len(b.prompts) for b in ConditionSampler(data, config).draw(2, seeded(1))} == {2}
     seen = [ConditionSampler(data, config).draw(1, seeded(i))[0] for i in range(30)]
     counts = {0 if b.references is None else b.references.shape[1] for b in seen}
@@ -402,7 +402,9 @@ def test_stages_make_a_model_that_is_loaded_and_walked(model, trained):
 
 def test_stage_one_trains_the_branch_and_stage_two_goes_on_with_it(trained):
     first, second = (load_file(trained / s / "control" / WEIGHTS) for s in ("stage1", "stage2"))
-    start = ControlBranch.from_transformer(full_size.transformer(), ("known", "observed", "winner", "rays"), (0,))
+    start = ControlBranch.from_transformer(
+        tiny_checkpoints.transformer(), ("known", "observed", "winner", "rays"), (0,)
+    )
     assert first.keys() == second.keys() == start.state_dict().keys()
     assert first["after_proj.0.weight"].abs().max() > 0
     near = (second["after_proj.0.weight"].float() - first["after_proj.0.weight"].float()).abs().max()
@@ -496,7 +498,7 @@ def test_what_does_not_go_together_is_refused(model, data, tmp_path):
         run(stage(Path("rooms"), data, tmp_path))
     other = tmp_path / "other"
     shutil.copytree(model, other)
-    full_size.change_weights(other / "vae" / WEIGHTS, lambda weights, name: weights[name].add_(1.0))
+    tiny_checkpoints.change_weights(other / "vae" / WEIGHTS, lambda weights, name: weights[name].add_(1.0))
     shutil.copytree(data.path, tmp_path / "set.zarr")
     with pytest.raises(DatasetError, match="another codec"):
         run(stage(other, LatentClips(tmp_path / "set.zarr"), tmp_path, "branch", sample_every=1, steps=1))
@@ -526,5 +528,5 @@ def test_shard_configuration_is_one_that_accelerate_reads():
     config = load_config_from_file(str(FSDP_CONFIG))
     assert str(config.distributed_type) in ("FSDP", "DistributedType.FSDP")
     fsdp = yaml.safe_load(FSDP_CONFIG.read_text())["fsdp_config"]
-    net = full_size.transformer()
+    net = tiny_checkpoints.transformer()
     assert fsdp["fsdp_transformer_layer_cls_to_wrap"] in {type(block).__name__ for block in net.blocks}

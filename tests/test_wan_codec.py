@@ -66,5 +66,5 @@ def test_latents_are_normalised_by_the_statistics_of_the_configuration(codec, vi
 
 
 def test_frames_that_make_no_whole_latents_are_refused(codec, video):
-    with pytest.raises(InvalidImageError, match="7 frames .* 4 frames per latent; give a multiple"):
+    with pytest.raises(InvalidImageError, match=r"7 frames .* 4 frames per latent; give a multiple"):
         codec.encode_chunk(video[:7], torch.zeros(CHANNELS, 4, 4))
