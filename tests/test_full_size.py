@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_checkpoints import IMAGE_SIZE, change_weights, save_control, save_lora, save_pipeline
+from tiny_checkpoints import IMAGE_SIZE, SETTINGS, change_weights, save_control, save_lora, save_pipeline
 from tiny_geometry import save_depth_anything, save_sam3
 
 import mirage_env  # noqa: F401 - registers the environments
@@ -346,7 +346,7 @@ def test_other_weights_and_settings_have_another_identity(saved, folder):
     change_weights(file, lambda weights, name: weights[name].mul_(1.001))
     seen.add(load(folder, depth=saved / "depth").identity)
     settings = folder / "wan" / "mirage.json"
-    settings.write_text(json.dumps(tiny_checkpoints.SETTINGS | {"fov": 1.0}))
+    settings.write_text(json.dumps(SETTINGS | {"fov": 1.0}))
     seen.add(load(folder, depth=saved / "depth").identity)
     assert len(seen) == 6
 
