@@ -8,24 +8,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
 from mirage_env.advice import has_compiled, told
-from mirage_env.errors import InvalidOptionError, MirageError, MissingPackageError
+from mirage_env.errors import MirageError, MissingPackageError
+from mirage_env.room_worlds import open_room, training_worlds
 from mirage_env.tables import PAGE, cache_table, walk_table
-from mirage_env.walk_command import File, KnownWorld, Text, Walk, blaming, run_walk
-
-if TYPE_CHECKING:
-    import numpy as np
-    from gymnasium.vector import VectorEnv
-
-    from mirage_env.camera import Camera
-    from mirage_env.world_model import WorldModel
-    from policies.training.config import TrainPolicy
+from mirage_env.walk_command import File, Text, Walk, blaming, run_walk
 
 USAGE = """\
 mirage walk, mirage view, mirage play, mirage look   a world: walk a path, drive it in the browser or by keys, inspect
@@ -107,7 +100,7 @@ def run_look(options: Look) -> int:
 
 def _walk_command(arguments: Sequence[str]) -> int:
     options = _parse(Walk, arguments, "mirage walk")
-    figures, files = run_walk(options, _open_room)
+    figures, files = run_walk(options, open_room)
     print(walk_table(figures, files))
     if options.show:
         from mirage_env.showing import open_page
@@ -129,7 +122,7 @@ def _view_command(arguments: Sequence[str]) -> int:
     print("opening the world ...", flush=True)
     from mirage_env.viewer.command import viewing
 
-    with viewing(options, _open_room) as address:
+    with viewing(options, open_room) as address:
         print(f"the world is at {address} (Ctrl-C ends; keys: I J K L walk and turn)", flush=True)
         Event().wait()
     return 0
@@ -169,7 +162,7 @@ def _train_policy_command(arguments: Sequence[str]) -> int:
         raise MissingPackageError("training needs Stable-Baselines3; pip install 'mirage-env[rl]'") from error
 
     options = _parse(TrainPolicy, arguments, "mirage train-policy")
-    result = train(options, lambda env, count, split: _worlds(options, env, count, split))
+    result = train(options, partial(training_worlds, options))
     for score in result.evaluations:
         success = score["success"]
         print(
@@ -179,48 +172,6 @@ def _train_policy_command(arguments: Sequence[str]) -> int:
         )
     print(f"the policy is in {result.policy}")
     return 0
-
-
-def _worlds(options: TrainPolicy, env: str, count: int, split: str) -> VectorEnv[Any, Any, Any]:
-    """Worlds for training a policy or testing it, with rooms of that split.
-
-    Raises:
-        InvalidOptionError: there is no such environment.
-    """
-    import gymnasium
-    from gymnasium.vector import AutoresetMode
-
-    from mirage_env.rooms import start_view
-    from mirage_env.tasks import TASKS
-
-    try:
-        spec = gymnasium.spec(env)
-    except gymnasium.error.Error as error:
-        known = ", ".join(name for name in gymnasium.registry if name.startswith(("Mirage/", "Rooms/")))
-        raise InvalidOptionError(f"there is no environment {env!r} ({error}); choose one of {known}") from error
-    arguments: dict[str, Any] = {}
-    if (task := spec.kwargs.get("task")) in ("point_nav", "image_nav"):
-        arguments["task"] = TASKS[task](goals=options.goals)  # type: ignore[call-arg]
-    if spec.vector_entry_point == "mirage_env.vector_env:MirageVectorEnv":
-        with blaming("--model"):
-            model = _world_model(options.model)
-        arguments |= {"model": model, "start_views": partial(start_view, split=split)}
-    elif spec.vector_entry_point == "mirage_env.rooms.env:RoomsVectorEnv":
-        arguments |= {"split": split}
-    together: dict[str, Any] = {}
-    if spec.vector_entry_point is None:
-        together = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": AutoresetMode.DISABLED}}
-    if options.episode_steps is not None:
-        arguments["max_episode_steps"] = options.episode_steps
-    return gymnasium.make_vec(spec, num_envs=count, **together, **arguments)
-
-
-@cache
-def _world_model(name: str) -> WorldModel:
-    """Read once, for all worlds."""
-    from mirage_env.models.loading import load_world_model
-
-    return load_world_model(name)
 
 
 def _rollout_command(arguments: Sequence[str]) -> int:
@@ -319,25 +270,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def _parse(command: type[CommandT], arguments: Sequence[str], name: str) -> CommandT:
     return tyro.cli(command, args=list(arguments), prog=name, config=(tyro.conf.FlagCreatePairsOff,))
-
-
-def _open_room(model: WorldModel, seed: int) -> KnownWorld:
-    """The test room of that number, and its truth."""
-    import numpy as np
-
-    from mirage_env.interfaces import StartView
-    from mirage_env.rooms import Room
-    from mirage_env.rooms.room import FRAME_SECONDS
-
-    room = Room.generate(seed, "test")
-    camera = room.start_camera(np.random.default_rng(seed), *model.config.image_size)
-    view = room.render(camera)
-
-    def truth(camera: Camera, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        true = room.render(camera, time=frame * FRAME_SECONDS)
-        return true.image, ~true.mover
-
-    return KnownWorld(StartView(view.image, camera, view.depth), truth, lambda c: room.is_free(c.position))
 
 
 if __name__ == "__main__":
