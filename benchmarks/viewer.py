@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from mirage_env.cli import _open_room
+from mirage_env.room_worlds import open_room
 from mirage_env.viewer.cloud import Cloud
 from mirage_env.viewer.command import session_of
 from mirage_env.viewer.options import View
@@ -133,7 +133,7 @@ def main(options: Options) -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as caches, sync_playwright() as playwright:
         view = View(seed=options.seed, model=options.model, caches=Path(caches), port=0)
-        session = session_of(view, _open_room)
+        session = session_of(view, open_room)
         with serving(view.host, view.port) as server:
             drawing = ViewerPage(server, session)
             session.warm().result()
