@@ -103,11 +103,9 @@ def _columns(episode: Episode) -> Iterator[_Column]:
 
 def _indices(steps: int, episode: int, before: int, task: int, fps: float) -> list[_Column]:
     frame = np.arange(steps)
-    values = ((frame / fps).astype(np.float32), frame, np.full(steps, episode), before + frame, np.full(steps, task))
-    return [
-        _Column(name, v if i == 0 else v.astype(np.int64))
-        for i, (name, v) in enumerate(zip(INDICES, values, strict=True))
-    ]
+    numbers: list[NDArray[Any]] = [frame, np.full(steps, episode), before + frame, np.full(steps, task)]
+    values: list[NDArray[Any]] = [(frame / fps).astype(np.float32), *(number.astype(np.int64) for number in numbers)]
+    return [_Column(name, v) for name, v in zip(INDICES, values, strict=True)]
 
 
 def _table(arrow: Any, columns: list[_Column]) -> Any:
