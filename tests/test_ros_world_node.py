@@ -294,10 +294,12 @@ def ask(peer, service, data=None):
 
 
 def tell(world, topic, name, **fields):
-    """What the node logs when it has done what a topic asks for."""
+    """What the node logs when it has done what a topic asks for; warnings of before may still be on their way."""
     before = len(world.node.output)
     world.peer.publish(f"/mirage/{topic}_cmd", message(name, **fields))
-    return world.peer.wait_for(lambda: [line for line in world.node.output[before:].splitlines() if "]: " in line])[-1]
+    return world.peer.wait_for(lambda: [line for line in world.node.output[before:].splitlines() if "[INFO]" in line])[
+        -1
+    ]
 
 
 @needs_ros
