@@ -1,7 +1,7 @@
 """Does training a policy leak? Trains for 200,000 steps of PointNav, and tells how memory grew.
 
-    python benchmarks/policy_memory.py --out /tmp/readout            # in saved worlds (Mirage/ReadoutPointNav-v0)
-    python benchmarks/policy_memory.py --out /tmp/points --world points
+    python benchmarks/policy_memory.py --out memory/readout           # in saved worlds (Mirage/ReadoutPointNav-v0)
+    python benchmarks/policy_memory.py --out memory/points --world points
 
 `readout` imagines a few worlds with the shipped model, saves them, and trains in what their memories hold; `points` is
 everything but a world: a point moves in the frame of a camera, which costs microseconds. Kill it and run it again, and
