@@ -206,11 +206,11 @@ class WorldModel:
     def _remember(self, state: WorldState, chunk: Chunk) -> WorldState:
         """Re-encode the frames to clean latents, lift the cells that were kept, write them."""
         frames, cameras, now = chunk.frames, chunk.key_cameras, state.chunk + 1
-        if len(frames) == len(chunk.latents):
+        if len(frames) == len(chunk.latents):  # every frame has a latent of its own
             latents = self.codec.encode(frames)
             still = latents[-1:]
             recent = torch.cat([state.latents, latents])
-        else:
+        else:  # a video; its last frame is also the still that the next chunk begins with
             latents = self.codec.encode_chunk(frames, first=state.latents[-1])
             still = self.codec.encode(frames[-1:])
             recent = torch.cat([state.latents, latents, still])
