@@ -21,7 +21,7 @@ import tyro
 from ros_figures import Figure, Figures, report, stream
 from ros_running import Node, number
 
-from ros_bridge.frames import body_from_optical
+from ros_bridge.messages.optical_frames import body_from_optical
 
 TURN = 0.2
 """rad/s at which a moving world turns."""
@@ -129,7 +129,7 @@ class Cost(Measure):
 
     def run(self) -> Figures:
         """Holding: what the stream itself takes. Moving: the whole node, less the same chunks without it."""
-        from mirage_env.models.loading import load_world_model
+        from mirage_env.models.world_model_loader import load_world_model
 
         model = load_world_model(self.model)
         period = model.config.frames_per_chunk / self.rate
@@ -279,8 +279,8 @@ def _bare_chunks(model: Any, chunks: int, threads: int, turn: float) -> float:
     import torch
 
     from mirage_env.camera import between, pose_from_rotation_vector
-    from ros_bridge.parameters import WorldParameters
-    from ros_bridge.start_views import start_view
+    from ros_bridge.nodes.start_views import start_view
+    from ros_bridge.nodes.world_parameters import WorldParameters
 
     if threads:
         torch.set_num_threads(threads)

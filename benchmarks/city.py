@@ -14,10 +14,10 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
-from mirage_env.blocks import Frames, MemoryBlock
 from mirage_env.camera import Camera, pose_from_rotation_vector
-from mirage_env.geometry import depth_edges, footprint, lift
-from mirage_env.packing import Tokens, pack
+from mirage_env.memory.lifting import depth_edges, footprint, lift
+from mirage_env.tokens.blocks import Frames, MemoryBlock
+from mirage_env.tokens.packing import Tokens, pack
 
 IMAGE, GRID, CHANNELS = (704, 1280), (44, 80), 48
 """Sizes of the full-size model: pixels, latent cells, latent channels."""

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 from transformers.initialization import no_init_weights
 
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.evaluation.speed import Figure
 
 GIB, TERA, BLOCK = 2.0**30, 1e12, 512

@@ -16,14 +16,14 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, UMT5Config, UMT5EncoderModel
 
-from mirage_env.config import SamplerConfig, WorldModelConfig
-from mirage_env.models.conditions import ConditionPart
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.geometry_loading import RULES
-from mirage_env.models.network_images import ImageRule
-from mirage_env.models.text import TOKENS
-from mirage_env.models.transformer import ControlledTransformer
-from mirage_env.models.wan_codec import WanCodec
+from mirage_env.config.world import SamplerConfig, WorldModelConfig
+from mirage_env.models.geometry.image_preprocessing import ImageRule
+from mirage_env.models.geometry.loader import RULES
+from mirage_env.models.wan.branch_condition import ConditionPart
+from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.wan.text_encoder import TOKENS
+from mirage_env.models.wan.transformer import ControlledTransformer
+from mirage_env.models.wan.video_codec import WanCodec
 
 EXACT = frozenset(ControlledTransformer._keep_in_fp32_modules)
 """Parts of transformer and branch that are loaded in float32."""

@@ -11,11 +11,11 @@ from measuring import MIB
 from torch import Tensor
 
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.evaluation.speed import Figure
-from mirage_env.memory import LatentMemory
-from mirage_env.models.devices import Placed
-from mirage_env.rgb_memory import RgbMemory
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.rgb import RgbMemory
+from mirage_env.models.offload import Placed
 from mirage_env.world_model import Chunk
 
 

@@ -21,15 +21,15 @@ from tqdm import tqdm
 
 from mirage_env import world_model
 from mirage_env.camera import Camera
-from mirage_env.evaluation.clocks import Clock, timed
 from mirage_env.evaluation.speed import Figure
+from mirage_env.evaluation.timers import Clock, timed
 from mirage_env.interfaces import DepthEstimator
-from mirage_env.memory import LatentMemory
-from mirage_env.models.denoiser import ChunkDenoiser
-from mirage_env.models.devices import Placed, Turns, compile_blocks, native_dtype
-from mirage_env.models.pretrained_depth import DepthNetwork, MetricDepth
-from mirage_env.models.refiner import BareReadout
-from mirage_env.models.segmentation import AllStatic
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.models.geometry.pretrained_depth import DepthNetwork, MetricDepth
+from mirage_env.models.offload import Placed, Turns, compile_blocks, native_dtype
+from mirage_env.models.small.refiner import BareReadout
+from mirage_env.models.small.segmentation_unet import AllStatic
+from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
 STEP = 0.25

@@ -23,11 +23,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mirage_env.camera import Camera, between
-from mirage_env.config import GateConfig, MemoryConfig, WorldModelConfig
+from mirage_env.config.world import GateConfig, MemoryConfig, WorldModelConfig
 from mirage_env.evaluation.speed import Figure
-from mirage_env.geometry import depth_to_grid
-from mirage_env.memory import LatentMemory
-from mirage_env.rgb_memory import RgbMemory
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.lifting import depth_to_grid
+from mirage_env.memory.rgb import RgbMemory
 
 CONFIG = WorldModelConfig("city", city.IMAGE, city.GRID, city.CHANNELS, near=city.NEAR, far=city.FAR)
 POLICIES: dict[str, tuple[GateConfig | None, MemoryConfig]] = {

@@ -29,9 +29,9 @@ import mirage_env
 from mirage_env.evaluation.speed import Figure
 from mirage_env.world_model import WorldModel, WorldState
 from policies.base import Policy
-from policies.costs import ImageGoal, Novelty, Obstacle, PointGoal, PoseGoal, Staged, Weighted
-from policies.planner import PlannerPolicy
-from policies.planner_model import WALK, MemoryModel
+from policies.planner.costs import ImageGoal, Novelty, Obstacle, PointGoal, PoseGoal, Staged, Weighted
+from policies.planner.memory_model import WALK, MemoryModel
+from policies.planner.policy import PlannerPolicy
 from policies.scripted import Scripted
 
 CANDIDATES, STEPS = 1000, 5
@@ -136,7 +136,7 @@ def readout_env(model: WorldModel, world: WorldState, steps: int = 50, rounds: i
 
 
 def _visit(world: WorldState) -> Any:
-    from mirage_env.readout_env import Visit
+    from mirage_env.envs.readout import Visit
 
     return Visit(world, world.camera)
 

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from mirage_env import backends
-from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.config import ReadoutConfig, WorldModelConfig
+from mirage_env.config.world import ReadoutConfig, WorldModelConfig
 from mirage_env.evaluation.speed import Figure
-from mirage_env.memory import LatentMemory
-from mirage_env.splat import Rule, Splat, gather, projections, visible_tiles
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.readout import backends
+from mirage_env.readout.zbuffer import Rule, Splat, gather, projections, visible_tiles
+from mirage_env.tokens.blocks import MemoryBlock
 
 NEAREST = ReadoutConfig(winner="nearest", footprint=0.0)
 BEST_FIT = ReadoutConfig()

@@ -16,14 +16,14 @@ from dataclasses import fields
 import numpy as np
 import torch
 
-from mirage_env import backends
-from mirage_env.blocks import Frames, MemoryBlock
 from mirage_env.camera import Camera, pose_from_rotation_vector
-from mirage_env.config import ReadoutConfig
-from mirage_env.packing import Tokens, pack
-from mirage_env.splat import Rule, Splat
-from mirage_env.splat_numba import splat_numba
-from mirage_env.splat_triton import Work
+from mirage_env.config.world import ReadoutConfig
+from mirage_env.readout import backends
+from mirage_env.readout.zbuffer import Rule, Splat
+from mirage_env.readout.zbuffer_numba import splat_numba
+from mirage_env.readout.zbuffer_triton import Work
+from mirage_env.tokens.blocks import Frames, MemoryBlock
+from mirage_env.tokens.packing import Tokens, pack
 
 GRID = (44, 80)
 BAR = 60.0

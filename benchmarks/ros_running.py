@@ -20,7 +20,7 @@ GRACE = 200.0
 """Seconds that a peer may take beyond those it listens: for the node to load, and for itself."""
 RUN_NODE = """
 import sys, threading
-from ros_bridge.world_node import main
+from ros_bridge.nodes.world_node import main
 code = main()
 print("threads left:", [t.name for t in threading.enumerate() if t is not threading.main_thread()], flush=True)
 sys.exit(code)

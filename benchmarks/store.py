@@ -30,13 +30,13 @@ from endless_writer import confirmed
 from flips import flip_bytes
 from kills import kill_writers
 
-from mirage_env.blocks import Frames, MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
-from mirage_env.memory import LatentMemory
-from mirage_env.packing import Tokens, pack
+from mirage_env.config.world import WorldModelConfig
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.store import CacheWriter, load_world, open_cache
-from mirage_env.store.places import Fsync
+from mirage_env.store.backends.locations import Fsync
+from mirage_env.tokens.blocks import Frames, MemoryBlock
+from mirage_env.tokens.packing import Tokens, pack
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
 FULL = WorldModelConfig("full", (704, 1280), (44, 80), 48, chunk_latents=9)

@@ -19,10 +19,10 @@ import numpy as np
 import tyro
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from mirage_env.room_worlds import open_room
-from mirage_env.viewer.cloud import Cloud
-from mirage_env.viewer.command import session_of
-from mirage_env.viewer.options import View
+from mirage_env.commands.room_worlds import open_room
+from mirage_env.commands.view import session_of
+from mirage_env.commands.view_options import View
+from mirage_env.viewer.memory_cloud import Cloud
 from mirage_env.viewer.page import Page as ViewerPage
 from mirage_env.viewer.server import address_of, serving
 from mirage_env.viewer.session import Session

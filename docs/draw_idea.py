@@ -20,9 +20,9 @@ from PIL import Image
 import mirage_env
 from mirage_env.camera import Camera, pose_from_rotation_vector
 from mirage_env.evaluation.variants import variant
-from mirage_env.paths import preset_path
-from mirage_env.pictures import BLANK, memory_map
 from mirage_env.rooms import Room
+from mirage_env.trajectories import preset_path
+from mirage_env.viz.pictures import BLANK, memory_map
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
 
 Picture = NDArray[np.uint8]

@@ -15,8 +15,8 @@ from PIL import Image
 
 from mirage_env import load_world_model
 from mirage_env.camera import pose_from_rotation_vector
-from mirage_env.pictures import mark_unseen, memory_map
 from mirage_env.rooms import start_view
+from mirage_env.viz.pictures import mark_unseen, memory_map
 from mirage_env.world_model import frames_to_uint8
 
 

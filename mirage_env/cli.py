@@ -14,11 +14,12 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from mirage_env.advice import has_compiled, told
+from mirage_env.commands.os_errors import has_compiled, told
+from mirage_env.commands.room_worlds import open_room, training_worlds
+from mirage_env.commands.text_tables import cache_table, walk_table
+from mirage_env.commands.walk import File, Text, Walk, blaming, run_walk
 from mirage_env.errors import MirageError, MissingPackageError
-from mirage_env.room_worlds import open_room, training_worlds
-from mirage_env.tables import PAGE, cache_table, walk_table
-from mirage_env.walk_command import File, Text, Walk, blaming, run_walk
+from mirage_env.viz.walk_page import PAGE
 
 USAGE = """\
 mirage walk, mirage view, mirage play, mirage look   a world: walk a path, drive it in the browser or by keys, inspect
@@ -84,9 +85,9 @@ def run_look(options: Look) -> int:
     if options.out is not None:
         from PIL import Image
 
-        from mirage_env.memory import LatentMemory
-        from mirage_env.models.loading import load_world_model
-        from mirage_env.pictures import memory_map
+        from mirage_env.memory.latent import LatentMemory
+        from mirage_env.models.world_model_loader import load_world_model
+        from mirage_env.viz.pictures import memory_map
 
         with blaming("--model"):
             model = load_world_model(options.model or info.model)
@@ -103,7 +104,7 @@ def _walk_command(arguments: Sequence[str]) -> int:
     figures, files = run_walk(options, open_room)
     print(walk_table(figures, files))
     if options.show:
-        from mirage_env.showing import open_page
+        from mirage_env.viz.walk_page import open_page
 
         print(open_page(options.out / PAGE))
     return 130 if figures.stopped else 0
@@ -116,11 +117,11 @@ def _look_command(arguments: Sequence[str]) -> int:
 def _view_command(arguments: Sequence[str]) -> int:
     from threading import Event
 
-    from mirage_env.viewer.options import View
+    from mirage_env.commands.view_options import View
 
     options = _parse(View, arguments, "mirage view")
     print("opening the world ...", flush=True)
-    from mirage_env.viewer.command import viewing
+    from mirage_env.commands.view import viewing
 
     with viewing(options, open_room) as address:
         print(f"the world is at {address} (Ctrl-C ends; keys: I J K L walk and turn)", flush=True)
@@ -129,8 +130,8 @@ def _view_command(arguments: Sequence[str]) -> int:
 
 
 def _eval_command(arguments: Sequence[str]) -> int:
-    from mirage_env.evaluation.command import EVALUATIONS
-    from mirage_env.evaluation.command import USAGE as EVAL_USAGE
+    from mirage_env.commands.evaluate import EVALUATIONS
+    from mirage_env.commands.evaluate import USAGE as EVAL_USAGE
 
     what, *rest = arguments or ["--help"]
     if what in ("-h", "--help"):
@@ -145,9 +146,9 @@ def _eval_command(arguments: Sequence[str]) -> int:
 
 
 def _train_command(arguments: Sequence[str]) -> int:
-    from mirage_env.training import command
+    from mirage_env.commands import train
 
-    if told := command.run(arguments):
+    if told := train.run(arguments):
         print(told)
     return 0
 
@@ -175,14 +176,14 @@ def _train_policy_command(arguments: Sequence[str]) -> int:
 
 
 def _rollout_command(arguments: Sequence[str]) -> int:
-    from policies import rollout_command
+    from policies.rollout import command
 
-    options = _parse(rollout_command.Rollout, arguments, "mirage rollout")
+    options = _parse(command.Rollout, arguments, "mirage rollout")
     if options.replay is not None:
         return _replay(options.replay)
     from tqdm import tqdm
 
-    plan, done = rollout_command.run_rollout(options)
+    plan, done = command.run_rollout(options)
     left = len(plan.missing(options.out or Path()))
     for rollout in tqdm(done, total=left, desc="rollouts", unit="episode", disable=None):
         success = "   success" if rollout.success else ""
@@ -193,7 +194,7 @@ def _rollout_command(arguments: Sequence[str]) -> int:
 
 def _replay(path: Path) -> int:
     from mirage_env.episodes import load_episode
-    from policies.rollout import replay
+    from policies.rollout.loop import replay
 
     episode, lines = replay(load_episode(path))
     print("\n".join([f"{path}: differs", *lines]) if lines else f"{path}: {len(episode)} steps, the same bit for bit")
@@ -201,42 +202,42 @@ def _replay(path: Path) -> int:
 
 
 def _export_command(arguments: Sequence[str]) -> int:
-    from mirage_env.episodes import exporting
+    from mirage_env.commands import export
 
-    options = _parse(exporting.Export, arguments, "mirage export")
-    print(exporting.run_export(options))
+    options = _parse(export.Export, arguments, "mirage export")
+    print(export.run_export(options))
     return 0
 
 
 def _play_command(arguments: Sequence[str]) -> int:
-    from mirage_env import playing
+    from mirage_env.commands import play
 
-    options = _parse(playing.Play, arguments, "mirage play")
-    print(playing.KEYS_HELP, flush=True)
-    playing.run_play(options)
+    options = _parse(play.Play, arguments, "mirage play")
+    print(play.KEYS_HELP, flush=True)
+    play.run_play(options)
     return 0
 
 
 def _model_command(arguments: Sequence[str]) -> int:
-    from mirage_env import model_command
+    from mirage_env.commands import model
 
     what, *rest = arguments or ["--help"]
     if what in ("-h", "--help"):
-        print(model_command.USAGE)
+        print(model.USAGE)
         return 0
     if what == "check":
-        text, ok = model_command.run_check(_parse(model_command.Check, rest, "mirage model check"))
+        text, ok = model.run_check(_parse(model.Check, rest, "mirage model check"))
         print(text)
         return 0 if ok else 2
     if what == "convert":
-        written = model_command.run_convert(_parse(model_command.Convert, rest, "mirage model convert"))
+        written = model.run_convert(_parse(model.Convert, rest, "mirage model convert"))
         print("wrote " + ", ".join(map(str, written)))
         return 0
     if what == "embed":
-        files = model_command.run_embed(_parse(model_command.Embed, rest, "mirage model embed"))
+        files = model.run_embed(_parse(model.Embed, rest, "mirage model embed"))
         print(f"wrote {len(files)} embeddings to {files[0].parent}")
         return 0
-    print(f"mirage model: there is nothing called {what!r}\n{model_command.USAGE}", file=sys.stderr)
+    print(f"mirage model: there is nothing called {what!r}\n{model.USAGE}", file=sys.stderr)
     return 2
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Generator, Tensor, device
 
 from mirage_env.camera import Camera
+
+if TYPE_CHECKING:
+    from mirage_env.world_model import WorldModel
 
 STATIC, MOVER, SKY = 0, 1, 2
 """Labels of `StaticSegmenter`."""
@@ -57,6 +60,23 @@ class StartView:
 
 StartViews = Callable[[np.random.Generator], StartView]
 """Draws a start view: what an environment calls when `reset` is given no image."""
+
+Truth = Callable[[Camera, int], tuple[NDArray[np.uint8], NDArray[np.bool_]]]
+"""True image [H, W, 3] at a camera and frame number, and where [H, W] it may be compared (nothing moves there)."""
+
+
+@dataclass(frozen=True)
+class KnownWorld:
+    """A start view in a world whose truth is known."""
+
+    view: StartView
+    truth: Truth
+    is_free: Callable[[Camera], bool]
+    """Whether a camera keeps clear of walls and things."""
+
+
+OpenRoom = Callable[["WorldModel", int], KnownWorld]
+"""Opens the test room of a number at the model's image size; commands hand it in, the core knows no rooms."""
 
 
 class Memory(Protocol):

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mirage_env.camera import Camera
+from mirage_env.commands.text_tables import cache_rows
 from mirage_env.errors import MissingPackageError
-from mirage_env.html import caption_html, picture_html, table_html, video_html
 from mirage_env.images import frames_to_uint8
-from mirage_env.memory import LatentMemory
-from mirage_env.pictures import memory_map
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.store import CacheInfo
-from mirage_env.tables import cache_rows
-from mirage_env.walk_curves import WalkCurves, picture_of, plot_walk
+from mirage_env.viz.html import caption_html, picture_html, table_html, video_html
+from mirage_env.viz.pictures import memory_map
+from mirage_env.viz.walk_curves import WalkCurves, picture_of, plot_walk
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
 if TYPE_CHECKING:

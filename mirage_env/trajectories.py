@@ -25,8 +25,8 @@ from mirage_env.camera import (
     rigid,
     rotation_angle,
 )
+from mirage_env.datasets.realestate10k import COLUMNS, matrix_of_row
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
-from mirage_env.realestate import COLUMNS, matrix_of_row
 
 MAX_STEP = 0.12
 """Longest way between two frames of a preset, metres."""
@@ -34,6 +34,8 @@ MAX_TURN = math.radians(5.0)
 """Largest rotation between two frames of a preset."""
 ORBIT_RADIUS = 1.6
 """Distance of the point that an orbit looks at, metres."""
+PRESET_SIZES = (0.8, 0.6, 0.4, 0.2)
+"""Sizes of a preset to try, largest first, where a room may be narrow, metres."""
 UPRIGHT = math.cos(math.radians(30.0))
 """A camera tilted less than this (as a cosine) stands on the nearest axis of the world."""
 Curve = Callable[[float, float, float], tuple[float, float, float]]

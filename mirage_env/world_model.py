@@ -14,11 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_env.alignment import align_depth
 from mirage_env.camera import Camera, inverse, pluecker_rays
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidCameraError
-from mirage_env.geometry import depth_to_grid
 from mirage_env.images import depth_tensor, frames_from_uint8, frames_to_uint8, image_tensor
 from mirage_env.interfaces import (
     ChunkGenerator,
@@ -30,9 +28,11 @@ from mirage_env.interfaces import (
     Reference,
     StaticSegmenter,
 )
-from mirage_env.masks import keep_cells
-from mirage_env.memory import LatentMemory, read_batch
-from mirage_env.references import chosen, remembered
+from mirage_env.memory.depth_scale import align_depth
+from mirage_env.memory.filters import keep_cells
+from mirage_env.memory.latent import LatentMemory, read_batch
+from mirage_env.memory.lifting import depth_to_grid
+from mirage_env.memory.references import chosen, remembered
 from mirage_env.world_state import Chunk, WorldState
 
 __all__ = ["Chunk", "WorldModel", "WorldState", "frames_from_uint8", "frames_to_uint8"]

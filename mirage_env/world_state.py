@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mirage_env.alignment import Alignment
 from mirage_env.camera import Camera
 from mirage_env.interfaces import Memory, Readout, Reference
+from mirage_env.memory.depth_scale import Alignment
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ import tyro
 
 from mirage_env.errors import InvalidOptionError
 from ros_bridge.command_options import Bag, Call, Drive, Drives, Echo, Network, Topics, World
-from ros_bridge.parameters import WorldParameters
-from ros_bridge.policy_parameters import PolicyParameters
+from ros_bridge.nodes.policy_parameters import PolicyParameters
+from ros_bridge.nodes.world_parameters import WorldParameters
 
 USAGE = """\
 mirage ros [options]                        run the world node
@@ -127,7 +127,7 @@ def _world(options: World) -> int:
     )
     if options.resume and options.store is None:
         raise InvalidOptionError("--resume goes on from the cache at --store; give that too")
-    from ros_bridge import world_node
+    from ros_bridge.nodes import world_node
 
     return world_node.main(ros_arguments(parameters))
 
@@ -141,15 +141,15 @@ def _policy(options: Drives) -> int:
         rate=options.rate,
         command=options.command,
     )
-    from ros_bridge import policy_node
+    from ros_bridge.nodes import policy_node
 
     policy_node.make_policy(options.name, shlex.join(options.setting))
     return policy_node.main(ros_arguments(parameters))
 
 
 def _topics(options: Topics) -> int:
-    from ros_bridge.listening import topics_text
-    from ros_bridge.peer import Peer
+    from ros_bridge.nodes.inspection_node import Peer
+    from ros_bridge.topic_echo import topics_text
 
     with Peer("mirage_topics") as peer:
         print(topics_text(peer.topics(options.wait)))
@@ -157,7 +157,7 @@ def _topics(options: Topics) -> int:
 
 
 def _echo(options: Echo) -> int:
-    from ros_bridge.peer import Peer
+    from ros_bridge.nodes.inspection_node import Peer
 
     with Peer("mirage_echo") as peer:
         for text in peer.echo(options.topic, options.wait, options.count):
@@ -166,21 +166,21 @@ def _echo(options: Echo) -> int:
 
 
 def _drive(options: Drive) -> int:
-    from ros_bridge import keyboard
-    from ros_bridge.peer import Peer
+    from ros_bridge import teleop_keyboard
+    from ros_bridge.nodes.inspection_node import Peer
 
     if not sys.stdin.isatty():
         raise InvalidOptionError("mirage ros drive reads keys; run it in a terminal")
-    print(keyboard.HELP)
+    print(teleop_keyboard.HELP)
     with Peer("mirage_drive") as peer:
-        for drive in peer.drive(keyboard.Drive(options.speed, options.turn), options.topic, options.stamped):
+        for drive in peer.drive(teleop_keyboard.Drive(options.speed, options.turn), options.topic, options.stamped):
             forward, left, turn = drive.velocity
             print(f"\rforward {forward:+.2f} m/s  left {left:+.2f} m/s  turn {turn:+.2f} rad/s ", end="", flush=True)
     return 0
 
 
 def _call(options: Call) -> int:
-    from ros_bridge.peer import Peer
+    from ros_bridge.nodes.inspection_node import Peer
 
     if options.name not in SERVICES:
         raise InvalidOptionError(f"the world node offers no {options.name!r}; ask for one of {', '.join(SERVICES)}")
@@ -192,9 +192,9 @@ def _call(options: Call) -> int:
 
 
 def _bag(options: Bag) -> int:
-    from ros_bridge import bag
+    from ros_bridge.bag import world_to_bag
 
-    bag.cache_to_bag(options.cache, options.out, options.rate, options.codec)
+    world_to_bag.cache_to_bag(options.cache, options.out, options.rate, options.codec)
     print(f"bag: {options.out}")
     return 0
 

@@ -24,12 +24,12 @@ from shell_words import commands_of
 
 import mirage_env
 from mirage_env import MirageEnv
-from mirage_env.actions import CONTROLS, make_control
 from mirage_env.cli import main
-from mirage_env.env_arguments import EnvArguments
-from mirage_env.models import loading
-from mirage_env.observations import EXTRAS
+from mirage_env.envs.arguments import EnvArguments
+from mirage_env.models import world_model_loader
 from mirage_env.rooms.env import RoomsEnv
+from mirage_env.spaces.actions import CONTROLS, make_control
+from mirage_env.spaces.observations import EXTRAS
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 ENVIRONMENT = "docs/environment.md"
@@ -41,8 +41,8 @@ PYTHON_PAGES = [page for page in PAGES if any(block.language == "python" for blo
 def model_loaded_once():
     """All pages take the shipped model."""
     with pytest.MonkeyPatch.context() as patch:
-        load = cache(loading.load_world_model)
-        patch.setattr(loading, "load_world_model", load)
+        load = cache(world_model_loader.load_world_model)
+        patch.setattr(world_model_loader, "load_world_model", load)
         patch.setattr(mirage_env, "load_world_model", load, raising=False)
         yield
 
@@ -165,7 +165,7 @@ def test_wrong_command_is_seen(command, says, tmp_path):
     ("code", "found"),
     [
         ("import no_such_module", "module no_such_module"),
-        ("from mirage_env.paths import preset_paht", "mirage_env.paths.preset_paht"),
+        ("from mirage_env.trajectories import preset_paht", "mirage_env.trajectories.preset_paht"),
         ("import mirage_env\nmirage_env.load_world('rooms')", "mirage_env.load_world"),
         ("print(known + unknown)", "unknown"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from repository import ROOT
 
 import mirage_env
-from mirage_env.models import loading
+from mirage_env.models import world_model_loader
 
 SHORT = {
     "01_hello_world": ("--steps 2 --out {out}", ["points", "the fork has seen 3 chunks, the original 2"]),
@@ -32,8 +32,8 @@ SHORT = {
 def model_loaded_once():
     """All examples take the shipped model."""
     with pytest.MonkeyPatch.context() as patch:
-        load = cache(loading.load_world_model)
-        patch.setattr(loading, "load_world_model", load)
+        load = cache(world_model_loader.load_world_model)
+        patch.setattr(world_model_loader, "load_world_model", load)
         patch.setattr(mirage_env, "load_world_model", load, raising=False)
         yield
 

@@ -13,16 +13,16 @@ pytest.importorskip("IPython", reason="no IPython: pip install 'mirage-env[test]
 from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from stand_ins import picture, walled_world_model
-from test_pictures import read_video
+from videos import read_video
 from worlds import cameras_from
 
 from mirage_env import notebook
 from mirage_env.errors import MissingPackageError
-from mirage_env.html import table_html
-from mirage_env.memory import LatentMemory
-from mirage_env.pictures import memory_map
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.store import open_cache, save_world
-from mirage_env.walk_curves import WalkCurves
+from mirage_env.viz.html import table_html
+from mirage_env.viz.pictures import memory_map
+from mirage_env.viz.walk_curves import WalkCurves
 
 
 @pytest.fixture(scope="module")

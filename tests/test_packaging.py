@@ -249,7 +249,7 @@ def test_colcon_test_runs_tests(workspace):
     if linked:
         pytest.skip("the sources are tested, however they are installed")
     # One quick file stands for all: this is about colcon finding pytest.
-    built.colcon("test", "--pytest-args", "tests/test_frames.py")
+    built.colcon("test", "--pytest-args", "tests/ros_bridge/test_optical_frames.py")
     results = ET.parse(built.root / "build/mirage_env/pytest.xml").getroot()
     suite = results if results.tag == "testsuite" else results[0]
     assert int(suite.get("tests", 0)) > 0

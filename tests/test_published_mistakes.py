@@ -19,21 +19,21 @@ from tiny import tiny_world_model
 from torch import Tensor
 from torch.nn import functional as F
 
-from mirage_env import memory as memory_module
-from mirage_env import splat_numba
-from mirage_env.blocks import Frames, MemoryBlock
 from mirage_env.camera import Camera, pose_from_rotation_vector
-from mirage_env.config import GateConfig, MemoryConfig, ReadoutConfig, SamplerConfig, WorldModelConfig
+from mirage_env.config.world import GateConfig, MemoryConfig, ReadoutConfig, SamplerConfig, WorldModelConfig
 from mirage_env.errors import WeightsError
-from mirage_env.geometry import depth_to_grid, lift
 from mirage_env.interfaces import MOVER, STATIC
-from mirage_env.memory import LatentMemory
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.denoiser import ChunkDenoiser
-from mirage_env.models.loading import load_world_model, save_world_model
-from mirage_env.packing import Tokens, pack
-from mirage_env.splat import Rule
+from mirage_env.memory import latent as memory_module
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.lifting import depth_to_grid, lift
+from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
+from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.world_model_loader import load_world_model, save_world_model
+from mirage_env.readout import zbuffer_numba
+from mirage_env.readout.zbuffer import Rule
 from mirage_env.store import load_world, save_world
+from mirage_env.tokens.blocks import Frames, MemoryBlock
+from mirage_env.tokens.packing import Tokens, pack
 from mirage_env.world_model import WorldModel
 
 GRID, NEAR = (6, 8), 0.25
@@ -61,7 +61,7 @@ def fails(check, *args) -> None:
 
 def test_nearest_depth_and_its_own_feature_win_on_any_number_of_threads(rng, monkeypatch):
     """Published: far-to-near order and assignment with repeated indices, once for depth and once for features."""
-    monkeypatch.setattr(splat_numba, "THREADED_FROM", 1)
+    monkeypatch.setattr(zbuffer_numba, "THREADED_FROM", 1)
     monkeypatch.setattr(memory_module.torch, "get_num_threads", lambda: 4)
     place = rng.uniform([0.0, 0.0, 1.0], [8.0, 6.0, 9.0], (4000, 3))  # cells and metres, about 80 points a cell
     q = np.linalg.inv(CAMERA.K_at(*GRID)) @ (np.c_[place[:, :2], np.ones(4000)] * place[:, 2:]).T
@@ -109,7 +109,7 @@ def test_depth_is_tested_before_anything_is_divided_by_it():
         np.testing.assert_array_equal(seen, [len(z) - 1])
 
     def ours() -> np.ndarray:
-        found = splat_numba.splat_numba([block], [CAMERA], GRID, Rule.of(NEAREST, NEAR), 1)
+        found = zbuffer_numba.splat_numba([block], [CAMERA], GRID, Rule.of(NEAREST, NEAR), 1)
         return np.unique(block.cell[found.token[found.observed]])
 
     def published() -> np.ndarray:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mirage_env.camera import Camera, inverse, pose_from_rotation_vector, pose_from_vector, rotation_angle
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
-from mirage_env.paths import MAX_STEP, MAX_TURN, PRESETS, path_from_file, preset_path, up_direction
+from mirage_env.trajectories import MAX_STEP, MAX_TURN, PRESETS, path_from_file, preset_path, up_direction
 
 CLOSED = ("loop", "orbit", "out_and_back", "look_away_and_back")
 ON_THE_SPOT = ("look_around", "look_away_and_back")

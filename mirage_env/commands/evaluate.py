@@ -36,13 +36,13 @@ def _loop() -> Evaluation:
 
 
 def _parts() -> Evaluation:
-    from mirage_env.evaluation import components
+    from mirage_env.evaluation import network_parts
 
-    def run(options: components.PartsConfig) -> str:
-        components.run(options)
+    def run(options: network_parts.PartsConfig) -> str:
+        network_parts.run(options)
         return (options.out / "parts.md").read_text()
 
-    return Evaluation(components.PartsConfig, run)
+    return Evaluation(network_parts.PartsConfig, run)
 
 
 def _speed() -> Evaluation:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
-from mirage_env.episodes.files import ENDING, episode_files, load_episode, save_episode
+from mirage_env.episodes.episode_files import ENDING, episode_files, load_episode, save_episode
 from mirage_env.errors import EpisodeError
 
 

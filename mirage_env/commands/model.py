@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from mirage_env.walk_command import Text
+from mirage_env.commands.walk import Text
 
 if TYPE_CHECKING:
-    from mirage_env.models.checking import Part, Report
+    from mirage_env.models.io.check_model import Part, Report
 
 USAGE = """\
 mirage model check MODEL      what would be loaded, how large it is, what is missing; reads no weights
@@ -92,8 +92,8 @@ def run_check(options: Check) -> tuple[str, bool]:
     """
     import torch
 
-    from mirage_env.models.checking import Wanted, check_model
-    from mirage_env.models.quantise import check_kind
+    from mirage_env.models.io.check_model import Wanted, check_model
+    from mirage_env.models.quantisation import check_kind
 
     check_kind(options.quantise)
     given = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("json", "dtype")}
@@ -109,7 +109,7 @@ def run_convert(options: Convert) -> list[Path]:
     Raises:
         ModelNotFoundError, WeightsError, InvalidOptionError: as `models.converters.convert`.
     """
-    from mirage_env.models.converters import convert
+    from mirage_env.models.io.published_checkpoints import convert
 
     return convert(options.source, options.out, options.layout, options.layers or None)
 
@@ -123,9 +123,9 @@ def run_embed(options: Embed) -> list[Path]:
     """
     import torch
 
-    from mirage_env.models.devices import native_dtype
-    from mirage_env.models.hub import find_encoder
-    from mirage_env.models.text import UMT5, clean_prompt, file_name, save_embedding
+    from mirage_env.models.io.hub import find_encoder
+    from mirage_env.models.offload import native_dtype
+    from mirage_env.models.wan.text_encoder import UMT5, clean_prompt, file_name, save_embedding
 
     folder, device = find_encoder(options.model, options.revision), torch.device(options.device)
     encoder = UMT5(folder / "text_encoder", folder / "tokenizer", device, native_dtype(device))

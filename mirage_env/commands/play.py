@@ -15,9 +15,9 @@ from gymnasium.spaces import Discrete
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from mirage_env.actions import DiscreteControl
 from mirage_env.errors import InvalidOptionError, MissingPackageError
-from mirage_env.model_options import ModelOptions
+from mirage_env.models.model_options import ModelOptions
+from mirage_env.spaces.actions import DiscreteControl
 
 KEYS_HELP = "w s forward and back, a d left and right, j l turn, i k look up and down, space stay; Esc ends"
 _KEYS = {
@@ -145,7 +145,7 @@ def run_play(options: Play, callback: Callable[..., Any] | None = None) -> None:
     except gymnasium.error.UnregisteredEnv as error:
         raise InvalidOptionError(f"--env: {error}") from error
     if options.record is not None:
-        from mirage_env.wrappers import RecordChunks
+        from mirage_env.envs.wrappers import RecordChunks
 
         env = RecordChunks(env, options.record)
     keyboard = Keyboard(env, options.translation, options.rotation, options.cache)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
+from mirage_env.commands.walk import blaming
 from mirage_env.errors import InvalidOptionError
-from mirage_env.walk_command import KnownWorld, blaming
+from mirage_env.interfaces import KnownWorld
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +57,7 @@ def training_worlds(options: TrainPolicy, env: str, count: int, split: str) -> V
     arguments: dict[str, Any] = {}
     if (task := spec.kwargs.get("task")) in ("point_nav", "image_nav"):
         arguments["task"] = TASKS[task](goals=options.goals)  # type: ignore[call-arg]
-    if spec.vector_entry_point == "mirage_env.vector_env:MirageVectorEnv":
+    if spec.vector_entry_point == "mirage_env.envs.vector:MirageVectorEnv":
         with blaming("--model"):
             model = _world_model(options.model)
         arguments |= {"model": model, "start_views": partial(start_view, split=split)}
@@ -73,6 +74,6 @@ def training_worlds(options: TrainPolicy, env: str, count: int, split: str) -> V
 @cache
 def _world_model(name: str) -> WorldModel:
     """Read once, for all worlds."""
-    from mirage_env.models.loading import load_world_model
+    from mirage_env.models.world_model_loader import load_world_model
 
     return load_world_model(name)

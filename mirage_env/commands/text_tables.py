@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mirage_env.commands.walk_outputs import WalkFigures
     from mirage_env.store import CacheInfo
-    from mirage_env.walk import WalkFigures
-
-VIDEO, SHEET, CURVES, CACHE = "walk.mp4", "contact_sheet.png", "curves.png", "cache.zarr"
-PAGE = "walk.html"
-
 
 Rows = list[tuple[str, str]]
 """Names and values; a row without a name goes on with the one before."""

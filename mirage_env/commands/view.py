@@ -10,14 +10,14 @@ import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 
+from mirage_env.commands.view_options import View
 from mirage_env.errors import InvalidImageError, MissingPackageError
-from mirage_env.models.loading import shipped_models
-from mirage_env.showing import has_display
-from mirage_env.viewer.caches import CacheFolder
-from mirage_env.viewer.openings import Openings
-from mirage_env.viewer.options import View, is_loopback
+from mirage_env.interfaces import OpenRoom
+from mirage_env.models.world_model_loader import shipped_models
+from mirage_env.viewer.cache_folder import CacheFolder
 from mirage_env.viewer.session import Session
-from mirage_env.walk_command import OpenRoom
+from mirage_env.viewer.world_sources import Openings
+from mirage_env.viz.walk_page import has_display
 
 logger = logging.getLogger(__name__)
 DEFAULT_MODEL, DEFAULT_SEED = "rooms", 7
@@ -33,7 +33,7 @@ def viewing(options: View, open_room: OpenRoom) -> Iterator[str]:
     """
     try:
         from mirage_env.viewer.page import Page
-        from mirage_env.viewer.server import address_of, serving
+        from mirage_env.viewer.server import address_of, is_loopback, serving
     except ImportError as error:
         raise MissingPackageError("the viewer needs viser; pip install 'mirage-env[viewer]'") from error
     session = session_of(options, open_room)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from mirage_env.commands.walk import Count, File, Text
 from mirage_env.errors import InvalidOptionError
-from mirage_env.model_options import ModelOptions
-from mirage_env.walk_command import Count, File, Text
+from mirage_env.models.model_options import ModelOptions
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,3 @@ class View:
             raise InvalidOptionError("--image and CACHE were both given; give one to start from")
         if not 0 <= self.port <= 65535:
             raise InvalidOptionError(f"--port: it is {self.port}; give a number from 0 to 65535")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

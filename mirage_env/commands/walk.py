@@ -14,21 +14,19 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidOptionError, MirageError
-from mirage_env.model_options import ModelOptions
-from mirage_env.tables import CACHE, CURVES, PAGE, SHEET, VIDEO
+from mirage_env.models.model_options import ModelOptions
+from mirage_env.viz.walk_page import CACHE, CURVES, PAGE, SHEET, VIDEO
 
 if TYPE_CHECKING:
     from mirage_env.camera import Camera
-    from mirage_env.interfaces import StartView
-    from mirage_env.walk import Start, Subscriber, Truth, WalkFigures
+    from mirage_env.commands.walk_outputs import Start, Subscriber, WalkFigures
+    from mirage_env.interfaces import KnownWorld, OpenRoom, StartView, Truth
     from mirage_env.world_model import WorldModel
 
 Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Text = Annotated[str | None, tyro.conf.arg(help_behavior_hint="", metavar="NAME")]
-PRESET_SIZES = (0.8, 0.6, 0.4, 0.2)
-"""Sizes of a named path that are tried until a room has place for it, metres."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,20 +83,6 @@ class Walk:
     """Replace what an earlier walk has left in --out."""
 
 
-@dataclass(frozen=True)
-class KnownWorld:
-    """A start view in a world whose truth is known."""
-
-    view: StartView
-    truth: Truth
-    is_free: Callable[[Camera], bool]
-    """Whether a camera keeps clear of walls and things."""
-
-
-OpenRoom = Callable[["WorldModel", int], KnownWorld]
-"""Opens the test room of a number at the model's image size; the command line hands it in, the core knows no rooms."""
-
-
 def run_walk(options: Walk, open_room: OpenRoom) -> tuple[WalkFigures, list[Path]]:
     """Walk as asked; returns what was measured and the files that were written.
 
@@ -115,7 +99,7 @@ def run_walk(options: Walk, open_room: OpenRoom) -> tuple[WalkFigures, list[Path
     recording = _check_recording(options)
     if options.threads is not None:
         _set_threads(options.threads)
-    from mirage_env.walk import walk
+    from mirage_env.commands.walk_outputs import walk
 
     with blaming("--model"):
         model = options.networks.load(options.model)
@@ -165,7 +149,7 @@ def _check_recording(options: Walk) -> Callable[[WorldModel, Truth | None], Abst
         return lambda model, truth: nullcontext([])
     if file.exists() and not options.overwrite:
         raise InvalidOptionError(f"--record: {file} is there already; choose another file or add --overwrite")
-    from mirage_env.recorders import WorldRecording
+    from mirage_env.viz.rerun_recorders import WorldRecording
 
     @contextmanager
     def recording(model: WorldModel, truth: Truth | None) -> Iterator[list[Subscriber]]:
@@ -176,11 +160,11 @@ def _check_recording(options: Walk) -> Callable[[WorldModel, Truth | None], Abst
 
 
 def _write_page(options: Walk, model: WorldModel, figures: WalkFigures, cache: Path) -> None:
-    from mirage_env.memory import LatentMemory
-    from mirage_env.pictures import memory_map
-    from mirage_env.showing import write_page
+    from mirage_env.commands.text_tables import walk_rows
+    from mirage_env.memory.latent import LatentMemory
     from mirage_env.store import load_world, open_cache
-    from mirage_env.tables import walk_rows
+    from mirage_env.viz.pictures import memory_map
+    from mirage_env.viz.walk_page import write_page
 
     memory = load_world(cache, model).memory
     above = None
@@ -198,7 +182,7 @@ def _set_threads(threads: int) -> None:
 
 
 def _with_steps(model: WorldModel, steps: int) -> WorldModel:
-    from mirage_env.models.denoiser import ChunkDenoiser
+    from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 
     generator = model.generator
     if not isinstance(generator, ChunkDenoiser):
@@ -230,8 +214,8 @@ def _starting_world(options: Walk, model: WorldModel, open_room: OpenRoom) -> _S
         view = replace(room.view, depth=None) if options.estimate_depth else room.view
 
     def begin(place: Path) -> Start:
+        from mirage_env.commands.walk_outputs import Start
         from mirage_env.store import CacheWriter
-        from mirage_env.walk import Start
 
         with blaming("--depth" if options.depth else "--image"):
             chunk, state = model.start(view.image, view.camera, view.depth, options.seed or 0, options.prompt or "")
@@ -243,8 +227,8 @@ def _starting_world(options: Walk, model: WorldModel, open_room: OpenRoom) -> _S
 
 
 def _stored_start(options: Walk, model: WorldModel, cache: Path) -> _StartingWorld:
+    from mirage_env.commands.walk_outputs import Start
     from mirage_env.store import CacheWriter, copy_cache, load_world
-    from mirage_env.walk import Start
 
     with blaming("--cache"):
         camera = load_world(cache, model, lazy=True).camera
@@ -260,7 +244,7 @@ def _stored_start(options: Walk, model: WorldModel, cache: Path) -> _StartingWor
 
 
 def _image_start(model: WorldModel, image: Path, depth: Path | None, fov: float | None) -> StartView:
-    from mirage_env.start_image import start_view_from_files
+    from mirage_env.datasets.photographs import start_view_from_files
 
     height, width = model.config.image_size
     try:
@@ -274,7 +258,7 @@ def _image_start(model: WorldModel, image: Path, depth: Path | None, fov: float 
 
 def _cameras(options: Walk, model: WorldModel, world: _StartingWorld) -> list[Camera]:
     """One camera per frame, a whole number of chunks."""
-    from mirage_env.paths import PRESETS, path_from_file, preset_path
+    from mirage_env.trajectories import PRESET_SIZES, PRESETS, path_from_file, preset_path
 
     per_chunk = model.config.frames_per_chunk
     if options.path in PRESETS:

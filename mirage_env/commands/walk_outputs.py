@@ -17,17 +17,16 @@ from tqdm import tqdm
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
-from mirage_env.pictures import Picture, VideoWriter, blank_unseen, contact_sheet, mark_unseen
+from mirage_env.interfaces import Truth
 from mirage_env.store import CacheWriter
-from mirage_env.tables import CURVES, SHEET, VIDEO
-from mirage_env.walk_curves import WalkCurves, picture_of, plot_walk
+from mirage_env.viz.pictures import Picture, VideoWriter, blank_unseen, contact_sheet, mark_unseen
+from mirage_env.viz.walk_curves import WalkCurves, picture_of, plot_walk
+from mirage_env.viz.walk_page import CURVES, SHEET, VIDEO
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
 
 COLUMNS = 12
 """Frames per row of the contact sheet."""
 TRUE, IMAGINED, KNOWN, NEW = "true simulator", "imagined", "what the memory knew", "new to the memory (orange)"
-Truth = Callable[[Camera, int], tuple[Picture, NDArray[np.bool_]]]
-"""True image [H, W, 3] at a camera and frame number, and where [H, W] it may be compared (nothing moves there)."""
 Subscriber = Callable[[Chunk, WorldState], None]
 """Told of the start view, if there is one, and of every chunk, with the state after it."""
 

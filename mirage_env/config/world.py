@@ -10,16 +10,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from mirage_env.config_reading import at_least, from_dict, one_of
+from mirage_env.config.geometry import GeometryConfig
+from mirage_env.config.parsing import at_least, from_dict, one_of
 from mirage_env.errors import InvalidOptionError
-from mirage_env.geometry_config import GeometryConfig
 
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class ReadoutConfig:
-    """How the memory is read (`splat.py`); the paper's readout is `winner="nearest"` with `footprint=0`.
+    """How the memory is read (`zbuffer.py`); the paper's readout is `winner="nearest"` with `footprint=0`.
 
     Raises:
         InvalidOptionError: an unknown rule or a negative number.
@@ -95,7 +95,7 @@ class MemoryConfig:
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """Whether and how the depth of a new chunk is scaled to the memory (`alignment.py`).
+    """Whether and how the depth of a new chunk is scaled to the memory (`depth_scale.py`).
 
     Raises:
         InvalidOptionError: a number out of range.

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
-from mirage_env.config_reading import from_dict
+from mirage_env.config.parsing import from_dict
+from mirage_env.config.world import WorldModelConfig
+from mirage_env.datasets.zip_arrays import ENDING, read_arrays, write_arrays
 from mirage_env.errors import ClipError, DatasetError, InvalidOptionError
-from mirage_env.training.zipped import ENDING, read_arrays, write_arrays
 
 FORMAT, VERSION = "mirage_clips", 1
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")

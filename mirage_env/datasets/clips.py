@@ -1,17 +1,15 @@
 """Clips: what every training stage reads.
 
 A folder of NumPy arrays that are memory-mapped, so that any number of training processes share one copy: images, depth,
-labels, poses, intrinsics, and (once a codec exists) latents. `record_rooms` renders the rooms simulator;
-`record_environment` records any Gymnasium environment that shows images, depth and poses.
+labels, poses, intrinsics, and (once a codec exists) latents. `record_environment` records any
+Gymnasium environment that shows images, depth and poses; `rooms/clips.py` renders the rooms simulator.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,7 @@ from tqdm import tqdm
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
-from mirage_env.interfaces import MOVER, SKY, STATIC
-from mirage_env.rooms import FRAME_SECONDS, Room, random_walk
+from mirage_env.interfaces import SKY, STATIC
 
 FARTHEST = float(np.finfo(np.float16).max)
 """Depth beyond this does not fit its type and counts as none, metres."""
@@ -93,33 +90,6 @@ def write_clips(folder: Path, clips: Iterator[Clip], count: int, meta: dict[str,
             arrays[name][i] = value
     (folder / "clips.json").write_text(json.dumps({"clips": count, **meta}) + "\n")
     return Clips(folder)
-
-
-def rooms_clip(seed: int, split: str, frames: int, size: int) -> Clip:
-    """One clip of the rooms simulator: world and walk both come from `seed`."""
-    room = Room.generate(seed, split)
-    rng = np.random.default_rng([seed, 1])
-    cameras = random_walk(room, rng, frames, size, size)
-    start = rng.uniform(0.0, 20.0)
-    views = [room.render(camera, start + i * FRAME_SECONDS) for i, camera in enumerate(cameras)]
-    return Clip(
-        images=np.stack([v.image for v in views]),
-        depth=np.stack([np.where(v.sky, 0.0, v.depth).astype(np.float16) for v in views]),
-        labels=np.stack([np.where(v.sky, SKY, np.where(v.mover, MOVER, STATIC)).astype(np.uint8) for v in views]),
-        poses=np.stack([c.T_world_cam for c in cameras]),
-        intrinsics=cameras[0].K_image,
-    )
-
-
-def record_rooms(
-    folder: Path, split: str, clips: int, frames: int = 32, size: int = 128, first_seed: int = 0, workers: int = 2
-) -> Clips:
-    """Render `clips` worlds of a split, one walk each."""
-    render = partial(rooms_clip, split=split, frames=frames, size=size)
-    meta = {"source": "rooms", "split": split, "first_seed": first_seed}
-    with ProcessPoolExecutor(workers) as pool:
-        made = pool.map(render, range(first_seed, first_seed + clips), chunksize=4)
-        return write_clips(folder, iter(made), clips, meta)
 
 
 def record_environment(

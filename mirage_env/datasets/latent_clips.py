@@ -1,4 +1,4 @@
-"""A data set of clips (`clip_files.py`), read clip by clip while training."""
+"""A data set of clips (`clip_store.py`), read clip by clip while training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mirage_env.datasets.clip_store import LatentClip, clip_names, read_clip, read_imagined, read_info, text_key
+from mirage_env.datasets.zip_arrays import ENDING, read_arrays
 from mirage_env.errors import DatasetError
-from mirage_env.training.clip_files import LatentClip, clip_names, read_clip, read_imagined, read_info, text_key
-from mirage_env.training.zipped import ENDING, read_arrays
 
 CACHE_BYTES = 2**31
 """Clips stay in memory up to this many bytes."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidDepthError, InvalidImageError
 from mirage_env.interfaces import StartView
 

@@ -56,7 +56,7 @@ def libraries(names: Sequence[str] = ("diffusers", "transformers", "zarr", "gymn
 def kernels() -> Iterator[Finding]:
     """Whether compiled kernels are kept from run to run."""
     try:
-        place = importlib.import_module("mirage_env.splat_numba")._scan.stats.cache_path
+        place = importlib.import_module("mirage_env.readout.zbuffer_numba")._scan.stats.cache_path
     except (ImportError, RuntimeError) as error:
         advice = "export NUMBA_CACHE_DIR=FOLDER, one that can be written"
         yield Finding("problem", "numba cache", f"no place for it ({error})", advice)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from mirage_env.actions import Control, make_control
 from mirage_env.errors import InvalidOptionError
-from mirage_env.observations import EXTRAS
+from mirage_env.spaces.actions import Control, make_control
+from mirage_env.spaces.observations import EXTRAS
 from mirage_env.tasks import Guard, Task, task_from
-from mirage_env.tasks.stop import StopControl
+from mirage_env.tasks.stop_action import StopControl
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,27 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from numpy.typing import ArrayLike, NDArray
 
-from mirage_env.actions import POSITION_LIMIT
 from mirage_env.camera import Camera
-from mirage_env.env_arguments import EnvArguments
+from mirage_env.envs.arguments import EnvArguments
+from mirage_env.envs.forking import ForkableEnv
+from mirage_env.envs.snapshots import Here, Moment, Opening, StateT, TaskState
 from mirage_env.errors import InvalidActionError, InvalidOptionError, InvalidPoseError
-from mirage_env.forkable import ForkableEnv
-from mirage_env.moments import Here, Moment, Opening, StateT, TaskState
-from mirage_env.observations import Info, Observation, Shown, WorldFormat, info_of, observation_of, observation_space
-from mirage_env.reset_options import check_options
+from mirage_env.spaces.actions import POSITION_LIMIT
+from mirage_env.spaces.observations import (
+    Info,
+    Observation,
+    Shown,
+    WorldFormat,
+    info_of,
+    observation_of,
+    observation_space,
+)
+from mirage_env.spaces.reset_options import check_options
 from mirage_env.tasks import NoTask, Start, Step
 from mirage_env.tasks.base import Distance, Point
-from mirage_env.tasks.judging import check_verdict, frame_rewards
 from mirage_env.tasks.navigation import straight_to
-from mirage_env.tasks.stop import StopControl
+from mirage_env.tasks.stop_action import StopControl
+from mirage_env.tasks.verdicts import check_verdict, frame_rewards
 
 
 class ChunkEnv(ForkableEnv, Generic[StateT]):

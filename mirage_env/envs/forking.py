@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import Space
 from numpy.typing import NDArray
 
-from mirage_env.observations import Observation
+from mirage_env.spaces.observations import Observation
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mirage_env.camera import Camera
-from mirage_env.chunk_env import ChunkEnv
-from mirage_env.env import MirageEnv
-from mirage_env.env_arguments import EnvArguments
+from mirage_env.envs.arguments import EnvArguments
+from mirage_env.envs.base import ChunkEnv
+from mirage_env.envs.snapshots import Moment
+from mirage_env.envs.vector import ChunkVectorEnv
+from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import STATIC, Readout, StartViews
-from mirage_env.moments import Moment
-from mirage_env.observations import Info, Observation, Shown, observation_space
-from mirage_env.vector_env import ChunkVectorEnv
+from mirage_env.spaces.observations import Info, Observation, Shown, observation_space
 from mirage_env.world_model import WorldModel, WorldState, frames_to_uint8
 
 LATENT_LIMIT = 16.0
@@ -234,7 +234,7 @@ def _preview_of(model: WorldModel, wanted: bool | str | Path) -> Preview | None:
     """
     if wanted is False:
         return None
-    from mirage_env.models.preview import find_preview, load_preview
+    from mirage_env.models.small.preview_decoder import find_preview, load_preview
 
     folder = find_preview(model.identity) if wanted is True else Path(wanted)
     return None if folder is None else load_preview(folder, model.identity)

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
-from mirage_env.observations import Shown
+from mirage_env.spaces.observations import Shown
 from mirage_env.tasks import Task, Verdict
 from mirage_env.tasks.base import Distance, Goals, Point
-from mirage_env.tasks.sampling import seen_camera
+from mirage_env.tasks.goal_sampling import seen_camera
 
 if TYPE_CHECKING:
-    from mirage_env.chunk_env import ChunkEnv
+    from mirage_env.envs.base import ChunkEnv
 
 StateT = TypeVar("StateT")
 

@@ -15,11 +15,11 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 from numpy.typing import ArrayLike, NDArray
 
 from mirage_env.camera import Camera
-from mirage_env.chunk_env import ChunkEnv
-from mirage_env.env import MirageEnv
+from mirage_env.envs.base import ChunkEnv
+from mirage_env.envs.snapshots import StateT, TaskState
+from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidActionError, InvalidOptionError
-from mirage_env.moments import StateT, TaskState
-from mirage_env.observations import PER_FRAME, Info, Observation, Shown
+from mirage_env.spaces.observations import PER_FRAME, Info, Observation, Shown
 from mirage_env.world_model import WorldState
 
 Seeds = int | Sequence[int | None] | None

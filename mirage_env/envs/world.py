@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera, between, rotation_angle
-from mirage_env.chunk_env import ChunkEnv
-from mirage_env.env_arguments import EnvArguments
+from mirage_env.envs.arguments import EnvArguments
+from mirage_env.envs.base import ChunkEnv
+from mirage_env.envs.frame_views import every_frame, look
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import StartViews
-from mirage_env.looking import every_frame, look
-from mirage_env.observations import Info, Observation, Shown, WorldFormat
-from mirage_env.reset_options import as_camera
+from mirage_env.spaces.observations import Info, Observation, Shown, WorldFormat
+from mirage_env.spaces.reset_options import as_camera
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
 
 MAX_PICTURE_CHUNKS = 16
@@ -71,7 +71,7 @@ class MirageEnv(ChunkEnv[WorldState]):
     ) -> None:
         if isinstance(model, str | Path):
             # Brings in diffusers and transformers, which a ready model does not need again.
-            from mirage_env.models.loading import load_world_model
+            from mirage_env.models.world_model_loader import load_world_model
 
             model = load_world_model(model)
         c = model.config

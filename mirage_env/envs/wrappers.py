@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mirage_env.errors import InvalidOptionError
 
 if TYPE_CHECKING:
-    from mirage_env.pictures import VideoWriter
+    from mirage_env.viz.pictures import VideoWriter
 
 
 class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -89,7 +89,7 @@ class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
     def _add(self) -> None:
         if self._video is None:
             # Starts ffmpeg, which only recording needs.
-            from mirage_env.pictures import VideoWriter
+            from mirage_env.viz.pictures import VideoWriter
 
             self._video = VideoWriter(self._partial(), self.fps)
         frames: NDArray[np.uint8] = self.get_wrapper_attr("shown_frames")()

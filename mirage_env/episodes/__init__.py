@@ -6,8 +6,8 @@ lerobot.py    to the layout of LeRobotDataset
 """
 
 from mirage_env.episodes.episode import Episode, differences
-from mirage_env.episodes.files import episode_files, load_episode, save_episode
-from mirage_env.episodes.recorder import CountEpisodes, RecordEpisodes
+from mirage_env.episodes.episode_files import episode_files, load_episode, save_episode
+from mirage_env.episodes.recording_wrappers import CountEpisodes, RecordEpisodes
 
 __all__ = [
     "CountEpisodes",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mirage_env.camera import Camera, Matrix, inverse, rotation_angle
 from mirage_env.errors import InvalidPoseError
-from mirage_env.paths import path_from_file
+from mirage_env.trajectories import path_from_file
 
 WORST_ROTATION, WORST_TRANSLATION = 15.0, 0.5
 """Mean errors that score zero, degrees and units of the path (WorldScore's empirical maxima)."""

@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from mirage_env.datasets.realestate10k import PoseList, write_pose_list
 from mirage_env.errors import ClipError, InvalidOptionError
-from mirage_env.evaluation.paths import FAMILIES, loop_walk
-from mirage_env.evaluation.rollout import Truth, true_views
-from mirage_env.pictures import write_video
-from mirage_env.realestate import PoseList, write_pose_list
+from mirage_env.evaluation.loop_walks import FAMILIES, loop_walk
+from mirage_env.evaluation.variant_rollout import Truth, true_views
 from mirage_env.rooms import FRAME_SECONDS, Room
+from mirage_env.viz.pictures import write_video
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.evaluation import plots, report
-from mirage_env.evaluation.journal import Journal, Record
+from mirage_env.evaluation.loop_walks import FAMILIES, loop_walk
 from mirage_env.evaluation.metrics import psnr
 from mirage_env.evaluation.oracle import WRITTEN, oracle_record
-from mirage_env.evaluation.paths import FAMILIES, loop_walk
-from mirage_env.evaluation.rollout import Rollout, Truth, measure, roll_out, true_views
+from mirage_env.evaluation.results_journal import Journal, Record
+from mirage_env.evaluation.variant_rollout import Rollout, Truth, measure, roll_out, true_views
 from mirage_env.evaluation.variants import ROLLOUTS, Load, load_paper, variant
 from mirage_env.rooms import Room
 from mirage_env.world_model import WorldModel, frames_to_uint8
@@ -98,7 +98,7 @@ def run(config: LoopConfig, load: Load | None = None) -> dict[str, Any]:
         WeightsError: weights that do not fit their networks.
     """
     if load is None:
-        from mirage_env.models.loading import load_world_model
+        from mirage_env.models.world_model_loader import load_world_model
 
         load = load_world_model
     model = load(config.model)

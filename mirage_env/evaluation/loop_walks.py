@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.rooms import Room
-from mirage_env.rooms.walks import WALK_CLEARANCE, upright, yaw_pitch
+from mirage_env.rooms.camera_walks import WALK_CLEARANCE, upright, yaw_pitch
 
 FAMILIES = ("out_and_back", "orbit", "look_away")
 ALL = "all families"

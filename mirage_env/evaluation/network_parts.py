@@ -18,8 +18,8 @@ from mirage_env.evaluation import report
 from mirage_env.evaluation.metrics import Estimate, estimate, psnr, ssim
 from mirage_env.evaluation.variants import Load
 from mirage_env.interfaces import MOVER, SKY, STATIC
-from mirage_env.masks import keep_cells
-from mirage_env.memory import LatentMemory
+from mirage_env.memory.filters import keep_cells
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.rooms import FRAME_SECONDS, Room, random_walk
 from mirage_env.world_model import WorldModel, frames_from_uint8
 
@@ -61,7 +61,7 @@ def run(config: PartsConfig, load: Load | None = None) -> dict[str, Any]:
         WeightsError: weights that do not fit their networks.
     """
     if load is None:
-        from mirage_env.models.loading import load_world_model
+        from mirage_env.models.world_model_loader import load_world_model
 
         load = load_world_model
     model = load(config.model)

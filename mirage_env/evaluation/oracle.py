@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from mirage_env.evaluation.metrics import dilate, mean, psnr
-from mirage_env.evaluation.rollout import MOVER_MARGIN, pixels_known
+from mirage_env.evaluation.variant_rollout import MOVER_MARGIN, pixels_known
 from mirage_env.interfaces import MOVER
-from mirage_env.masks import keep_cells
-from mirage_env.memory import LatentMemory
-from mirage_env.rgb_memory import RgbMemory
+from mirage_env.memory.filters import keep_cells
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.rgb import RgbMemory
 from mirage_env.rooms import Room, random_walk
 from mirage_env.world_model import WorldModel, WorldState, frames_from_uint8
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mirage_env.evaluation.loop_walks import ALL, FAMILIES
 from mirage_env.evaluation.metrics import Estimate, mean
-from mirage_env.evaluation.paths import ALL, FAMILIES
 from mirage_env.evaluation.variants import LABELS
 
 SHEET_COLUMNS = 9

@@ -25,16 +25,16 @@ from tqdm import tqdm
 from mirage_env.errors import ClipError, InvalidOptionError
 from mirage_env.evaluation import plots, re10k_report
 from mirage_env.evaluation.clip_scale import FittedScale, fit_scale
-from mirage_env.evaluation.clips import Clip, ClipViews, find_clips, read_clip
 from mirage_env.evaluation.consistency import consistency
-from mirage_env.evaluation.journal import Journal, Record
+from mirage_env.evaluation.loop_walks import LoopWalk
 from mirage_env.evaluation.lpips import Lpips, has_lpips, load_lpips
 from mirage_env.evaluation.metrics import mean, psnr, ssim
-from mirage_env.evaluation.paths import LoopWalk
+from mirage_env.evaluation.re10k_clips import Clip, ClipViews, find_clips, read_clip
 from mirage_env.evaluation.report import without_nan
-from mirage_env.evaluation.rollout import Rollout, Truth, roll_out
+from mirage_env.evaluation.results_journal import Journal, Record
+from mirage_env.evaluation.variant_rollout import Rollout, Truth, roll_out
 from mirage_env.evaluation.variants import Load
-from mirage_env.model_options import ModelOptions
+from mirage_env.models.model_options import ModelOptions
 from mirage_env.world_model import WorldModel, frames_from_uint8, frames_to_uint8
 
 logger = logging.getLogger(__name__)

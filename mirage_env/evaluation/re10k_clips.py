@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
+from mirage_env.datasets.realestate10k import PoseList, camera_of, read_pose_list, read_video_frames, video_size
 from mirage_env.errors import ClipError
-from mirage_env.realestate import PoseList, camera_of, read_pose_list, read_video_frames, video_size
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mirage_env.evaluation.metrics import Estimate, estimate, mean
-from mirage_env.evaluation.published import RE10K, RE10K_COLUMNS, published_table
+from mirage_env.evaluation.published_figures import RE10K, RE10K_COLUMNS, published_table
 from mirage_env.evaluation.report import markdown
 
 METRICS = ("psnr", "ssim", "lpips")

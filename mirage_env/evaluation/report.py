@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mirage_env.evaluation import oracle, plots
+from mirage_env.evaluation.loop_walks import ALL, FAMILIES
 from mirage_env.evaluation.metrics import PSNR_LIMIT, Estimate, estimate, mean, paired
-from mirage_env.evaluation.paths import ALL, FAMILIES
 from mirage_env.evaluation.variants import LABELS
 
 COLUMNS = {

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.evaluation import report
-from mirage_env.evaluation.clocks import Clock, timed
-from mirage_env.evaluation.paths import LoopWalk, loop_walk
+from mirage_env.evaluation.loop_walks import LoopWalk, loop_walk
+from mirage_env.evaluation.timers import Clock, timed
 from mirage_env.evaluation.variants import Load
 from mirage_env.rooms import Room, RoomView
 from mirage_env.world_model import WorldModel
@@ -85,7 +85,7 @@ def run(config: SpeedConfig, load: Load | None = None) -> dict[str, Any]:
         WeightsError: weights that do not fit their networks.
     """
     if load is None:
-        from mirage_env.models.loading import load_world_model
+        from mirage_env.models.world_model_loader import load_world_model
 
         load = load_world_model
     before = torch.get_num_threads()

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import Memory, Readout
 from mirage_env.world_model import WorldModel
 

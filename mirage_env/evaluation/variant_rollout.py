@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mirage_env.evaluation.loop_walks import LoopWalk
 from mirage_env.evaluation.metrics import dilate, mean, psnr, ssim
-from mirage_env.evaluation.paths import LoopWalk
-from mirage_env.rgb_memory import cells_to_pixels
+from mirage_env.memory.rgb import cells_to_pixels
 from mirage_env.rooms import Room
 from mirage_env.world_model import Chunk, WorldModel, frames_from_uint8
 

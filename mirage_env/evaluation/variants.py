@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError
 from mirage_env.interfaces import Readout
-from mirage_env.rgb_memory import RgbMemory
+from mirage_env.memory.rgb import RgbMemory
 from mirage_env.world_model import WorldModel
 
 LABELS = {

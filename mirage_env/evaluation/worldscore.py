@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mirage_env.camera import Camera
+from mirage_env.datasets.photographs import start_view_from_files
 from mirage_env.errors import InvalidOptionError
-from mirage_env.evaluation.published import WORLDSCORE, WORLDSCORE_COLUMNS, published_table
+from mirage_env.evaluation.published_figures import WORLDSCORE, WORLDSCORE_COLUMNS, published_table
 from mirage_env.evaluation.variants import Load
 from mirage_env.evaluation.worldscore_cameras import FOCAL, path_cameras
 from mirage_env.evaluation.worldscore_data import MOVEMENTS, OUTPUT, Sample, is_complete, read_samples, write_sample
-from mirage_env.model_options import ModelOptions
-from mirage_env.start_image import start_view_from_files
+from mirage_env.models.model_options import ModelOptions
 from mirage_env.world_model import WorldModel, frames_to_uint8
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 from mirage_env.camera import Camera
 from mirage_env.errors import ClipError
 from mirage_env.evaluation.worldscore_cameras import their_matrices
-from mirage_env.pictures import write_video
+from mirage_env.viz.pictures import write_video
 
 MOVEMENTS = ("static", "dynamic")
 OUTPUT = "worldscore_output"

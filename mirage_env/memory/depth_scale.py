@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.config import AlignmentConfig
+from mirage_env.config.world import AlignmentConfig
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mirage_env.blocks import Evidence, MemoryBlock
-from mirage_env.config import GateConfig
-from mirage_env.splat import Splat
+from mirage_env.config.world import GateConfig
+from mirage_env.readout.zbuffer import Splat
+from mirage_env.tokens.blocks import Evidence, MemoryBlock
 
 NEVER = 255
 """`Evidence.nearest` of a token that no later view has confirmed."""

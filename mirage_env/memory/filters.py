@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mirage_env.config import FilterConfig
-from mirage_env.geometry import depth_edges
+from mirage_env.config.world import FilterConfig
 from mirage_env.interfaces import STATIC
+from mirage_env.memory.lifting import depth_edges
 
 
 def keep_cells(

@@ -8,10 +8,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.config import GateConfig
-from mirage_env.splat import Rule, Splat, focal_lengths, projections, visible_tiles
+from mirage_env.config.world import GateConfig
+from mirage_env.readout.zbuffer import Rule, Splat, focal_lengths, projections, visible_tiles
+from mirage_env.tokens.blocks import MemoryBlock
 
 SAME_DEPTH = 0.05
 """What lies hidden at the depth of a cell, within this share of it, is what the cell shows."""

@@ -18,17 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_env import backends
-from mirage_env.backends import BackendName
-from mirage_env.blocks import FeatureType, Frames, MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.config import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
-from mirage_env.evidence import weigh
-from mirage_env.gate import new_cells
-from mirage_env.geometry import depth_to_grid, footprint, lift
+from mirage_env.config.world import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
 from mirage_env.interfaces import Memory, Readout
-from mirage_env.packing import Tokens, pack
-from mirage_env.splat import Rule, Splat, projections, visible_tiles
+from mirage_env.memory.evidence import weigh
+from mirage_env.memory.gate import new_cells
+from mirage_env.memory.lifting import depth_to_grid, footprint, lift
+from mirage_env.readout import backends
+from mirage_env.readout.backends import BackendName
+from mirage_env.readout.zbuffer import Rule, Splat, projections, visible_tiles
+from mirage_env.tokens.blocks import FeatureType, Frames, MemoryBlock
+from mirage_env.tokens.packing import Tokens, pack
 
 GLIMPSES = 64
 """Views that a thread reads at a time, so that what it works on stays in its cache."""
@@ -95,7 +95,7 @@ class PointMemory:
         K_latent: NDArray[np.float64],  # [3, 3] or [V, 3, 3], of the grid
     ) -> Splat:
         """`splat` of views given as matrices, on the CPU, a few dozen at a time: what planning reads thousands with."""
-        from mirage_env.splat_numba import splat_matrices
+        from mirage_env.readout.zbuffer_numba import splat_matrices
 
         R_cam_world = T_world_cam[:, :3, :3].transpose(0, 2, 1)
         T_cam_world = np.concatenate([R_cam_world, -R_cam_world @ T_world_cam[:, :3, 3:]], axis=2)  # [V, 3, 4]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mirage_env.camera import Camera, rotation_angle
 from mirage_env.interfaces import Memory, Reference
-from mirage_env.memory import PointMemory
-from mirage_env.splat import Splat
+from mirage_env.memory.latent import PointMemory
+from mirage_env.readout.zbuffer import Splat
 
 LEAST_OVERLAP = 0.04
 """Views that share less with the chunk are no help (the paper's threshold)."""

@@ -9,17 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mirage_env.blocks import UNKNOWN_FRAME, Frames, MemoryBlock
 from mirage_env.camera import inverse, rigid
 from mirage_env.errors import InvalidOptionError
-from mirage_env.memory import PointMemory
-from mirage_env.packing import Tokens, pack
-from mirage_env.world_model import WorldState
+from mirage_env.memory.latent import PointMemory
+from mirage_env.tokens.blocks import UNKNOWN_FRAME, Frames, MemoryBlock
+from mirage_env.tokens.packing import Tokens, pack
+
+if TYPE_CHECKING:
+    from mirage_env.world_state import WorldState
 
 MemoryT = TypeVar("MemoryT", bound=PointMemory)
 

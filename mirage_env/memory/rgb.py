@@ -17,12 +17,12 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_env.blocks import FeatureType
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
-from mirage_env.geometry import depth_edges
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import LatentCodec, Readout
-from mirage_env.memory import PointMemory
+from mirage_env.memory.latent import PointMemory
+from mirage_env.memory.lifting import depth_edges
+from mirage_env.tokens.blocks import FeatureType
 
 SEEN_SHARE = 0.5
 """Share of a cell's pixels that must be seen for the cell to count as observed."""

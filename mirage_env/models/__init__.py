@@ -1,1 +1,5 @@
-"""The networks behind the Protocols of `interfaces`; the only core part that imports diffusers or transformers."""
+"""Models: the networks behind the Protocols of `interfaces.py`, and `load_world_model`."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 
 from mirage_env.errors import InvalidOptionError, MissingPackageError
-from mirage_env.models.denoiser import ChunkDenoiser
-from mirage_env.models.devices import Turns, compile_blocks, offload_groups
-from mirage_env.models.quantise import check_kind, quantise
-from mirage_env.models.transformer import ControlledTransformer
+from mirage_env.models.offload import Turns, compile_blocks, offload_groups
+from mirage_env.models.quantisation import check_kind, quantise
+from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
+from mirage_env.models.wan.transformer import ControlledTransformer
 
 Offload = Literal["none", "model", "group"]
 OFFLOADS = ("none", "model", "group")

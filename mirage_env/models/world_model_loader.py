@@ -6,7 +6,8 @@ A small model of our own classes is a folder with a subfolder per network plus `
 
 Each subfolder holds `config.json` and `diffusion_pytorch_model.safetensors`. `refiner/` and `control/` may be absent:
 the readout is then used as it is, the memory reaches the network only through the sampler's source. The layout of
-full-size models is in `sources.py`. Loading is strict: missing, unexpected or misshapen weights raise with the list.
+full-size models is in `pipeline_parts.py`. Loading is strict: missing, unexpected or misshapen weights raise with the
+list.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from typing import TypeVar
 import torch
 from diffusers import ModelMixin, WanTransformer3DModel
 
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidOptionError
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.denoiser import ChunkDenoiser
-from mirage_env.models.depth import DepthUNet
-from mirage_env.models.devices import Placed, cast, native_dtype
-from mirage_env.models.full_size import load_full_size
-from mirage_env.models.geometry_loading import load_depth, load_segmentation
-from mirage_env.models.hub import find_model, find_part, is_pipeline, shipped_models
-from mirage_env.models.identity import fingerprint
-from mirage_env.models.lora import fuse_lora
-from mirage_env.models.refiner import BareReadout, ConvRefiner
-from mirage_env.models.running import Offload, Running
-from mirage_env.models.segmentation import SegmentationUNet
-from mirage_env.models.sources import LORA_WEIGHTS, sources_of
-from mirage_env.models.vae import ConvCodec
-from mirage_env.models.weights import WEIGHTS, load_module, load_strictly, read_weights, save_module
+from mirage_env.models.device_placement import Offload, Running
+from mirage_env.models.geometry.loader import load_depth, load_segmentation
+from mirage_env.models.io.fingerprint import fingerprint
+from mirage_env.models.io.hub import find_model, find_part, is_pipeline, shipped_models
+from mirage_env.models.io.state_dicts import WEIGHTS, load_module, load_strictly, read_weights, save_module
+from mirage_env.models.offload import Placed, cast, native_dtype
+from mirage_env.models.small.conv_codec import ConvCodec
+from mirage_env.models.small.depth_unet import DepthUNet
+from mirage_env.models.small.refiner import BareReadout, ConvRefiner
+from mirage_env.models.small.segmentation_unet import SegmentationUNet
+from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
+from mirage_env.models.wan.lora import fuse_lora
+from mirage_env.models.wan.pipeline_loader import load_full_size
+from mirage_env.models.wan.pipeline_parts import LORA_WEIGHTS, sources_of
+from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.world_model import WorldModel
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The implementations of the readout (`splat.py`) by name; they give the same winners, to the token.
+"""The implementations of the readout (`zbuffer.py`) by name; they give the same winners, to the token.
 
 `numba` runs on the CPU, `triton` on CUDA, `torch` on any device. `auto` takes numba for the CPU; on CUDA it takes
 Triton, which needs a C compiler when it first runs, and torch where there is none.
@@ -17,10 +17,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, MissingPackageError
-from mirage_env.splat import Backend, Rule, Splat, gather
+from mirage_env.readout.zbuffer import Backend, Rule, Splat, gather
+from mirage_env.tokens.blocks import MemoryBlock
 
 BackendName = Literal["auto", "numba", "torch", "triton"]
 CPU = torch.device("cpu")
@@ -60,14 +60,14 @@ def load(name: BackendName, device: torch.device = CPU) -> Backend:
     """
     name = resolve(name, device)
     if name == "numba":
-        from mirage_env.splat_numba import splat_numba
+        from mirage_env.readout.zbuffer_numba import splat_numba
 
         return splat_numba
     if name == "torch":
-        from mirage_env.splat_torch import splat_torch
+        from mirage_env.readout.zbuffer_torch import splat_torch
 
         return partial(splat_torch, device=device)
-    from mirage_env.splat_triton import splat_triton
+    from mirage_env.readout.zbuffer_triton import splat_triton
 
     return partial(splat_triton, device=device)
 
@@ -91,7 +91,7 @@ def splat_many(
     """
     one, worlds = load(name, device), list(zip(scenes, cameras, strict=True))
     if resolve(name, device) == "triton" and len({len(c) for c in cameras}) == 1:
-        from mirage_env.splat_triton import splat_scenes
+        from mirage_env.readout.zbuffer_triton import splat_scenes
 
         return splat_scenes(scenes, cameras, grid, rule, device)
     workers = min(threads, len(worlds))
@@ -116,10 +116,10 @@ def gather_on(
         feature, born = gather(blocks, found)
         return torch.from_numpy(feature), torch.from_numpy(born)
     if name == "torch":
-        from mirage_env.splat_torch import gather_torch
+        from mirage_env.readout.zbuffer_torch import gather_torch
 
         return gather_torch(blocks, found, device)
-    from mirage_env.splat_triton import gather_triton
+    from mirage_env.readout.zbuffer_triton import gather_triton
 
     return gather_triton(blocks, found, device)
 

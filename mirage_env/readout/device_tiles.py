@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_env.blocks import MemoryBlock
+from mirage_env.tokens.blocks import MemoryBlock
 
 _copies: dict[tuple[int, torch.device], Tensor] = {}
 

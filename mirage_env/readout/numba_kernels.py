@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from mirage_env.splat import from_half, log_size
+from mirage_env.readout.zbuffer import from_half, log_size
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

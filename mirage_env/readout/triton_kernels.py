@@ -1,4 +1,4 @@
-"""The kernels of the readout on CUDA; `splat_triton.py` launches them and says what they do together.
+"""The kernels of the readout on CUDA; `zbuffer_triton.py` launches them and says what they do together.
 
 Sizes: W worlds with V views each, M tiles in all; `j` counts the views of a world. Addresses of blocks come as int64.
 """

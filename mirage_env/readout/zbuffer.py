@@ -7,8 +7,8 @@ absolute log of its footprint against the cell's. Ties go to the newest token, t
 where the first is empty or lies farther behind it than `depth_tolerance`. Footprints are square: f_x alone gives their
 size in cells.
 
-There are three implementations, and they agree to the bit: numba (`splat_numba.py`, CPU), Triton (`splat_triton.py`,
-CUDA) and plain torch (`splat_torch.py`, anywhere). So the arithmetic is fixed here:
+There are three implementations, and they agree to the bit: numba (`zbuffer_numba.py`, CPU), Triton
+(`zbuffer_triton.py`, CUDA) and plain torch (`zbuffer_torch.py`, anywhere). So the arithmetic is fixed here:
 
 - The projection of a tile, `K_latent @ T_cam_world` with the tile's box folded in, is computed in float64 and rounded
   to float32 once: `q = m0 x + m1 y + m2 z + m3`, summed from the left, without fused multiply-add.
@@ -27,9 +27,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.config import ReadoutConfig
+from mirage_env.config.world import ReadoutConfig
+from mirage_env.tokens.blocks import MemoryBlock
 
 Matrices = NDArray[np.float64]
 

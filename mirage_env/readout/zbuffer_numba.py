@@ -1,9 +1,9 @@
-"""The readout on a CPU (`splat.py`), compiled with numba.
+"""The readout on a CPU (`zbuffer.py`), compiled with numba.
 
 Blocks and tiles out of view are skipped. Every view is a sequential loop over tokens, newest first, so a later token
 has to be strictly better and the result is the same on any number of threads; threads share out the views.
-What is done to all tokens of a tile runs on vectors (`splat_tile.py`) and finds those that are better than what their
-cells hold so far; only those few are looked at one by one.
+What is done to all tokens of a tile runs on vectors (`numba_kernels.py`) and finds those that are better than what
+their cells hold so far; only those few are looked at one by one.
 """
 
 from __future__ import annotations
@@ -15,10 +15,19 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mirage_env.blocks import TILE, MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.splat import Matrices, Rule, Splat, boxes_in_view, focal_lengths, frustums, log_size, projections
-from mirage_env.splat_tile import compress, covered_cells, extent, fold, mark, misfits, own_cells, project
+from mirage_env.readout.numba_kernels import compress, covered_cells, extent, fold, mark, misfits, own_cells, project
+from mirage_env.readout.zbuffer import (
+    Matrices,
+    Rule,
+    Splat,
+    boxes_in_view,
+    focal_lengths,
+    frustums,
+    log_size,
+    projections,
+)
+from mirage_env.tokens.blocks import TILE, MemoryBlock
 
 THREADED_FROM = 400_000
 """Tokens x views above which two or more threads beat one."""

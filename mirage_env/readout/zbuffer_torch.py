@@ -1,6 +1,6 @@
-"""The readout in plain torch (`splat.py`), on any device: the reference that is always there.
+"""The readout in plain torch (`zbuffer.py`), on any device: the reference that is always there.
 
-Every operation is one elementwise call in the order that `splat.py` fixes, and winners are minima, which no order of
+Every operation is one elementwise call in the order that `zbuffer.py` fixes, and winners are minima, which no order of
 threads can change. (Writing by index and trusting that the last write wins is undefined, even on a CPU.)
 """
 
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mirage_env.blocks import TILE, MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.device_blocks import Tiles, on_device
-from mirage_env.splat import Rule, Splat, by_block, focal_lengths, frustums, projections
+from mirage_env.readout.device_tiles import Tiles, on_device
+from mirage_env.readout.zbuffer import Rule, Splat, by_block, focal_lengths, frustums, projections
+from mirage_env.tokens.blocks import TILE, MemoryBlock
 
 CPU = torch.device("cpu")
 

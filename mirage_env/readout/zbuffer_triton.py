@@ -1,4 +1,4 @@
-"""The readout on CUDA (`splat.py`), as Triton kernels (`triton_kernels.py`): all views of all worlds at once.
+"""The readout on CUDA (`zbuffer.py`), as Triton kernels (`triton_kernels.py`): all views of all worlds at once.
 
 `see` drops the tiles out of view and folds the projection into the others; `enter` projects their tokens and takes
 the minimum of every cell, first of depth, then of rank and order in one 64-bit number; `resolve` describes the
@@ -20,11 +20,11 @@ import torch
 import triton
 from torch import Tensor
 
-from mirage_env import triton_kernels as kernels
-from mirage_env.blocks import TILE, MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.device_blocks import Tiles, on_device
-from mirage_env.splat import Rule, Splat, focal_lengths, frustums, projections
+from mirage_env.readout import triton_kernels as kernels
+from mirage_env.readout.device_tiles import Tiles, on_device
+from mirage_env.readout.zbuffer import Rule, Splat, focal_lengths, frustums, projections
+from mirage_env.tokens.blocks import TILE, MemoryBlock
 
 EXACT = {"enable_fp_fusion": False}
 GROUP = 16

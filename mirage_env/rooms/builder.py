@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from mirage_env.rooms import furniture, palette
-from mirage_env.rooms.palette import Material
-from mirage_env.rooms.parts import Part, Thing
+from mirage_env.rooms import furniture, materials
+from mirage_env.rooms.materials import Material
+from mirage_env.rooms.primitives import Part, Thing
 from mirage_env.rooms.scene import CELL, Array, Scene, free_cells
 from mirage_env.rooms.shading import BOX, CEILING, FLOOR, LOWER_WALLS, SHELL, SKIRTING, WALLS
 from mirage_env.rooms.textures import texture_id
@@ -32,7 +32,7 @@ class Builder:
         self.courtyard = rng.uniform() < 0.28
         self.size = rng.uniform(6.0, 9.0, 2) if self.courtyard else rng.uniform(4.2, 8.5, 2)
         self.height = rng.uniform(1.9, 2.7) if self.courtyard else rng.uniform(2.4, 3.4)
-        self.palette = palette.Palette.draw(rng)
+        self.palette = materials.Palette.draw(rng)
         self.parts: list[tuple[Part, int, int]] = []  # part in the room or its mover's frame, label, mover or -1
         self.paths: list[list[float]] = []
         self.taken: list[tuple[float, float, float, float, float]] = []  # x, y, half x, half y, turn
@@ -181,7 +181,7 @@ class Builder:
             along = self.size[1 if wall < 2 else 0]
             s = self.rng.uniform(0.2, 0.8)
             while s < along - 1.0:
-                half, z, depth, material = palette.wall_thing(self.rng, self.palette, self.courtyard, self.height)
+                half, z, depth, material = materials.wall_thing(self.rng, self.palette, self.courtyard, self.height)
                 s += half[0]
                 if s + half[0] > along - 0.2:
                     break
@@ -193,7 +193,7 @@ class Builder:
 
     def _shell_materials(self) -> tuple[list[list[float]], list[list[int]]]:
         rng, colors = self.rng, self.palette
-        floor, wall, lower = palette.shell_materials(rng, colors, self.courtyard)
+        floor, wall, lower = materials.shell_materials(rng, colors, self.courtyard)
         self.dado = rng.uniform(0.8, 1.1) if rng.uniform() < (0.2 if self.courtyard else 0.35) else 0.0
         self.skirting = rng.uniform(0.07, 0.12) if rng.uniform() < 0.75 and not self.courtyard else 0.0
         ceiling = Material("plain", colors.ceiling, 0.4)

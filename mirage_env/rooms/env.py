@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
-from mirage_env.chunk_env import ChunkEnv
-from mirage_env.env_arguments import EnvArguments
+from mirage_env.envs.arguments import EnvArguments
+from mirage_env.envs.base import ChunkEnv
+from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidCameraError, InvalidOptionError
-from mirage_env.observations import Shown, WorldFormat
-from mirage_env.reset_options import as_camera
-from mirage_env.rooms import ground
+from mirage_env.rooms import free_space
 from mirage_env.rooms.room import FOV, FRAME_SECONDS, Room, check_split
+from mirage_env.spaces.observations import Shown, WorldFormat
+from mirage_env.spaces.reset_options import as_camera
 from mirage_env.tasks.base import Distance, Point
-from mirage_env.vector_env import ChunkVectorEnv
 
 
 @dataclass(frozen=True)
@@ -130,15 +130,15 @@ class RoomsEnv(ChunkEnv[RoomState]):
 
     def distance_to(self, state: RoomState, goal: Point) -> Distance:
         """Shortest way through the free space of the room."""
-        return ground.Way.to(state.room, goal)
+        return free_space.Way.to(state.room, goal)
 
     def gap_to(self, state: RoomState, point: Point) -> float:
         """Metres from a point to the nearest one of the free space."""
-        return ground.gap_to(state.room, point)
+        return free_space.gap_to(state.room, point)
 
     def free_camera(self, state: RoomState, rng: np.random.Generator, low: float, high: float) -> Camera:
         """A level view from a free place, with a way of `low` to `high` metres, or as near to that as the room has."""
-        return ground.free_camera(state.room, state.camera, rng, low, high)
+        return free_space.free_camera(state.room, state.camera, rng, low, high)
 
     def _render(self, state: RoomState, cameras: Sequence[Camera], times: Sequence[float]) -> Shown:
         views = [state.room.render(c, t, self.samples) for c, t in zip(cameras, times, strict=True)]

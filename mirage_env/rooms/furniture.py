@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mirage_env.rooms.palette import WHITE, WOODS, Material, Palette, bright, color, pick, shade
-from mirage_env.rooms.parts import Part, Thing, box, legs, post, sphere
+from mirage_env.rooms.materials import WHITE, WOODS, Material, Palette, bright, color, pick, shade
+from mirage_env.rooms.primitives import Part, Thing, box, legs, post, sphere
 from mirage_env.rooms.shading import CYLINDER, SPHERE
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mirage_env.rooms.patterns import PAINTINGS
+from mirage_env.rooms.texture_patterns import PAINTINGS
 from mirage_env.rooms.textures import texture_id
 
 Color = tuple[float, float, float]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from mirage_env.rooms.palette import Material
+from mirage_env.rooms.materials import Material
 from mirage_env.rooms.shading import BOX, CYLINDER, SPHERE
 
 Vector = tuple[float, float, float]

@@ -23,7 +23,7 @@ import math
 import numpy as np
 from numba import njit
 
-from mirage_env.rooms.intersect import NEAR, SKY, leave, occluded, trace
+from mirage_env.rooms.ray_intersection import NEAR, SKY, leave, occluded, trace
 from mirage_env.rooms.shading import (
     CYLINDER,
     OPTIONS,

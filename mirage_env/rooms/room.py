@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.interfaces import MOVER, SKY, STATIC, StartView
-from mirage_env.rooms import builder, intersect, raycast, scene
+from mirage_env.rooms import builder, ray_intersection, raycaster, scene
+from mirage_env.rooms.camera_walks import upright
 from mirage_env.rooms.textures import atlas
-from mirage_env.rooms.walks import upright
 
 SPLITS = ("train", "validation", "test")
 FOV = math.radians(75.0)
@@ -85,7 +85,7 @@ class Room:
         image, depth = np.empty((*shape, 3), np.uint8), np.empty(shape, np.float32)
         instance, mover = np.empty(shape, np.int16), np.empty(shape, np.bool_)
         R = np.ascontiguousarray(camera.T_world_cam[:3, :3])
-        raycast.render(
+        raycaster.render(
             scene.geometry_at(s, time), s.kind, s.material, s.label, s.shell, s.lights, s.ambient, s.sky, atlas(),
             R, camera.position.copy(), K[0, 0], K[1, 1], K[0, 2], K[1, 2], samples, image, depth, instance, mover,
         )  # fmt: skip
@@ -107,8 +107,10 @@ class Room:
     def view_distance(self, x: float, y: float, yaw: float, z: float = 1.1) -> float:
         """Distance from a point to the first static surface along a level direction, metres."""
         direction = np.array([math.cos(yaw), math.sin(yaw)])
-        return intersect.level_distance(self.scene.geometry, self.scene.kind, self.scene.mover_of, self.scene.shell,
-                                      x, y, z, direction[0], direction[1])  # fmt: skip
+        scene = self.scene
+        return ray_intersection.level_distance(
+            scene.geometry, scene.kind, scene.mover_of, scene.shell, x, y, z, direction[0], direction[1]
+        )
 
     def start_camera(self, rng: np.random.Generator, height: int = 128, width: int = 128) -> Camera:
         """An upright camera at a free place, looking at something and not straight into a near wall."""

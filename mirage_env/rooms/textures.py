@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.rooms.patterns import TEXTURES, Texture
+from mirage_env.rooms.texture_patterns import TEXTURES, Texture
 
 SIZE = 128
 LEVELS = 8

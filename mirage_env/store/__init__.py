@@ -15,10 +15,10 @@ thread of its own. `load_world` gives the `WorldState` back; `open_cache` tells 
     history.py   WorldHistory: branches and tags      version1.py  reading old caches
 """
 
-from mirage_env.store.caches import compact, copy_cache, load_frames, load_world, open_cache, save_world
-from mirage_env.store.contents import CacheInfo
-from mirage_env.store.history import WorldHistory
-from mirage_env.store.writer import CacheWriter
+from mirage_env.store.cache_writer import CacheWriter
+from mirage_env.store.format.world_contents import CacheInfo
+from mirage_env.store.icechunk_history import WorldHistory
+from mirage_env.store.world_io import compact, copy_cache, load_frames, load_world, open_cache, save_world
 
 __all__ = [
     "CacheInfo",

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from mirage_env.store import version1
-from mirage_env.store.contents import Attributes, CacheInfo
-from mirage_env.store.places import Place
+from mirage_env.store.backends.locations import Place
+from mirage_env.store.format.world_contents import Attributes, CacheInfo
 from mirage_env.store.reader import Opened
 
 

@@ -14,12 +14,12 @@ from types import TracebackType
 from typing import Self
 
 from mirage_env.errors import InvalidOptionError, StoreError
-from mirage_env.store import places
-from mirage_env.store.contents import Contents, Track, storable_memory
-from mirage_env.store.places import Fsync, Where
+from mirage_env.store.backends import locations
+from mirage_env.store.backends.locations import Fsync, Where
+from mirage_env.store.format.world_contents import Contents, Track, storable_memory
 from mirage_env.store.reader import damage_of
-from mirage_env.store.resuming import Resumable
-from mirage_env.store.writing import Writing, newest_attributes
+from mirage_env.store.resume_state import Resumable
+from mirage_env.store.transaction import Writing, newest_attributes
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class CacheWriter:
             InvalidOptionError: as `save_world`, or an option out of range.
         """
         contents = Contents.of(state, model, chunks, frames)
-        with places.to_create(path, overwrite, growing=True, fsync=fsync) as place:
+        with locations.to_create(path, overwrite, growing=True, fsync=fsync) as place:
             Writing.begin(place, contents)
         return cls._open(path, model, queue, fsync, state)
 
@@ -111,16 +111,16 @@ class CacheWriter:
     def _open(
         cls, path: Where, model: WorldModel, queue: int, fsync: Fsync, state: WorldState | None = None
     ) -> CacheWriter:
-        newest_attributes(places.to_read(path))  # before a zip is unpacked
+        newest_attributes(locations.to_read(path))  # before a zip is unpacked
         with ExitStack() as stack:
-            place = places.to_append(path, fsync)
+            place = locations.to_append(path, fsync)
             stack.callback(place.release)
             writing, contents = Writing.resume(place)
             with damage_of(place):
                 stored = contents.world(model)
             if state is not None:
                 writing.adopt(storable_memory(state).blocks)
-            writer = cls(places.normal(path), state or stored, writing, writing.marker.images, queue)
+            writer = cls(locations.normal(path), state or stored, writing, writing.marker.images, queue)
             stack.pop_all()
         return writer
 

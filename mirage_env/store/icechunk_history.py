@@ -22,14 +22,15 @@ from mirage_env.errors import (
     MissingPackageError,
     StoreError,
 )
-from mirage_env.store import places, reader
-from mirage_env.store.contents import Contents, Track, storable_memory
-from mirage_env.store.folders import Folder
-from mirage_env.store.matching import Known
-from mirage_env.store.metadata import StorePlace
-from mirage_env.store.places import Where
-from mirage_env.store.resuming import Resumable
-from mirage_env.store.writing import Writing
+from mirage_env.store import reader
+from mirage_env.store.backends import locations
+from mirage_env.store.backends.local_folder import Folder
+from mirage_env.store.backends.locations import Where
+from mirage_env.store.format.block_diff import Known
+from mirage_env.store.format.world_contents import Contents, Track, storable_memory
+from mirage_env.store.format.zarr_metadata import StorePlace
+from mirage_env.store.resume_state import Resumable
+from mirage_env.store.transaction import Writing
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class WorldHistory:
             MissingPackageError: icechunk is not installed.
         """
         contents = Contents.of(state, model, chunks, frames)
-        library, place = _icechunk(), places.normal(where)
+        library, place = _icechunk(), locations.normal(where)
         storage = _storage(place)
         if (isinstance(place, Path) and place.exists()) or library.Repository.exists(storage):
             raise CacheExistsError(f"there is something at {place} already; choose another place")
@@ -103,7 +104,7 @@ class WorldHistory:
             InvalidOptionError: a URL of another kind than S3.
             MissingPackageError: icechunk is not installed.
         """
-        library, place = _icechunk(), places.normal(where)
+        library, place = _icechunk(), locations.normal(where)
         storage = _storage(place)
         if (isinstance(place, Path) and not place.exists()) or not library.Repository.exists(storage):
             raise CacheNotFoundError(f"there is no history at {place}; WorldHistory.create begins one")
@@ -280,5 +281,5 @@ def _storage(place: Path | str) -> Any:
     )
 
 
-def _no_history(place: places.Place) -> Contents:
+def _no_history(place: locations.Place) -> Contents:
     raise ValueError(f"{place.name} is of version 1 of the format, which had no histories")

@@ -16,15 +16,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.blocks import MemoryBlock
 from mirage_env.errors import CacheCorruptError, CacheNotFoundError, CacheVersionError, StoreError
-from mirage_env.store.columns import Column, Rows, fetch
-from mirage_env.store.contents import FORMAT, VERSION, Attributes, Contents, Track, columns_of
-from mirage_env.store.entries import Entry, LazyBlock, Log, read_block
-from mirage_env.store.folders import ROOT
-from mirage_env.store.marker import KEY, Marker, Runs, numbers
-from mirage_env.store.places import Place
-from mirage_env.store.resuming import NAMES, Resumable, state_checksum
+from mirage_env.store.backends.local_folder import ROOT
+from mirage_env.store.backends.locations import Place
+from mirage_env.store.format.arrays import Column, Rows, fetch
+from mirage_env.store.format.block_table import Entry, LazyBlock, Log, read_block
+from mirage_env.store.format.commit_marker import KEY, Marker, Runs, numbers
+from mirage_env.store.format.world_contents import FORMAT, VERSION, Attributes, Contents, Track, columns_of
+from mirage_env.store.resume_state import NAMES, Resumable, state_checksum
+from mirage_env.tokens.blocks import MemoryBlock
 
 ATTEMPTS = 5
 """How often a reader starts over because a writer has committed in between."""

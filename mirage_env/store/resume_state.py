@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
 from mirage_env.interfaces import Reference
-from mirage_env.references import BANK
-from mirage_env.store.columns import CAMERA_NUMBERS
+from mirage_env.memory.references import BANK
+from mirage_env.store.format.arrays import CAMERA_NUMBERS
 from mirage_env.world_state import WorldState
 
 NAMES = ("latents", "noise", "bank", "views")

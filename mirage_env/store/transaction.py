@@ -7,15 +7,15 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mirage_env.blocks import MemoryBlock
 from mirage_env.errors import CacheVersionError, StoreError
-from mirage_env.store import steps
-from mirage_env.store.contents import VERSION, Attributes, Contents, columns_of
-from mirage_env.store.marker import KEY, Marker
-from mirage_env.store.matching import Known
-from mirage_env.store.places import Place, WritablePlace
+from mirage_env.store.backends.locations import Place, WritablePlace
+from mirage_env.store.format import commits
+from mirage_env.store.format.block_diff import Known
+from mirage_env.store.format.commit_marker import KEY, Marker
+from mirage_env.store.format.commits import Commit
+from mirage_env.store.format.world_contents import VERSION, Attributes, Contents, columns_of
 from mirage_env.store.reader import Opened, checked_attributes, damage_of, loaded, opened_at, read_marker
-from mirage_env.store.steps import Commit
+from mirage_env.tokens.blocks import MemoryBlock
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Writing:
     def begin(place: WritablePlace, contents: Contents) -> Writing:
         """Fill an empty place."""
         columns = columns_of(contents.attributes)
-        commit = steps.first_commit(contents, columns, uuid.uuid4().hex)
+        commit = commits.first_commit(contents, columns, uuid.uuid4().hex)
         opened = Opened(place, contents.attributes, commit.marker, columns)
         writing = Writing(opened, place, ())
         writing._store(commit)
@@ -88,17 +88,17 @@ class Writing:
     def append(self, contents: Contents) -> None:
         """Store the next step."""
         self.place.check()
-        self._store(steps.next_commit(self.place, self._columns, self.marker, self.known, self._logged, contents))
-        if steps.needs_compaction(self.marker, self.known):
+        self._store(commits.next_commit(self.place, self._columns, self.marker, self.known, self._logged, contents))
+        if commits.needs_compaction(self.marker, self.known):
             self.compact()
 
     def compact(self) -> None:
         """Fold the log, close the gaps."""
-        self._store(steps.compaction(self.place, self._columns, self.marker, self.known, self._logged))
+        self._store(commits.compaction(self.place, self._columns, self.marker, self.known, self._logged))
 
     def sweep(self) -> None:
         """Remove what killed writers have left."""
-        self.place.sweep(steps.live_keys(self._columns, self.marker, [entry for _, entry in self.known]))
+        self.place.sweep(commits.live_keys(self._columns, self.marker, [entry for _, entry in self.known]))
 
     def _store(self, commit: Commit) -> None:
         loaded(commit.unread, self.place.workers)

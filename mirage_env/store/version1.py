@@ -13,11 +13,11 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import DTypeLike, NDArray
 
-from mirage_env.blocks import UNKNOWN_FRAME, Frames, MemoryBlock
-from mirage_env.packing import Tokens, pack
-from mirage_env.store.contents import Contents, Track
-from mirage_env.store.places import Place
-from mirage_env.store.resuming import Resumable
+from mirage_env.store.backends.locations import Place
+from mirage_env.store.format.world_contents import Contents, Track
+from mirage_env.store.resume_state import Resumable
+from mirage_env.tokens.blocks import UNKNOWN_FRAME, Frames, MemoryBlock
+from mirage_env.tokens.packing import Tokens, pack
 
 
 def read(place: Place, images: bool = False) -> Contents:

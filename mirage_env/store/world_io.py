@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.store import places, reader, summary, version1
-from mirage_env.store.contents import VERSION, CacheInfo, Contents
-from mirage_env.store.places import Where
-from mirage_env.store.writing import Writing, newest_attributes
+from mirage_env.store import cache_info, reader, version1
+from mirage_env.store.backends import locations
+from mirage_env.store.backends.locations import Where
+from mirage_env.store.format.world_contents import VERSION, CacheInfo, Contents
+from mirage_env.store.transaction import Writing, newest_attributes
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
 
@@ -40,7 +41,7 @@ def save_world(
         InvalidOptionError: a memory that is no `LatentMemory`, or chunks that do not end at the state's camera.
     """
     contents = Contents.of(state, model, chunks, frames)
-    with places.to_create(path, overwrite) as place:
+    with locations.to_create(path, overwrite) as place:
         Writing.begin(place, contents)
 
 
@@ -52,12 +53,12 @@ def copy_cache(source: Where, target: Where, overwrite: bool = False) -> None:
         CacheBusyError: a writer holds the cache that is at `target`.
         CacheNotFoundError, CacheVersionError, CacheCorruptError: `source` is no whole cache.
     """
-    place = places.to_read(source)
+    place = locations.to_read(source)
     contents = reader.read(
         place, lambda opened: opened.contents(lazy=False, images=True), lambda old: version1.read(old, images=True)
     )
     contents = replace(contents, attributes={**contents.attributes, "version": VERSION})
-    with places.to_create(target, overwrite) as new:
+    with locations.to_create(target, overwrite) as new:
         Writing.begin(new, contents)
 
 
@@ -68,8 +69,8 @@ def compact(path: Where) -> None:
         CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
         CacheBusyError: a writer holds it.
     """
-    newest_attributes(places.to_read(path))  # before a zip is unpacked
-    place = places.to_append(path)
+    newest_attributes(locations.to_read(path))  # before a zip is unpacked
+    place = locations.to_append(path)
     try:
         writing, _ = Writing.resume(place)
         writing.compact()
@@ -95,7 +96,7 @@ def load_world(path: Where, model: WorldModel, lazy: bool = False) -> WorldState
         CacheModelError: another model wrote it.
         CacheCorruptError: arrays of the wrong shape or type, non-finite values, wrong checksums, or a missing part.
     """
-    place = places.to_read(path)
+    place = locations.to_read(path)
     contents = reader.read(place, lambda opened: opened.contents(lazy), version1.read)
     with reader.damage_of(place):
         return contents.world(model)
@@ -108,7 +109,7 @@ def load_frames(path: Where) -> NDArray[np.uint8] | None:  # [N, H, W, 3]
         CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
     """
     return reader.read(
-        places.to_read(path),
+        locations.to_read(path),
         lambda opened: opened.track(images=True).images,
         lambda old: version1.read(old, images=True).path.images,
     )
@@ -120,5 +121,5 @@ def open_cache(path: Where) -> CacheInfo:
     Raises:
         CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
     """
-    found = reader.read(places.to_read(path), summary.read_info, summary.read_old_info)
-    return replace(found, path=places.normal(path))
+    found = reader.read(locations.to_read(path), cache_info.read_info, cache_info.read_old_info)
+    return replace(found, path=locations.normal(path))

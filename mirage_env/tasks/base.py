@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
-from mirage_env.observations import Shown, WorldFormat
+from mirage_env.spaces.observations import Shown, WorldFormat
 
 Point = NDArray[np.float64]  # [3] metres, in the world
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import STATIC
-from mirage_env.observations import Shown
+from mirage_env.spaces.observations import Shown
 from mirage_env.tasks.base import Start, Step, Task, Verdict
 from mirage_env.tasks.navigation import check_positive, path_length
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera, pose_from_rotation_vector
-from mirage_env.observations import Shown
+from mirage_env.spaces.observations import Shown
 
 BLOCKS = 16
 """A view is looked at in so many blocks per side, each as near as its nearest pixel."""

@@ -11,8 +11,8 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from mirage_env.errors import InvalidImageError, InvalidOptionError
-from mirage_env.observations import WorldFormat
-from mirage_env.reset_options import as_camera
+from mirage_env.spaces.observations import WorldFormat
+from mirage_env.spaces.reset_options import as_camera
 from mirage_env.tasks.base import Start, Step, Task, Verdict
 from mirage_env.tasks.navigation import Rules, Trip, check_goal, check_positive, judge, viewing_angle
 

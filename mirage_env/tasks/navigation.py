@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.actions import POSITION_LIMIT
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
+from mirage_env.spaces.actions import POSITION_LIMIT
 from mirage_env.tasks.base import GOALS, STOPS, Distance, Goals, Place, Point, Step, Verdict
 
 GOAL_LIMIT = 4.0 * POSITION_LIMIT

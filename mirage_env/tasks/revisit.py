@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import STATIC
-from mirage_env.observations import WorldFormat
+from mirage_env.spaces.observations import WorldFormat
 from mirage_env.tasks.base import Start, Step, Task, Verdict
 from mirage_env.tasks.navigation import GOAL_LIMIT, Trip, check_positive, straight_to, viewing_angle
 

@@ -8,8 +8,8 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import ArrayLike
 
-from mirage_env.actions import MOTION, Control, check_action
 from mirage_env.camera import Camera
+from mirage_env.spaces.actions import MOTION, Control, check_action
 
 
 @dataclass(frozen=True)

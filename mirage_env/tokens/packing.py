@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mirage_env.blocks import TILE, Evidence, FeatureType, Frames, MemoryBlock, used_frames
+from mirage_env.tokens.blocks import TILE, Evidence, FeatureType, Frames, MemoryBlock, used_frames
 
 EXTENT = 64.0
 """Widest tile, in footprints of its finest token: its coordinates are then exact to 0.0005 cell."""

@@ -9,9 +9,9 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from mirage_env.datasets.clip_store import clip_names, read_clip, read_imagined, read_info
+from mirage_env.datasets.zip_arrays import ENDING
 from mirage_env.errors import ClipError
-from mirage_env.training.clip_files import clip_names, read_clip, read_imagined, read_info
-from mirage_env.training.zipped import ENDING
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from mirage_env.camera import inverse, pluecker_rays
-from mirage_env.config import ReadoutConfig, WorldModelConfig
+from mirage_env.config.world import ReadoutConfig, WorldModelConfig
+from mirage_env.datasets.clip_store import LatentClip
+from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.errors import ClipError, InvalidOptionError
 from mirage_env.interfaces import Readout, Reference
-from mirage_env.memory import LatentMemory
-from mirage_env.references import chosen
-from mirage_env.training.clip_files import LatentClip
-from mirage_env.training.dataset import LatentClips
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.references import chosen
 
 
 @dataclass(frozen=True)

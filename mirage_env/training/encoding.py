@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
+from mirage_env.datasets.clip_store import DatasetInfo, LatentClip, create_dataset, has_clip, write_clip
+from mirage_env.datasets.clips import Clips, images_to_tensor
+from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.errors import ClipError
-from mirage_env.geometry import depth_to_grid
 from mirage_env.interfaces import STATIC, DepthEstimator, LatentCodec, StaticSegmenter
-from mirage_env.masks import keep_cells
-from mirage_env.training.clip_files import DatasetInfo, LatentClip, create_dataset, has_clip, write_clip
-from mirage_env.training.data import Clips, images_to_tensor
-from mirage_env.training.dataset import LatentClips
+from mirage_env.memory.filters import keep_cells
+from mirage_env.memory.lifting import depth_to_grid
 
 IMPORTANCE_IMAGES = 64
 

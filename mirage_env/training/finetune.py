@@ -16,10 +16,10 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
-from mirage_env.models.devices import native_dtype
-from mirage_env.models.sources import config_of
+from mirage_env.datasets.latent_clips import LatentClips
+from mirage_env.models.offload import native_dtype
+from mirage_env.models.wan.pipeline_parts import config_of
 from mirage_env.training.conditioning import ConditionSampler, Noise
-from mirage_env.training.dataset import LatentClips
 from mirage_env.training.finetune_options import Finetune, loop_config
 from mirage_env.training.finetune_parts import (
     Imaginer,

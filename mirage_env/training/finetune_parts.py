@@ -12,20 +12,20 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mirage_env.config import PlacementConfig, WorldModelConfig
+from mirage_env.config.world import PlacementConfig, WorldModelConfig
+from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.errors import DatasetError, InvalidOptionError, ModelNotFoundError
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.denoiser import ChunkDenoiser
-from mirage_env.models.devices import Placed, native_dtype
-from mirage_env.models.full_size import EXACT
-from mirage_env.models.hub import find_model, find_part, is_pipeline
-from mirage_env.models.refiner import BareReadout, ConvRefiner
-from mirage_env.models.sources import LORA_WEIGHTS, PRECEDING, REFERENCES, Sources, sources_of
-from mirage_env.models.transformer import ControlledTransformer
-from mirage_env.models.wan_codec import WanCodec
-from mirage_env.models.weights import WEIGHTS, load_module, load_published
+from mirage_env.models.io.hub import find_model, find_part, is_pipeline
+from mirage_env.models.io.state_dicts import WEIGHTS, load_module, load_published
+from mirage_env.models.offload import Placed, native_dtype
+from mirage_env.models.small.refiner import BareReadout, ConvRefiner
+from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
+from mirage_env.models.wan.pipeline_loader import EXACT
+from mirage_env.models.wan.pipeline_parts import LORA_WEIGHTS, PRECEDING, REFERENCES, Sources, sources_of
+from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.wan.transformer import ControlledTransformer
+from mirage_env.models.wan.video_codec import WanCodec
 from mirage_env.training.checkpoint import whole
-from mirage_env.training.dataset import LatentClips
 from mirage_env.training.encoding import fingerprint
 from mirage_env.training.finetune_options import Finetune
 

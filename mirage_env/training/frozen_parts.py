@@ -8,16 +8,16 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import DepthEstimator, LatentCodec, StaticSegmenter
-from mirage_env.models.devices import native_dtype
-from mirage_env.models.full_size import codec_of, depth_of, prompts_of, segmenter_of
-from mirage_env.models.hub import find_model, is_pipeline
-from mirage_env.models.loading import load_world_model
-from mirage_env.models.running import Running
-from mirage_env.models.sources import config_of, sources_of
-from mirage_env.models.text import TOKENS, Prompts
-from mirage_env.models.weights import load_published
+from mirage_env.models.device_placement import Running
+from mirage_env.models.io.hub import find_model, is_pipeline
+from mirage_env.models.io.state_dicts import load_published
+from mirage_env.models.offload import native_dtype
+from mirage_env.models.wan.pipeline_loader import codec_of, depth_of, prompts_of, segmenter_of
+from mirage_env.models.wan.pipeline_parts import config_of, sources_of
+from mirage_env.models.wan.text_encoder import TOKENS, Prompts
+from mirage_env.models.world_model_loader import load_world_model
 
 
 @dataclass(frozen=True)

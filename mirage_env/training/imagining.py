@@ -11,14 +11,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mirage_env.camera import inverse, pluecker_rays
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
+from mirage_env.datasets.clip_store import LatentClip, write_imagined
+from mirage_env.datasets.latent_clips import LatentClips
+from mirage_env.datasets.zip_arrays import ENDING
 from mirage_env.interfaces import ChunkGenerator, LatentCodec, Readout, ReadoutRefiner, Reference
-from mirage_env.memory import LatentMemory
-from mirage_env.references import Bank, chosen, remembered
-from mirage_env.training.clip_files import LatentClip, write_imagined
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.references import Bank, chosen, remembered
 from mirage_env.training.conditioning import preceding
-from mirage_env.training.dataset import LatentClips
-from mirage_env.training.zipped import ENDING
 
 
 class Dreamer(Protocol):

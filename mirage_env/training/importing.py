@@ -16,13 +16,13 @@ import tyro
 from accelerate import PartialState
 from tqdm import tqdm
 
+from mirage_env.datasets.clip_store import DatasetInfo, create_dataset, has_clip, write_clip, write_text
+from mirage_env.datasets.clips import Clips, images_to_tensor
+from mirage_env.datasets.latent_clips import LatentClips
+from mirage_env.datasets.realestate10k import read_pose_list
 from mirage_env.errors import ClipError, DatasetError, InvalidCameraError, InvalidImageError, InvalidOptionError
 from mirage_env.evaluation.clip_scale import fit_scale
-from mirage_env.evaluation.clips import Clip, find_clips, read_clip, rows_at_rate
-from mirage_env.realestate import read_pose_list
-from mirage_env.training.clip_files import DatasetInfo, create_dataset, has_clip, write_clip, write_text
-from mirage_env.training.data import Clips, images_to_tensor
-from mirage_env.training.dataset import LatentClips
+from mirage_env.evaluation.re10k_clips import Clip, find_clips, read_clip, rows_at_rate
 from mirage_env.training.encoding import encode_clip, encode_clips, fingerprint, key_frames
 from mirage_env.training.frozen_parts import FrozenParts, load_frozen
 

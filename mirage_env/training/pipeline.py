@@ -23,18 +23,19 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import nn
 
+from mirage_env.datasets.clips import Clips
+from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.errors import InvalidOptionError
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.denoiser import ChunkDenoiser
-from mirage_env.models.depth import DepthUNet
-from mirage_env.models.loading import frozen, load_module, load_world_model, save_module
-from mirage_env.models.refiner import BareReadout, ConvRefiner
-from mirage_env.models.segmentation import SegmentationUNet
-from mirage_env.models.vae import ConvCodec
+from mirage_env.models.small.conv_codec import ConvCodec
+from mirage_env.models.small.depth_unet import DepthUNet
+from mirage_env.models.small.refiner import BareReadout, ConvRefiner
+from mirage_env.models.small.segmentation_unet import SegmentationUNet
+from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
+from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.world_model_loader import frozen, load_module, load_world_model, save_module
+from mirage_env.rooms.clips import record_rooms
 from mirage_env.training.conditioning import ConditionSampler
 from mirage_env.training.curves import plot_curves
-from mirage_env.training.data import Clips, record_rooms
-from mirage_env.training.dataset import LatentClips
 from mirage_env.training.encoding import encode_clips
 from mirage_env.training.imagining import imagine_clips
 from mirage_env.training.loop import LoopConfig

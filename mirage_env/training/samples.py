@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mirage_env.interfaces import LatentCodec
-from mirage_env.pictures import write_video
 from mirage_env.training.conditioning import Batch, ConditionSampler
 from mirage_env.training.stages import Variant
+from mirage_env.viz.pictures import write_video
 from mirage_env.world_model import frames_to_uint8
 
 

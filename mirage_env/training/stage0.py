@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mirage_env.geometry import depth_to_grid
+from mirage_env.datasets.clips import Clips
 from mirage_env.interfaces import MOVER, SKY
-from mirage_env.models.depth import DepthUNet
-from mirage_env.models.segmentation import SegmentationUNet
-from mirage_env.models.vae import ConvCodec
-from mirage_env.training.data import Clips
+from mirage_env.memory.lifting import depth_to_grid
+from mirage_env.models.small.conv_codec import ConvCodec
+from mirage_env.models.small.depth_unet import DepthUNet
+from mirage_env.models.small.segmentation_unet import SegmentationUNet
 from mirage_env.training.loop import LoopConfig, channels_last, train
 
 

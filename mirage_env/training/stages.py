@@ -10,10 +10,10 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import Tensor, nn
 
-from mirage_env.config import ReadoutConfig
+from mirage_env.config.world import ReadoutConfig
 from mirage_env.interfaces import Readout, ReadoutRefiner
-from mirage_env.models.denoiser import ChunkDenoiser
-from mirage_env.models.refiner import ConvRefiner
+from mirage_env.models.small.refiner import ConvRefiner
+from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.training.conditioning import Batch, ConditionSampler
 from mirage_env.training.loop import LoopConfig, Sample, channels_last, train
 

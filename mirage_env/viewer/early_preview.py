@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from mirage_env.camera import Camera
 from mirage_env.interfaces import ChunkGenerator, LatentCodec, Readout
-from mirage_env.viewer.worlds import Sight
+from mirage_env.viewer.world_tree import Sight
 from mirage_env.world_model import WorldModel
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from mirage_env.camera import Camera, Matrix, between, inverse, pose_from_rotation_vector, rotation_angle
 from mirage_env.errors import InvalidOptionError
-from mirage_env.paths import MAX_STEP, MAX_TURN, PRESETS, preset_path, up_direction
-from mirage_env.walk_command import PRESET_SIZES, KnownWorld
+from mirage_env.interfaces import KnownWorld
+from mirage_env.trajectories import MAX_STEP, MAX_TURN, PRESET_SIZES, PRESETS, preset_path, up_direction
 
 Key = Literal["I", "K", "J", "L", "U", "O", "Y", "H"]
 KEYS: dict[str, Key] = {
@@ -79,7 +79,7 @@ def key_path(key: str, camera: Camera, frames: int, stride: Stride) -> list[Came
 
 
 def named_path(name: str, camera: Camera, per_chunk: int, chunks: int, room: KnownWorld | None) -> list[Camera]:
-    """A preset of `mirage_env.paths` over whole chunks, as large as a room has place for.
+    """A preset of `mirage_env.trajectories` over whole chunks, as large as a room has place for.
 
     Raises:
         InvalidOptionError: an unknown name, or a number of chunks out of range.

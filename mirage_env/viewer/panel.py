@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 from viser import GuiButtonGroupHandle, GuiEvent, ViserServer
 
-from mirage_env.paths import PRESETS
-from mirage_env.viewer.cloud import COLOURINGS, LEGENDS, Colouring
-from mirage_env.viewer.moves import KEYS, MOST_CHUNKS, Stride
+from mirage_env.trajectories import PRESETS
+from mirage_env.viewer.key_paths import KEYS, MOST_CHUNKS, Stride
+from mirage_env.viewer.memory_cloud import COLOURINGS, LEGENDS, Colouring
+from mirage_env.viewer.picture_tiles import GAP, HEADING, WIDTH
 from mirage_env.viewer.scene import pose_of, stand
 from mirage_env.viewer.session import Session
 from mirage_env.viewer.snapshots import Snapshot
-from mirage_env.viewer.tiles import GAP, HEADING, WIDTH
 
 DRIVE = {
     "turn, walk": {"↶ J": "turn_left", "↑ I": "forward", "↷ L": "turn_right"},

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from viser import ClientHandle, PointCloudHandle, ViserServer
 
-from mirage_env.viewer.cloud import Cloud
-from mirage_env.viewer.motion import Motion
+from mirage_env.viewer.memory_cloud import Cloud
+from mirage_env.viewer.view_motion import Motion
 
 FEWER = 6_000
 """Most points of the thinned-out cloud; smaller clouds are always shown whole."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from mirage_env.store import save_world
-from mirage_env.viewer.worlds import World
+from mirage_env.viewer.world_tree import World
 from mirage_env.world_model import Chunk
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from viser import CameraFrustumHandle, CameraHandle, ViserServer
 
 from mirage_env.camera import Camera, Matrix, pose_from_vector
-from mirage_env.paths import up_direction
+from mirage_env.trajectories import up_direction
 from mirage_env.viewer.points import Points
-from mirage_env.viewer.worlds import World
+from mirage_env.viewer.world_tree import World
 
 PATH, HERE, LINE = (110, 120, 150), (235, 110, 20), (150, 160, 185)
 MOST_FRUSTA = 60

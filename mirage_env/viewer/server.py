@@ -7,6 +7,7 @@ import io
 import logging
 import socket
 from collections.abc import Iterator
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from viser import ViserServer
@@ -14,7 +15,6 @@ from viser.infra import WebsockClientConnection
 from websockets.asyncio.server import ServerConnection
 
 from mirage_env.errors import InvalidOptionError
-from mirage_env.viewer.options import is_loopback
 
 logger = logging.getLogger(__name__)
 REFUSED = 1008
@@ -103,3 +103,13 @@ def _check_address(host: str) -> None:
         raise InvalidOptionError(
             f"--host: {host!r} is no address of this machine ({error}); give 127.0.0.1, 0.0.0.0 or one of its own"
         ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -14,15 +14,15 @@ from typing import Any
 
 from mirage_env.camera import Camera, Matrix, between, inverse
 from mirage_env.errors import InvalidOptionError, MirageError
-from mirage_env.viewer import moves
-from mirage_env.viewer.caches import CacheFolder
-from mirage_env.viewer.moves import Stride
-from mirage_env.viewer.openings import Openings
-from mirage_env.viewer.previewing import watched
-from mirage_env.viewer.queueing import CommandQueue
-from mirage_env.viewer.saving import save
+from mirage_env.viewer import key_paths
+from mirage_env.viewer.cache_folder import CacheFolder
+from mirage_env.viewer.command_queue import CommandQueue
+from mirage_env.viewer.early_preview import watched
+from mirage_env.viewer.key_paths import Stride
+from mirage_env.viewer.save_world import save
 from mirage_env.viewer.snapshots import Busy, Snapshot
-from mirage_env.viewer.worlds import Moment, World
+from mirage_env.viewer.world_sources import Openings
+from mirage_env.viewer.world_tree import Moment, World
 
 logger = logging.getLogger(__name__)
 MOST_WORLDS = 16
@@ -125,12 +125,14 @@ class Session:
     def walk(self, preset: str, chunks: int) -> Future[None]:
         """Walk a preset (`moves.named_path`)."""
         return self._walk(
-            preset, lambda w: moves.named_path(preset, w.camera, w.model.config.frames_per_chunk, chunks, w.room)
+            preset, lambda w: key_paths.named_path(preset, w.camera, w.model.config.frames_per_chunk, chunks, w.room)
         )
 
     def go(self, T_world_cam: Matrix) -> Future[None]:
         """Walk straight to a pose (`moves.way_to`)."""
-        return self._walk("go there", lambda w: moves.way_to(T_world_cam, w.camera, w.model.config.frames_per_chunk))
+        return self._walk(
+            "go there", lambda w: key_paths.way_to(T_world_cam, w.camera, w.model.config.frames_per_chunk)
+        )
 
     def undo(self) -> Future[None]:
         """Go back to the world before the last chunk."""
@@ -191,7 +193,7 @@ class Session:
             stops = self._stops
         if key:
             world = self._current()
-            self._follow(moves.key_path(key, world.camera, world.model.config.frames_per_chunk, stride), key, stops)
+            self._follow(key_paths.key_path(key, world.camera, world.model.config.frames_per_chunk, stride), key, stops)
 
     def _walk(self, what: str, path: Callable[[World], list[Camera]]) -> Future[None]:
         with self._changed:

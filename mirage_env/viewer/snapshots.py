@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mirage_env.viewer.worlds import Sight, World
+from mirage_env.viewer.world_tree import Sight, World
 
 
 @dataclass(frozen=True)

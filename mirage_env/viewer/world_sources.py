@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from mirage_env.camera import Camera
+from mirage_env.datasets.photographs import start_view_from_files
 from mirage_env.errors import InvalidImageError, InvalidOptionError
-from mirage_env.interfaces import StartView
-from mirage_env.start_image import start_view_from_files
+from mirage_env.interfaces import KnownWorld, OpenRoom, StartView
 from mirage_env.store import load_world, open_cache
-from mirage_env.viewer.worlds import Moment, World
-from mirage_env.walk_command import KnownWorld, OpenRoom
+from mirage_env.viewer.world_tree import Moment, World
 from mirage_env.world_model import WorldModel
 
 LARGEST_IMAGE = 32 * 1024 * 1024

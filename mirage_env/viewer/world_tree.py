@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
-from mirage_env.geometry import depth_to_grid
-from mirage_env.walk_command import KnownWorld
+from mirage_env.interfaces import KnownWorld
+from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
 
 HISTORY = 32

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mirage_env.pictures import Picture, enlarge, write_video
+from mirage_env.viz.pictures import Picture, enlarge, write_video
 
 LARGEST_SIDE = 512
 """Small pictures are shown enlarged to about this, pixels."""

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidImageError, InvalidOptionError
 from mirage_env.interfaces import LatentCodec
-from mirage_env.memory import LatentMemory
-from mirage_env.palette import Palette
-from mirage_env.paths import up_direction
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.tokens.blocks import MemoryBlock
+from mirage_env.trajectories import up_direction
+from mirage_env.viz.latent_colors import Palette
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]

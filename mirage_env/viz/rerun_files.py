@@ -35,7 +35,7 @@ from PIL import Image
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, MissingPackageError
-from mirage_env.pictures import Picture
+from mirage_env.viz.pictures import Picture
 
 try:
     import rerun as rr

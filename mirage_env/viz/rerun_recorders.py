@@ -1,4 +1,4 @@
-"""What records worlds: a subscriber of walks, and a wrapper of environments (`recording.py` says what is where)."""
+"""What records worlds: a subscriber of walks, and a wrapper of environments (`rerun_files.py` says what is where)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from mirage_env.camera import Camera, pose_from_vector
 from mirage_env.errors import InvalidOptionError
 from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import MOVER, SKY, STATIC, Memory
-from mirage_env.memory import LatentMemory
-from mirage_env.palette import Palette
-from mirage_env.paths import up_direction
-from mirage_env.pictures import Picture, blank_unseen
-from mirage_env.recording import CHUNK, FRAME, Recording, metres, picture, rr, rrb
-from mirage_env.walk_curves import depth_change
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.trajectories import up_direction
+from mirage_env.viz.latent_colors import Palette
+from mirage_env.viz.pictures import Picture, blank_unseen
+from mirage_env.viz.rerun_files import CHUNK, FRAME, Recording, metres, picture, rr, rrb
+from mirage_env.viz.walk_curves import depth_change
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
 if TYPE_CHECKING:
-    from mirage_env.walk import Truth
+    from mirage_env.interfaces import Truth
 
 LABELS = ((STATIC, "static", (90, 140, 90)), (MOVER, "mover", (230, 90, 40)), (SKY, "sky", (120, 180, 250)))
 KEPT = ((0, "left out", (200, 60, 60)), (1, "kept", (60, 160, 80)))

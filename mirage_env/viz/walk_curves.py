@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.geometry import depth_to_grid
+from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.world_model import Chunk, WorldState
 
 if TYPE_CHECKING:

@@ -9,9 +9,12 @@ import webbrowser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mirage_env.html import picture_html, table_html
-from mirage_env.pictures import Picture
-from mirage_env.tables import CACHE, CURVES, PAGE, SHEET, VIDEO
+from mirage_env.viz.html import picture_html, table_html
+from mirage_env.viz.pictures import Picture
+
+VIDEO, SHEET, CURVES, CACHE = "walk.mp4", "contact_sheet.png", "curves.png", "cache.zarr"
+PAGE = "walk.html"
+"""Files in the folder of a walk."""
 
 STYLE = (
     "body{font:15px/1.5 sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#282c2c;background:#fafaf8}"

@@ -1,4 +1,4 @@
-"""What candidate paths cost (`planner_model.py`): small objects that look at `ImaginedPaths` and give one number each.
+"""What candidate paths cost (`memory_model.py`): small objects that look at `ImaginedPaths` and give one number each.
 
 A cost of one's own is any function of the paths:
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from policies.planner_paths import ImaginedPaths
+    from policies.planner.imagined_paths import ImaginedPaths
 
 Cost = Callable[["ImaginedPaths"], Tensor]
 """S paths to S finite numbers; smaller is better."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mirage_env.world_model import WorldModel, WorldState
-from policies.costs import ImageGoal
-from policies.planner_paths import ImaginedPaths, rotations
+from policies.planner.costs import ImageGoal
+from policies.planner.imagined_paths import ImaginedPaths, rotations
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Readout
-from mirage_env.memory import LatentMemory
-from mirage_env.splat import Splat, gather
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.readout.zbuffer import Splat, gather
 from mirage_env.world_model import WorldModel, WorldState
 
 FEELER_GRID = (3, 3)

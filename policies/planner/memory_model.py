@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mirage_env.world_model import WorldModel, WorldState
-from policies.costs import Cost
-from policies.planner_paths import ImaginedPaths, roll_out
-from policies.solvers import Info
+from policies.planner.costs import Cost
+from policies.planner.imagined_paths import ImaginedPaths, roll_out
+from policies.planner.solvers import Info
 
 WALK = (0, 2, 4)
 """Components of an action that keep a level camera level and at its height: to the right, ahead, turn to the right."""

@@ -15,15 +15,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mirage_env.actions import RelativePose
 from mirage_env.camera import Camera, pose_from_vector
 from mirage_env.errors import InvalidOptionError
 from mirage_env.images import image_tensor
+from mirage_env.spaces.actions import RelativePose
 from mirage_env.world_model import Chunk, WorldModel, WorldState
-from policies.costs import Cost, Novelty, Obstacle, PointGoal, PoseGoal, Weighted
-from policies.planner_model import WALK, MemoryModel
-from policies.planner_search import Found, ImageSearch, SearchSettings
-from policies.solvers import CEM, Plan, Solver
+from policies.planner.costs import Cost, Novelty, Obstacle, PointGoal, PoseGoal, Weighted
+from policies.planner.image_search import Found, ImageSearch, SearchSettings
+from policies.planner.memory_model import WALK, MemoryModel
+from policies.planner.solvers import CEM, Plan, Solver
 
 Observation = Mapping[str, Any]
 

@@ -2,7 +2,7 @@
 
 Both see the world through one function, `get_cost(info, candidates) -> costs`, with candidates [B, S, H, D]: S
 sequences of H actions of D numbers for each of B problems. So they plan in anything that can score candidates
-(`planner.py` does, in the memory of a learned world), and whatever else speaks that interface, stable-worldmodel's
+(`policy.py` does, in the memory of a learned world), and whatever else speaks that interface, stable-worldmodel's
 solvers for one, plans with the same costs.
 """
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mirage_env.errors import InvalidOptionError
-from policies.rollout import Recipe
-from policies.rollout_plan import RolloutPlan
-from policies.rollout_run import Done, run_plan
+from policies.rollout.loop import Recipe
+from policies.rollout.plan import RolloutPlan
+from policies.rollout.runner import Done, run_plan
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mirage_env.envs.snapshots import TaskState
 from mirage_env.episodes import Episode, RecordEpisodes, differences
 from mirage_env.errors import InvalidOptionError
-from mirage_env.moments import TaskState
 from mirage_env.store import open_cache
 from mirage_env.world_model import WorldState
 from policies.base import Policy
-from policies.rollout_policies import make_policy
+from policies.rollout.policy_names import make_policy
 
 
 def roll_out(

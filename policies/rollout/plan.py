@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mirage_env.episodes.files import ENDING
+from mirage_env.episodes.episode_files import ENDING
 from mirage_env.errors import CacheModelError, InvalidOptionError, RolloutError
 from mirage_env.store import open_cache
-from policies.rollout import Recipe, about_cache
+from policies.rollout.loop import Recipe, about_cache
 
 PLAN, LOCK = "plan.json", ".lock"
 
@@ -120,7 +120,7 @@ def _caches_in(place: Path) -> list[Path]:
 
 def _check_model(caches: list[Path], name: str) -> None:
     # Brings in diffusers, which the options alone do not need.
-    from mirage_env.models.loading import find_model, fingerprint
+    from mirage_env.models.world_model_loader import find_model, fingerprint
 
     identity = fingerprint(find_model(name))
     for path in caches:

@@ -70,7 +70,7 @@ def make_policy(name: str, env: gymnasium.Env[Any, Any], options: Mapping[str, A
 
 
 def _planner(env: gymnasium.Env[Any, Any], options: dict[str, Any]) -> Policy:
-    from policies.planner import PlannerPolicy
+    from policies.planner.policy import PlannerPolicy
 
     inner: Any = env.unwrapped
     if not hasattr(inner, "model"):

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from mirage_env.episodes import save_episode
 from mirage_env.errors import InvalidOptionError
-from policies.rollout import Job, Stage
-from policies.rollout_plan import RolloutPlan, claimed
+from policies.rollout.loop import Job, Stage
+from policies.rollout.plan import RolloutPlan, claimed
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _here(plan: RolloutPlan, folder: Path, numbers: list[int]) -> Iterator[Done]
 def _in_processes(plan: RolloutPlan, folder: Path, numbers: list[int], workers: int) -> Iterator[Done]:
     # Forked from a process that has imported everything and started no thread yet; torch's threads outlive no fork.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["policies.rollout_run", "mirage_env.models.loading"])
+    context.set_forkserver_preload(["policies.rollout.runner", "mirage_env.models.world_model_loader"])
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(plan, folder))
     try:
         for future in as_completed([pool.submit(_next, number) for number in numbers]):

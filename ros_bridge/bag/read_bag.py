@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.errors import BagContentError, InvalidCameraError, InvalidDepthError, InvalidOptionError
 from mirage_env.interfaces import StartView
-from ros_bridge import conversions
-from ros_bridge.bag_files import BagReader, open_bag
-from ros_bridge.bag_topics import IMAGE, ODOMETRY, PATH, Topics, find_topics
-from ros_bridge.frames import Matrix, optical_from_body
-from ros_bridge.messages import NANO, nanoseconds
+from ros_bridge import messages
+from ros_bridge.bag.rosbag_files import BagReader, open_bag
+from ros_bridge.bag.topic_selection import IMAGE, ODOMETRY, PATH, Topics, find_topics
+from ros_bridge.messages.message_types import NANO, nanoseconds
+from ros_bridge.messages.optical_frames import Matrix, optical_from_body
 
 Stamps = NDArray[np.int64]
 
@@ -100,7 +100,7 @@ class _Lenses:
 
     def __init__(self, bag: BagReader, topic: str, rectified: bool) -> None:
         rows = [
-            (stamp, conversions.camera_from_info(bag.decode(topic, data), rectified=rectified))
+            (stamp, messages.camera_from_info(bag.decode(topic, data), rectified=rectified))
             for stamp, data in bag.raw(topic)
         ]
         if not rows:
@@ -141,17 +141,17 @@ def _poses(bag: BagReader, topic: str | None) -> tuple[Stamps, list[Matrix]]:
     """Stamps and `T_map_base`, oldest first."""
     rows: list[tuple[int, Matrix]] = []
     if topic is not None:
-        messages = list(bag.raw(topic))
+        raw = list(bag.raw(topic))
         kind = bag.topics[topic]
-        if kind == PATH and messages:  # each is the whole path so far
-            last = bag.decode(topic, messages[-1][1])
-            found = conversions.path_from_message(last)
+        if kind == PATH and raw:  # each is the whole path so far
+            last = bag.decode(topic, raw[-1][1])
+            found = messages.path_from_message(last)
             rows = [(nanoseconds(p.header.stamp), T) for p, T in zip(last.poses, found, strict=True)]
         elif kind != PATH:
-            for stamp, data in messages:
+            for stamp, data in raw:
                 message = bag.decode(topic, data)
                 pose = message.pose.pose if kind == ODOMETRY else message.pose
-                rows.append((stamp, conversions.pose_from_message(pose)))
+                rows.append((stamp, messages.pose_from_message(pose)))
         rows.sort(key=lambda row: row[0])
     return np.array([stamp for stamp, _ in rows], np.int64), [T for _, T in rows]
 
@@ -161,7 +161,7 @@ def _views(
 ) -> list[tuple[int, StartView]]:  # stamp, view
     if topics.image is None:
         return []
-    decode = conversions.image_from_message if bag.topics[topics.image] == IMAGE else conversions.image_from_compressed
+    decode = messages.image_from_message if bag.topics[topics.image] == IMAGE else messages.image_from_compressed
     views: list[tuple[int, StartView]] = []
     for i, (stamp, data) in enumerate(bag.raw(topics.image)):
         if limit is not None and len(views) == limit:
@@ -190,7 +190,7 @@ def _with_depth(
             wanted.setdefault(int(order[found]), []).append(i)
     for k, (_, data) in enumerate(bag.raw(topic)):
         for i in wanted.get(k, ()):
-            depth = conversions.depth_from_message(bag.decode(topic, data))
+            depth = messages.depth_from_message(bag.decode(topic, data))
             stamp, view = views[i]
             if depth.shape != view.image.shape[:2]:
                 raise InvalidDepthError(

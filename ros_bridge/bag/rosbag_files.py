@@ -24,7 +24,7 @@ from mirage_env.errors import (
     MirageError,
     MissingPackageError,
 )
-from ros_bridge.messages import NANO
+from ros_bridge.messages.message_types import NANO
 
 try:
     from rosbags.interfaces import (

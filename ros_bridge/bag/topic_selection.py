@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mirage_env.errors import BagContentError
-from ros_bridge.bag_files import BagReader
-from ros_bridge.image_messages import COLOURS, DEPTHS
+from ros_bridge.bag.rosbag_files import BagReader
+from ros_bridge.messages.image import COLOURS, DEPTHS
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"

@@ -18,15 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidDepthError, InvalidImageError, InvalidOptionError, MirageError
 from mirage_env.store import load_frames, open_cache
-from ros_bridge import conversions
-from ros_bridge.bag_files import BagMessages, BagWriter, new_bag
-from ros_bridge.bag_reading import BagContents, read_bag
-from ros_bridge.frames import body_from_optical
-from ros_bridge.messages import NANO
-from ros_bridge.parameters import WorldParameters
+from ros_bridge import messages
+from ros_bridge.bag.read_bag import BagContents, read_bag
+from ros_bridge.bag.rosbag_files import BagMessages, BagWriter, new_bag
+from ros_bridge.messages.message_types import NANO
+from ros_bridge.messages.optical_frames import body_from_optical
+from ros_bridge.nodes.world_parameters import WorldParameters
 
 __all__ = ["BagContents", "cache_to_bag", "read_bag", "write_bag"]
 
@@ -79,24 +79,22 @@ def write_bag(
     first = time.time_ns() if start is None else start
     stamps = [first + round(i * NANO / rate) for i in range(len(cameras))]
     poses = [
-        conversions.pose_stamped_message(body_from_optical(camera.T_world_cam), stamp, MAP, MESSAGES)
+        messages.pose_stamped_message(body_from_optical(camera.T_world_cam), stamp, MAP, MESSAGES)
         for camera, stamp in zip(cameras, stamps, strict=True)
     ]
     pictures = _one_each("frames", frames, len(cameras))
     depths = _one_each("depth maps", depth, len(cameras))
     with new_bag(Path(path)) as bag:
-        bag.write(f"/{node}/path", conversions.path_message(poses, first, MAP, MESSAGES), first)
+        bag.write(f"/{node}/path", messages.path_message(poses, first, MAP, MESSAGES), first)
         for camera, stamp, pose, picture, metres in zip(cameras, stamps, poses, pictures, depths, strict=True):
-            bag.write(f"/{node}/camera_info", conversions.camera_info_message(camera, stamp, OPTICAL, MESSAGES), stamp)
+            bag.write(f"/{node}/camera_info", messages.camera_info_message(camera, stamp, OPTICAL, MESSAGES), stamp)
             bag.write(f"/{node}/pose", pose, stamp)
             if picture is not None:
                 _check_size("frame", picture, camera, InvalidImageError)
                 _write_image(bag, f"/{node}/image_raw", picture, stamp, codec, quality)
             if metres is not None:
                 _check_size("depth map", metres, camera, InvalidDepthError)
-                bag.write(
-                    f"/{node}/depth/image_raw", conversions.depth_message(metres, stamp, OPTICAL, MESSAGES), stamp
-                )
+                bag.write(f"/{node}/depth/image_raw", messages.depth_message(metres, stamp, OPTICAL, MESSAGES), stamp)
 
 
 def cache_to_bag(
@@ -148,7 +146,7 @@ def _check_size(what: str, picture: NDArray, camera: Camera, error: type[MirageE
 
 def _write_image(bag: BagWriter, topic: str, picture: Any, stamp: int, codec: Codec, quality: int) -> None:
     if codec == "raw":
-        bag.write(topic, conversions.image_message(picture, stamp, OPTICAL, MESSAGES), stamp)
+        bag.write(topic, messages.image_message(picture, stamp, OPTICAL, MESSAGES), stamp)
         return
-    message = conversions.compressed_message(picture, stamp, OPTICAL, codec, quality, MESSAGES)
+    message = messages.compressed_message(picture, stamp, OPTICAL, codec, quality, MESSAGES)
     bag.write(f"{topic}/compressed", message, stamp)

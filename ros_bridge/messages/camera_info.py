@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidCameraError
-from ros_bridge.messages import ROS, Messages, header_message
+from ros_bridge.messages.message_types import ROS, Messages, header_message
 
 HALF_PIXEL = 0.5
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mirage_env.errors import InvalidActionError, InvalidPoseError
-from ros_bridge.frames import Matrix, Vector, matrix_from_ros_pose, ros_pose_from_matrix
-from ros_bridge.messages import ROS, Messages, header_message
+from ros_bridge.messages.message_types import ROS, Messages, header_message
+from ros_bridge.messages.optical_frames import Matrix, Vector, matrix_from_ros_pose, ros_pose_from_matrix
 
 
 def pose_message(T_map_base: ArrayLike, messages: Messages = ROS) -> Any:  # [4, 4]

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
 from mirage_env.errors import InvalidDepthError, InvalidImageError, InvalidOptionError, MirageError
-from ros_bridge.messages import ROS, Messages, header_message
+from ros_bridge.messages.message_types import ROS, Messages, header_message
 
 COLOURS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0), "mono8": (0, 0, 0)}
 """Encodings that `image_from_message` reads: where red, green and blue are."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.errors import InvalidPointsError
-from ros_bridge.messages import ROS, Messages, header_message
+from ros_bridge.messages.message_types import ROS, Messages, header_message
 
 FLOAT32 = 7
 """`PointField.FLOAT32`."""

@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from mirage_env.camera import pose_from_rotation_vector, screw
+from mirage_env.datasets.photographs import centre_crop
 from mirage_env.errors import InvalidActionError
-from mirage_env.start_image import centre_crop
-from ros_bridge.frames import Matrix, Vector, body_from_optical, ros_pose_from_matrix, wxyz_from_xyzw
+from ros_bridge.messages.optical_frames import Matrix, Vector, body_from_optical, ros_pose_from_matrix, wxyz_from_xyzw
 
 SMALL = 1e-6
 """Share of a motion that is short enough to be a velocity."""

@@ -6,16 +6,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidImageError, InvalidOptionError
 from mirage_env.interfaces import StartView
-from ros_bridge import _ros, conversions
-from ros_bridge.outputs import overridable, stream_quality
-from ros_bridge.parameters import WorldParameters
-from ros_bridge.player import WorldPlayer
-from ros_bridge.refusals import Refusals
-from ros_bridge.start_views import camera_view
-from ros_bridge.steering import FollowPath, Goal, Stop, Velocity
+from ros_bridge import _ros, messages
+from ros_bridge.nodes.publishers import overridable, stream_quality
+from ros_bridge.nodes.rejected_input import Refusals
+from ros_bridge.nodes.start_views import camera_view
+from ros_bridge.nodes.world_parameters import WorldParameters
+from ros_bridge.player.motion_commands import FollowPath, Goal, Stop, Velocity
+from ros_bridge.player.world_player import WorldPlayer
 
 WAITING = 4
 """Stamps of start views that may wait for what belongs to them."""
@@ -52,17 +52,17 @@ class Steering:
         self._base = options.base_frame
 
     def twist(self, message: Any) -> None:
-        self._player.command(Velocity(*conversions.velocity_from_twist(message)))
+        self._player.command(Velocity(*messages.velocity_from_twist(message)))
 
     def twist_stamped(self, message: Any) -> None:
-        self._player.command(Velocity(*conversions.velocity_from_twist_stamped(message, self._base)))
+        self._player.command(Velocity(*messages.velocity_from_twist_stamped(message, self._base)))
 
     def goal(self, message: Any) -> None:
-        self._player.command(Goal.of_base(conversions.pose_from_stamped(message, self._map)))
+        self._player.command(Goal.of_base(messages.pose_from_stamped(message, self._map)))
 
     def path(self, message: Any) -> None:
         """An empty path is a stop: Nav2 clears so."""
-        poses = conversions.path_from_message(message, self._map)
+        poses = messages.path_from_message(message, self._map)
         self._player.command(FollowPath.of_bases(poses) if poses else Stop())
 
 
@@ -94,7 +94,7 @@ class StartTopics:
             self._add("depth", message)
 
     def _add(self, part: str, message: Any) -> None:
-        stamp = conversions.nanoseconds(message.header.stamp)
+        stamp = messages.nanoseconds(message.header.stamp)
         parts = self._waiting.setdefault(stamp, {})
         parts[part] = message
         needed = {"image", "camera_info", *(("depth",) if self._needs_depth() else ())}
@@ -110,7 +110,7 @@ class StartTopics:
             )
 
     def _view(self, parts: dict[str, Any]) -> StartView:
-        image = conversions.image_from_message(parts["image"])
-        camera = conversions.camera_from_info(parts["camera_info"], size=image.shape[:2])
-        depth = conversions.depth_from_message(parts["depth"]) if "depth" in parts else None
+        image = messages.image_from_message(parts["image"])
+        camera = messages.camera_from_info(parts["camera_info"], size=image.shape[:2])
+        depth = messages.depth_from_message(parts["depth"]) if "depth" in parts else None
         return camera_view(self._config, image, camera.K_image, depth)

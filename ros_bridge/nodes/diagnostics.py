@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ros_bridge import _ros
-from ros_bridge.messages import time_message
-from ros_bridge.player_stats import PlayerStats
+from ros_bridge.messages.message_types import time_message
+from ros_bridge.player.statistics import PlayerStats
 
 MILLI, MEBI = 1e-3, 2.0**20
 

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any
 
 from mirage_env.errors import InvalidOptionError
-from ros_bridge import _ros, keyboard
-from ros_bridge.listening import Arrival, arrivals_text, find_topic, image_text, message_text
+from ros_bridge import _ros, teleop_keyboard
+from ros_bridge.topic_echo import Arrival, arrivals_text, find_topic, image_text, message_text
 
 LINE_SECONDS = 1.0
 """How often a line about images is made."""
@@ -94,12 +94,12 @@ class Peer:
                     given += 1
                 came.clear()
 
-    def drive(self, drive: keyboard.Drive, topic: str, stamped: bool) -> Iterator[keyboard.Drive]:
+    def drive(self, drive: teleop_keyboard.Drive, topic: str, stamped: bool) -> Iterator[teleop_keyboard.Drive]:
         """Send the velocities that keys ask for, until the input ends; at the end zero."""
         kind = _ros.message_type(f"geometry_msgs/msg/Twist{'Stamped' * stamped}")
         publisher = self._node.create_publisher(kind, topic, 5)
 
-        def send(now: keyboard.Drive) -> None:
+        def send(now: teleop_keyboard.Drive) -> None:
             message = kind()
             twist = message.twist if stamped else message
             twist.linear.x, twist.linear.y, twist.angular.z = map(float, now.velocity)
@@ -108,8 +108,8 @@ class Peer:
             publisher.publish(message)
 
         try:
-            with keyboard.single_keys():
-                while (key := keyboard.next_key(DRIVE_SECONDS)) != "":
+            with teleop_keyboard.single_keys():
+                while (key := teleop_keyboard.next_key(DRIVE_SECONDS)) != "":
                     if key:
                         drive = drive.pressed(key)
                         yield drive

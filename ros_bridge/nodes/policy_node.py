@@ -34,12 +34,12 @@ import numpy as np
 from mirage_env.errors import InvalidOptionError, MirageError
 from policies.base import Policy
 from policies.scripted import SCRIPTS
-from ros_bridge import _ros, conversions
-from ros_bridge.declaring import current, declare
-from ros_bridge.driving import goal_of, motion_of, observation_of, velocity_of
-from ros_bridge.frames import R_BODY_OPTICAL, Matrix
-from ros_bridge.policy_parameters import PolicyParameters
-from ros_bridge.refusals import Refusals
+from ros_bridge import _ros, messages
+from ros_bridge.messages.optical_frames import R_BODY_OPTICAL, Matrix
+from ros_bridge.nodes.action_conversion import goal_of, motion_of, observation_of, velocity_of
+from ros_bridge.nodes.parameter_declaration import current, declare
+from ros_bridge.nodes.policy_parameters import PolicyParameters
+from ros_bridge.nodes.rejected_input import Refusals
 
 SEND_SECONDS = 0.1
 """How often a velocity is repeated; receivers stop where it is not."""
@@ -180,7 +180,7 @@ class PolicyNode(_ros.LifecycleNode):
 
     def _on_pose(self, message: Any) -> None:
         with self.refusals.watching("pose"):
-            self._T_map_base = conversions.pose_from_stamped(message, self.options.map_frame)
+            self._T_map_base = messages.pose_from_stamped(message, self.options.map_frame)
 
     def _act(self) -> None:
         """Let the policy choose, if there is something new to see."""
@@ -195,13 +195,13 @@ class PolicyNode(_ros.LifecycleNode):
 
     def _choose(self, T_map_base: Matrix) -> None:
         o = self.options
-        decode = conversions.image_from_compressed if o.compressed else conversions.image_from_message
+        decode = messages.image_from_compressed if o.compressed else messages.image_from_message
         image = decode(self._image)
         action = self._policy.act(observation_of(image, T_map_base @ T_BASE_OPTICAL, o.size))
         T_cam_next = motion_of(action, o.max_translation, o.max_rotation)
         if o.command == "goal_pose":
             T_map_goal = goal_of(T_map_base, T_cam_next)
-            self._output.publish(conversions.pose_stamped_message(T_map_goal, self._now(), o.map_frame))
+            self._output.publish(messages.pose_stamped_message(T_map_goal, self._now(), o.map_frame))
         else:
             self._velocity = velocity_of(T_cam_next, 1.0 / o.rate)
 
@@ -214,9 +214,9 @@ class PolicyNode(_ros.LifecycleNode):
             return
         linear, angular = self._velocity
         if self.options.twist_stamped:
-            self._output.publish(conversions.twist_stamped_message(linear, angular, self._now(), ""))
+            self._output.publish(messages.twist_stamped_message(linear, angular, self._now(), ""))
         else:
-            self._output.publish(conversions.twist_message(linear, angular))
+            self._output.publish(messages.twist_message(linear, angular))
 
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mirage_env.errors import InvalidOptionError
-from ros_bridge import _ros, conversions
-from ros_bridge.frames import R_BODY_OPTICAL, body_from_optical
-from ros_bridge.parameters import WorldParameters
-from ros_bridge.takes import PlayedFrame
+from ros_bridge import _ros, messages
+from ros_bridge.messages.optical_frames import R_BODY_OPTICAL, body_from_optical
+from ros_bridge.nodes.world_parameters import WorldParameters
+from ros_bridge.player.played_chunk import PlayedFrame
 
 DEPTH = 5
 """Messages a publisher keeps for a subscriber that is slow: then the oldest are lost, and nobody waits."""
@@ -76,20 +76,20 @@ class WorldPublishers:
         """
         optical = self._options.optical_frame
         camera = frame.camera if self._size == frame.image.shape[:2] else frame.camera.resized(*self._size)
-        _send(self._info, lambda: conversions.camera_info_message(camera, stamp, optical))
+        _send(self._info, lambda: messages.camera_info_message(camera, stamp, optical))
         if _wanted(self._image) or _wanted(self._compressed):
             image = self._resized(frame.image, Image.Resampling.BILINEAR)
-            _send(self._image, lambda: conversions.image_message(image, stamp, optical))
-            _send(self._compressed, lambda: conversions.compressed_message(image, stamp, optical, quality=quality))
+            _send(self._image, lambda: messages.image_message(image, stamp, optical))
+            _send(self._compressed, lambda: messages.compressed_message(image, stamp, optical, quality=quality))
         nearest = Image.Resampling.NEAREST  # a mean of two surfaces would be a point between them
         if (depth := frame.depth) is not None:
-            _send(self._depth, lambda: conversions.depth_message(self._resized(depth, nearest), stamp, optical))
-        _send(self._observed, lambda: conversions.mask_message(self._resized(frame.observed, nearest), stamp, optical))
+            _send(self._depth, lambda: messages.depth_message(self._resized(depth, nearest), stamp, optical))
+        _send(self._observed, lambda: messages.mask_message(self._resized(frame.observed, nearest), stamp, optical))
         self._show_pose(frame, stamp)
 
     def show_path(self, stamp: int) -> None:
         """Publish where the body has been in this world."""
-        _send(self._path, lambda: conversions.path_message(self._poses, stamp, self._options.map_frame))
+        _send(self._path, lambda: messages.path_message(self._poses, stamp, self._options.map_frame))
 
     def forget_path(self) -> None:
         """Another world, or another past."""
@@ -102,17 +102,17 @@ class WorldPublishers:
     def show_points(self, xyz: NDArray[np.floating], colours: NDArray[np.uint8], stamp: int) -> None:  # [N, 3] world
         """Publish the memory as a cloud in the map."""
         in_map = xyz @ R_BODY_OPTICAL.T
-        self._points.publish(conversions.cloud_message(in_map, colours, stamp, self._options.map_frame))
+        self._points.publish(messages.cloud_message(in_map, colours, stamp, self._options.map_frame))
 
     def _show_pose(self, frame: PlayedFrame, stamp: int) -> None:
         o = self._options
         if frame.held and self._tf is None and not _wanted(self._pose):
             return
         T_map_base = body_from_optical(frame.camera.T_world_cam)
-        pose = conversions.pose_stamped_message(T_map_base, stamp, o.map_frame)
+        pose = messages.pose_stamped_message(T_map_base, stamp, o.map_frame)
         self._pose.publish(pose)
         if self._tf is not None:
-            moving = conversions.transform_message(T_map_base, stamp, o.map_frame, o.base_frame)
+            moving = messages.transform_message(T_map_base, stamp, o.map_frame, o.base_frame)
             self._tf.publish(self._tf.msg_type(transforms=[moving]))
         if frame.held:
             return
@@ -133,7 +133,7 @@ class WorldPublishers:
         latched = _ros.QoSProfile(depth=1, durability=_ros.DurabilityPolicy.TRANSIENT_LOCAL)
         static = self._node.create_publisher(kind, "/tf_static", latched)
         o, stamp = self._options, self._node.get_clock().now().nanoseconds
-        fixed = conversions.transform_message(T_base_optical, stamp, o.base_frame, o.optical_frame)
+        fixed = messages.transform_message(T_base_optical, stamp, o.base_frame, o.optical_frame)
         static.publish(kind(transforms=[fixed]))
         moving = self._node.create_publisher(kind, "/tf", _ros.QoSProfile(depth=100))
         self._made += [static, moving]

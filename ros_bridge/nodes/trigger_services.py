@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ros_bridge import _ros
-from ros_bridge.refusals import REFUSED, Refusals
+from ros_bridge.nodes.rejected_input import REFUSED, Refusals
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ Services (std_srvs), and topics that do the same
   ~/rollback  Trigger   ~/rollback_cmd std_msgs/UInt32   undo the last `rollback_chunks` chunks (or as many as given)
 Lifecycle: configure loads the model and opens or resumes the store, activate streams, deactivate pauses, cleanup and
 shutdown close both. With `autostart` (default) the node goes to active by itself.
-Parameters (ranges and meanings: `parameters.py`, or `ros2 param describe`)
+Parameters (ranges and meanings: `world_parameters.py`, or `ros2 param describe`)
   world       model device offload control lora start_image fov seed store store_frames resume threads
   stream      rate publish_width publish_height jpeg_quality points_rate
   motion      twist_stamped max_speed max_turn cmd_timeout
@@ -56,20 +56,20 @@ from typing import Any
 
 from mirage_env.errors import MirageError
 from ros_bridge import _ros
-from ros_bridge.clouds import Cloud
-from ros_bridge.controls import offer
-from ros_bridge.declaring import changed, current, declare
-from ros_bridge.diagnostics import diagnostics_message
-from ros_bridge.inputs import StartTopics, Steering, subscribe
-from ros_bridge.messages import NANO
-from ros_bridge.outputs import WorldPublishers
-from ros_bridge.parameters import WorldParameters
-from ros_bridge.player import WorldPlayer
-from ros_bridge.refusals import REFUSED, Refusals
-from ros_bridge.start_views import start_view
-from ros_bridge.steering import Limits
-from ros_bridge.ticker import Ticker
-from ros_bridge.world_controls import WorldControls
+from ros_bridge.messages.message_types import NANO
+from ros_bridge.nodes.cmd_vel_inputs import StartTopics, Steering, subscribe
+from ros_bridge.nodes.diagnostics import diagnostics_message
+from ros_bridge.nodes.memory_cloud import Cloud
+from ros_bridge.nodes.parameter_declaration import changed, current, declare
+from ros_bridge.nodes.publishers import WorldPublishers
+from ros_bridge.nodes.rejected_input import REFUSED, Refusals
+from ros_bridge.nodes.start_views import start_view
+from ros_bridge.nodes.trigger_services import offer
+from ros_bridge.nodes.world_parameters import WorldParameters
+from ros_bridge.nodes.world_services import WorldControls
+from ros_bridge.player.motion_commands import Limits
+from ros_bridge.player.rate_timer import Ticker
+from ros_bridge.player.world_player import WorldPlayer
 
 NODE_NAME = "mirage"
 LOOK_SECONDS = 0.25
@@ -156,7 +156,7 @@ class WorldNode(_ros.LifecycleNode):
         store = o.store_folder
         import torch
 
-        from mirage_env.models.loading import load_world_model  # brings in diffusers and transformers
+        from mirage_env.models.world_model_loader import load_world_model  # brings in diffusers and transformers
 
         if o.threads:
             torch.set_num_threads(o.threads)

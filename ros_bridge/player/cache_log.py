@@ -14,7 +14,7 @@ from pathlib import Path
 from mirage_env.errors import StoreError
 from mirage_env.store import CacheWriter
 from mirage_env.world_model import WorldModel, WorldState
-from ros_bridge.takes import Take
+from ros_bridge.player.played_chunk import Take
 
 LOGGER = logging.getLogger(__name__)
 

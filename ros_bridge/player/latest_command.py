@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ros_bridge.steering import Command, Progress, Stop, Velocity, is_same, is_standing
+from ros_bridge.player.motion_commands import Command, Progress, Stop, Velocity, is_same, is_standing
 
 
 class Orders:

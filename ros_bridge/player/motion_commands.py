@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from mirage_env.camera import Camera, inverse, pose_from_rotation_vector, rigid, screw
 from mirage_env.errors import InvalidActionError, InvalidOptionError, InvalidPoseError
-from ros_bridge.frames import R_BODY_OPTICAL, Matrix, Vector, optical_from_body
+from ros_bridge.messages.optical_frames import R_BODY_OPTICAL, Matrix, Vector, optical_from_body
 
 SMALL_ANGLE = 1e-3
 """Below it, radians, sines are replaced by their series, which is then exact to the last bits."""

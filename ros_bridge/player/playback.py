@@ -18,11 +18,11 @@ from typing import Literal, NoReturn, TypeVar
 
 from mirage_env.errors import InvalidOptionError, WorldFailedError
 from mirage_env.world_model import WorldModel, WorldState
-from ros_bridge.cache_log import CacheLog
-from ros_bridge.orders import Orders
-from ros_bridge.player_stats import Meter
-from ros_bridge.steering import Command, Limits, Progress, is_standing, plan
-from ros_bridge.takes import Clock, PlayedFrame, Take, generate
+from ros_bridge.player.cache_log import CacheLog
+from ros_bridge.player.latest_command import Orders
+from ros_bridge.player.motion_commands import Command, Limits, Progress, is_standing, plan
+from ros_bridge.player.played_chunk import Clock, PlayedFrame, Take, generate
+from ros_bridge.player.statistics import Meter
 
 LOGGER = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env import looking
 from mirage_env.camera import Camera
+from mirage_env.envs import frame_views
 from mirage_env.interfaces import StartView
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
-from ros_bridge.steering import Plan, Progress, Stop
+from ros_bridge.player.motion_commands import Plan, Progress, Stop
 
 Clock = Callable[[], float]
 NO_ORDER = -1
@@ -78,7 +78,7 @@ def open_world(model: WorldModel, view: StartView, seed: int, clock: Clock) -> T
 def look(model: WorldModel, state: WorldState, clock: Clock) -> Take:
     """Where a world stands."""
     began = clock()
-    return _take(looking.look(model, state), state, _standing(state), NO_ORDER, None, began, clock)
+    return _take(frame_views.look(model, state), state, _standing(state), NO_ORDER, None, began, clock)
 
 
 def _standing(state: WorldState) -> Plan:

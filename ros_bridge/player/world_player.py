@@ -14,11 +14,11 @@ from mirage_env.errors import CacheExistsError, InvalidOptionError, WorldFailedE
 from mirage_env.interfaces import StartView
 from mirage_env.store import load_world, save_world
 from mirage_env.world_model import WorldModel, WorldState
-from ros_bridge.cache_log import CacheLog, family, following
-from ros_bridge.playback import Playback
-from ros_bridge.player_stats import PlayerStats
-from ros_bridge.steering import Limits
-from ros_bridge.takes import PlayedFrame, Take, look, open_world
+from ros_bridge.player.cache_log import CacheLog, family, following
+from ros_bridge.player.motion_commands import Limits
+from ros_bridge.player.playback import Playback
+from ros_bridge.player.played_chunk import PlayedFrame, Take, look, open_world
+from ros_bridge.player.statistics import PlayerStats
 
 __all__ = ["PlayedFrame", "PlayerStats", "WorldPlayer"]
 

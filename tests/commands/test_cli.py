@@ -12,7 +12,7 @@ from repository import ROOT
 from worlds import open_minded_model
 
 from mirage_env.cli import COMMANDS, main
-from mirage_env.models.loading import load_world_model, save_world_model
+from mirage_env.models.world_model_loader import load_world_model, save_world_model
 from mirage_env.store import CacheWriter, load_frames, load_world, open_cache
 
 

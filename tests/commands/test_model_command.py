@@ -17,11 +17,11 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from mirage_env.cli import main
 from mirage_env.errors import InvalidOptionError
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.converters import published_branch, published_lora
-from mirage_env.models.loading import load_world_model
-from mirage_env.models.quantise import stored_bytes
-from mirage_env.models.weights import WEIGHTS, empty, empty_module
+from mirage_env.models.io.published_checkpoints import published_branch, published_lora
+from mirage_env.models.io.state_dicts import WEIGHTS, empty, empty_module
+from mirage_env.models.quantisation import stored_bytes
+from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.world_model_loader import load_world_model
 
 LORA = "pytorch_lora_weights.safetensors"
 

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from mirage_env import cli
-from mirage_env.advice import ADVICE, has_compiled, told
 from mirage_env.cli import main
+from mirage_env.commands.os_errors import ADVICE, has_compiled, told
 
 
 @pytest.mark.parametrize("number", sorted(ADVICE))

@@ -4,8 +4,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from mirage_env.commands.play import Keyboard, Play, run_play
 from mirage_env.errors import InvalidOptionError
-from mirage_env.playing import Keyboard, Play, run_play
 from mirage_env.rooms.env import RoomsEnv
 
 F = 4

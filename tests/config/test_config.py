@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mirage_env.config import (
+from mirage_env.config.world import (
     FORMAT_VERSION,
     FilterConfig,
     GateConfig,

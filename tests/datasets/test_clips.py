@@ -8,18 +8,11 @@ import pytest
 import torch
 
 from mirage_env.camera import Camera
+from mirage_env.datasets.clips import Clip, Clips, images_to_tensor, record_environment, write_clips
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import MOVER, SKY, STATIC
+from mirage_env.rooms.clips import record_rooms, rooms_clip
 from mirage_env.rooms.env import RoomsEnv
-from mirage_env.training.data import (
-    Clip,
-    Clips,
-    images_to_tensor,
-    record_environment,
-    record_rooms,
-    rooms_clip,
-    write_clips,
-)
 
 ARRAYS = ("images", "depth", "labels", "poses", "intrinsics")
 

@@ -19,11 +19,7 @@ from tiny_wan import tiny_vae, tiny_wan_world_model
 from training_runs import PRELOADED, read_clips
 
 from mirage_env.camera import Camera
-from mirage_env.errors import ClipError, DatasetError, InvalidOptionError
-from mirage_env.images import frames_from_uint8
-from mirage_env.models.wan_codec import WanCodec
-from mirage_env.training.checking import Check, check
-from mirage_env.training.clip_files import (
+from mirage_env.datasets.clip_store import (
     DatasetInfo,
     LatentClip,
     clip_names,
@@ -33,8 +29,12 @@ from mirage_env.training.clip_files import (
     write_imagined,
     write_text,
 )
+from mirage_env.datasets.latent_clips import LatentClips
+from mirage_env.errors import ClipError, DatasetError, InvalidOptionError
+from mirage_env.images import frames_from_uint8
+from mirage_env.models.wan.video_codec import WanCodec
+from mirage_env.training.checking import Check, check
 from mirage_env.training.conditioning import preceding, write_of
-from mirage_env.training.dataset import LatentClips
 from mirage_env.training.encoding import encode_clip, encode_video, fingerprint, key_frames
 from mirage_env.world_state import Chunk
 

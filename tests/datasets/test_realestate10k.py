@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mirage_env.camera import Camera, inverse, pose_from_rotation_vector
-from mirage_env.errors import ClipError
-from mirage_env.pictures import write_video
-from mirage_env.realestate import (
+from mirage_env.datasets.realestate10k import (
     TOLERANCE_US,
     PoseList,
     camera_of,
@@ -18,6 +16,8 @@ from mirage_env.realestate import (
     video_size,
     write_pose_list,
 )
+from mirage_env.errors import ClipError
+from mirage_env.viz.pictures import write_video
 
 FPS = 10
 STEP = 1_000_000 // FPS

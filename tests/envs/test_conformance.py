@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict
 
-from mirage_env.actions import DiscreteControl
-from mirage_env.conformance import PROMISES, check_world_env
+from mirage_env.envs.conformance import PROMISES, check_world_env
 from mirage_env.errors import ConformanceError, InvalidActionError, InvalidOptionError, MirageError
 from mirage_env.rooms import Room
 from mirage_env.rooms.env import RoomsEnv
+from mirage_env.spaces.actions import DiscreteControl
 
 BROKEN = []
 

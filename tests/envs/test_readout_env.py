@@ -9,11 +9,11 @@ from gymnasium.utils.env_checker import check_env
 from stand_ins import start_view, walled_world_model
 
 from mirage_env import store
-from mirage_env.conformance import check_world_env
-from mirage_env.env import MirageEnv
+from mirage_env.envs.conformance import check_world_env
+from mirage_env.envs.readout import LATENT_LIMIT, ReadoutEnv, ReadoutVectorEnv
+from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError
-from mirage_env.models.preview import PreviewDecoder, load_preview, save_preview
-from mirage_env.readout_env import LATENT_LIMIT, ReadoutEnv, ReadoutVectorEnv
+from mirage_env.models.small.preview_decoder import PreviewDecoder, load_preview, save_preview
 from mirage_env.world_model import frames_to_uint8
 
 AHEAD = np.array([0.1, 0.0, 0.4, 0.0, 0.3, 0.0], np.float32)

@@ -11,10 +11,10 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from stand_ins import Recorder, start_view, walled_world_model
 
-from mirage_env.env import MirageEnv
+from mirage_env.envs.vector import MirageVectorEnv
+from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidActionError, InvalidImageError, InvalidOptionError
 from mirage_env.rooms.env import RoomsEnv, RoomsVectorEnv
-from mirage_env.vector_env import MirageVectorEnv
 
 N, F = 3, 4
 

@@ -16,10 +16,10 @@ from stand_ins import picture, start_view, walled_world_model
 from tiny import tiny_world_model
 
 import mirage_env
-from mirage_env.actions import POSITION_LIMIT
 from mirage_env.camera import Camera
-from mirage_env.conformance import check_world_env
-from mirage_env.env import MirageEnv
+from mirage_env.datasets.clips import record_environment
+from mirage_env.envs.conformance import check_world_env
+from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import (
     CacheModelError,
     CacheNotFoundError,
@@ -32,7 +32,7 @@ from mirage_env.errors import (
     MirageError,
     ModelNotFoundError,
 )
-from mirage_env.training.data import record_environment
+from mirage_env.spaces.actions import POSITION_LIMIT
 
 F = 4
 IMAGE = picture(3)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from stand_ins import start_view, walled_world_model
 
-from mirage_env import pictures
-from mirage_env.env import MirageEnv
+from mirage_env.envs.world import MirageEnv
+from mirage_env.envs.wrappers import RecordChunks
 from mirage_env.errors import InvalidActionError, InvalidOptionError
 from mirage_env.rooms.env import RoomsEnv
-from mirage_env.wrappers import RecordChunks
+from mirage_env.viz import pictures
 
 F = 4
 STAY = np.zeros(6, np.float32)

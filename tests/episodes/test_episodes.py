@@ -11,7 +11,7 @@ from PIL import Image
 from stand_ins import start_view, walled_world_model
 
 from mirage_env.cli import main
-from mirage_env.env import MirageEnv
+from mirage_env.envs.world import MirageEnv
 from mirage_env.episodes import (
     CountEpisodes,
     Episode,

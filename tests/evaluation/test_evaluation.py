@@ -12,15 +12,15 @@ from stand_ins import Labels
 from tiny import tiny_world_model
 
 from mirage_env.camera import rotation_angle
-from mirage_env.config import FilterConfig
+from mirage_env.config.world import FilterConfig
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError
-from mirage_env.evaluation import components, loop, report, speed
+from mirage_env.evaluation import loop, network_parts, report, speed
+from mirage_env.evaluation.loop_walks import ALL, FAMILIES, loop_walk
 from mirage_env.evaluation.metrics import PSNR_LIMIT, dilate, estimate, paired, psnr, ssim
 from mirage_env.evaluation.oracle import ROWS, oracle_record
-from mirage_env.evaluation.paths import ALL, FAMILIES, loop_walk
-from mirage_env.evaluation.rollout import measure, roll_out, true_views
+from mirage_env.evaluation.variant_rollout import measure, roll_out, true_views
 from mirage_env.evaluation.variants import BlankMemory, load_paper, variant
-from mirage_env.rgb_memory import RgbMemory
+from mirage_env.memory.rgb import RgbMemory
 from mirage_env.rooms import Room
 
 TINY = tiny_world_model()
@@ -273,14 +273,14 @@ class TestLoop:
 
 class TestParts:
     def test_parts_are_measured_and_written(self, tmp_path):
-        results = components.run(components.PartsConfig(out=tmp_path, model="tiny", worlds=2, views=2), load)
+        results = network_parts.run(network_parts.PartsConfig(out=tmp_path, model="tiny", worlds=2, views=2), load)
         assert results["figures"]["codec_psnr"].count == 2
         assert set(results["iou"]) == {"mover", "sky", "mover_or_sky"}
         assert "depth abs-rel" in (tmp_path / "parts.md").read_text()
 
     def test_depth_error_counts_surfaces_only(self):
         true = torch.tensor([[[1.0, 2.0, torch.inf]]])
-        assert components.abs_rel(torch.tensor([[[1.1, 1.8, 50.0]]]), true) == pytest.approx(0.1)
+        assert network_parts.abs_rel(torch.tensor([[[1.1, 1.8, 50.0]]]), true) == pytest.approx(0.1)
 
 
 class TestSpeed:

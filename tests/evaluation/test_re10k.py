@@ -14,17 +14,17 @@ from stand_ins import walled_world_model
 
 from mirage_env.camera import Camera, pose_from_rotation_vector
 from mirage_env.cli import main
+from mirage_env.datasets.realestate10k import PoseList, read_pose_list, write_pose_list
 from mirage_env.errors import ClipError, InvalidOptionError
 from mirage_env.evaluation import export_rooms, loop, re10k
 from mirage_env.evaluation.clip_scale import fit_scale
-from mirage_env.evaluation.clips import find_clips, read_clip
+from mirage_env.evaluation.loop_walks import FAMILIES
 from mirage_env.evaluation.metrics import PSNR_LIMIT, psnr
-from mirage_env.evaluation.paths import FAMILIES
-from mirage_env.evaluation.published import RE10K, RE10K_COLUMNS, WORLDSCORE, WORLDSCORE_COLUMNS
-from mirage_env.evaluation.rollout import Rollout
-from mirage_env.model_options import ModelOptions
-from mirage_env.models.loading import load_world_model
-from mirage_env.realestate import PoseList, read_pose_list, write_pose_list
+from mirage_env.evaluation.published_figures import RE10K, RE10K_COLUMNS, WORLDSCORE, WORLDSCORE_COLUMNS
+from mirage_env.evaluation.re10k_clips import find_clips, read_clip
+from mirage_env.evaluation.variant_rollout import Rollout
+from mirage_env.models.model_options import ModelOptions
+from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms import Room
 from mirage_env.world_model import frames_from_uint8
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from temporal import temporal_world_model
 
-from mirage_env.evaluation import components, export_rooms, loop, re10k, speed
+from mirage_env.evaluation import export_rooms, loop, network_parts, re10k, speed
+from mirage_env.evaluation.loop_walks import ALL, loop_walk
 from mirage_env.evaluation.oracle import ROWS
-from mirage_env.evaluation.paths import ALL, loop_walk
-from mirage_env.evaluation.rollout import pixels_known, roll_out, true_views
+from mirage_env.evaluation.variant_rollout import pixels_known, roll_out, true_views
 from mirage_env.rooms import Room
 
 MODEL = temporal_world_model()
@@ -78,7 +78,7 @@ def test_oracle_measures_every_row(results):
 
 
 def test_networks_and_speed_are_measured(tmp_path):
-    parts = components.run(components.PartsConfig(out=tmp_path, worlds=1, views=2), load)
+    parts = network_parts.run(network_parts.PartsConfig(out=tmp_path, worlds=1, views=2), load)
     assert math.isfinite(parts["figures"]["codec_psnr"].mean)
     timed = speed.run(speed.SpeedConfig(out=tmp_path, chunks=1, loop_chunks=0, threads=1), load)
     assert {"decode", "encode"} <= set(timed["time_shares"])

@@ -10,12 +10,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from mirage_env.blocks import Evidence, Frames, MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
-from mirage_env.memory import LatentMemory
-from mirage_env.packing import Tokens, pack
+from mirage_env.config.world import WorldModelConfig
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.store import CacheWriter
+from mirage_env.tokens.blocks import Evidence, Frames, MemoryBlock
+from mirage_env.tokens.packing import Tokens, pack
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
 CONFIG = WorldModelConfig("made-up", (32, 32), (4, 4), 8, chunk_latents=5)

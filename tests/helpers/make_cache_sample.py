@@ -1,15 +1,15 @@
-"""Writes the sample of the current cache version: `python tests/make_cache_sample.py`, once per version, at release."""
+"""Write the sample of the current cache version: `python tests/helpers/make_cache_sample.py`, once per version."""
 
 import json
-from pathlib import Path
 
 import numpy as np
+from repository import ROOT
 from worlds import open_minded_model, walk
 
 from mirage_env.store import CacheWriter, load_frames, open_cache
-from mirage_env.store.contents import VERSION
+from mirage_env.store.format.world_contents import VERSION
 
-DATA = Path(__file__).parent / "data"
+DATA = ROOT / "tests/data"
 
 
 def main() -> None:

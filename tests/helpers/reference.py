@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy import float32 as f32
 
-from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.config import FilterConfig
+from mirage_env.config.world import FilterConfig
 from mirage_env.interfaces import STATIC
-from mirage_env.splat import Rule, Splat
+from mirage_env.readout.zbuffer import Rule, Splat
+from mirage_env.tokens.blocks import MemoryBlock
 
 
 def splat(blocks: Sequence[MemoryBlock], cameras: Sequence[Camera], grid: tuple[int, int], rule: Rule) -> Splat:
-    """Winner of every cell: see `mirage_env.splat`. Single numbers are float32, as it prescribes."""
+    """Winner of every cell: see `mirage_env.readout.zbuffer`. Single numbers are float32, as it prescribes."""
     h, w = grid
     result = Splat.empty(len(cameras), grid)
     for v, camera in enumerate(cameras):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from mirage_env.blocks import FeatureType, Frames, MemoryBlock
 from mirage_env.camera import Camera, pose_from_rotation_vector
-from mirage_env.config import ReadoutConfig
-from mirage_env.packing import Tokens, pack
+from mirage_env.config.world import ReadoutConfig
+from mirage_env.tokens.blocks import FeatureType, Frames, MemoryBlock
+from mirage_env.tokens.packing import Tokens, pack
 
 NEAR = 0.5  # a power of two, so that points can lie exactly on the near plane
 GRID = (4, 6)

@@ -12,9 +12,9 @@ from tiny import tiny_world_model
 from torch import Tensor
 
 from mirage_env.camera import Camera, between, pose_from_rotation_vector
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import STATIC, StartView
-from mirage_env.memory import LatentMemory
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.world_model import WorldModel
 
 

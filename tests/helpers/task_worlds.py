@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from stand_ins import start_view, walled_world_model
 
-from mirage_env.env import MirageEnv
+from mirage_env.envs.world import MirageEnv
 from mirage_env.interfaces import StartView
 from mirage_env.rooms import Room
 from mirage_env.rooms.env import RoomsEnv

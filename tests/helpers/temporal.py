@@ -7,8 +7,8 @@ from diffusers import AutoencoderKLWan
 from stand_ins import Labels
 from tiny import tiny_world_model
 
-from mirage_env.config import FilterConfig
-from mirage_env.models.wan_codec import WanCodec
+from mirage_env.config.world import FilterConfig
+from mirage_env.models.wan.video_codec import WanCodec
 from mirage_env.world_model import WorldModel
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from diffusers import WanTransformer3DModel
 
-from mirage_env.config import SamplerConfig, WorldModelConfig
+from mirage_env.config.world import SamplerConfig, WorldModelConfig
 from mirage_env.interfaces import STATIC
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.denoiser import ChunkDenoiser
-from mirage_env.models.depth import DepthUNet
-from mirage_env.models.refiner import ConvRefiner
-from mirage_env.models.segmentation import SegmentationUNet
-from mirage_env.models.vae import ConvCodec
+from mirage_env.models.small.conv_codec import ConvCodec
+from mirage_env.models.small.depth_unet import DepthUNet
+from mirage_env.models.small.refiner import ConvRefiner
+from mirage_env.models.small.segmentation_unet import SegmentationUNet
+from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
+from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.world_model import WorldModel
 
 

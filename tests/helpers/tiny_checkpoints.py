@@ -18,8 +18,8 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.weights import save_module
+from mirage_env.models.io.state_dicts import save_module
+from mirage_env.models.wan.side_branch import ControlBranch
 
 IMAGE_SIZE = (64, 96)
 TEXT_DIM = 32

@@ -10,11 +10,11 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from stand_ins import Labels, Wall
 from torch import Tensor
 
-from mirage_env.config import FilterConfig, PlacementConfig, SamplerConfig, WorldModelConfig
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.denoiser import ChunkDenoiser
-from mirage_env.models.refiner import BareReadout
-from mirage_env.models.wan_codec import WanCodec
+from mirage_env.config.world import FilterConfig, PlacementConfig, SamplerConfig, WorldModelConfig
+from mirage_env.models.small.refiner import BareReadout
+from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
+from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.wan.video_codec import WanCodec
 from mirage_env.world_model import WorldModel
 
 CHANNELS = 8

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from mirage_env.training.dataset import LatentClips
+from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.training.loop import LoopConfig, Loss, Run, train
 
 PRELOADED = [
     "pytest",
     "mirage_env.training.loop",
-    "mirage_env.training.dataset",
+    "mirage_env.datasets.latent_clips",
     "torch._dynamo",
     "torch.distributed.fsdp",
 ]

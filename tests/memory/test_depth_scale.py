@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins import path, picture, walled_world_model
 
-from mirage_env.alignment import align_depth
-from mirage_env.config import AlignmentConfig
+from mirage_env.config.world import AlignmentConfig
 from mirage_env.errors import InvalidOptionError
+from mirage_env.memory.depth_scale import align_depth
 
 CONFIG = AlignmentConfig(enabled=True)
 SHAPE = (3, 6, 8)

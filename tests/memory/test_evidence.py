@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mirage_env.camera import Camera, pose_from_rotation_vector
-from mirage_env.config import GateConfig, MemoryConfig, WorldModelConfig
-from mirage_env.evidence import NEVER, distance_level, level_distance
-from mirage_env.memory import LatentMemory
+from mirage_env.config.world import GateConfig, MemoryConfig, WorldModelConfig
+from mirage_env.memory.evidence import NEVER, distance_level, level_distance
+from mirage_env.memory.latent import LatentMemory
 
 GRID = (6, 8)
 CONFIG = WorldModelConfig("evidence", (48, 64), GRID, 2, memory=MemoryConfig(merge_tokens=0))

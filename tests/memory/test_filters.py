@@ -5,9 +5,9 @@ import pytest
 import reference
 import torch
 
-from mirage_env.config import FilterConfig
+from mirage_env.config.world import FilterConfig
 from mirage_env.interfaces import MOVER, SKY, STATIC
-from mirage_env.masks import keep_cells
+from mirage_env.memory.filters import keep_cells
 
 GRID = (4, 4)
 NEAR, FAR = 0.1, 50.0

@@ -9,12 +9,12 @@ import reference
 import torch
 from torch import Tensor
 
-from mirage_env.blocks import Evidence, Frames
 from mirage_env.camera import Camera, pose_from_rotation_vector
-from mirage_env.config import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
+from mirage_env.config.world import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
 from mirage_env.interfaces import Readout
-from mirage_env.memory import LatentMemory
-from mirage_env.packing import Tokens, pack
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.tokens.blocks import Evidence, Frames
+from mirage_env.tokens.packing import Tokens, pack
 
 GRID, CHANNELS = (6, 8), 5
 CONFIG = WorldModelConfig("memory", (48, 64), GRID, CHANNELS)

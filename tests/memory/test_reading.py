@@ -6,11 +6,11 @@ import pytest
 import torch
 from stand_ins import path, picture, walled_world_model
 
-from mirage_env.backends import CPU
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Readout
-from mirage_env.memory import read_batch
-from mirage_env.rgb_memory import RgbMemory
+from mirage_env.memory.latent import read_batch
+from mirage_env.memory.rgb import RgbMemory
+from mirage_env.readout.backends import CPU
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from tiny import tiny_world_model
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Readout
-from mirage_env.models.conditions import MaskLatents, condition, condition_channels, mask_latents
-from mirage_env.models.refiner import WINNER_CHANNELS, winner_channels
+from mirage_env.models.small.refiner import WINNER_CHANNELS, winner_channels
+from mirage_env.models.wan.branch_condition import MaskLatents, condition, condition_channels, mask_latents
 
 B, T, C, GRID = 2, 5, 8, (4, 4)
 CHANNELS = {"known": C, "readout": C, "render": C, "mask": C, "observed": 1, "winner": WINNER_CHANNELS, "rays": 6}

@@ -12,9 +12,9 @@ from stand_ins import path, picture, walled_world_model
 from tiny import tiny_world_model
 from torch import nn
 
-from mirage_env.config import SamplerConfig
+from mirage_env.config.world import SamplerConfig
 from mirage_env.interfaces import Readout
-from mirage_env.models.denoiser import TRAIN_TIMESTEPS, ChunkDenoiser
+from mirage_env.models.wan.chunk_denoiser import TRAIN_TIMESTEPS, ChunkDenoiser
 
 T, P, C, GRID = 5, 1, 8, (4, 4)
 

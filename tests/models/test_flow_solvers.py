@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirage_env.config import PlacementConfig, SamplerConfig
+from mirage_env.config.world import PlacementConfig, SamplerConfig
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Readout
-from mirage_env.models.placement import FREE, known_levels
-from mirage_env.models.sampling import noise_levels, solver_of
+from mirage_env.models.wan.flow_solvers import noise_levels, solver_of
+from mirage_env.models.wan.known_tokens import FREE, known_levels
 
 SHAPE = (1, 2, 3, 4, 4)
 SOLVERS = ("euler", "unipc", "renoise")

@@ -18,8 +18,8 @@ import mirage_env  # noqa: F401 - registers the environments
 from mirage_env.camera import between, pose_from_rotation_vector
 from mirage_env.cli import main
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
-from mirage_env.models.loading import fingerprint, load_world_model, save_world_model
-from mirage_env.models.weights import WEIGHTS
+from mirage_env.models.io.state_dicts import WEIGHTS
+from mirage_env.models.world_model_loader import fingerprint, load_world_model, save_world_model
 from mirage_env.store import load_world, open_cache, save_world
 
 
@@ -212,7 +212,7 @@ def test_lora_and_branch_make_a_difference(saved):
 
 @pytest.mark.parametrize("kind", ["int8wo", "int8dq", "float8wo", "float8_storage"])
 def test_quantised_weights_are_smaller_and_change_little(saved, kind):
-    from mirage_env.models.quantise import stored_bytes
+    from mirage_env.models.quantisation import stored_bytes
 
     large, latents = exact(saved, "control")
     small = load(saved, control=saved / "control", quantise=kind)

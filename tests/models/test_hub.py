@@ -10,8 +10,8 @@ from tiny_checkpoints import save_control, save_pipeline
 from tiny_geometry import save_depth_anything
 
 from mirage_env.errors import ModelNotFoundError
-from mirage_env.models.hub import find_model, find_part, is_hub_id
-from mirage_env.models.loading import fingerprint, load_world_model
+from mirage_env.models.io.hub import find_model, find_part, is_hub_id
+from mirage_env.models.world_model_loader import fingerprint, load_world_model
 
 
 @pytest.fixture(scope="module")

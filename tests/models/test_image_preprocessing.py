@@ -8,8 +8,8 @@ from transformers.models.zoedepth.image_processing_pil_zoedepth import ZoeDepthI
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.images import frames_from_uint8
-from mirage_env.models.geometry_loading import RULES
-from mirage_env.models.network_images import IMAGENET_MEAN, IMAGENET_STD, ImageRule
+from mirage_env.models.geometry.image_preprocessing import IMAGENET_MEAN, IMAGENET_STD, ImageRule
+from mirage_env.models.geometry.loader import RULES
 
 FLOAT = (torch.device("cpu"), torch.float32)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirage_env.models.inverse_depth import InverseFit, default_fit, fit_views
+from mirage_env.models.geometry.inverse_depth import InverseFit, default_fit, fit_views
 
 GRID = (12, 20)
 MIN_CELLS = 32

@@ -7,7 +7,7 @@ import torch
 from tiny_checkpoints import autoencoder
 from torch import nn
 
-from mirage_env.models.devices import Placed, Turns, decoding_bytes, set_tiling
+from mirage_env.models.offload import Placed, Turns, decoding_bytes, set_tiling
 
 META = torch.device("meta")
 """A device that can be told from the CPU everywhere; nothing can be computed there."""
@@ -81,7 +81,7 @@ def test_autoencoder_works_in_tiles_only_where_memory_asks_for_it(asked, free, t
 def test_decoding_at_full_size_takes_gigabytes_and_grows_with_the_picture():
     from diffusers import AutoencoderKLWan
 
-    from mirage_env.models.weights import empty_module
+    from mirage_env.models.io.state_dicts import empty_module
 
     full = empty_module(
         AutoencoderKLWan,

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mirage_env.camera import Camera
-from mirage_env.config import FilterConfig, WorldModelConfig
+from mirage_env.config.geometry import DepthConfig
+from mirage_env.config.world import FilterConfig, WorldModelConfig
 from mirage_env.errors import InvalidOptionError, MissingPackageError, WeightsError
-from mirage_env.geometry_config import DepthConfig
-from mirage_env.masks import keep_cells
-from mirage_env.models.depth_packages import DepthAnything3, MapAnything, PackagedDepth
-from mirage_env.models.geometry_loading import load_depth
+from mirage_env.memory.filters import keep_cells
+from mirage_env.models.geometry.loader import load_depth
+from mirage_env.models.geometry.packaged_depth import DepthAnything3, MapAnything, PackagedDepth
 
 H, W, F, GRID = 64, 96, 4, (8, 12)
 CONFIG = WorldModelConfig("tiny", (H, W), GRID, 8, near=1e-3, far=1e4)

@@ -15,13 +15,13 @@ from transformers import DepthAnythingForDepthEstimation
 from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
 
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.geometry import DepthConfig, GeometryConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
-from mirage_env.geometry import depth_to_grid
-from mirage_env.geometry_config import DepthConfig, GeometryConfig
 from mirage_env.images import frames_from_uint8
-from mirage_env.models import pretrained_depth
-from mirage_env.models.geometry_loading import HYPERSIM_FOCAL, VIRTUAL_KITTI_FOCAL, load_depth
+from mirage_env.memory.lifting import depth_to_grid
+from mirage_env.models.geometry import pretrained_depth
+from mirage_env.models.geometry.loader import HYPERSIM_FOCAL, VIRTUAL_KITTI_FOCAL, load_depth
 
 H, W, GRID, F = 64, 96, (8, 12), 3
 CONFIG = WorldModelConfig("tiny", (H, W), GRID, 8, near=1e-3, far=1e4)

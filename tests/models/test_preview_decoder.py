@@ -9,16 +9,23 @@ import torch
 from stand_ins import walled_world_model
 
 from mirage_env.camera import pose_from_rotation_vector
+from mirage_env.datasets.clips import Clips, write_clips
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
 from mirage_env.interfaces import MOVER, Readout
-from mirage_env.models import preview as previews
-from mirage_env.models.hub import find_model
-from mirage_env.models.identity import fingerprint
-from mirage_env.models.loading import load_world_model
-from mirage_env.models.preview import PreviewDecoder, find_preview, load_preview, preview_inputs, save_preview
-from mirage_env.models.vae import ConvCodec
+from mirage_env.models.io.fingerprint import fingerprint
+from mirage_env.models.io.hub import find_model
+from mirage_env.models.small import preview_decoder as previews
+from mirage_env.models.small.conv_codec import ConvCodec
+from mirage_env.models.small.preview_decoder import (
+    PreviewDecoder,
+    find_preview,
+    load_preview,
+    preview_inputs,
+    save_preview,
+)
+from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms import start_view
-from mirage_env.training.data import Clips, rooms_clip, write_clips
+from mirage_env.rooms.clips import rooms_clip
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.preview import (
     VIEWS,

@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, rms_norm, scaled_dot_product_attention
 
-from mirage_env.config import ReadoutConfig
-from mirage_env.config_reading import from_dict
+from mirage_env.config.parsing import from_dict
+from mirage_env.config.world import ReadoutConfig
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.converters import (
+from mirage_env.models.io.key_names import layer_to_diffusers, layer_to_original
+from mirage_env.models.io.published_checkpoints import (
     LAYOUTS,
     branch_config,
     branch_from_published,
@@ -24,10 +24,10 @@ from mirage_env.models.converters import (
     published_branch,
     published_lora,
 )
-from mirage_env.models.lora import fuse_lora
-from mirage_env.models.naming import layer_to_diffusers, layer_to_original
-from mirage_env.models.transformer import ControlledTransformer
-from mirage_env.models.weights import load_module
+from mirage_env.models.io.state_dicts import load_module
+from mirage_env.models.wan.lora import fuse_lora
+from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.wan.transformer import ControlledTransformer
 
 DIM, HEADS, FFN, C, RANK = 24, 2, 48, 8, 4
 SIZES = {"latent_channels": C, "head_width": DIM // HEADS}

@@ -9,9 +9,9 @@ from tiny_geometry import save_depth_anything
 from torch import nn
 
 from mirage_env.camera import between, pose_from_rotation_vector
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.converters import LAYOUTS, convert, published_branch, published_lora
-from mirage_env.models.loading import load_world_model
+from mirage_env.models.io.published_checkpoints import LAYOUTS, convert, published_branch, published_lora
+from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.world_model_loader import load_world_model
 
 HEAD_WIDTH, LAYERS = 24, (0, 2)
 """Of the tiny transformer."""

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.geometry import SegmentationConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidOptionError
-from mirage_env.geometry_config import SegmentationConfig
 from mirage_env.images import frames_from_uint8
-from mirage_env.models.geometry_loading import load_segmentation
-from mirage_env.models.mover_names import MoverNamer, load_namer, parse_nouns, shown_size
+from mirage_env.models.geometry.loader import load_segmentation
+from mirage_env.models.geometry.qwen_mover_names import MoverNamer, load_namer, parse_nouns, shown_size
 
 FRAMES = torch.rand(8, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

@@ -9,13 +9,13 @@ import tiny_geometry
 import torch
 from tiny import tiny_world_model
 
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.geometry import GeometryConfig, SegmentationConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
-from mirage_env.geometry_config import GeometryConfig, SegmentationConfig
 from mirage_env.interfaces import MOVER, SKY, STATIC
-from mirage_env.models.geometry_loading import load_segmentation
-from mirage_env.models.movers import ConceptFinder, ConceptTracker, VocabularySegmenter
-from mirage_env.models.segmentation import AllStatic
+from mirage_env.models.geometry.loader import load_segmentation
+from mirage_env.models.geometry.sam3_segmentation import ConceptFinder, ConceptTracker, VocabularySegmenter
+from mirage_env.models.small.segmentation_unet import AllStatic
 
 H, W, F = 40, 64, 4
 CONFIG = WorldModelConfig("tiny", (H, W), (5, 8), 8)

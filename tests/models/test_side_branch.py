@@ -13,10 +13,10 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from mirage_env.errors import InvalidOptionError
-from mirage_env.models.conditions import condition_channels
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.loading import load_module, load_world_model, save_module
-from mirage_env.models.transformer import ControlledTransformer
+from mirage_env.models.wan.branch_condition import condition_channels
+from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.wan.transformer import ControlledTransformer
+from mirage_env.models.world_model_loader import load_module, load_world_model, save_module
 
 B, R, T, P, C, GRID = 2, 2, 5, 1, 8, (4, 4)
 PARTS = ("readout", "observed")

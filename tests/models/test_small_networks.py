@@ -7,14 +7,14 @@ from stand_ins import path, picture
 from tiny import tiny_world_model
 
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import MOVER, SKY, STATIC, Readout
-from mirage_env.memory import LatentMemory
-from mirage_env.models.depth import DepthUNet
-from mirage_env.models.refiner import WINNER_CHANNELS, BareReadout, ConvRefiner, winner_channels
-from mirage_env.models.segmentation import SegmentationUNet
-from mirage_env.models.unet import UNet
-from mirage_env.models.vae import ConvCodec
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.models.small.conv_codec import ConvCodec
+from mirage_env.models.small.depth_unet import DepthUNet
+from mirage_env.models.small.refiner import WINNER_CHANNELS, BareReadout, ConvRefiner, winner_channels
+from mirage_env.models.small.segmentation_unet import SegmentationUNet
+from mirage_env.models.small.unet import UNet
 
 T, C, GRID = 5, 8, (4, 4)
 NARROW = (4, 8, 8, 8)

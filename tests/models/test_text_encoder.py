@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
-from mirage_env.models.text import TOKENS, UMT5, Prompts, clean_prompt, file_name, prompt_of, save_embedding
+from mirage_env.models.wan.text_encoder import TOKENS, UMT5, Prompts, clean_prompt, file_name, prompt_of, save_embedding
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ import torch
 from tiny_wan import CHANNELS, SIZE, tiny_vae
 
 from mirage_env.errors import InvalidImageError
-from mirage_env.models.wan_codec import WanCodec
+from mirage_env.models.wan.video_codec import WanCodec
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ from stand_ins import path, picture
 from tiny import tiny_world_model
 from torch import nn
 
-from mirage_env.config import FORMAT_VERSION, ReadoutConfig, SamplerConfig
+from mirage_env.config.world import FORMAT_VERSION, ReadoutConfig, SamplerConfig
 from mirage_env.errors import InvalidOptionError, MirageError, ModelNotFoundError, WeightsError
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.loading import (
+from mirage_env.models.small.refiner import BareReadout
+from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.world_model_loader import (
     WEIGHTS,
     fingerprint,
     fuse_lora,
@@ -24,7 +25,6 @@ from mirage_env.models.loading import (
     save_world_model,
     shipped_models,
 )
-from mirage_env.models.refiner import BareReadout
 from mirage_env.training.lora import TARGETS, add_lora, lora_state
 
 PARTS = ("codec", "depth", "segmentation", "refiner", "transformer", "control")

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins import picture, start_view, walled_world_model
 
-from mirage_env.actions import RelativePose
 from mirage_env.camera import Camera, pose_from_rotation_vector
 from mirage_env.errors import InvalidOptionError
-from mirage_env.memory import LatentMemory
-from mirage_env.rgb_memory import RgbMemory
-from policies.costs import ImageGoal, Images, Novelty, Obstacle, PointGoal, PoseGoal, Staged, Weighted
-from policies.planner import PlannerPolicy
-from policies.planner_model import ALL, WALK, MemoryModel
-from policies.planner_paths import ImaginedPaths, roll_out
-from policies.planner_search import ImageSearch, SearchSettings
-from policies.solvers import CEM, MPPI
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.rgb import RgbMemory
+from mirage_env.spaces.actions import RelativePose
+from policies.planner.costs import ImageGoal, Images, Novelty, Obstacle, PointGoal, PoseGoal, Staged, Weighted
+from policies.planner.image_search import ImageSearch, SearchSettings
+from policies.planner.imagined_paths import ImaginedPaths, roll_out
+from policies.planner.memory_model import ALL, WALK, MemoryModel
+from policies.planner.policy import PlannerPolicy
+from policies.planner.solvers import CEM, MPPI
 
 AHEAD, LEFT, TURN = ([0, 0, 1, 0, 0, 0], [-1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0])
 NEARLY = 1e-9

@@ -17,13 +17,13 @@ from worlds import open_minded_model, start, walk
 from mirage_env.cli import main
 from mirage_env.episodes import differences, episode_files, load_episode
 from mirage_env.errors import CacheModelError, InvalidActionError, InvalidOptionError, RolloutError
-from mirage_env.models.loading import load_world_model, save_world_model
+from mirage_env.models.world_model_loader import load_world_model, save_world_model
 from mirage_env.store import save_world
 from policies.base import Policy
-from policies.rollout import Recipe, replay
-from policies.rollout_plan import RolloutPlan
-from policies.rollout_policies import NAMES, make_policy
-from policies.rollout_run import run_plan
+from policies.rollout.loop import Recipe, replay
+from policies.rollout.plan import RolloutPlan
+from policies.rollout.policy_names import NAMES, make_policy
+from policies.rollout.runner import run_plan
 
 
 @pytest.fixture(scope="module")

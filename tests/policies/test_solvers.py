@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.solvers import CEM, MPPI
+from policies.planner.solvers import CEM, MPPI
 
 SOLVERS = {"cem": CEM(samples=64, elites=8, iterations=6), "mppi": MPPI(samples=64, iterations=6)}
 SHAPE = (3, 4, 2)

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scenes import CONFIGS, GRID, NEAR, block_of, cloud, readouts, views
 
-from mirage_env import backends, device_blocks
-from mirage_env.blocks import Evidence, MemoryBlock
 from mirage_env.errors import InvalidOptionError, MissingPackageError
-from mirage_env.splat import Rule, Splat, gather
+from mirage_env.readout import backends, device_tiles
+from mirage_env.readout.zbuffer import Rule, Splat, gather
+from mirage_env.tokens.blocks import Evidence, MemoryBlock
 
 CPU = torch.device("cpu")
 
@@ -92,7 +92,7 @@ import torch
 from dataclasses import fields
 from scenes import CONFIGS, GRID, NEAR, block_of, cloud, views
 from mirage_env import backends
-from mirage_env.splat import Rule, Splat, gather
+from mirage_env.readout.zbuffer import Rule, Splat, gather
 
 def assert_identical(found, expected):
     for field in fields(Splat):
@@ -120,8 +120,8 @@ for config in CONFIGS.values():
 
 def test_triton_and_numba_agree_to_the_bit():
     pytest.importorskip("triton")
-    folder = Path(__file__).parent
-    path = os.pathsep.join([str(folder.parent), str(folder), os.environ.get("PYTHONPATH", "")])
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join([str(tests.parent), str(tests / "helpers"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
     # Triton decides when it is imported whether to interpret.
     done = subprocess.run([sys.executable, "-c", TRITON], env=environment, capture_output=True, text=True, timeout=300)
@@ -133,7 +133,7 @@ def test_triton_kernels_compile_for_hopper_without_fused_or_rounded_down_arithme
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from mirage_env import splat_triton, triton_kernels
+    from mirage_env.readout import triton_kernels, zbuffer_triton
 
     constants = {"STEP": 1, "FIT": True, "LAYERS": 2, "MOST": 5, "GROUP": 16, "TILE": 64}
     kinds = {
@@ -149,7 +149,7 @@ def test_triton_kernels_compile_for_hopper_without_fused_or_rounded_down_arithme
         signature={name: kinds.get(name, "constexpr") for name in names},
         constexprs={(names.index(name),): value for name, value in constants.items()},
     )
-    ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=splat_triton.EXACT).asm["ptx"]
+    ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=zbuffer_triton.EXACT).asm["ptx"]
     for exact in ("div.rn.f32", "sqrt.rn.f32", "min.s64"):
         assert exact in ptx
     # Floor and ceiling flush what is subnormal; multiples of 2^-25, which they are given, never are.
@@ -188,11 +188,11 @@ def test_a_backend_that_cannot_run_is_refused_with_the_reason(name, device, mess
 
 def test_an_array_is_copied_to_a_device_once_and_no_longer_than_its_block_lives(rng):
     (block,) = cloud(rng, 50, 1)
-    before = len(device_blocks._copies)
-    copy = device_blocks.on_device(block.xyz, CPU)
+    before = len(device_tiles._copies)
+    copy = device_tiles.on_device(block.xyz, CPU)
     confirmed = block.with_evidence(Evidence(block.evidence.confidence + 1, block.evidence.nearest))
-    assert device_blocks.on_device(confirmed.xyz, CPU) is copy
+    assert device_tiles.on_device(confirmed.xyz, CPU) is copy
     assert replace(confirmed).xyz is block.xyz
-    assert len(device_blocks._copies) == before + 1
+    assert len(device_tiles._copies) == before + 1
     del block, confirmed
-    assert len(device_blocks._copies) == before
+    assert len(device_tiles._copies) == before

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scenes import CONFIGS, GRID, NEAR, block_of, cloud, readouts, views
 
-from mirage_env import splat_numba as module
-from mirage_env import splat_torch
-from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import Camera, pose_from_rotation_vector
-from mirage_env.config import ReadoutConfig
-from mirage_env.splat import Rule, Splat, gather, projections, visible_tiles
-from mirage_env.splat_numba import splat_numba
+from mirage_env.config.world import ReadoutConfig
+from mirage_env.readout import zbuffer_numba as module
+from mirage_env.readout import zbuffer_torch
+from mirage_env.readout.zbuffer import Rule, Splat, gather, projections, visible_tiles
+from mirage_env.readout.zbuffer_numba import splat_numba
+from mirage_env.tokens.blocks import MemoryBlock
 
 UNIT = Camera(np.eye(4), np.diag([1.0, 1.0, 1.0]), 4, 6)  # at depth 1, a metre is a cell
 
@@ -196,11 +196,11 @@ def test_a_tile_out_of_view_holds_no_visible_point(seed):
 @readouts
 def test_culling_never_changes_a_result(config, monkeypatch):
     # The compiled kernel cannot be told to cull nothing; the plain torch one can, and shows the same otherwise.
-    monkeypatch.setattr(splat_torch, "_in_view", lambda planes, tiles: tiles.count > 0)
+    monkeypatch.setattr(zbuffer_torch, "_in_view", lambda planes, tiles: tiles.count > 0)
     for seed in range(20):
         rng = np.random.default_rng(seed)
         blocks, cameras = cloud(rng, 300), views(rng)
-        everything = splat_torch.splat_torch(blocks, cameras, GRID, Rule.of(config, NEAR), 1)
+        everything = zbuffer_torch.splat_torch(blocks, cameras, GRID, Rule.of(config, NEAR), 1)
         assert_identical(splat(blocks, cameras, config), everything)
 
 

@@ -8,14 +8,14 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 from stand_ins import walled_world_model
 
 from mirage_env.camera import Camera
-from mirage_env.conformance import check_world_env
-from mirage_env.env import MirageEnv
+from mirage_env.datasets.clips import record_environment
+from mirage_env.envs.conformance import check_world_env
+from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidActionError, InvalidCameraError, InvalidOptionError, InvalidPoseError
 from mirage_env.interfaces import MOVER, SKY, STATIC
-from mirage_env.models.loading import shipped_models
+from mirage_env.models.world_model_loader import shipped_models
 from mirage_env.rooms import FOV, FRAME_SECONDS, Room, start_view
 from mirage_env.rooms.env import RoomsEnv
-from mirage_env.training.data import record_environment
 
 F = 4
 EXTRAS = ("readout", "observed", "depth")

@@ -36,10 +36,10 @@ pytest.importorskip("rosbags", reason="no rosbags: pip install 'mirage-env[bag]'
 
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
-from ros_bridge import conversions
-from ros_bridge.bag import cache_to_bag, read_bag, write_bag
-from ros_bridge.bag_files import TYPES, BagMessages, BagReader, new_bag, open_bag
-from ros_bridge.messages import NANO
+from ros_bridge import messages
+from ros_bridge.bag.rosbag_files import TYPES, BagMessages, BagReader, new_bag, open_bag
+from ros_bridge.bag.world_to_bag import cache_to_bag, read_bag, write_bag
+from ros_bridge.messages.message_types import NANO
 
 START = 1_700_000_000 * NANO
 COUNT = 5
@@ -115,7 +115,7 @@ def test_topics_are_those_of_the_node(bag):
 def test_every_message_of_a_frame_has_its_stamp(bag):
     with Reader(bag) as reader:
         for connection, time, data in reader.messages():
-            stamp = conversions.nanoseconds(TYPES.deserialize_cdr(data, connection.msgtype).header.stamp)
+            stamp = messages.nanoseconds(TYPES.deserialize_cdr(data, connection.msgtype).header.stamp)
             assert stamp == time
         assert {connection.msgcount for connection in reader.connections if "path" not in connection.topic} == {COUNT}
 
@@ -257,21 +257,21 @@ def test_metadata_says_how_the_node_publishes(bag):
 def pose_at(stamp: int, x: float = 0.0) -> Any:
     T = np.eye(4)
     T[0, 3] = x
-    return conversions.pose_stamped_message(T, stamp, "map", M)
+    return messages.pose_stamped_message(T, stamp, "map", M)
 
 
 def image_at(stamp: int, value: int = 0) -> Any:
-    return conversions.image_message(np.full((4, 6, 3), value, np.uint8), stamp, "cam", M)
+    return messages.image_message(np.full((4, 6, 3), value, np.uint8), stamp, "cam", M)
 
 
 def info_at(stamp: int, size: tuple[int, int] = (4, 6)) -> Any:
-    return conversions.camera_info_message(Camera.from_fov(1.0, *size), stamp, "cam", M)
+    return messages.camera_info_message(Camera.from_fov(1.0, *size), stamp, "cam", M)
 
 
 def recorded(path: Path, *messages: tuple[str, Any]) -> Path:
     with new_bag(path) as writer:
         for topic, message in messages:
-            writer.write(topic, message, conversions.nanoseconds(message.header.stamp))
+            writer.write(topic, message, messages.nanoseconds(message.header.stamp))
     return path
 
 
@@ -310,16 +310,16 @@ def test_bag_without_poses_gives_views_at_the_origin(tmp_path):
 
 def test_odometry_gives_poses(tmp_path):
     pose = M.make(
-        "geometry_msgs/msg/PoseWithCovariance", pose=conversions.pose_message(np.eye(4), M), covariance=np.zeros(36)
+        "geometry_msgs/msg/PoseWithCovariance", pose=messages.pose_message(np.eye(4), M), covariance=np.zeros(36)
     )
     twist = M.make(
         "geometry_msgs/msg/TwistWithCovariance",
-        twist=conversions.twist_message([1, 0, 0], [0, 0, 0], M),
+        twist=messages.twist_message([1, 0, 0], [0, 0, 0], M),
         covariance=np.zeros(36),
     )
     odometry = M.make(
         "nav_msgs/msg/Odometry",
-        header=conversions.header_message(5, "odom", M),
+        header=messages.header_message(5, "odom", M),
         child_frame_id="base_link",
         pose=pose,
         twist=twist,
@@ -329,8 +329,8 @@ def test_odometry_gives_poses(tmp_path):
 
 
 def test_masks_and_compressed_copies_are_not_taken_for_the_image(tmp_path):
-    compressed = conversions.compressed_message(np.zeros((4, 6, 3), np.uint8), 0, "cam", messages=M)
-    mask = conversions.mask_message(np.ones((2, 2), bool), 0, "cam", M)
+    compressed = messages.compressed_message(np.zeros((4, 6, 3), np.uint8), 0, "cam", messages=M)
+    mask = messages.mask_message(np.ones((2, 2), bool), 0, "cam", M)
     path = recorded(
         tmp_path / "bag",
         ("/mirage/camera_info", info_at(0)),
@@ -398,7 +398,7 @@ def test_sizes_that_disagree_are_refused(tmp_path):
     info, image = ("/cam/camera_info", info_at(0, (8, 6))), ("/cam/image_raw", image_at(0))
     with pytest.raises(InvalidCameraError, match="6 x 4 pixels, /cam/camera_info says 6 x 8"):
         read_bag(recorded(tmp_path / "a", info, image))
-    far = conversions.depth_message(np.ones((2, 3), np.float32), 0, "cam", M)
+    far = messages.depth_message(np.ones((2, 3), np.float32), 0, "cam", M)
     path = recorded(tmp_path / "b", ("/cam/camera_info", info_at(0)), image, ("/depth", far))
     with pytest.raises(InvalidDepthError, match="depth maps of shape"):
         read_bag(path)
@@ -482,7 +482,7 @@ def test_reader_tells_what_the_bag_has(bag):
 
 
 def test_without_rosbags_the_install_line_is_said():
-    code = "import sys; sys.modules['rosbags'] = None\nimport ros_bridge.bag"
+    code = "import sys; sys.modules['rosbags'] = None\nimport ros_bridge.bag.world_to_bag"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )

@@ -17,11 +17,11 @@ from worlds import open_minded_model, walk
 
 from mirage_env.cli import main
 from mirage_env.errors import InvalidOptionError
-from mirage_env.models.loading import save_world_model
+from mirage_env.models.world_model_loader import save_world_model
 from mirage_env.store import save_world
-from ros_bridge import command, keyboard, listening
-from ros_bridge.listening import Arrival
-from ros_bridge.parameters import WorldParameters
+from ros_bridge import command, teleop_keyboard, topic_echo
+from ros_bridge.nodes.world_parameters import WorldParameters
+from ros_bridge.topic_echo import Arrival
 
 WITHOUT_ROS = "import sys; sys.modules['rclpy'] = None; from mirage_env.cli import main; sys.exit(main())"
 
@@ -135,30 +135,30 @@ def test_domain_and_localhost_reach_the_libraries(monkeypatch):
 @given(st.integers(2, 50), st.floats(1.0, 120.0))
 def test_frame_rate_is_that_of_the_arrivals(count, rate):
     arrivals = [Arrival(i / rate, 0.002, 2048) for i in range(count)]
-    assert listening.frame_rate(arrivals) == pytest.approx(rate)
-    assert "latency 2.0 ms" in listening.arrivals_text(arrivals)
-    assert "2.0 KiB" in listening.arrivals_text(arrivals)
+    assert topic_echo.frame_rate(arrivals) == pytest.approx(rate)
+    assert "latency 2.0 ms" in topic_echo.arrivals_text(arrivals)
+    assert "2.0 KiB" in topic_echo.arrivals_text(arrivals)
 
 
 def test_no_arrivals_are_told():
-    assert listening.arrivals_text([]) == "no frame"
-    assert "one frame" in listening.arrivals_text([Arrival(0.0, 0.0, 1)])
+    assert topic_echo.arrivals_text([]) == "no frame"
+    assert "one frame" in topic_echo.arrivals_text([Arrival(0.0, 0.0, 1)])
 
 
 def test_topic_is_found_by_its_end():
     types = {"/mirage/image_raw": "a", "/mirage/depth/image_raw": "b", "/mirage/pose": "c"}
-    assert listening.find_topic("pose", types) == "/mirage/pose"
-    assert listening.find_topic("/mirage/image_raw", types) == "/mirage/image_raw"
-    assert listening.find_topic("mirage/image_raw", types) == "/mirage/image_raw"
-    assert listening.find_topic("image_raw", types) == "/mirage/image_raw", "not the depth image"
+    assert topic_echo.find_topic("pose", types) == "/mirage/pose"
+    assert topic_echo.find_topic("/mirage/image_raw", types) == "/mirage/image_raw"
+    assert topic_echo.find_topic("mirage/image_raw", types) == "/mirage/image_raw"
+    assert topic_echo.find_topic("image_raw", types) == "/mirage/image_raw", "not the depth image"
     with pytest.raises(InvalidOptionError, match="give one of them in full"):
-        listening.find_topic("pose", {"/a/pose": "c", "/b/pose": "c"})
+        topic_echo.find_topic("pose", {"/a/pose": "c", "/b/pose": "c"})
     with pytest.raises(InvalidOptionError, match="/mirage/pose"):
-        listening.find_topic("odom", types)
+        topic_echo.find_topic("odom", types)
 
 
 def test_keys_drive_and_anything_else_stops():
-    drive = keyboard.Drive(speed=0.4, turn=0.8)
+    drive = teleop_keyboard.Drive(speed=0.4, turn=0.8)
     assert drive.pressed("w").velocity == (0.4, 0.0, 0.0)
     assert drive.pressed("E").velocity == (0.0, -0.4, 0.0)
     assert drive.pressed("a").velocity == (0.0, 0.0, 0.8)

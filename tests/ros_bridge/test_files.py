@@ -10,13 +10,13 @@ import yaml
 from repository import ROOT
 from ros_process import needs_ros
 
-from ros_bridge.parameters import WorldParameters
-from ros_bridge.policy_parameters import PolicyParameters
+from ros_bridge.nodes.policy_parameters import PolicyParameters
+from ros_bridge.nodes.world_parameters import WorldParameters
 
 BRIDGE = ROOT / "ros_bridge"
 LAUNCH = BRIDGE / "launch/mirage.launch.py"
 DOCS = (ROOT / "docs/ros.md").read_text()
-INTERFACE = str(ast.get_docstring(ast.parse((BRIDGE / "world_node.py").read_text())))
+INTERFACE = str(ast.get_docstring(ast.parse((BRIDGE / "nodes/world_node.py").read_text())))
 NODES = {"mirage": WorldParameters, "mirage_policy": PolicyParameters}
 TOPIC = r"(?:~/|(?<![\w/])/)[a-z][\w/]*|\bcmd_vel\b"
 
@@ -100,7 +100,7 @@ def test_launch_file_names_files_and_executables_that_are_installed():
     for node in ours:
         executable = ast.literal_eval(node["executable"])
         assert f"\n{executable} = " in (ROOT / "pyproject.toml").read_text()
-        assert (BRIDGE / f"{executable}.py").is_file()
+        assert (BRIDGE / f"nodes/{executable}.py").is_file()
     shared = [ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func) == "PathJoinSubstitution"]
     assert len(shared) == 2
     for path in shared:

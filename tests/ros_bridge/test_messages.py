@@ -28,9 +28,9 @@ from mirage_env.errors import (
     MirageError,
     MissingPackageError,
 )
-from ros_bridge import _ros, conversions
-from ros_bridge.frames import matrix_from_ros_pose
-from ros_bridge.messages import NANO, ROS, STAMP_RANGE, Messages
+from ros_bridge import _ros, messages
+from ros_bridge.messages.message_types import NANO, ROS, STAMP_RANGE, Messages
+from ros_bridge.messages.optical_frames import matrix_from_ros_pose
 
 STAMP = 1_700_000_000_123_456_789
 FRAME = "camera_optical_frame"
@@ -52,7 +52,7 @@ def rclpy_family() -> Family:
 
 def rosbags_family() -> Family:
     pytest.importorskip("rosbags", reason="no rosbags: pip install 'mirage-env[bag]'")
-    from ros_bridge.bag_files import TYPES, BagMessages
+    from ros_bridge.bag.rosbag_files import TYPES, BagMessages
 
     def sent(message: Any) -> Any:
         return TYPES.deserialize_cdr(TYPES.serialize_cdr(message, message.__msgtype__), message.__msgtype__)
@@ -100,31 +100,31 @@ def raw(encoding: str, octets: bytes, width: int, height: int, step: int, big: i
 
 @given(image=rgb(), stamp=stamps)
 def test_image_round_trip(family, image, stamp):
-    message = family.sent(conversions.image_message(image, stamp, FRAME, family.messages))
-    np.testing.assert_array_equal(conversions.image_from_message(message), image)
-    assert conversions.nanoseconds(message.header.stamp) == stamp
+    message = family.sent(messages.image_message(image, stamp, FRAME, family.messages))
+    np.testing.assert_array_equal(messages.image_from_message(message), image)
+    assert messages.nanoseconds(message.header.stamp) == stamp
     assert (message.header.frame_id, message.encoding) == (FRAME, "rgb8")
     assert (message.height, message.width, message.step) == (*image.shape[:2], 3 * image.shape[1])
 
 
 @given(depth=depths)
 def test_depth_round_trip(family, depth):
-    message = family.sent(conversions.depth_message(depth, STAMP, FRAME, family.messages))
-    np.testing.assert_array_equal(conversions.depth_from_message(message), depth)
+    message = family.sent(messages.depth_message(depth, STAMP, FRAME, family.messages))
+    np.testing.assert_array_equal(messages.depth_from_message(message), depth)
     assert message.encoding == "32FC1"
 
 
 @given(mask=arrays(np.bool_, maps))
 def test_mask_round_trip(family, mask):
-    message = family.sent(conversions.mask_message(mask, STAMP, FRAME, family.messages))
-    np.testing.assert_array_equal(conversions.mask_from_message(message), mask)
+    message = family.sent(messages.mask_message(mask, STAMP, FRAME, family.messages))
+    np.testing.assert_array_equal(messages.mask_from_message(message), mask)
     assert set(bytes(message.data)) <= {0, 255}
 
 
 @given(image=rgb())
 def test_png_round_trip(family, image):
-    message = family.sent(conversions.compressed_message(image, STAMP, FRAME, "png", messages=family.messages))
-    np.testing.assert_array_equal(conversions.image_from_compressed(message), image)
+    message = family.sent(messages.compressed_message(image, STAMP, FRAME, "png", messages=family.messages))
+    np.testing.assert_array_equal(messages.image_from_compressed(message), image)
     assert "png" in message.format
 
 
@@ -134,10 +134,10 @@ def test_jpeg_comes_near_and_nearer_with_quality(family):
     sizes, errors = [], []
     for quality in (30, 95):
         message = family.sent(
-            conversions.compressed_message(image, STAMP, FRAME, "jpeg", quality, messages=family.messages)
+            messages.compressed_message(image, STAMP, FRAME, "jpeg", quality, messages=family.messages)
         )
         sizes.append(len(message.data))
-        errors.append(np.abs(conversions.image_from_compressed(message).astype(int) - image).mean())
+        errors.append(np.abs(messages.image_from_compressed(message).astype(int) - image).mean())
     assert sizes[0] < sizes[1]
     assert errors[1] < errors[0] < 12.0
     assert "jpeg" in message.format
@@ -145,9 +145,9 @@ def test_jpeg_comes_near_and_nearer_with_quality(family):
 
 @given(camera=cameras, stamp=stamps)
 def test_camera_info_round_trip(family, camera, stamp):
-    message = family.sent(conversions.camera_info_message(camera, stamp, FRAME, family.messages))
+    message = family.sent(messages.camera_info_message(camera, stamp, FRAME, family.messages))
     for rectified in (False, True):
-        back = conversions.camera_from_info(message, camera.T_world_cam, (camera.height, camera.width), rectified)
+        back = messages.camera_from_info(message, camera.T_world_cam, (camera.height, camera.width), rectified)
         np.testing.assert_array_equal(back.K_image, camera.K_image)
         np.testing.assert_allclose(back.T_world_cam, camera.T_world_cam, atol=1e-12)
         assert (back.height, back.width) == (camera.height, camera.width)
@@ -159,8 +159,8 @@ def test_camera_info_round_trip(family, camera, stamp):
 def test_cloud_round_trip(family, data, count):
     points = data.draw(arrays(np.float32, (count, 3), elements=st.floats(-1e4, 1e4, width=32)))
     colour = data.draw(arrays(np.uint8, (count, 3)))
-    message = family.sent(conversions.cloud_message(points, colour, STAMP, "map", family.messages))
-    back_points, back_colour = conversions.cloud_from_message(message)
+    message = family.sent(messages.cloud_message(points, colour, STAMP, "map", family.messages))
+    back_points, back_colour = messages.cloud_from_message(message)
     np.testing.assert_array_equal(back_points, points)
     np.testing.assert_array_equal(back_colour, colour)
     assert message.is_dense
@@ -169,17 +169,17 @@ def test_cloud_round_trip(family, data, count):
 
 @given(T=poses, stamp=stamps)
 def test_pose_round_trip(family, T, stamp):
-    message = family.sent(conversions.pose_stamped_message(T, stamp, "map", family.messages))
-    np.testing.assert_allclose(conversions.pose_from_stamped(message, "map"), T, atol=1e-12)
-    np.testing.assert_array_equal(conversions.pose_from_stamped(message)[:3, 3], T[:3, 3])
-    assert conversions.nanoseconds(message.header.stamp) == stamp
+    message = family.sent(messages.pose_stamped_message(T, stamp, "map", family.messages))
+    np.testing.assert_allclose(messages.pose_from_stamped(message, "map"), T, atol=1e-12)
+    np.testing.assert_array_equal(messages.pose_from_stamped(message)[:3, 3], T[:3, 3])
+    assert messages.nanoseconds(message.header.stamp) == stamp
 
 
 @given(bodies=st.lists(poses, max_size=4))
 def test_path_round_trip(family, bodies):
-    made = [conversions.pose_stamped_message(T, i, "map", family.messages) for i, T in enumerate(bodies)]
-    message = family.sent(conversions.path_message(made, STAMP, "map", family.messages))
-    back = conversions.path_from_message(message, "map")
+    made = [messages.pose_stamped_message(T, i, "map", family.messages) for i, T in enumerate(bodies)]
+    message = family.sent(messages.path_message(made, STAMP, "map", family.messages))
+    back = messages.path_from_message(message, "map")
     assert len(back) == len(bodies)
     for T_back, T in zip(back, bodies, strict=True):
         np.testing.assert_allclose(T_back, T, atol=1e-12)
@@ -187,18 +187,18 @@ def test_path_round_trip(family, bodies):
 
 @given(T=poses)
 def test_transform_round_trip(family, T):
-    message = family.sent(conversions.transform_message(T, STAMP, "map", "base_link", family.messages))
-    np.testing.assert_allclose(conversions.transform_from_message(message), T, atol=1e-12)
+    message = family.sent(messages.transform_message(T, STAMP, "map", "base_link", family.messages))
+    np.testing.assert_allclose(messages.transform_from_message(message), T, atol=1e-12)
     assert (message.header.frame_id, message.child_frame_id) == ("map", "base_link")
 
 
 @given(linear=velocities, angular=velocities)
 def test_twist_round_trip(family, linear, angular):
-    plain = family.sent(conversions.twist_message(linear, angular, family.messages))
-    stamped = family.sent(conversions.twist_stamped_message(linear, angular, STAMP, "base_link", family.messages))
+    plain = family.sent(messages.twist_message(linear, angular, family.messages))
+    stamped = family.sent(messages.twist_stamped_message(linear, angular, STAMP, "base_link", family.messages))
     for back in (
-        conversions.velocity_from_twist(plain),
-        conversions.velocity_from_twist_stamped(stamped, "base_link"),
+        messages.velocity_from_twist(plain),
+        messages.velocity_from_twist_stamped(stamped, "base_link"),
     ):
         np.testing.assert_array_equal(back, (linear, angular))
 
@@ -208,7 +208,7 @@ def test_twist_round_trip(family, linear, angular):
 
 def test_camera_info_counts_pixels_as_opencv_does(family):
     camera = Camera.from_fov(1.2, 4, 6)
-    message = conversions.camera_info_message(camera, 0, FRAME, family.messages)
+    message = messages.camera_info_message(camera, 0, FRAME, family.messages)
     K = np.reshape(message.k, (3, 3))
     ray = np.array([-0.25, 0.5, 1.0])
     ours, theirs = camera.K_image @ ray, K @ ray
@@ -218,7 +218,7 @@ def test_camera_info_counts_pixels_as_opencv_does(family):
 
 
 def test_colour_of_a_cloud_is_packed_as_pcl_does(family):
-    message = conversions.cloud_message(np.zeros((1, 3)), np.array([[1, 2, 3]], np.uint8), 0, "map", family.messages)
+    message = messages.cloud_message(np.zeros((1, 3)), np.array([[1, 2, 3]], np.uint8), 0, "map", family.messages)
     assert bytes(message.data)[12:16] == bytes([3, 2, 1, 0])  # 0x00RRGGBB, little endian
 
 
@@ -237,7 +237,7 @@ def test_encodings_and_padded_rows(encoding, octets, colour, shape, padding):
     height, width = shape
     row = bytes(octets) * width + b"\xff" * padding
     message = raw(encoding, row * height, width, height, len(row))
-    image = conversions.image_from_message(message)
+    image = messages.image_from_message(message)
     np.testing.assert_array_equal(image, np.broadcast_to(np.uint8(colour), (height, width, 3)))
     assert image.flags.c_contiguous
     assert image.flags.writeable
@@ -248,7 +248,7 @@ def test_depth_in_millimetres_of_either_byte_order(millimetres, big, padding):
     height, width = millimetres.shape
     values = millimetres.astype(">u2" if big else "<u2")
     octets = b"".join(row.tobytes() + b"\1" * padding for row in values)
-    depth = conversions.depth_from_message(raw("16UC1", octets, width, height, 2 * width + padding, int(big)))
+    depth = messages.depth_from_message(raw("16UC1", octets, width, height, 2 * width + padding, int(big)))
     measured = millimetres > 0
     np.testing.assert_allclose(depth[measured], millimetres[measured] / 1000.0, rtol=1e-6)
     assert np.isinf(depth[~measured]).all()
@@ -258,21 +258,21 @@ def test_depth_in_millimetres_of_either_byte_order(millimetres, big, padding):
 def test_big_endian_metres(depth):
     height, width = depth.shape
     message = raw("32FC1", depth.astype(">f4").tobytes(), width, height, 4 * width, 1)
-    np.testing.assert_array_equal(conversions.depth_from_message(message), depth)
+    np.testing.assert_array_equal(messages.depth_from_message(message), depth)
 
 
 def test_depth_that_was_not_measured_is_no_surface():
     values = np.array([[np.nan, np.inf, -np.inf, 0.0, 1.5]], "<f4")
-    depth = conversions.depth_from_message(raw("32FC1", values.tobytes(), 5, 1, 20))
+    depth = messages.depth_from_message(raw("32FC1", values.tobytes(), 5, 1, 20))
     np.testing.assert_array_equal(depth, [[np.inf, np.inf, np.inf, np.inf, 1.5]])
 
 
 def test_decoded_image_is_a_copy(family):
     image = np.full((2, 2, 3), 5, np.uint8)
-    message = conversions.image_message(image, 0, FRAME, family.messages)
-    back = conversions.image_from_message(message)
+    message = messages.image_message(image, 0, FRAME, family.messages)
+    back = messages.image_from_message(message)
     back[:] = 9
-    np.testing.assert_array_equal(conversions.image_from_message(message), image)
+    np.testing.assert_array_equal(messages.image_from_message(message), image)
 
 
 def test_image_data_is_what_rclpy_takes_without_a_walk():
@@ -285,14 +285,14 @@ def test_image_data_is_what_rclpy_takes_without_a_walk():
 def test_image_of_any_memory_layout_is_sent_as_it_looks(family, rng):
     image = rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)
     for view in (image[::-1], image[:, ::2], np.asfortranarray(image), image[..., ::-1]):
-        message = conversions.image_message(view, 0, FRAME, family.messages)
-        np.testing.assert_array_equal(conversions.image_from_message(message), view)
+        message = messages.image_message(view, 0, FRAME, family.messages)
+        np.testing.assert_array_equal(messages.image_from_message(message), view)
 
 
 @given(stamp=stamps)
 def test_stamp_round_trip(family, stamp):
-    time = conversions.time_message(stamp, family.messages)
-    assert conversions.nanoseconds(time) == stamp
+    time = messages.time_message(stamp, family.messages)
+    assert messages.nanoseconds(time) == stamp
     assert 0 <= time.nanosec < NANO
 
 
@@ -302,7 +302,7 @@ def test_picture_in_a_palette_or_grey_is_read(rng):
         file = io.BytesIO()
         Image.fromarray(grey).convert(mode).save(file, "png")
         message = SimpleNamespace(data=file.getvalue(), format="png")
-        np.testing.assert_array_equal(conversions.image_from_compressed(message), grey[..., None].repeat(3, axis=2))
+        np.testing.assert_array_equal(messages.image_from_compressed(message), grey[..., None].repeat(3, axis=2))
 
 
 # What is refused
@@ -320,7 +320,7 @@ def test_picture_in_a_palette_or_grey_is_read(rng):
 )
 def test_wrong_image_is_refused(message, says):
     with pytest.raises(InvalidImageError, match=says):
-        conversions.image_from_message(message)
+        messages.image_from_message(message)
 
 
 @pytest.mark.parametrize(
@@ -333,18 +333,18 @@ def test_wrong_image_is_refused(message, says):
 )
 def test_wrong_depth_is_refused(message, says):
     with pytest.raises(InvalidDepthError, match=says):
-        conversions.depth_from_message(message)
+        messages.depth_from_message(message)
 
 
 def test_wrong_mask_is_refused():
     with pytest.raises(InvalidImageError, match="mask has encoding 'rgb8'"):
-        conversions.mask_from_message(raw("rgb8", bytes(3), 1, 1, 3))
+        messages.mask_from_message(raw("rgb8", bytes(3), 1, 1, 3))
 
 
 @given(octets=st.binary(max_size=64), start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"]))
 def test_noise_is_no_compressed_image(octets, start):
     with pytest.raises(InvalidImageError, match="send JPEG or PNG"):
-        conversions.image_from_compressed(SimpleNamespace(data=start + octets, format="jpeg"))
+        messages.image_from_compressed(SimpleNamespace(data=start + octets, format="jpeg"))
 
 
 @given(data=st.data(), codec=st.sampled_from(["jpeg", "png"]))
@@ -355,7 +355,7 @@ def test_damaged_compressed_image_is_refused_or_decoded(data, codec):
     for _ in range(data.draw(st.integers(1, 4))):
         octets[data.draw(st.integers(0, len(octets) - 1))] = data.draw(st.integers(0, 255))
     try:
-        image = conversions.image_from_compressed(SimpleNamespace(data=bytes(octets), format=codec))
+        image = messages.image_from_compressed(SimpleNamespace(data=bytes(octets), format=codec))
     except InvalidImageError:
         return
     assert image.dtype == np.uint8
@@ -366,14 +366,14 @@ def test_compressed_depth_is_no_image():
     file = io.BytesIO()
     Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(file, "png")
     with pytest.raises(InvalidImageError, match="8 bits per channel"):
-        conversions.image_from_compressed(SimpleNamespace(data=file.getvalue(), format="16UC1; png compressed"))
+        messages.image_from_compressed(SimpleNamespace(data=file.getvalue(), format="16UC1; png compressed"))
 
 
 def test_enormous_compressed_image_is_refused():
     file = io.BytesIO()
     Image.new("1", (14_000, 14_000)).save(file, "png")
     with pytest.raises(InvalidImageError, match="cannot be read"):
-        conversions.image_from_compressed(SimpleNamespace(data=file.getvalue(), format="png"))
+        messages.image_from_compressed(SimpleNamespace(data=file.getvalue(), format="png"))
 
 
 def camera_info(**changes: Any) -> SimpleNamespace:
@@ -403,12 +403,12 @@ def camera_info(**changes: Any) -> SimpleNamespace:
 )
 def test_camera_info_that_is_no_pinhole_of_the_image_is_refused(changes, says):
     with pytest.raises(InvalidCameraError, match=says):
-        conversions.camera_from_info(camera_info(**changes), size=(12, 16))
+        messages.camera_from_info(camera_info(**changes), size=(12, 16))
 
 
 def test_rectified_camera_is_that_of_p():
     message = camera_info(d=[0.3, 0.1, 0.0, 0.0, 0.0])
-    camera = conversions.camera_from_info(message, rectified=True)
+    camera = messages.camera_from_info(message, rectified=True)
     np.testing.assert_array_equal(camera.K_image, [[10.0, 0.0, 8.0], [0.0, 10.0, 6.0], [0.0, 0.0, 1.0]])
 
 
@@ -427,9 +427,7 @@ XYZ = [point_field("x", 0), point_field("y", 4), point_field("z", 8)]
 
 def test_cloud_without_colour_with_gaps_and_big_endian_is_read():
     row = np.array([1.0, 2.0, 3.0, 0.0], ">f4").tobytes() * 2 + b"\xff"
-    points, colour = conversions.cloud_from_message(
-        cloud(row * 3, XYZ, width=2, height=3, row_step=33, is_bigendian=True)
-    )
+    points, colour = messages.cloud_from_message(cloud(row * 3, XYZ, width=2, height=3, row_step=33, is_bigendian=True))
     np.testing.assert_array_equal(points, np.tile([1.0, 2.0, 3.0], (6, 1)))
     assert colour is None
 
@@ -437,7 +435,7 @@ def test_cloud_without_colour_with_gaps_and_big_endian_is_read():
 def test_cloud_with_double_places_and_rgba_is_read():
     point = np.array([1.0, 2.0, 3.0], "<f8").tobytes() + bytes([3, 2, 1, 255])
     fields = [point_field(name, 8 * i, 8) for i, name in enumerate("xyz")]
-    points, colour = conversions.cloud_from_message(cloud(point, [*fields, point_field("rgba", 24, 6)], point_step=28))
+    points, colour = messages.cloud_from_message(cloud(point, [*fields, point_field("rgba", 24, 6)], point_step=28))
     np.testing.assert_array_equal(points, [[1.0, 2.0, 3.0]])
     np.testing.assert_array_equal(colour, [[1, 2, 3]])
 
@@ -454,7 +452,7 @@ def test_cloud_with_double_places_and_rgba_is_read():
 )
 def test_wrong_cloud_is_refused(message, says):
     with pytest.raises(InvalidPointsError, match=says):
-        conversions.cloud_from_message(message)
+        messages.cloud_from_message(message)
 
 
 def vector(x: float, y: float, z: float, w: float | None = None) -> SimpleNamespace:
@@ -470,8 +468,8 @@ def posed(orientation: SimpleNamespace, frame: str = "map") -> SimpleNamespace:
 def test_pose_without_a_unit_quaternion_is_refused(orientation):
     message = posed(orientation)
     for convert in (
-        lambda: conversions.pose_from_stamped(message, "map"),
-        lambda: conversions.path_from_message(SimpleNamespace(header=message.header, poses=[message])),
+        lambda: messages.pose_from_stamped(message, "map"),
+        lambda: messages.path_from_message(SimpleNamespace(header=message.header, poses=[message])),
     ):
         with pytest.raises(InvalidPoseError, match="quaternion"):
             convert()
@@ -480,13 +478,13 @@ def test_pose_without_a_unit_quaternion_is_refused(orientation):
 def test_pose_in_another_frame_is_refused():
     good = vector(0, 0, 0, 1)
     with pytest.raises(InvalidPoseError, match="the frame is 'odom'; give it in 'map'"):
-        conversions.pose_from_stamped(posed(good, "odom"), "map")
+        messages.pose_from_stamped(posed(good, "odom"), "map")
     path = SimpleNamespace(header=posed(good).header, poses=[posed(good), posed(good, "odom")])
     with pytest.raises(InvalidPoseError, match=r"pose 1 of 2 .*'odom'"):
-        conversions.path_from_message(path, "map")
-    conversions.pose_from_stamped(posed(good, "/map"), "map")
+        messages.path_from_message(path, "map")
+    messages.pose_from_stamped(posed(good, "/map"), "map")
     path.poses[1] = posed(good, "")
-    assert len(conversions.path_from_message(path, "map")) == 2
+    assert len(messages.path_from_message(path, "map")) == 2
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -495,38 +493,38 @@ def test_twist_that_is_not_finite_is_refused(bad, part):
     message = SimpleNamespace(linear=vector(0, 0, 0), angular=vector(0, 0, 0))
     setattr(message, part, vector(0, bad, 0))
     with pytest.raises(InvalidActionError, match=f"the {part} velocity"):
-        conversions.velocity_from_twist(message)
+        messages.velocity_from_twist(message)
 
 
 def test_twist_of_another_body_is_refused_and_of_none_is_taken():
     twist = SimpleNamespace(linear=vector(1, 0, 0), angular=vector(0, 0, 0))
     message = SimpleNamespace(header=SimpleNamespace(frame_id="arm"), twist=twist)
     with pytest.raises(InvalidPoseError, match="'arm'"):
-        conversions.velocity_from_twist_stamped(message, "base_link")
+        messages.velocity_from_twist_stamped(message, "base_link")
     message.header.frame_id = ""
-    np.testing.assert_array_equal(conversions.velocity_from_twist_stamped(message, "base_link")[0], [1, 0, 0])
+    np.testing.assert_array_equal(messages.velocity_from_twist_stamped(message, "base_link")[0], [1, 0, 0])
 
 
 def test_what_cannot_be_sent_is_refused(family):
     image, messages = np.zeros((2, 2, 3), np.uint8), family.messages
     with pytest.raises(InvalidImageError):
-        conversions.image_message(image[..., 0], 0, FRAME, messages)
+        messages.image_message(image[..., 0], 0, FRAME, messages)
     with pytest.raises(InvalidImageError):
-        conversions.image_message(image.astype(np.float32), 0, FRAME, messages)
+        messages.image_message(image.astype(np.float32), 0, FRAME, messages)
     with pytest.raises(InvalidImageError):
-        conversions.mask_message(image[..., 0], 0, FRAME, messages)
+        messages.mask_message(image[..., 0], 0, FRAME, messages)
     with pytest.raises(InvalidDepthError):
-        conversions.depth_message(image[..., 0], 0, FRAME, messages)
+        messages.depth_message(image[..., 0], 0, FRAME, messages)
     with pytest.raises(InvalidOptionError, match="quality 0"):
-        conversions.compressed_message(image, 0, FRAME, "jpeg", 0, messages)
+        messages.compressed_message(image, 0, FRAME, "jpeg", 0, messages)
     with pytest.raises(InvalidOptionError, match="codec 'webp'"):
-        conversions.compressed_message(image, 0, FRAME, "webp", messages=messages)  # type: ignore[arg-type]
+        messages.compressed_message(image, 0, FRAME, "webp", messages=messages)  # type: ignore[arg-type]
     with pytest.raises(InvalidPointsError):
-        conversions.cloud_message(np.zeros((2, 3)), np.zeros((1, 3), np.uint8), 0, "map", messages)
+        messages.cloud_message(np.zeros((2, 3)), np.zeros((1, 3), np.uint8), 0, "map", messages)
     with pytest.raises(InvalidOptionError, match="stamp"):
-        conversions.image_message(image, STAMP_RANGE[1] + 1, FRAME, messages)
+        messages.image_message(image, STAMP_RANGE[1] + 1, FRAME, messages)
     with pytest.raises(InvalidActionError):
-        conversions.twist_message([np.nan, 0, 0], [0, 0, 0], messages)
+        messages.twist_message([np.nan, 0, 0], [0, 0, 0], messages)
 
 
 # ROS itself
@@ -554,7 +552,7 @@ DUMMIES = {"nothing inside": "", "cannot be loaded": "raise ImportError('libfast
 def test_package_that_only_has_the_name_is_not_ros(tmp_path, source):
     (tmp_path / "rclpy").mkdir()
     (tmp_path / "rclpy/__init__.py").write_text(source)
-    run = without_ros("from ros_bridge import _ros, conversions\n_ros.Node", tmp_path)
+    run = without_ros("from ros_bridge import _ros, messages\n_ros.Node", tmp_path)
     assert run.returncode == 1
     assert "MissingPackageError" in run.stderr
     assert "pip install 'mirage-env[ros]'" in run.stderr

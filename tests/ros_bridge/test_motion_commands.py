@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mirage_env.camera import Camera, inverse, pose_from_rotation_vector, rotation_angle, screw
 from mirage_env.errors import InvalidActionError, InvalidOptionError, InvalidPoseError
-from ros_bridge.frames import body_from_optical, matrix_from_ros_pose, optical_from_body
-from ros_bridge.steering import (
+from ros_bridge.messages.optical_frames import body_from_optical, matrix_from_ros_pose, optical_from_body
+from ros_bridge.player.motion_commands import (
     FollowPath,
     Goal,
     Limits,

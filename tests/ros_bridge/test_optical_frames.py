@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mirage_env.errors import InvalidPoseError
-from ros_bridge.frames import (
+from ros_bridge.messages.optical_frames import (
     body_from_optical,
     matrix_from_ros_pose,
     optical_from_body,

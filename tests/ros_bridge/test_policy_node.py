@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ros_process import Peer, free_domain, needs_ros, node_arguments, ros_process
 
-from mirage_env.actions import RelativePose
 from mirage_env.camera import Camera, pose_from_rotation_vector
 from mirage_env.errors import InvalidActionError, InvalidOptionError
-from ros_bridge.driving import goal_of, motion_of, observation_of, velocity_of
-from ros_bridge.frames import body_from_optical
-from ros_bridge.policy_parameters import PolicyParameters
+from mirage_env.spaces.actions import RelativePose
+from ros_bridge.messages.optical_frames import body_from_optical
+from ros_bridge.nodes.action_conversion import goal_of, motion_of, observation_of, velocity_of
+from ros_bridge.nodes.policy_parameters import PolicyParameters
 
 SHARES = st.lists(st.floats(-1.0, 1.0), min_size=6, max_size=6)
 END_SECONDS = 2.0
-RUN = "import sys; from ros_bridge.policy_node import main; sys.exit(main())"
+RUN = "import sys; from ros_bridge.nodes.policy_node import main; sys.exit(main())"
 
 
 @given(SHARES, st.floats(0.1, 5.0))
@@ -85,7 +85,7 @@ def test_wrong_parameter_says_what_is_allowed(wrong, says):
 
 @needs_ros
 def test_policy_is_made_by_name_with_its_settings(monkeypatch):
-    from ros_bridge.policy_node import make_policy
+    from ros_bridge.nodes.policy_node import make_policy
 
     assert make_policy("forward", "speed=0.25").act({})[2] == 0.25
     own = ModuleType("own_policies")
@@ -106,7 +106,7 @@ def test_policy_is_made_by_name_with_its_settings(monkeypatch):
     ],
 )
 def test_wrong_policy_lists_what_there_is(name, settings, says):
-    from ros_bridge.policy_node import make_policy
+    from ros_bridge.nodes.policy_node import make_policy
 
     with pytest.raises(InvalidOptionError, match=says):
         make_policy(name, settings)
@@ -123,13 +123,13 @@ def robot(tmp_path):
 
 def sends(peer, seconds=0.0, frame="map", size=(8, 8)):
     """Send one image and one pose, a metre ahead of the origin."""
-    from ros_bridge import conversions
+    from ros_bridge import messages
 
     T_map_base = np.eye(4)
     T_map_base[0, 3] = 1.0
     stamp = peer.node.get_clock().now().nanoseconds
-    peer.publish("/mirage/pose", conversions.pose_stamped_message(T_map_base, stamp, frame))
-    peer.publish("/mirage/image_raw", conversions.image_message(np.zeros((*size, 3), np.uint8), stamp, "camera"))
+    peer.publish("/mirage/pose", messages.pose_stamped_message(T_map_base, stamp, frame))
+    peer.publish("/mirage/image_raw", messages.image_message(np.zeros((*size, 3), np.uint8), stamp, "camera"))
     peer.spin(seconds)
 
 
@@ -141,7 +141,7 @@ def test_velocities_follow_images_and_end_with_them(tmp_path, robot):
     options = {"policy": "forward", "settings": "speed=0.5", "rate": 10.0, "image_timeout": 0.5, "max_translation": 0.2}
     with (
         peer.listening(Twist, "/cmd_vel") as got,
-        ros_process(node_arguments("ros_bridge.policy_node", options), domain, tmp_path) as node,
+        ros_process(node_arguments("ros_bridge.nodes.policy_node", options), domain, tmp_path) as node,
     ):
         peer.wait_for(lambda: len(got) > 2)
         assert not any(twist.linear.x for twist in got), "it has seen nothing yet"
@@ -164,7 +164,7 @@ def test_goals_are_given_from_the_pose(tmp_path, robot):
     options = {"policy": "forward", "rate": 5.0, "command": "goal_pose", "max_translation": 0.5}
     with (
         peer.listening(PoseStamped, "/mirage/goal_pose") as got,
-        ros_process(node_arguments("ros_bridge.policy_node", options), domain, tmp_path),
+        ros_process(node_arguments("ros_bridge.nodes.policy_node", options), domain, tmp_path),
     ):
         peer.wait_for(lambda: sends(peer, 0.05) or got)
     assert got[0].header.frame_id == "map"
@@ -179,7 +179,7 @@ def test_bad_input_is_refused_and_the_node_lives(tmp_path, robot):
     options = {"policy": "forward", "rate": 20.0}
     with (
         peer.listening(Twist, "/cmd_vel") as got,
-        ros_process(node_arguments("ros_bridge.policy_node", options), domain, tmp_path) as node,
+        ros_process(node_arguments("ros_bridge.nodes.policy_node", options), domain, tmp_path) as node,
     ):
         peer.wait_for(lambda: sends(peer, 0.05, frame="odom") or "'odom'" in node.output)
         assert not any(twist.linear.x for twist in got)
@@ -210,7 +210,7 @@ def test_lifecycle_leads_the_node(tmp_path, robot):
     options = {"policy": "forward", "rate": 20.0, "autostart": False}
     with (
         peer.listening(Twist, "/cmd_vel") as got,
-        ros_process(node_arguments("ros_bridge.policy_node", options), domain, tmp_path) as node,
+        ros_process(node_arguments("ros_bridge.nodes.policy_node", options), domain, tmp_path) as node,
     ):
         for _ in range(2):
             assert change(Transition.TRANSITION_CONFIGURE)

@@ -16,15 +16,15 @@ from worlds import open_minded_model
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidOptionError
-from mirage_env.models.loading import save_world_model
+from mirage_env.models.world_model_loader import save_world_model
 from mirage_env.rooms import Room
 from mirage_env.store import open_cache
-from ros_bridge import conversions
-from ros_bridge.frames import body_from_optical
-from ros_bridge.parameters import WorldParameters, local_path
-from ros_bridge.refusals import WARN_EVERY, Refusals
-from ros_bridge.start_views import camera_view, room_view
-from ros_bridge.ticker import Ticker
+from ros_bridge import messages
+from ros_bridge.messages.optical_frames import body_from_optical
+from ros_bridge.nodes.rejected_input import WARN_EVERY, Refusals
+from ros_bridge.nodes.start_views import camera_view, room_view
+from ros_bridge.nodes.world_parameters import WorldParameters, local_path
+from ros_bridge.player.rate_timer import Ticker
 
 RATE = 25.0
 FRAMES = 4
@@ -157,7 +157,7 @@ def world(place):
     domain = free_domain()
     options = parameters(place, store=str(place / "walk.zarr"), points_rate=10.0, publish_width=48, publish_height=40)
     peer = Peer(domain, place / "logs")
-    with ros_process(node_arguments("ros_bridge.world_node", options), domain, place) as node:
+    with ros_process(node_arguments("ros_bridge.nodes.world_node", options), domain, place) as node:
         try:
             with listening(peer, "Image", "image_raw") as frames:
                 try:
@@ -184,14 +184,14 @@ def message(name, **fields):
 
 
 def twist(forward=0.0, left=0.0, turn=0.0):
-    return conversions.twist_message([forward, left, 0.0], [0.0, 0.0, turn])
+    return messages.twist_message([forward, left, 0.0], [0.0, 0.0, turn])
 
 
 def pose_of(peer):
     """`T_map_base` now."""
     with listening(peer, "PoseStamped", "pose") as poses:
         peer.wait_for(lambda: len(poses) > 1)
-    return conversions.pose_from_stamped(poses[-1], "map")
+    return messages.pose_from_stamped(poses[-1], "map")
 
 
 def values(peer):
@@ -206,7 +206,7 @@ def stand(peer):
     peer.publish("/cmd_vel", twist())
     with listening(peer, "PoseStamped", "pose") as poses:
         peer.wait_for(lambda: len(poses) > FRAMES + 2 and poses[-1].pose == poses[-1 - FRAMES].pose)
-    return conversions.pose_from_stamped(poses[-1], "map")
+    return messages.pose_from_stamped(poses[-1], "map")
 
 
 @needs_ros
@@ -223,7 +223,7 @@ def test_frames_arrive_in_order_with_their_camera(world):
     with ExitStack() as stack:
         got = {topic: stack.enter_context(listening(peer, name, topic)) for topic, name in names.items()}
         peer.wait_for(lambda: all(len(g) > 20 for g in got.values()))
-    stamps = {topic: [conversions.nanoseconds(m.header.stamp) for m in g] for topic, g in got.items()}
+    stamps = {topic: [messages.nanoseconds(m.header.stamp) for m in g] for topic, g in got.items()}
     for topic, times in stamps.items():
         assert (np.diff(times) > 0).all(), topic
         assert abs(np.mean(np.diff(times)) * 1e-9 - 1.0 / RATE) < 0.2 / RATE, topic
@@ -234,12 +234,12 @@ def test_frames_arrive_in_order_with_their_camera(world):
     assert (image.height, image.width, image.encoding) == (40, 48, "rgb8")
     assert (info.height, info.width) == (image.height, image.width)
     assert info.header.frame_id == image.header.frame_id == "camera_optical_frame"
-    assert conversions.camera_from_info(info).K_image[0, 2] == pytest.approx(24.0)
-    depth = conversions.depth_from_message(got["depth/image_raw"][-1])
+    assert messages.camera_from_info(info).K_image[0, 2] == pytest.approx(24.0)
+    depth = messages.depth_from_message(got["depth/image_raw"][-1])
     assert depth.shape == (40, 48)
     assert np.isfinite(depth).all()
-    assert conversions.mask_from_message(got["observed"][-1]).shape == (40, 48)
-    assert conversions.image_from_compressed(got["image_raw/compressed"][-1]).shape == (40, 48, 3)
+    assert messages.mask_from_message(got["observed"][-1]).shape == (40, 48)
+    assert messages.image_from_compressed(got["image_raw/compressed"][-1]).shape == (40, 48, 3)
 
 
 @needs_ros
@@ -248,18 +248,16 @@ def test_forward_is_forward_and_zero_stops_within_a_chunk(world):
     before = stand(peer)
     with listening(peer, "PoseStamped", "pose") as poses:
         peer.publish("/cmd_vel", twist(forward=0.5))
-        peer.wait_for(
-            lambda: (conversions.pose_from_stamped(poses[-1]) if poses else before)[0, 3] > before[0, 3] + 0.2
-        )
+        peer.wait_for(lambda: (messages.pose_from_stamped(poses[-1]) if poses else before)[0, 3] > before[0, 3] + 0.2)
         peer.publish("/cmd_vel", twist())
         told = peer.node.get_clock().now().nanoseconds
         peer.spin(3.0 * FRAMES / RATE)
-    moved = np.linalg.inv(before) @ conversions.pose_from_stamped(poses[-1])
+    moved = np.linalg.inv(before) @ messages.pose_from_stamped(poses[-1])
     assert moved[0, 3] > 0.2, "x of the body is forward"
     np.testing.assert_allclose(moved[1:3, 3], 0.0, atol=1e-6)
-    places = [conversions.pose_from_stamped(p)[0, 3] for p in poses]
+    places = [messages.pose_from_stamped(p)[0, 3] for p in poses]
     last = max(i for i in range(1, len(places)) if places[i] != places[i - 1])
-    stopped = conversions.nanoseconds(poses[last].header.stamp) - told
+    stopped = messages.nanoseconds(poses[last].header.stamp) - told
     assert stopped * 1e-9 < (FRAMES + 2) / RATE
     steps = np.diff(places)
     np.testing.assert_allclose(steps[steps > 0].max(), 0.5 / RATE, rtol=1e-3, err_msg="metres per frame")
@@ -272,12 +270,12 @@ def test_goal_and_path_are_reached_and_tell_how_far_they_are(world):
     goal = before.copy()
     goal[:3, 3] += before[:3, :3] @ [0.3, 0.1, 0.0]
     with listening(peer, "Float32", "progress") as shares:
-        peer.publish("/mirage/goal_pose", conversions.pose_stamped_message(goal, 0, "map"))
+        peer.publish("/mirage/goal_pose", messages.pose_stamped_message(goal, 0, "map"))
         peer.wait_for(lambda: shares and shares[-1].data == 1.0)
         assert (np.diff([s.data for s in shares]) >= 0.0).all()
     np.testing.assert_allclose(pose_of(peer), goal, atol=1e-6)
-    back = [conversions.pose_stamped_message(T, 0, "map") for T in (goal, before)]
-    peer.publish("/mirage/path_cmd", conversions.path_message(back, 0, "map"))
+    back = [messages.pose_stamped_message(T, 0, "map") for T in (goal, before)]
+    peer.publish("/mirage/path_cmd", messages.path_message(back, 0, "map"))
     peer.wait_for(lambda: np.allclose(pose_of(peer), before, atol=1e-6))
     with listening(peer, "Path", "path") as paths:
         peer.wait_for(lambda: paths)
@@ -355,13 +353,13 @@ def test_bad_input_is_named_and_counted_and_the_node_lives(world):
     nan, unset = twist(), message("PoseStamped")
     nan.linear.x = math.nan
     unset.header.frame_id, unset.pose.orientation.w = "map", 0.0
-    elsewhere = conversions.pose_stamped_message(np.eye(4), 0, "odom")
-    image = conversions.image_message(np.zeros((20, 30, 3), np.uint8), 7, "camera")
-    info = conversions.camera_info_message(Camera.from_fov(1.0, 24, 30), 7, "camera")
+    elsewhere = messages.pose_stamped_message(np.eye(4), 0, "odom")
+    image = messages.image_message(np.zeros((20, 30, 3), np.uint8), 7, "camera")
+    info = messages.camera_info_message(Camera.from_fov(1.0, 24, 30), 7, "camera")
     peer.publish("/cmd_vel", nan)
     peer.publish("/mirage/goal_pose", unset)
     peer.publish("/mirage/goal_pose", elsewhere)
-    peer.publish("/mirage/path_cmd", conversions.path_message([unset], 0, "map"))
+    peer.publish("/mirage/path_cmd", messages.path_message([unset], 0, "map"))
     peer.publish("/mirage/start/image", image)
     peer.publish("/mirage/start/camera_info", info)
     peer.publish("/mirage/load_cmd", message("String", data="/nowhere/walk.zarr"))
@@ -390,15 +388,15 @@ def test_a_robots_camera_opens_a_world(world):
     seen = np.zeros((60, 80, 3), np.uint8)
     seen[:, :, 0] = 200
     camera = Camera.from_fov(1.2, 60, 80)
-    peer.publish("/mirage/start/camera_info", conversions.camera_info_message(camera, 9, "camera"))
-    peer.publish("/mirage/start/image", conversions.image_message(seen, 9, "camera"))
+    peer.publish("/mirage/start/camera_info", messages.camera_info_message(camera, 9, "camera"))
+    peer.publish("/mirage/start/image", messages.image_message(seen, 9, "camera"))
     with listening(peer, "CameraInfo", "camera_info") as infos:
         # The middle 60 of 80 columns become 48 of the published image.
         peer.wait_for(lambda: infos and infos[-1].k[0] == pytest.approx(camera.K_image[0, 0] * 48 / 60))
     np.testing.assert_allclose(pose_of(peer), np.eye(4), atol=1e-9)
     with listening(peer, "PointCloud2", "points") as clouds:
         peer.wait_for(lambda: clouds)
-    xyz, colour = conversions.cloud_from_message(clouds[-1])
+    xyz, colour = messages.cloud_from_message(clouds[-1])
     assert len(xyz) == len(colour) > 0
     assert (xyz[:, 0] > 0.0).all(), "all of the memory is ahead, and ahead is x of the map"
 
@@ -409,7 +407,7 @@ def test_a_killed_node_resumes_where_it_was_and_ends_quietly_on_sigint(place):
     peer = Peer(domain, place / "logs")
     options = parameters(place, store=str(store))
     try:
-        with ros_process(node_arguments("ros_bridge.world_node", options), domain, place) as node:
+        with ros_process(node_arguments("ros_bridge.nodes.world_node", options), domain, place) as node:
             peer.publish("/cmd_vel", twist(forward=0.4, turn=0.2), seconds=60.0)
             peer.wait_for(lambda: store.exists() and open_cache(store).chunks > 3)
             peer.publish("/cmd_vel", twist())
@@ -417,11 +415,11 @@ def test_a_killed_node_resumes_where_it_was_and_ends_quietly_on_sigint(place):
             peer.wait_for(lambda: values(peer)["store lag, chunks"] == "0")
             node.kill()
             node.wait(5.0)
-        after = node_arguments("ros_bridge.world_node", {**options, "resume": True}, THREADS)
+        after = node_arguments("ros_bridge.nodes.world_node", {**options, "resume": True}, THREADS)
         with ros_process(after, domain, place) as node:
             with listening(peer, "PoseStamped", "pose") as poses:
                 peer.wait_for(lambda: poses, 60.0)
-            np.testing.assert_allclose(conversions.pose_from_stamped(poses[0]), here, atol=1e-9)
+            np.testing.assert_allclose(messages.pose_from_stamped(poses[0]), here, atol=1e-9)
             peer.publish("/cmd_vel", twist(forward=0.4))
             peer.wait_for(lambda: pose_of(peer)[0, 3] > here[0, 3] + 0.05)
             asked = time.monotonic()
@@ -446,7 +444,7 @@ def test_lifecycle_leads_the_node(place):
     domain = free_domain()
     peer = Peer(domain, place / "logs")
     options = parameters(place, autostart=False, store="/proc/nowhere/walk.zarr")
-    with ros_process(node_arguments("ros_bridge.world_node", options, THREADS), domain, place) as node:
+    with ros_process(node_arguments("ros_bridge.nodes.world_node", options, THREADS), domain, place) as node:
         try:
             assert change(Transition.TRANSITION_CONFIGURE), node.output
             with listening(peer, "PoseStamped", "pose") as poses:
@@ -476,7 +474,7 @@ def test_lifecycle_leads_the_node(place):
 @needs_ros
 def test_what_cannot_be_configured_ends_with_the_reason(place):
     options = parameters(place, store="s3://bucket/walk.zarr")
-    code = "import sys; from ros_bridge.world_node import main; sys.exit(main())"
+    code = "import sys; from ros_bridge.nodes.world_node import main; sys.exit(main())"
     arguments = ["-c", code, *node_arguments("", options)[2:]]
     with ros_process(arguments, free_domain(), place) as node:
         assert node.wait(60.0) == 2

@@ -17,8 +17,8 @@ from mirage_env.errors import CacheExistsError, InvalidImageError, InvalidOption
 from mirage_env.interfaces import StartView
 from mirage_env.store import load_frames, load_world, open_cache
 from mirage_env.world_model import frames_to_uint8
-from ros_bridge.player import WorldPlayer
-from ros_bridge.steering import FollowPath, Goal, Limits, Stop, Velocity, plan
+from ros_bridge.player.motion_commands import FollowPath, Goal, Limits, Stop, Velocity, plan
+from ros_bridge.player.world_player import WorldPlayer
 
 FRAMES = 4
 RATE = 10.0

@@ -16,11 +16,11 @@ from kills import kill_writers
 from worlds import cameras_from, open_minded_model, walk
 
 from mirage_env.errors import CacheBusyError, InvalidOptionError, StoreError
-from mirage_env.memory import LatentMemory
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.store import CacheWriter, load_world, open_cache
-from mirage_env.store.folders import Folder
+from mirage_env.store.backends.local_folder import Folder
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def test_trouble_of_the_disk_loses_nothing_acknowledged(begun, trouble, says):
     begun.close()
     path = str(begun.path)
     code = TROUBLE.format(path=path, trouble=trouble.format(path=path))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS / "helpers"), str(TESTS.parent)])}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
     assert run.returncode == 0, run.stderr
     assert says in run.stdout
@@ -277,8 +277,8 @@ def test_trouble_of_the_disk_loses_nothing_acknowledged(begun, trouble, says):
 
 
 def test_log_and_table_stay_within_their_share(begun, monkeypatch):
-    monkeypatch.setattr("mirage_env.store.steps.MOST_LOG", 500)
-    monkeypatch.setattr("mirage_env.store.steps.MOST_TABLE", 8)
+    monkeypatch.setattr("mirage_env.store.format.commits.MOST_LOG", 500)
+    monkeypatch.setattr("mirage_env.store.format.commits.MOST_TABLE", 8)
     logged = []
     for state, chunk in steps(begun, 40):
         begun.append(state, chunk)

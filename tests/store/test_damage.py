@@ -13,7 +13,7 @@ from worlds import open_minded_model, walk
 
 from mirage_env.errors import CacheCorruptError, CacheVersionError
 from mirage_env.store import CacheWriter, copy_cache, load_frames, load_world, open_cache
-from mirage_env.store.marker import KEY, Marker
+from mirage_env.store.format.commit_marker import KEY, Marker
 
 
 @pytest.fixture(scope="module")

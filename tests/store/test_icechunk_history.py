@@ -8,7 +8,7 @@ import pytest
 from endless_writer import MODEL, is_step, made_up, same_block
 
 from mirage_env.errors import CacheExistsError, CacheNotFoundError, InvalidOptionError, MissingPackageError
-from mirage_env.memory import LatentMemory
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.store import WorldHistory
 
 

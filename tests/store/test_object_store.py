@@ -17,7 +17,7 @@ from mirage_env.errors import (
     MissingPackageError,
     StoreError,
 )
-from mirage_env.memory import LatentMemory
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.store import CacheWriter, compact, copy_cache, load_frames, load_world, open_cache, save_world
 
 pytest.importorskip("obstore", reason="obstore is not installed; pip install 'mirage-env[cloud]'")
@@ -91,7 +91,7 @@ def test_loser_of_a_race_is_refused_and_nothing_is_lost(place):
 
 
 def test_of_two_that_begin_one_is_refused(place, monkeypatch):
-    from mirage_env.store.objects import Bucket
+    from mirage_env.store.backends.object_store import Bucket
 
     chunk, state = first()
     sizes = Bucket.sizes
@@ -152,6 +152,6 @@ def test_wrong_urls_are_refused_with_the_reason(server):
 def test_missing_library_is_named(monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "mirage_env.store.objects", None)
+    monkeypatch.setitem(sys.modules, "mirage_env.store.backends.object_store", None)
     with pytest.raises(MissingPackageError, match=r"needs obstore; pip install 'mirage-env\[cloud\]'"):
         open_cache("memory://a")

@@ -26,11 +26,11 @@ from mirage_env.errors import (
     InvalidOptionError,
     StoreError,
 )
-from mirage_env.memory import LatentMemory, PointMemory
+from mirage_env.memory.latent import LatentMemory, PointMemory
 from mirage_env.store import CacheWriter, compact, copy_cache, load_frames, load_world, open_cache, save_world
 from mirage_env.world_model import frames_to_uint8
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 STEPS = 3
 
 
@@ -375,7 +375,7 @@ def test_other_memories_are_refused(tmp_path, model, walked):
 
 
 def test_half_made_cache_is_never_seen(tmp_path, model, walked, monkeypatch):
-    monkeypatch.setattr("mirage_env.store.steps._Draft.add_state", lambda *_: 1 / 0)
+    monkeypatch.setattr("mirage_env.store.format.commits._Draft.add_state", lambda *_: 1 / 0)
     for name in ("world.zarr", "world.zip", "memory://half/world"):
         place = name if "://" in name else tmp_path / name
         with pytest.raises(ZeroDivisionError):

@@ -11,11 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 
-from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import Camera
 from mirage_env.errors import CacheBusyError
-from mirage_env.memory import LatentMemory
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.store import CacheWriter, compact, load_world, open_cache, save_world
+from mirage_env.tokens.blocks import MemoryBlock
 
 KINDS = st.sampled_from(["new", "merge", "confirm", "forget", "thin", "same"])
 VIEW = Camera.from_fov(1.2, 32, 32)

@@ -30,10 +30,10 @@ from task_worlds import (
     rooms_made_once,  # noqa: F401
 )
 
-from mirage_env.conformance import check_world_env
+from mirage_env.envs.conformance import check_world_env
+from mirage_env.envs.vector import MirageVectorEnv
 from mirage_env.errors import InvalidImageError, InvalidOptionError, InvalidPoseError
 from mirage_env.tasks import TASKS, Explore, Guard, ImageNav, ImageReward, NoTask, PointNav, Revisit, Task, Verdict
-from mirage_env.vector_env import MirageVectorEnv
 
 # Every id
 

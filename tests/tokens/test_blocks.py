@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scenes import GRID, NEAR, block_of, cloud, tokens_of, views
 
-from mirage_env.blocks import TILE, Frames, MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.config import ReadoutConfig
-from mirage_env.packing import pack
-from mirage_env.splat import Rule
-from mirage_env.splat_numba import splat_numba
+from mirage_env.config.world import ReadoutConfig
+from mirage_env.readout.zbuffer import Rule
+from mirage_env.readout.zbuffer_numba import splat_numba
+from mirage_env.tokens.blocks import TILE, Frames, MemoryBlock
+from mirage_env.tokens.packing import pack
 
 CAMERA = Camera.from_fov(1.3, 32, 48)
 

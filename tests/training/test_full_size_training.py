@@ -17,20 +17,21 @@ from tiny_geometry import save_depth_anything
 from tiny_wan import TRAINED, tiny_wan_world_model
 
 from mirage_env.cli import main
+from mirage_env.datasets.clips import Clips, write_clips
+from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.errors import ClipError, DatasetError, InvalidOptionError, ModelNotFoundError
 from mirage_env.evaluation import export_rooms
 from mirage_env.images import frames_from_uint8
 from mirage_env.interfaces import STATIC
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.denoiser import ChunkDenoiser
-from mirage_env.models.loading import load_world_model
-from mirage_env.models.refiner import BareReadout
-from mirage_env.models.sources import config_of
-from mirage_env.models.weights import WEIGHTS
+from mirage_env.models.io.state_dicts import WEIGHTS
+from mirage_env.models.small.refiner import BareReadout
+from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
+from mirage_env.models.wan.pipeline_parts import config_of
+from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.world_model_loader import load_world_model
+from mirage_env.rooms.clips import rooms_clip
 from mirage_env.training import stages
 from mirage_env.training.conditioning import ConditionSampler, Noise
-from mirage_env.training.data import Clips, rooms_clip, write_clips
-from mirage_env.training.dataset import LatentClips
 from mirage_env.training.encoding import encode_clips
 from mirage_env.training.finetune import run
 from mirage_env.training.finetune_options import Finetune, loop_config
@@ -523,7 +524,7 @@ def test_shard_configuration_is_one_that_accelerate_reads():
     import yaml
     from accelerate.commands.config.config_args import load_config_from_file
 
-    from mirage_env.training.command import FSDP_CONFIG
+    from mirage_env.commands.train import FSDP_CONFIG
 
     config = load_config_from_file(str(FSDP_CONFIG))
     assert str(config.distributed_type) in ("FSDP", "DistributedType.FSDP")

@@ -12,21 +12,22 @@ from stand_ins import Labels, Recorder, Wall
 from tiny import tiny_world_model
 from torch import nn
 
-from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import inverse, pluecker_rays
-from mirage_env.config import FilterConfig, MemoryConfig, ReadoutConfig
+from mirage_env.config.world import FilterConfig, MemoryConfig, ReadoutConfig
+from mirage_env.datasets.clip_store import LatentClip
+from mirage_env.datasets.clips import Clips, write_clips
+from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError
 from mirage_env.interfaces import MOVER
-from mirage_env.memory import LatentMemory
-from mirage_env.models.depth import DepthUNet
-from mirage_env.models.loading import load_world_model
-from mirage_env.models.refiner import BareReadout, ConvRefiner
-from mirage_env.models.segmentation import SegmentationUNet
-from mirage_env.models.vae import ConvCodec
-from mirage_env.training.clip_files import LatentClip
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.models.small.conv_codec import ConvCodec
+from mirage_env.models.small.depth_unet import DepthUNet
+from mirage_env.models.small.refiner import BareReadout, ConvRefiner
+from mirage_env.models.small.segmentation_unet import SegmentationUNet
+from mirage_env.models.world_model_loader import load_world_model
+from mirage_env.rooms.clips import rooms_clip
+from mirage_env.tokens.blocks import MemoryBlock
 from mirage_env.training.conditioning import ConditionSampler, Noise
-from mirage_env.training.data import Clips, rooms_clip, write_clips
-from mirage_env.training.dataset import LatentClips
 from mirage_env.training.encoding import channel_importance, encode_clips
 from mirage_env.training.imagining import imagine_clips
 from mirage_env.training.loop import LoopConfig

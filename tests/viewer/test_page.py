@@ -13,24 +13,24 @@ import pytest
 pytest.importorskip("viser", reason="no viser: pip install 'mirage-env[viewer]'")
 
 import viser
+from small_rooms import open_room
 from stand_ins import walled_world_model
-from test_viewer import open_room
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from worlds import open_minded_model
 
+from mirage_env.commands.view import viewing
+from mirage_env.commands.view_options import View
 from mirage_env.errors import InvalidOptionError, MissingPackageError
-from mirage_env.models.loading import save_world_model
-from mirage_env.viewer.caches import CacheFolder
-from mirage_env.viewer.cloud import Cloud
-from mirage_env.viewer.command import viewing
-from mirage_env.viewer.openings import Openings
-from mirage_env.viewer.options import View
+from mirage_env.models.world_model_loader import save_world_model
+from mirage_env.viewer.cache_folder import CacheFolder
+from mirage_env.viewer.memory_cloud import Cloud
 from mirage_env.viewer.page import Page
 from mirage_env.viewer.points import FEWER, thinned
 from mirage_env.viewer.scene import MOST_FRUSTA, path_cameras
 from mirage_env.viewer.server import REFUSED, address_of, is_own_page, serving
 from mirage_env.viewer.session import Session
+from mirage_env.viewer.world_sources import Openings
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SOFTWARE = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]

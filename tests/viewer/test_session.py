@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_rooms import START, open_room
 from stand_ins import picture, walled_world_model
 from tiny_wan import tiny_wan_world_model
 
-from mirage_env.camera import Camera, inverse, pose_from_rotation_vector, pose_from_vector
+from mirage_env.camera import inverse, pose_from_rotation_vector
+from mirage_env.commands.view_options import View
 from mirage_env.errors import (
     CacheExistsError,
     CacheNotFoundError,
@@ -22,21 +24,17 @@ from mirage_env.errors import (
     WorldFailedError,
 )
 from mirage_env.images import frames_to_uint8
-from mirage_env.interfaces import StartView
-from mirage_env.palette import Palette
-from mirage_env.paths import PRESETS, up_direction
 from mirage_env.store import load_world, open_cache
-from mirage_env.viewer import cloud, tiles
-from mirage_env.viewer.caches import CacheFolder
-from mirage_env.viewer.motion import PAUSE, Motion
-from mirage_env.viewer.moves import KEYS, Stride, key_path, named_path, way_to
-from mirage_env.viewer.openings import Openings
-from mirage_env.viewer.options import View, is_loopback
+from mirage_env.trajectories import PRESETS, up_direction
+from mirage_env.viewer import memory_cloud, picture_tiles
+from mirage_env.viewer.cache_folder import CacheFolder
+from mirage_env.viewer.key_paths import KEYS, Stride, key_path, named_path, way_to
+from mirage_env.viewer.server import is_loopback
 from mirage_env.viewer.session import MOST_WAITING, Session
-from mirage_env.viewer.worlds import HISTORY
-from mirage_env.walk_command import KnownWorld
-
-START = Camera.from_fov(1.3, 32, 32, pose_from_vector([1.0, 2.0, 0.5, 0.5, -0.5, 0.5, -0.5]))  # z up
+from mirage_env.viewer.view_motion import PAUSE, Motion
+from mirage_env.viewer.world_sources import Openings
+from mirage_env.viewer.world_tree import HISTORY
+from mirage_env.viz.latent_colors import Palette
 
 
 class Patient:
@@ -55,17 +53,6 @@ class Patient:
         if self.fails:
             raise RuntimeError("the networks are <broken>")
         return self.generator.generate(**arguments)
-
-
-def open_room(model, seed):
-    if seed == 13:
-        raise InvalidOptionError("room 13 is closed")
-    view = StartView(picture(seed), START.moved(pose_from_rotation_vector([0.0, 0.0, 0.1 * seed], np.zeros(3))))
-    return KnownWorld(view, truth, lambda camera: bool(np.linalg.norm(camera.position - START.position) < 5.0))
-
-
-def truth(camera, frame):
-    return np.full((32, 32, 3), frame % 256, np.uint8), np.ones((32, 32), bool)
 
 
 @pytest.fixture
@@ -312,7 +299,7 @@ def test_a_photograph_opens_a_world_without_truth(session):
     session.open_image(file.getvalue(), 3, "tiny").result(30)
     assert session.snapshot().current == "image"
     assert now(session).room is None
-    assert len(tiles.tiles_of(now(session), 0)) == 3
+    assert len(picture_tiles.tiles_of(now(session), 0)) == 3
 
 
 def test_without_rooms_a_room_is_an_error(tmp_path):
@@ -363,11 +350,11 @@ def test_a_way_ends_at_the_pose_and_is_gentle():
     assert max(steps) < 0.13
 
 
-@pytest.mark.parametrize("colouring", cloud.COLOURINGS)
+@pytest.mark.parametrize("colouring", memory_cloud.COLOURINGS)
 def test_every_colouring_draws_the_whole_memory(session, colouring):
     session.press("turn_left").result(30)
     world = now(session)
-    drawn = cloud.cloud_of(world, colouring, Palette(world.model.codec), ceiling=True)
+    drawn = memory_cloud.cloud_of(world, colouring, Palette(world.model.codec), ceiling=True)
     assert drawn.xyz.shape == drawn.colours.shape
     assert len(drawn.xyz) >= world.state.memory.points
     assert len(drawn.xyz) % 16 == 0 or colouring == "gate"
@@ -379,18 +366,18 @@ def test_every_colouring_draws_the_whole_memory(session, colouring):
 def test_gate_colours_tell_what_the_last_chunk_did(session):
     session.press("turn_left").result(30)
     world = now(session)
-    colours = cloud.gate_colours(world.now, cloud.Tokens.of(world.state.memory))
+    colours = memory_cloud.gate_colours(world.now, memory_cloud.Tokens.of(world.state.memory))
     born = np.concatenate([b.births() for b in world.state.memory.blocks])
     assert (born == 1).any()
-    assert ((colours == cloud.NEW).all(1) == (born == 1)).all()
+    assert ((colours == memory_cloud.NEW).all(1) == (born == 1)).all()
 
 
 def test_an_empty_memory_draws_nothing(session):
     world = now(session)
     memory = replace(world.state.memory, blocks=())
     empty = replace(world, moments=(replace(world.now, state=replace(world.state, memory=memory)),))
-    for colouring in cloud.COLOURINGS:
-        assert len(cloud.cloud_of(empty, colouring, Palette(world.model.codec)).xyz) == 0
+    for colouring in memory_cloud.COLOURINGS:
+        assert len(memory_cloud.cloud_of(empty, colouring, Palette(world.model.codec)).xyz) == 0
 
 
 def test_palette_has_the_colours_of_decoded_patches():
@@ -405,12 +392,12 @@ def test_palette_has_the_colours_of_decoded_patches():
 def test_the_picture_shows_the_truth_only_where_there_is_one(session):
     session.press("forward").result(30)
     world = now(session)
-    assert [name for name, _ in tiles.tiles_of(world, 2)] == [
-        tiles.IMAGINED, tiles.TRUE, tiles.KNOWN, tiles.UNOBSERVED
+    assert [name for name, _ in picture_tiles.tiles_of(world, 2)] == [
+        picture_tiles.IMAGINED, picture_tiles.TRUE, picture_tiles.KNOWN, picture_tiles.UNOBSERVED
     ]  # fmt: skip
-    assert (tiles.tiles_of(world, 2)[1][1] == 3).all()  # frame 3 since the world began
-    assert tiles.picture_of(world, 2).shape[1] == tiles.WIDTH
-    assert tiles.picture_of(replace(world, room=None), 2).shape[1] == tiles.WIDTH
+    assert (picture_tiles.tiles_of(world, 2)[1][1] == 3).all()  # frame 3 since the world began
+    assert picture_tiles.picture_of(world, 2).shape[1] == picture_tiles.WIDTH
+    assert picture_tiles.picture_of(replace(world, room=None), 2).shape[1] == picture_tiles.WIDTH
 
 
 @pytest.mark.parametrize(
@@ -452,10 +439,10 @@ def test_frames_are_shown_before_the_chunk_is_remembered(session):
     assert session.snapshot().coming is None
     cameras, images = snapshot.coming.cameras, snapshot.coming.images
     assert len(images) == len(cameras) == 4
-    before = [name for name, _ in tiles.tiles_of(snapshot.world, 2, snapshot.coming)]
-    assert before == [name for name, _ in tiles.tiles_of(now(session), 2)]
+    before = [name for name, _ in picture_tiles.tiles_of(snapshot.world, 2, snapshot.coming)]
+    assert before == [name for name, _ in picture_tiles.tiles_of(now(session), 2)]
     for (_, early), (_, late) in zip(
-        tiles.tiles_of(snapshot.world, 2, snapshot.coming), tiles.tiles_of(now(session), 2), strict=True
+        picture_tiles.tiles_of(snapshot.world, 2, snapshot.coming), picture_tiles.tiles_of(now(session), 2), strict=True
     ):
         assert np.array_equal(early, late)
 
@@ -525,8 +512,8 @@ def test_chunks_with_fewer_latents_than_frames_are_shown_whole(tmp_path):
     sight = world.now.sight
     assert (len(sight.images), len(sight.known)) == (8, 2)
     assert [sight.key(frame) for frame in range(8)] == [0] * 4 + [1] * 4
-    assert all(tiles.picture_of(world, frame).shape[1] == tiles.WIDTH for frame in range(8))
-    for colouring in cloud.COLOURINGS:
-        drawn = cloud.cloud_of(world, colouring, Palette(model.codec), ceiling=True)
+    assert all(picture_tiles.picture_of(world, frame).shape[1] == picture_tiles.WIDTH for frame in range(8))
+    for colouring in memory_cloud.COLOURINGS:
+        drawn = memory_cloud.cloud_of(world, colouring, Palette(model.codec), ceiling=True)
         assert len(drawn.xyz) == len(drawn.colours) >= world.state.memory.points
     session.close()

@@ -1,22 +1,20 @@
 """Videos play and have the frames' colours, sheets show the frames, maps show the world from above."""
 
-import re
-import subprocess
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
+from videos import read_video
 
-from mirage_env.blocks import Frames
 from mirage_env.camera import Camera, pose_from_rotation_vector
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidImageError, InvalidOptionError
-from mirage_env.memory import LatentMemory
-from mirage_env.packing import Tokens, pack
-from mirage_env.pictures import (
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.tokens.blocks import Frames
+from mirage_env.tokens.packing import Tokens, pack
+from mirage_env.viz.pictures import (
     BACKGROUND,
     MARGIN,
     UNSEEN,
@@ -45,15 +43,6 @@ class ColourCodec:
 
 def plain(colour, height=32, width=32):
     return np.full((height, width, 3), colour, np.uint8)
-
-
-def read_video(path):
-    """What ffmpeg says about a video, and its frames."""
-    command = [get_ffmpeg_exe(), "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    done = subprocess.run(command, capture_output=True, check=True)
-    about = next(line for line in done.stderr.decode().splitlines() if "Video: h264" in line)
-    width, height = map(int, re.search(r", (\d+)x(\d+)", about).groups())
-    return about, np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
 
 
 # Videos

@@ -17,11 +17,11 @@ from stand_ins import picture, start_view, walled_world_model
 from tiny_wan import tiny_wan_world_model
 from worlds import cameras_from
 
-from mirage_env.env import MirageEnv
+from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidOptionError, MissingPackageError
 from mirage_env.images import frames_to_uint8
-from mirage_env.recorders import RecordWorld, WorldRecording
-from mirage_env.recording import FARTHEST, Recording, key_of, metres, record_logs
+from mirage_env.viz.rerun_files import FARTHEST, Recording, key_of, metres, record_logs
+from mirage_env.viz.rerun_recorders import RecordWorld, WorldRecording
 
 
 def read(path, line="frame"):
@@ -253,4 +253,4 @@ def test_without_rerun_the_error_names_the_extra(monkeypatch):
     for name in ("recording", "recorders"):
         monkeypatch.delitem(sys.modules, f"mirage_env.{name}")
     with pytest.raises(MissingPackageError, match=r"mirage-env\[record\]"):
-        __import__("mirage_env.recorders")
+        __import__("mirage_env.viz.rerun_recorders")

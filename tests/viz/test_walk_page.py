@@ -10,14 +10,13 @@ from stand_ins import picture, walled_world_model
 from tiny_wan import tiny_wan_world_model
 from worlds import cameras_from, walk
 
-from mirage_env import showing
-from mirage_env.pictures import LABEL_WIDTH, MARGIN
-from mirage_env.showing import has_display, open_page, write_page
+from mirage_env.commands.walk_outputs import Start
+from mirage_env.commands.walk_outputs import walk as walk_along
 from mirage_env.store import CacheWriter
-from mirage_env.tables import CACHE, CURVES, SHEET, VIDEO
-from mirage_env.walk import Start
-from mirage_env.walk import walk as walk_along
-from mirage_env.walk_curves import WalkCurves, depth_change, picture_of, plot_walk
+from mirage_env.viz import walk_page
+from mirage_env.viz.pictures import LABEL_WIDTH, MARGIN
+from mirage_env.viz.walk_curves import WalkCurves, depth_change, picture_of, plot_walk
+from mirage_env.viz.walk_page import CACHE, CURVES, SHEET, VIDEO, has_display, open_page, write_page
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def test_display_is_found(environment, platform, found):
 def test_browser_is_opened_where_there_is_a_display(tmp_path, monkeypatch):
     opened = []
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(showing.webbrowser, "open", lambda address: opened.append(address) is None)
+    monkeypatch.setattr(walk_page.webbrowser, "open", lambda address: opened.append(address) is None)
     assert "shown in the browser" in open_page(tmp_path / "walk.html")
     assert opened == [(tmp_path / "walk.html").as_uri()]
 
@@ -102,9 +101,9 @@ def test_browser_is_opened_where_there_is_a_display(tmp_path, monkeypatch):
 def test_without_display_or_browser_it_says_how_to_see_the_page(tmp_path, monkeypatch, display):
     monkeypatch.setenv("DISPLAY", display)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    monkeypatch.setattr(showing.sys, "platform", "linux")
+    monkeypatch.setattr(walk_page.sys, "platform", "linux")
     monkeypatch.setattr(
-        showing.webbrowser, "open", lambda address: False if display else pytest.fail("a browser was opened")
+        walk_page.webbrowser, "open", lambda address: False if display else pytest.fail("a browser was opened")
     )
     assert "python -m http.server --bind 127.0.0.1" in open_page(tmp_path / "walk.html")
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.geometry import DepthConfig, SegmentationConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidOptionError
-from mirage_env.geometry_config import DepthConfig, SegmentationConfig
 from mirage_env.interfaces import DepthEstimator, StaticSegmenter
-from mirage_env.models.checkpoints import find_checkpoint, load_pretrained, optional_json
-from mirage_env.models.devices import native_dtype
-from mirage_env.models.network_images import IMAGENET_MEAN, IMAGENET_STD, ImageRule
-from mirage_env.models.segmentation import AllStatic
-from mirage_env.models.weights import read_json
+from mirage_env.models.geometry.image_preprocessing import IMAGENET_MEAN, IMAGENET_STD, ImageRule
+from mirage_env.models.io.state_dicts import read_json
+from mirage_env.models.io.transformers_checkpoints import find_checkpoint, load_pretrained, optional_json
+from mirage_env.models.offload import native_dtype
+from mirage_env.models.small.segmentation_unet import AllStatic
 
 # transformers is imported where it is used: with its models it takes seconds.
 RULES = {
@@ -67,7 +67,7 @@ def load_depth(
     kind = _depth_kind(spec)
     if kind == "transformers":
         return _transformers_depth(spec, config, device, dtype)
-    from mirage_env.models.depth_packages import load_depth_anything_3, load_map_anything
+    from mirage_env.models.geometry.packaged_depth import load_depth_anything_3, load_map_anything
 
     load = load_depth_anything_3 if kind == "depth_anything_3" else load_map_anything
     return load(spec, config, device, dtype)
@@ -100,7 +100,7 @@ def load_segmentation(
     dtype = dtype or native_dtype(device)
     if not spec.model:
         return AllStatic()
-    from mirage_env.models.movers import load_vocabulary_segmenter
+    from mirage_env.models.geometry.sam3_segmentation import load_vocabulary_segmenter
 
     return load_vocabulary_segmenter(spec, device, dtype)
 
@@ -132,7 +132,7 @@ def _transformers_depth(
 ) -> DepthEstimator:
     from transformers import AutoModelForDepthEstimation
 
-    from mirage_env.models import pretrained_depth as kinds
+    from mirage_env.models.geometry import pretrained_depth as kinds
 
     folder = Path(spec.model)
     model_type = read_json(folder / "config.json").get("model_type")

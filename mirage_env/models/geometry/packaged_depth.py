@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.geometry import DepthConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidOptionError, MissingPackageError, WeightsError
-from mirage_env.geometry_config import DepthConfig
-from mirage_env.models.network_images import IMAGENET_MEAN, IMAGENET_STD, ImageRule
-from mirage_env.models.pretrained_depth import known_scale
-from mirage_env.models.weights import TEXT_WEIGHTS, WeightFiles, load_strictly, read_json
+from mirage_env.models.geometry.image_preprocessing import IMAGENET_MEAN, IMAGENET_STD, ImageRule
+from mirage_env.models.geometry.pretrained_depth import known_scale
+from mirage_env.models.io.state_dicts import TEXT_WEIGHTS, WeightFiles, load_strictly, read_json
 
 INSTALL_DEPTH_ANYTHING_3 = "pip install --no-deps depth-anything-3==0.1.1 && pip install einops omegaconf addict"
 INSTALL_MAP_ANYTHING = "pip install 'mapanything @ git+https://github.com/facebookresearch/map-anything.git@v1.1'"

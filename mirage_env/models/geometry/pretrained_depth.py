@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mirage_env.alignment import align_depth
 from mirage_env.camera import Camera
-from mirage_env.config import AlignmentConfig
+from mirage_env.config.world import AlignmentConfig
 from mirage_env.errors import InvalidOptionError
-from mirage_env.geometry import depth_to_grid
 from mirage_env.interfaces import DepthEstimator
-from mirage_env.models.inverse_depth import InverseFit, default_fit, fit_views
-from mirage_env.models.network_images import ImageRule
+from mirage_env.memory.depth_scale import align_depth
+from mirage_env.memory.lifting import depth_to_grid
+from mirage_env.models.geometry.image_preprocessing import ImageRule
+from mirage_env.models.geometry.inverse_depth import InverseFit, default_fit, fit_views
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +169,7 @@ def known_scale(
     known: Tensor | None,  # [F, h, w] metres, 0 where nothing is known
     min_cells: int,
 ) -> float | None:
-    """Metres per unit of depth, one for all views (`alignment.py`); None where too little is known to say."""
+    """Metres per unit of depth, one for all views (`depth_scale.py`); None where too little is known to say."""
     if known is None:
         return None
     cells = depth_to_grid(depth.float(), (known.shape[-2], known.shape[-1])).cpu().numpy()

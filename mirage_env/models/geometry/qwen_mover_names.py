@@ -16,10 +16,15 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3VLForConditionalGeneration
 
+from mirage_env.config.geometry import SegmentationConfig
 from mirage_env.errors import InvalidOptionError
-from mirage_env.geometry_config import SegmentationConfig
-from mirage_env.models.checkpoints import find_checkpoint, load_pretrained, load_tokenizer, optional_json
-from mirage_env.models.network_images import ImageRule
+from mirage_env.models.geometry.image_preprocessing import ImageRule
+from mirage_env.models.io.transformers_checkpoints import (
+    find_checkpoint,
+    load_pretrained,
+    load_tokenizer,
+    optional_json,
+)
 
 IMAGE_TOKEN, BEGIN, END = "<|image_pad|>", "<|im_start|>", "<|im_end|>"
 BEFORE_IMAGE, AFTER_IMAGE = "<|vision_start|>", "<|vision_end|>"

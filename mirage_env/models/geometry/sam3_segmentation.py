@@ -17,13 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Sam3Model, Sa
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession
 
+from mirage_env.config.geometry import SegmentationConfig
 from mirage_env.errors import InvalidOptionError
-from mirage_env.geometry_config import SegmentationConfig
 from mirage_env.interfaces import MOVER, SKY, STATIC
-from mirage_env.models.checkpoints import find_checkpoint, load_pretrained, load_tokenizer
-from mirage_env.models.mover_names import MoverNamer, load_namer
-from mirage_env.models.network_images import ImageRule, resize
-from mirage_env.models.weights import read_json
+from mirage_env.models.geometry.image_preprocessing import ImageRule, resize
+from mirage_env.models.geometry.qwen_mover_names import MoverNamer, load_namer
+from mirage_env.models.io.state_dicts import read_json
+from mirage_env.models.io.transformers_checkpoints import find_checkpoint, load_pretrained, load_tokenizer
 
 TEXT_TOKENS = 32
 """Length to which SAM 3's nouns are padded."""

@@ -11,23 +11,23 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
 
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.geometry import DepthConfig, SegmentationConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import MirageError
-from mirage_env.geometry_config import DepthConfig, SegmentationConfig
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.converters import lora_from_published
-from mirage_env.models.depth import DepthUNet
-from mirage_env.models.devices import decoding_bytes
-from mirage_env.models.full_size import EXACT
-from mirage_env.models.headers import Place, place_of
-from mirage_env.models.hub import PIPELINE
-from mirage_env.models.lora import PREFIX, halves
-from mirage_env.models.refiner import ConvRefiner
-from mirage_env.models.segmentation import SegmentationUNet
-from mirage_env.models.sources import LORA_WEIGHTS, Sources, config_of
-from mirage_env.models.transformer import ControlledTransformer
-from mirage_env.models.vae import ConvCodec
-from mirage_env.models.weights import TEXT_WEIGHTS, WEIGHTS, empty, empty_module, misfits, read_json
+from mirage_env.models.io.hub import PIPELINE
+from mirage_env.models.io.published_checkpoints import lora_from_published
+from mirage_env.models.io.safetensors_headers import Place, place_of
+from mirage_env.models.io.state_dicts import TEXT_WEIGHTS, WEIGHTS, empty, empty_module, misfits, read_json
+from mirage_env.models.offload import decoding_bytes
+from mirage_env.models.small.conv_codec import ConvCodec
+from mirage_env.models.small.depth_unet import DepthUNet
+from mirage_env.models.small.refiner import ConvRefiner
+from mirage_env.models.small.segmentation_unet import SegmentationUNet
+from mirage_env.models.wan.lora import PREFIX, halves
+from mirage_env.models.wan.pipeline_loader import EXACT
+from mirage_env.models.wan.pipeline_parts import LORA_WEIGHTS, Sources, config_of
+from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.wan.transformer import ControlledTransformer
 
 SMALL = {
     "codec": ConvCodec,

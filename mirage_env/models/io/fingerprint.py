@@ -14,10 +14,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from mirage_env.config import WorldModelConfig
-from mirage_env.models.hub import is_pipeline
-from mirage_env.models.sources import NAME, Sources, said_in, sources_of
-from mirage_env.models.weight_files import read_header
+from mirage_env.config.world import WorldModelConfig
+from mirage_env.models.io.hub import is_pipeline
+from mirage_env.models.io.safetensors_files import read_header
+from mirage_env.models.wan.pipeline_parts import NAME, Sources, said_in, sources_of
 
 COUNTED = ("mirage.json", "transformer", "vae", "scheduler", "depth", "segmentation", "refiner")
 """What the latents and the memory of a world depend on; the text encoder only says what a prompt means."""

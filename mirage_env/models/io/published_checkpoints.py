@@ -22,10 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
-from mirage_env.models.conditions import ConditionPart, condition_channels
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.lora import PREFIX
-from mirage_env.models.naming import (
+from mirage_env.models.io.key_names import (
     LORA_PREFIXES,
     branch_to_ours,
     branch_to_published,
@@ -34,8 +31,11 @@ from mirage_env.models.naming import (
     renamed,
     without,
 )
-from mirage_env.models.sources import LORA_WEIGHTS
-from mirage_env.models.weights import PICKLED, WEIGHTS, misfits, read_weights
+from mirage_env.models.io.state_dicts import PICKLED, WEIGHTS, misfits, read_weights
+from mirage_env.models.wan.branch_condition import ConditionPart, condition_channels
+from mirage_env.models.wan.lora import PREFIX
+from mirage_env.models.wan.pipeline_parts import LORA_WEIGHTS
+from mirage_env.models.wan.side_branch import ControlBranch
 
 Layout = Literal["mirage", "spatia"]
 MAIN_BLOCKS, HEAD_WIDTH, LATENT_CHANNELS = 30, 128, 48

@@ -10,8 +10,8 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import EntryNotFoundError, SafetensorsParsingError
 
 from mirage_env.errors import ModelNotFoundError, WeightsError
-from mirage_env.models.hub import PIPELINE, SHIPPED, download, hub_file, is_hub_id
-from mirage_env.models.weight_files import (
+from mirage_env.models.io.hub import PIPELINE, SHIPPED, download, hub_file, is_hub_id
+from mirage_env.models.io.safetensors_files import (
     INDEX,
     WEIGHTS,
     Header,

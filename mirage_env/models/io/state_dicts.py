@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mirage_env.errors import InvalidOptionError, MissingPackageError, ModelNotFoundError, WeightsError
-from mirage_env.models.lora import LowRank
-from mirage_env.models.weight_files import PICKLED, TEXT_WEIGHTS, WEIGHTS, WeightFiles, read_json
+from mirage_env.models.io.safetensors_files import PICKLED, TEXT_WEIGHTS, WEIGHTS, WeightFiles, read_json
+from mirage_env.models.wan.lora import LowRank
 
 __all__ = [
     "PICKLED",

@@ -12,8 +12,8 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
-from mirage_env.models.hub import download, is_hub_id
-from mirage_env.models.weights import TEXT_WEIGHTS, WeightFiles, read_json
+from mirage_env.models.io.hub import download, is_hub_id
+from mirage_env.models.io.state_dicts import TEXT_WEIGHTS, WeightFiles, read_json
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 """What is downloaded of a repository: settings, weights, tokenizer."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mirage_env.camera import Camera
-from mirage_env.models.unet import UNet
+from mirage_env.models.small.unet import UNet
 
 
 class DepthUNet(ModelMixin, ConfigMixin):

@@ -13,7 +13,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from mirage_env.interfaces import Readout
-from mirage_env.models.vae import ResidualBlock
+from mirage_env.models.small.conv_codec import ResidualBlock
 
 WINNER_CHANNELS = 5
 """Offset (2), log scale, inverse depth, age."""

@@ -10,7 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from mirage_env.interfaces import MOVER, SKY, STATIC
-from mirage_env.models.unet import UNet
+from mirage_env.models.small.unet import UNet
 
 
 class SegmentationUNet(ModelMixin, ConfigMixin):

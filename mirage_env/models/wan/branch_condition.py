@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import LatentCodec, Readout
-from mirage_env.models.refiner import WINNER_CHANNELS, winner_channels
+from mirage_env.models.small.refiner import WINNER_CHANNELS, winner_channels
 
 ConditionPart = Literal["known", "readout", "observed", "render", "mask", "winner", "rays"]
 _CHANNELS: dict[str, int] = {"observed": 1, "winner": WINNER_CHANNELS, "rays": 6}
@@ -87,7 +87,7 @@ def _fitting(masks: MaskLatents | None, known: Tensor, part: str) -> MaskLatents
         came = "none" if masks is None else f"some of shape {tuple(masks.black.shape)}"
         raise InvalidOptionError(
             f"the condition part {part!r} needs the branch's mask_latents of shape {tuple(known.shape[1:])}, it has "
-            f"{came}; set them with mirage_env.models.conditions.mask_latents"
+            f"{came}; set them with mirage_env.models.wan.branch_condition.mask_latents"
         )
     return MaskLatents(*(latent.to(known) for latent in masks))
 

@@ -17,11 +17,11 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
-from mirage_env.config import SamplerConfig
+from mirage_env.config.world import SamplerConfig
 from mirage_env.interfaces import Readout
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.placement import FREE, known_levels
-from mirage_env.models.sampling import TRAIN_TIMESTEPS, noise_levels, solver_of
+from mirage_env.models.wan.flow_solvers import TRAIN_TIMESTEPS, noise_levels, solver_of
+from mirage_env.models.wan.known_tokens import FREE, known_levels
+from mirage_env.models.wan.side_branch import ControlBranch
 
 TextEncoder = Callable[[Sequence[str]], Tensor]
 """Prompts to their embeddings [B, S, D]."""

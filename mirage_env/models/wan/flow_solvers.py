@@ -13,7 +13,7 @@ import torch
 from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
-from mirage_env.config import SamplerConfig
+from mirage_env.config.world import SamplerConfig
 
 TRAIN_TIMESTEPS = 1000.0
 """Timestep of sigma = 1."""

@@ -8,26 +8,26 @@ from pathlib import Path
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import DepthEstimator, ReadoutRefiner, StaticSegmenter
-from mirage_env.models.conditions import mask_latents
-from mirage_env.models.control import ControlBranch
-from mirage_env.models.converters import lora_from_published
-from mirage_env.models.denoiser import ChunkDenoiser
-from mirage_env.models.depth import DepthUNet
-from mirage_env.models.devices import Placed, Turns, cast, decoding_bytes, free_memory, set_tiling
-from mirage_env.models.geometry_loading import load_depth, load_segmentation
-from mirage_env.models.identity import sampled_fingerprint, sampled_hash
-from mirage_env.models.lora import PREFIX, add_adapter
-from mirage_env.models.refiner import BareReadout, ConvRefiner
-from mirage_env.models.running import Running, put_to_work
-from mirage_env.models.segmentation import SegmentationUNet
-from mirage_env.models.sources import Sources, config_of
-from mirage_env.models.text import UMT5, Prompts
-from mirage_env.models.transformer import ControlledTransformer
-from mirage_env.models.wan_codec import WanCodec
-from mirage_env.models.weights import load_module, load_published, read_json, read_weights
+from mirage_env.models.device_placement import Running, put_to_work
+from mirage_env.models.geometry.loader import load_depth, load_segmentation
+from mirage_env.models.io.fingerprint import sampled_fingerprint, sampled_hash
+from mirage_env.models.io.published_checkpoints import lora_from_published
+from mirage_env.models.io.state_dicts import load_module, load_published, read_json, read_weights
+from mirage_env.models.offload import Placed, Turns, cast, decoding_bytes, free_memory, set_tiling
+from mirage_env.models.small.depth_unet import DepthUNet
+from mirage_env.models.small.refiner import BareReadout, ConvRefiner
+from mirage_env.models.small.segmentation_unet import SegmentationUNet
+from mirage_env.models.wan.branch_condition import mask_latents
+from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
+from mirage_env.models.wan.lora import PREFIX, add_adapter
+from mirage_env.models.wan.pipeline_parts import Sources, config_of
+from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.wan.text_encoder import UMT5, Prompts
+from mirage_env.models.wan.transformer import ControlledTransformer
+from mirage_env.models.wan.video_codec import WanCodec
 
 EXACT = tuple(ControlledTransformer._keep_in_fp32_modules)
 """Parts of transformer and branch that diffusers keeps in float32: norms, modulations, the embedding of time."""

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mirage_env.config import AlignmentConfig, PlacementConfig, SamplerConfig, WorldModelConfig
-from mirage_env.config_reading import from_dict
+from mirage_env.config.parsing import from_dict
+from mirage_env.config.world import AlignmentConfig, PlacementConfig, SamplerConfig, WorldModelConfig
 from mirage_env.errors import InvalidOptionError
-from mirage_env.models.hub import find_part
-from mirage_env.models.weights import read_json
+from mirage_env.models.io.hub import find_part
+from mirage_env.models.io.state_dicts import read_json
 
 IMAGE_SIZE = (704, 1280)
 """H, W that Wan2.2-TI2V-5B was trained at."""

@@ -19,8 +19,8 @@ from torch.nn.functional import conv3d, pad
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Readout
-from mirage_env.models.conditions import ConditionPart, MaskLatents, condition, condition_channels
-from mirage_env.models.transformer import Control, ControlledTransformer, Rotary, check_takes_hints, hinted
+from mirage_env.models.wan.branch_condition import ConditionPart, MaskLatents, condition, condition_channels
+from mirage_env.models.wan.transformer import Control, ControlledTransformer, Rotary, check_takes_hints, hinted
 
 __all__ = ["ConditionPart", "ControlBranch", "condition", "condition_channels"]
 
@@ -28,10 +28,10 @@ __all__ = ["ConditionPart", "ControlBranch", "condition", "condition_channels"]
 class ControlBranch(ModelMixin, ConfigMixin):
     """Side branch of a `WanTransformer3DModel`; build it with `from_transformer`.
 
-    `parts` are the condition's channels (`conditions.py`); the last of them may be `added_parts`, by which a trained
-    branch was widened. `published` follows the code that the public Spatia weights were trained with, in two places:
-    references stand on rows below the picture, and frames after the chunk enter as zero tokens instead of as embedded
-    zeros.
+    `parts` are the condition's channels (`branch_condition.py`); the last of them may be `added_parts`, by which a
+    trained branch was widened. `published` follows the code that the public Spatia weights were trained with, in two
+    places: references stand on rows below the picture, and frames after the chunk enter as zero tokens instead of as
+    embedded zeros.
     """
 
     config_name = "config.json"

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
-from mirage_env.models.weights import TEXT_WEIGHTS, WeightFiles
+from mirage_env.models.io.state_dicts import TEXT_WEIGHTS, WeightFiles
 
 TOKENS = 512
 """S: tokens of an embedding; Wan was trained with this many, zeros after the last of the prompt."""
@@ -105,7 +105,7 @@ def tokens_of(prompt: str, folder: Path) -> Tensor:  # [1, n]
         InvalidOptionError: the prompt has more than S tokens.
         ModelNotFoundError: there is no tokenizer in the folder.
     """
-    from mirage_env.models.checkpoints import load_tokenizer
+    from mirage_env.models.io.transformers_checkpoints import load_tokenizer
 
     if not folder.is_dir():
         raise ModelNotFoundError(f"there is no folder {folder} with a tokenizer; copy or download the model again")
@@ -124,7 +124,7 @@ def load_text_encoder(folder: Path, dtype: torch.dtype) -> nn.Module:
     """
     from transformers import UMT5EncoderModel
 
-    from mirage_env.models.checkpoints import load_pretrained
+    from mirage_env.models.io.transformers_checkpoints import load_pretrained
 
     WeightFiles.of(folder, TEXT_WEIGHTS).headers()
     return load_pretrained(UMT5EncoderModel, folder, torch.device("cpu"), dtype)

@@ -176,5 +176,5 @@ def check_takes_hints(net: WanTransformer3DModel) -> None:
     if wrapped and not isinstance(net, ControlledTransformer):
         raise InvalidOptionError(
             f"this {type(net).__name__} is offloaded, sharded or compiled as a whole, which a side branch cannot pass "
-            "by; load it as mirage_env.models.transformer.ControlledTransformer, which reads the same weights"
+            "by; load it as mirage_env.models.wan.transformer.ControlledTransformer, which reads the same weights"
         )

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mirage_env.errors import CacheExistsError
-from mirage_env.store.folders import ROOT, Folder
-from mirage_env.store.zips import beside, is_zip, pack, remove, unfinished
+from mirage_env.store.backends.local_folder import ROOT, Folder
+from mirage_env.store.backends.zip_file import beside, is_zip, pack, remove, unfinished
 
 
 @contextmanager

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import unquote, urlsplit
 
 from mirage_env.errors import CacheCorruptError, CacheNotFoundError, InvalidOptionError, MissingPackageError
-from mirage_env.store import making, zips
-from mirage_env.store.folders import ROOT, Folder
-from mirage_env.store.zips import Archive, ZipFolder
+from mirage_env.store.backends import atomic_create, zip_file
+from mirage_env.store.backends.local_folder import ROOT, Folder
+from mirage_env.store.backends.zip_file import Archive, ZipFolder
 
 if TYPE_CHECKING:
-    from mirage_env.store.objects import Bucket
+    from mirage_env.store.backends.object_store import Bucket
 
 Fsync = Literal["never", "commit"]
 
@@ -105,15 +105,15 @@ def to_read(where: Where) -> Place:
     place = normal(where)
     if isinstance(place, str):
         return _bucket(place)
-    if zips.is_zip(place) and zips.unfinished(place).exists():
-        place = zips.unfinished(place)
+    if zip_file.is_zip(place) and zip_file.unfinished(place).exists():
+        place = zip_file.unfinished(place)
     if not place.exists():
         raise CacheNotFoundError(f"there is no cache at {place}; give the folder or .zip that a walk has written")
     if place.is_dir() and not (place / ROOT).is_file():
         raise CacheNotFoundError(f"{place} is a folder without a cache (no {ROOT}); caches end in .zarr or .zip")
     if place.is_dir():
         return Folder(place)
-    if not zips.is_zip_file(place):
+    if not zip_file.is_zip_file(place):
         raise CacheCorruptError(f"{place} is no whole zip file; copy it again from where it came from")
     return Archive(place)
 
@@ -131,7 +131,7 @@ def to_append(where: Where, fsync: Fsync = "never") -> WritablePlace:
         bucket.lock()
         return bucket
     to_read(place)
-    folder = Folder(place, fsync) if not zips.is_zip(place) else ZipFolder(place, fsync)
+    folder = Folder(place, fsync) if not zip_file.is_zip(place) else ZipFolder(place, fsync)
     folder.lock()
     return folder
 
@@ -156,13 +156,13 @@ def to_create(where: Where, overwrite: bool, growing: bool = False, fsync: Fsync
         with bucket.creating(overwrite):
             yield bucket
         return
-    with making.new_cache(place, overwrite, growing) as path:
+    with atomic_create.new_cache(place, overwrite, growing) as path:
         yield Folder(path, fsync)
 
 
 def _bucket(url: str) -> Bucket:
     try:
-        from mirage_env.store.objects import Bucket
+        from mirage_env.store.backends.object_store import Bucket
     except ImportError as error:
         raise MissingPackageError(
             f"{url} needs obstore; pip install 'mirage-env[cloud]', or give a local path"

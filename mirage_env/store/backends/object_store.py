@@ -19,8 +19,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import MemoryStore, ObjectStore, from_url
 
 from mirage_env.errors import CacheBusyError, CacheExistsError, CacheNotFoundError, InvalidOptionError, StoreError
-from mirage_env.store.folders import ROOT
-from mirage_env.store.marker import KEY
+from mirage_env.store.backends.local_folder import ROOT
+from mirage_env.store.format.commit_marker import KEY
 
 if TYPE_CHECKING:
     from obstore import UpdateVersion

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mirage_env.store.folders import LOCK, PARTIAL, Folder
+from mirage_env.store.backends.local_folder import LOCK, PARTIAL, Folder
 
 
 class Archive:

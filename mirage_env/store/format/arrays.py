@@ -31,7 +31,7 @@ _zstd = Zstd(LEVEL)
 
 
 class Files(Protocol):
-    """What this module needs of a place (`places.py`)."""
+    """What this module needs of a place (`locations.py`)."""
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | None]: ...
 

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.blocks import MemoryBlock
-from mirage_env.store.entries import Entry, fingerprint
+from mirage_env.store.format.block_table import Entry, fingerprint
+from mirage_env.tokens.blocks import MemoryBlock
 
 Known = tuple[tuple[MemoryBlock, Entry], ...]
 """The stored blocks in order: as objects of the state that was stored last, and where they are."""

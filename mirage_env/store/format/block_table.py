@@ -10,8 +10,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.blocks import TILE, Evidence, FeatureType, Frames, MemoryBlock
-from mirage_env.store.columns import TABLE_COLUMNS, Column, Rows, fetch
+from mirage_env.store.format.arrays import TABLE_COLUMNS, Column, Rows, fetch
+from mirage_env.tokens.blocks import TILE, Evidence, FeatureType, Frames, MemoryBlock
 
 FEATURES: tuple[FeatureType, ...] = get_args(FeatureType)
 Part = dict[str, NDArray[Any]]

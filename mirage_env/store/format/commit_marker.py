@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mirage_env.store.columns import MOST_ROWS
+from mirage_env.store.format.arrays import MOST_ROWS
 
 KEY = "commit/zarr.json"
 CURSORS = ("token", "evidence", "log", "tile", "frame", "table", "path", "state")

@@ -1,7 +1,7 @@
 """What a step changes in a cache: files to write, the marker that makes them count, and files that nobody needs then.
 
 Nothing here touches a disk except to read the last, half-full file of an array that grows. `Writing.store` in
-`writing.py` carries a `Commit` out.
+`transaction.py` carries a `Commit` out.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.blocks import MemoryBlock
-from mirage_env.store.columns import TOKEN_ROWS, Column, Files, put
-from mirage_env.store.contents import Contents, Track
-from mirage_env.store.entries import (
+from mirage_env.store.format.arrays import TOKEN_ROWS, Column, Files, put
+from mirage_env.store.format.block_diff import Known, Stored, changed_evidence, log_rows
+from mirage_env.store.format.block_table import (
     Entry,
     LazyBlock,
     Span,
@@ -25,10 +24,11 @@ from mirage_env.store.entries import (
     evidence_of,
     parts_of,
 )
-from mirage_env.store.marker import CHECKED, CURSORS, Marker, run_length, runs_of, with_run
-from mirage_env.store.matching import Known, Stored, changed_evidence, log_rows
-from mirage_env.store.metadata import metadata_files
-from mirage_env.store.resuming import Resumable, state_checksum
+from mirage_env.store.format.commit_marker import CHECKED, CURSORS, Marker, run_length, runs_of, with_run
+from mirage_env.store.format.world_contents import Contents, Track
+from mirage_env.store.format.zarr_metadata import metadata_files
+from mirage_env.store.resume_state import Resumable, state_checksum
+from mirage_env.tokens.blocks import MemoryBlock
 
 ALIGNED = {"token": TOKEN_ROWS, "evidence": TOKEN_ROWS, "tile": 256, "frame": 64, "log": 4096, "table": 256}
 """Rows that begin a file, by cursor."""

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mirage_env.blocks import MemoryBlock
 from mirage_env.camera import Camera
-from mirage_env.config import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
-from mirage_env.config_reading import from_dict
+from mirage_env.config.parsing import from_dict
+from mirage_env.config.world import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
 from mirage_env.errors import CacheModelError, InvalidOptionError
-from mirage_env.memory import LatentMemory
-from mirage_env.store.columns import Column, columns
-from mirage_env.store.resuming import Resumable, slots_for
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.store.format.arrays import Column, columns
+from mirage_env.store.resume_state import Resumable, slots_for
+from mirage_env.tokens.blocks import MemoryBlock
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
 
 FORMAT = "mirage_cache"

@@ -1,6 +1,6 @@
 """What of the Zarr library is used: the `zarr.json` files of a cache, and caches inside a Zarr store.
 
-The library describes the arrays, so that it reads what `columns.py` writes. It is imported here only.
+The library describes the arrays, so that it reads what `arrays.py` writes. It is imported here only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
-from mirage_env.store.columns import LEVEL, MOST_ROWS, Column
+from mirage_env.store.format.arrays import LEVEL, MOST_ROWS, Column
 
 HISTORY_ROWS = 2**31
 """Declared length of arrays inside a history."""

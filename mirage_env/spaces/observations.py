@@ -11,8 +11,8 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Dict
 from numpy.typing import NDArray
 
-from mirage_env.actions import POSITION_LIMIT
 from mirage_env.camera import Camera
+from mirage_env.spaces.actions import POSITION_LIMIT
 
 Observation = dict[str, NDArray[Any]]
 Info = dict[str, Any]

@@ -1,12 +1,11 @@
-"""All conversions between Mirage and ROS messages, for `from ros_bridge import conversions`. Pure functions, no node.
+"""Messages: conversions between Mirage and ROS 2 messages. Pure functions, no node.
 
 Making a message needs ROS, or another family of messages (`messages.Messages`); reading one needs neither. Stamps are
-int nanoseconds, poses `T_a_b` [4, 4] in the axes of the message (`frames.py` turns cameras into bodies and back).
+int nanoseconds, poses `T_a_b` [4, 4] in the axes of the message (`optical_frames.py` turns cameras into bodies).
 """
 
-from ros_bridge.camera_messages import camera_from_info, camera_info_message
-from ros_bridge.cloud_messages import cloud_from_message, cloud_message
-from ros_bridge.geometry_messages import (
+from ros_bridge.messages.camera_info import camera_from_info, camera_info_message
+from ros_bridge.messages.geometry import (
     check_frame,
     path_from_message,
     path_message,
@@ -21,7 +20,7 @@ from ros_bridge.geometry_messages import (
     velocity_from_twist,
     velocity_from_twist_stamped,
 )
-from ros_bridge.image_messages import (
+from ros_bridge.messages.image import (
     compressed_message,
     depth_from_message,
     depth_message,
@@ -31,7 +30,8 @@ from ros_bridge.image_messages import (
     mask_from_message,
     mask_message,
 )
-from ros_bridge.messages import header_message, nanoseconds, time_message
+from ros_bridge.messages.message_types import header_message, nanoseconds, time_message
+from ros_bridge.messages.point_cloud import cloud_from_message, cloud_message
 
 __all__ = [
     "camera_from_info",

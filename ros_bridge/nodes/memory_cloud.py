@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from mirage_env.errors import InvalidPointsError
 from mirage_env.interfaces import LatentCodec, Memory
-from mirage_env.memory import LatentMemory
-from mirage_env.pictures import feature_colours
-from ros_bridge.outputs import WorldPublishers
-from ros_bridge.player import WorldPlayer
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.viz.pictures import feature_colours
+from ros_bridge.nodes.publishers import WorldPublishers
+from ros_bridge.player.world_player import WorldPlayer
 
 
 class Cloud:

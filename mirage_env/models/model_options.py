@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Options of `mirage_env.models.loading.load_world_model`, under its names. Most are for full-size models."""
+    """Options of `mirage_env.load_world_model`, under its names. Most are for full-size models."""
 
     device: str = "cpu"
     """Where the networks run, such as cuda."""
@@ -41,7 +41,7 @@ class ModelOptions:
         Raises:
             ModelNotFoundError, WeightsError, InvalidOptionError, MissingPackageError: see `load_world_model`.
         """
-        from mirage_env.models.loading import load_world_model
+        from mirage_env.models.world_model_loader import load_world_model
 
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         defaults = {field.name: field.default for field in dataclasses.fields(self)}

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mirage_env.actions import (
+from mirage_env.camera import Camera, inverse, pose_from_rotation_vector
+from mirage_env.errors import InvalidActionError, InvalidOptionError
+from mirage_env.spaces.actions import (
     POSITION_LIMIT,
     AbsolutePose,
     DiscreteControl,
@@ -21,8 +23,6 @@ from mirage_env.actions import (
     Waypoints,
     make_control,
 )
-from mirage_env.camera import Camera, inverse, pose_from_rotation_vector
-from mirage_env.errors import InvalidActionError, InvalidOptionError
 
 F = 4
 CAMERA = Camera.from_fov(1.3, 32, 32, pose_from_rotation_vector([1.0, -2.0, 0.5], [0.3, -1.1, 0.4]))

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mirage_env.camera import Camera
-from mirage_env.config import WorldModelConfig
+from mirage_env.config.world import WorldModelConfig
+from mirage_env.datasets.photographs import centre_crop, start_view_from_files
 from mirage_env.errors import InvalidCameraError, InvalidDepthError
 from mirage_env.interfaces import StartView
-from mirage_env.start_image import centre_crop, start_view_from_files
-from ros_bridge.frames import R_BODY_OPTICAL
-from ros_bridge.parameters import WorldParameters
+from ros_bridge.messages.optical_frames import R_BODY_OPTICAL
+from ros_bridge.nodes.world_parameters import WorldParameters
 
 
 def start_view(config: WorldModelConfig, options: WorldParameters) -> StartView:

@@ -1,0 +1,1 @@
+"""Commands of `mirage`: the options of each and the function that runs it."""

@@ -1,0 +1,35 @@
+"""Registration of the environments with Gymnasium, by name, so that nothing heavy is imported."""
+
+from __future__ import annotations
+
+import gymnasium
+
+TASKS: dict[str, tuple[str | None, int | None]] = {
+    "World": (None, None),
+    "Explore": ("explore", 50),
+    "PointNav": ("point_nav", 50),
+    "ImageNav": ("image_nav", 50),
+    "Revisit": ("revisit", 50),
+}
+"""Task and longest episode, in steps, by the name in the id."""
+
+FAMILIES = {
+    "Mirage/{}-v0": ("mirage_env.envs.world:MirageEnv", "mirage_env.envs.vector:MirageVectorEnv"),
+    "Mirage/Readout{}-v0": ("mirage_env.envs.readout:ReadoutEnv", "mirage_env.envs.readout:ReadoutVectorEnv"),
+    "Rooms/{}-v0": ("mirage_env.rooms.env:RoomsEnv", "mirage_env.rooms.env:RoomsVectorEnv"),
+}
+"""Entry points of the environment and of its vector environment, by id."""
+
+
+def register_environments() -> None:
+    """Register every task in every family of worlds."""
+    for pattern, (entry_point, vector_entry_point) in FAMILIES.items():
+        for name, (task, steps) in TASKS.items():
+            learned = {} if pattern.startswith("Rooms") else {"start_views": "mirage_env.rooms:start_view"}
+            gymnasium.register(
+                pattern.format("" if name == "World" and "Readout" in pattern else name),
+                entry_point=entry_point,
+                vector_entry_point=vector_entry_point,
+                max_episode_steps=steps,
+                kwargs={"task": task, **learned},
+            )

@@ -1,0 +1,16 @@
+from .depth_scale import Alignment as Alignment
+from .depth_scale import align_depth as align_depth
+from .evidence import weigh as weigh
+from .filters import keep_cells as keep_cells
+from .gate import new_cells as new_cells
+from .latent import LatentMemory as LatentMemory
+from .latent import PointMemory as PointMemory
+from .lifting import depth_edges as depth_edges
+from .lifting import depth_to_grid as depth_to_grid
+from .lifting import footprint as footprint
+from .lifting import lift as lift
+from .references import chosen as chosen
+from .reposing import Correction as Correction
+from .reposing import repose as repose
+from .reposing import repose_world as repose_world
+from .rgb import RgbMemory as RgbMemory

@@ -1,0 +1,1 @@
+"""Format of a cache on disk: arrays, block table, commit marker, and what one commit changes."""

@@ -1,0 +1,5 @@
+from .blocks import Evidence as Evidence
+from .blocks import Frames as Frames
+from .blocks import MemoryBlock as MemoryBlock
+from .packing import Tokens as Tokens
+from .packing import pack as pack

@@ -1,0 +1,12 @@
+from .pictures import BLANK as BLANK
+from .pictures import VideoWriter as VideoWriter
+from .pictures import contact_sheet as contact_sheet
+from .pictures import mark_unseen as mark_unseen
+from .pictures import memory_map as memory_map
+from .pictures import write_video as write_video
+from .rerun_files import Recording as Recording
+from .rerun_files import record_logs as record_logs
+from .rerun_recorders import RecordWorld as RecordWorld
+from .rerun_recorders import WorldRecording as WorldRecording
+from .walk_curves import WalkCurves as WalkCurves
+from .walk_curves import plot_walk as plot_walk

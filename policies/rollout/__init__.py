@@ -1,0 +1,5 @@
+"""Rollouts: a policy played in saved worlds, resumable, in one process or several."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

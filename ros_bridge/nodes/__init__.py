@@ -1,0 +1,1 @@
+"""ROS 2 nodes: the world node, the policy node, and what wires them."""

@@ -1,0 +1,5 @@
+"""Player: keeps one world walking at a steady frame rate, without ROS."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

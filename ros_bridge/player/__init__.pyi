@@ -1,0 +1,1 @@
+from .world_player import WorldPlayer as WorldPlayer

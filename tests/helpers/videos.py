@@ -1,0 +1,16 @@
+"""Videos as ffmpeg reads them."""
+
+import re
+import subprocess
+
+import numpy as np
+from imageio_ffmpeg import get_ffmpeg_exe
+
+
+def read_video(path):
+    """What ffmpeg says about a video, and its frames."""
+    command = [get_ffmpeg_exe(), "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    about = next(line for line in done.stderr.decode().splitlines() if "Video: h264" in line)
+    width, height = map(int, re.search(r", (\d+)x(\d+)", about).groups())
+    return about, np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
