@@ -30,7 +30,7 @@ def told(error: OSError) -> str:
     return f"{error.filename}: {advice}" if error.filename is not None else f"{error.strerror}: {advice}"
 
 
-def has_compiled(package: Path = Path(__file__).parent) -> bool:
+def has_compiled(package: Path = Path(__file__).parents[1]) -> bool:
     """Whether compiled kernels lie where numba keeps them by itself; True where it keeps them elsewhere."""
     beside = os.access(package, os.W_OK) and "NUMBA_CACHE_DIR" not in os.environ
     return not beside or any(package.rglob("__pycache__/*.nbi"))

@@ -21,7 +21,7 @@ mirage train branch|imagine|lora --model M --data D --out RUN [options]
 mirage train fsdp                                     where the accelerate configuration for many GPUs is
 Add --help after a stage, with --model for the last ones, for its options. docs/training.md shows all of it at work.\
 """
-FSDP_CONFIG = Path(__file__).with_name("fsdp.yaml")
+FSDP_CONFIG = Path(__file__).parents[1] / "training" / "fsdp.yaml"
 FULL_SIZE = ("branch", "imagine", "lora")
 OptionsT = TypeVar("OptionsT")
 

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 
 from mirage_env.errors import ModelNotFoundError
 
-SHIPPED = Path(__file__).parent.parent / "weights"
+SHIPPED = Path(__file__).parents[2] / "weights"
 """Models inside the package, one folder each."""
 PIPELINE = "model_index.json"
 """A folder with this file is in the diffusers layout."""
