@@ -28,13 +28,13 @@ from mirage_env.evaluation.speed import Figure
 
 @dataclass(frozen=True)
 class Config:
-    """What is measured."""
+    """Options."""
 
     out: Path = Path("full_size.json")
     size: str = "full"
     """full or small."""
     device: str = ""
-    """Where the networks run; CUDA where there is one if not given."""
+    """Device of the networks; CUDA where there is one if not given."""
     steps: tuple[int, ...] = (20, 4)
     chunks: int = 5
     compile: bool = True
@@ -76,7 +76,7 @@ def main(config: Config) -> None:
 
 
 def bars(figures: dict[str, Figure]) -> list[Any]:
-    """What a card of the H200's class must reach."""
+    """Bars for a card of the H200's class."""
     return [
         *bar(figures, "20 steps, last chunk, seconds per frame", most=0.25),
         *bar(figures, "4 steps, last chunk, seconds per frame", most=0.10),

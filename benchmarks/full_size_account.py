@@ -1,4 +1,4 @@
-"""What the full-size model needs, counted without a GPU: parameters, FLOP, bytes moved, bytes alive.
+"""Account of the full-size model without a GPU: parameters, FLOP, bytes moved, bytes alive.
 
 The real classes run at their real sizes under `FakeTensorMode`, where tensors have shapes and no memory. FLOP are those
 of matrix products, convolutions and attention (`torch.utils.flop_counter`; a multiplication and an addition count two).
@@ -35,7 +35,7 @@ OFFLOADED, WHOLE = 24.0, 48.0
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage of a chunk needs."""
+    """Counts of one stage of a chunk."""
 
     flop: float
     moved: float
@@ -45,7 +45,7 @@ class Cost:
     weights: float
     """Bytes of the networks it runs."""
     times: int = 1
-    """How often a chunk runs it."""
+    """Runs per chunk."""
 
     def seconds(self, flops: float, bandwidth: float) -> float:
         """Least time: no faster than the arithmetic, nor than reading the weights once."""

@@ -68,7 +68,7 @@ class Sizes:
 
     @property
     def rule(self) -> ImageRule:
-        """How images go into the depth network."""
+        """Image preprocessing of the depth network."""
         return replace(RULE, size=(self.depth_rows, self.depth_rows))
 
     @property

@@ -107,7 +107,7 @@ def run_convert(options: Convert) -> list[Path]:
     """Convert; returns the folders that were written.
 
     Raises:
-        ModelNotFoundError, WeightsError, InvalidOptionError: as `models.converters.convert`.
+        ModelNotFoundError, WeightsError, InvalidOptionError: as `published_checkpoints.convert`.
     """
     from mirage_env.models.io.published_checkpoints import convert
 

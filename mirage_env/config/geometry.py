@@ -15,7 +15,7 @@ DEPTH_KINDS = ("auto", "transformers", "depth_anything_3", "map_anything")
 
 @dataclass(frozen=True)
 class DepthConfig:
-    """A depth model and how its result becomes metres (`models/geometry_loading.py`).
+    """A depth model and how its result becomes metres (`models/geometry/loader.py`).
 
     Raises:
         InvalidOptionError: no model, an unknown kind, or a number out of range.
@@ -58,7 +58,7 @@ class DepthConfig:
 
 @dataclass(frozen=True)
 class SegmentationConfig:
-    """What counts as movable, who finds it, and from which score on (`models/vocabulary.py`).
+    """What counts as movable, who finds it, and from which score on (`models/geometry/sam3_segmentation.py`).
 
     Raises:
         InvalidOptionError: a number out of range, an empty noun, or a namer without a segmentation model.

@@ -142,7 +142,7 @@ class FilterConfig:
 
 @dataclass(frozen=True)
 class PlacementConfig:
-    """Read-out tokens as known tokens of a network that has no trained side branch (`models/placement.py`).
+    """Read-out tokens as known tokens of a network that has no trained side branch (`models/wan/known_tokens.py`).
 
     A token is placed with the noise level (as a share of the flow, 0 clean, 1 noise) of its worst cell:
     `base + per_chunk * age + per_scale * |log scale|`, at most `most`. The sampler leaves it alone until it has come

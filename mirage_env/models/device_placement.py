@@ -1,4 +1,4 @@
-"""How the networks of a full-size model run: where, in which type, quantised, compiled, or taking turns."""
+"""Device placement of a full-size model: device, type, quantisation, compilation and offloading."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Running:
             raise InvalidOptionError("offload='group' goes with neither compile nor quantise; use offload='model'")
 
     def device_of(self, part: str) -> torch.device:
-        """Where a part runs."""
+        """Device that runs a part."""
         if isinstance(self.device_map, Mapping):
             return torch.device(self.device_map.get(part, str(self.device)))
         return self.device
 
     def home_of(self, part: str) -> torch.device:
-        """Where the weights of a part are put when they are read."""
+        """Device that the weights of a part are read to."""
         # Only the transformer is offloaded by groups: the others are small, or gone after use.
         waits = self.offload == "model" or (self.offload == "group" and part == "transformer")
         return torch.device("cpu") if waits else self.device_of(part)

@@ -1,4 +1,4 @@
-"""How the model of a command is loaded: the options of `load_world_model` that a command line needs."""
+"""Model options of commands: those of `load_world_model` that a command line needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ModelOptions:
     """Options of `mirage_env.load_world_model`, under its names. Most are for full-size models."""
 
     device: str = "cpu"
-    """Where the networks run, such as cuda."""
+    """Device of the networks, such as cuda."""
     control: str | None = None
     """Trained side branch: a folder, a weights file, or either on the hub."""
     lora: str | None = None
@@ -23,13 +23,13 @@ class ModelOptions:
     depth: str | None = None
     """Depth model."""
     segmentation: str | None = None
-    """What finds movers and sky."""
+    """Segmentation model for movers and sky."""
     image_size: tuple[int, int] | None = None
     """Height and width."""
     prompts: str | None = None
     """Folder of embeddings of prompts."""
     offload: Literal["none", "model", "group"] = "none"
-    """What waits in main memory until it is needed."""
+    """Networks that wait in main memory until they are needed."""
     quantise: str | None = None
     """Smaller weights for the blocks of the transformer."""
     compile: bool = False

@@ -1,4 +1,4 @@
-"""Where the networks of a world model run, in which type, and how they take turns where not all fit."""
+"""Offloading: the networks of a world model take turns on a device that does not hold all of them."""
 
 from __future__ import annotations
 

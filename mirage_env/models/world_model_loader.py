@@ -88,7 +88,7 @@ def load_world_model(
         dtype: type of weights and activations; bfloat16 where the processor computes it natively, else float32.
         revision: branch, tag or commit of a hub id.
         control: the trained side branch: a folder, a published weights file, or either on the hub. Without one in
-            `name` or here, what the memory shows is given to the network as known tokens (`models/placement.py`).
+            `name` or here, what the memory shows is given to the network as known tokens (`wan/known_tokens.py`).
         lora: low-rank update of the transformer that was trained with the branch: a folder or a weights file.
         depth: depth model (`docs/geometry.md`), in the place of the one that `mirage.json` names.
         segmentation: SAM 3 checkpoint that finds movers and sky, the same.
@@ -100,7 +100,7 @@ def load_world_model(
         fuse_lora: add the update to the weights; else it stays an adapter beside them (needs peft).
         offload: "none"; "model": text encoder, autoencoder and transformer take turns on the device; "group": the
             transformer's blocks come a few at a time.
-        quantise: smaller weights for the blocks of transformer and branch, one of `models/quantise.py`'s `KINDS`.
+        quantise: smaller weights for the blocks of transformer and branch, one of `models/quantisation.py`'s `KINDS`.
         compile: compile those blocks with torch.compile; True or the name of a backend.
         device_map: devices by part ("transformer", "vae", "text_encoder", "depth", "segmentation"), or "auto": the
             transformer's blocks on all GPUs.

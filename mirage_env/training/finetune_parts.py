@@ -1,4 +1,4 @@
-"""What the full-size stages load and save."""
+"""Loading and saving for the full-size training stages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EVERY = 4
 
 @dataclass(frozen=True)
 class Imaginer:
-    """What imagines clips (`imagining.Dreamer`)."""
+    """Networks that imagine clips (`imagining.Dreamer`)."""
 
     config: WorldModelConfig
     codec: Any
@@ -129,7 +129,7 @@ def branch_of(denoiser: ChunkDenoiser) -> ControlBranch:
 
 
 def save_stage(options: Finetune, denoiser: ChunkDenoiser, config: WorldModelConfig, writes: bool) -> None:
-    """What `load_world_model` reads. Every process calls it, since they may share the weights."""
+    """Save for `load_world_model`. Every process calls it, since they may share the weights."""
     place = options.out / {"branch": "stage1", "lora": "stage2"}[options.stage]
     branch = branch_of(denoiser)
     weights = {name: whole(value).cpu().to(torch.bfloat16) for name, value in branch.state_dict().items()}

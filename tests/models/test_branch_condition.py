@@ -1,4 +1,4 @@
-"""What a side branch is told: parts, their order and their channels."""
+"""Condition of a side branch: parts, their order and their channels."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Where networks run: taking turns, tiling, and smaller weights."""
+"""Offloading, tiling, and smaller weights."""
 
 from pathlib import Path
 

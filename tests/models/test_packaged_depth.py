@@ -115,7 +115,7 @@ def test_poses_are_relative_to_the_first_camera_and_lenses_those_of_the_networks
 
 
 class Published(torch.nn.Module):
-    """What MapAnything's documentation says of `infer`, for a wall at 4 m with sky above and a doubtful column.
+    """Result of `infer` by MapAnything's documentation, for a wall at 4 m with sky above and a doubtful column.
 
     The package is on no index, so the tests cannot have the real one.
     """

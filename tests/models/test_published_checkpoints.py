@@ -113,7 +113,7 @@ def test_published_branch_loads_as_ours_and_goes_back_bit_for_bit(tmp_path, layo
 
 
 def by_the_original(block: dict[str, Tensor], x: Tensor, text: Tensor, time: Tensor) -> Tensor:
-    """What the original code computes of a block, without positions; x [B, L, D], time [B, L, 6, D]."""
+    """Compute a block as the original code does, without positions; x [B, L, D], time [B, L, 6, D]."""
 
     def apply(name: str, value: Tensor) -> Tensor:
         return nn.functional.linear(value, block[f"{name}.weight"], block[f"{name}.bias"])

@@ -27,7 +27,7 @@ def _seeded():
 
 
 def a_readout(seed: int = 0) -> Readout:
-    """What a memory written from one view shows at a path that leaves it: some cells seen, some not."""
+    """Readout of a memory written from one view, at a path that leaves it: some cells seen, some not."""
     rng = torch.Generator().manual_seed(seed)
     memory = LatentMemory.empty(WorldModelConfig("tiny", (32, 32), GRID, C))
     latents, images = torch.randn(1, C, *GRID, generator=rng), torch.zeros(1, 3, 32, 32)

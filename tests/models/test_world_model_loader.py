@@ -65,7 +65,7 @@ def walk(model, dtype=None):
 
 
 def rounded(module: nn.Module) -> None:
-    """What storing weights in half precision leaves of them."""
+    """Round weights to the half precision that they are stored in."""
     for tensor in module.state_dict().values():
         if tensor.is_floating_point():
             tensor.copy_(tensor.half().float())

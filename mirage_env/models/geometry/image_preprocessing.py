@@ -24,7 +24,7 @@ MODES = {2: "bilinear", 3: "bicubic"}
 
 @dataclass(frozen=True)
 class ImageRule:
-    """What a network expects of its images."""
+    """Size and normalisation that a network expects of its images."""
 
     size: tuple[int, int]  # h, w
     """Size that images are brought to, or near to."""
@@ -99,7 +99,7 @@ class ImageRule:
         height: int,
         width: int,
     ) -> Tensor:  # [F, H, W] float32
-        """What a network says, at the size of the images."""
+        """Resize a network's maps to the size of the images."""
         rows, cols = self.padding(height, width)
         full = resize(maps.float()[:, None], (height + 2 * rows, width + 2 * cols), "bilinear", antialias=False)[:, 0]
         return full[:, rows : rows + height, cols : cols + width]

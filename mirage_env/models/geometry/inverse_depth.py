@@ -16,7 +16,7 @@ HYPOTHESES = 256
 SAMPLES = 1024
 """Most cells that judge them."""
 SMALLEST_SPREAD = 0.05
-"""Where prediction and known inverse depth both spread less than this share of themselves, they fix no shift."""
+"""Relative spread of prediction and known inverse depth below which they fix no shift."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class InverseFit:
 
 
 def default_fit(prediction: Cells, start_depth: float, far: float) -> InverseFit:
-    """What is assumed of a view that nothing is known of.
+    """Assume a fit for a view that nothing is known of.
 
     Its median lies at `start_depth` metres, and its farthest 2 % at `far` or beyond.
     """

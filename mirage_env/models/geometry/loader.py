@@ -30,7 +30,7 @@ RULES = {
     "depth_pro": ImageRule((1536, 1536), antialias=False),
     "zoedepth": ImageRule((384, 512), 32, True, antialias=False, align_corners=True, pad=True),
 }
-"""What the images of a `model_type` must be like, where its checkpoint does not say."""
+"""Image preprocessing by `model_type`, where the checkpoint does not say."""
 HYPERSIM_FOCAL, VIRTUAL_KITTI_FOCAL, NYU_FOCAL = 598.1, 1001.5, 415.1
 """Focal lengths of data sets in pixels of the network's input: 886.8 px in images of 768 rows and 725.0 px of 375, both
 brought to 518 rows; 518.9 px of 480, brought to 384."""
@@ -42,7 +42,7 @@ def load_depth(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
 ) -> DepthEstimator:
-    """A pretrained depth model.
+    """Load a pretrained depth model.
 
     Args:
         spec: hub id or folder of a model, in which case the other settings are those of `config.geometry.depth`; a
@@ -79,7 +79,7 @@ def load_segmentation(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
 ) -> StaticSegmenter:
-    """What finds movers and sky.
+    """Load the segmenter of movers and sky.
 
     Args:
         spec: hub id or folder of a SAM 3 checkpoint, in which case the other settings are those of
@@ -106,7 +106,7 @@ def load_segmentation(
 
 
 def _depth_kind(spec: DepthConfig) -> str:
-    """Which library runs a model.
+    """Choose the library that runs a model.
 
     Raises:
         ModelNotFoundError: its folder has no `config.json`.

@@ -38,7 +38,7 @@ SHORTEST_BASELINE = 0.05
 
 @dataclass(frozen=True, eq=False)
 class PackagedDepth:
-    """What the two have in common: the network, the size of its input, and what becomes of its depth."""
+    """Shared part of both adapters: the network, its input size, and the bounds of its depth."""
 
     module: nn.Module
     device: torch.device
@@ -176,7 +176,7 @@ def load_depth_anything_3(
 
     Raises:
         MissingPackageError: `depth_anything_3` or what its networks import is not installed.
-        ModelNotFoundError, InvalidOptionError, WeightsError: as `geometry_loading.load_depth`.
+        ModelNotFoundError, InvalidOptionError, WeightsError: as `loader.load_depth`.
     """
     try:
         from depth_anything_3.cfg import create_object, load_config
@@ -209,7 +209,7 @@ def load_map_anything(
 
     Raises:
         MissingPackageError: `mapanything` is not installed.
-        ModelNotFoundError, WeightsError: as `geometry_loading.load_depth`.
+        ModelNotFoundError, WeightsError: as `loader.load_depth`.
     """
     try:
         from mapanything.models import MapAnything as Network

@@ -39,7 +39,7 @@ class DepthNetwork:
         images: Tensor,  # [F, 3, H, W]
         prompt: Tensor | None = None,  # [F, h, w] metres
     ) -> Tensor:  # [F, H, W] float32, on the network's device
-        """What the network says, in its own units."""
+        """Raw prediction of the network, in its own units."""
         return self.rule.restore(self.outputs(images, prompt)["predicted_depth"], *images.shape[-2:])
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""What may move in a chunk, in the words of a vision-language model (Qwen3-VL).
+"""Names of movers in a chunk, asked of a vision-language model (Qwen3-VL).
 
 The answer of a language model is text: it is read leniently, and what cannot be read names nothing.
 """
@@ -63,7 +63,7 @@ class MoverNamer:
 
     @torch.inference_mode()
     def answer(self, images: Tensor) -> str:  # [F, 3, H, W]
-        """What the model says, word for word. It always says the same of the same frames."""
+        """Answer of the model, word for word; the same frames always get the same one."""
         shown = torch.linspace(0, len(images) - 1, min(self.frames, len(images))).round().long()
         patches, grid = self.patches(images[shown.to(images.device)])
         config, device = self.module.config, self.module.device
@@ -140,7 +140,7 @@ def _noun(item: str) -> str:
 
 
 def _says_nothing(items: Sequence[str]) -> bool:
-    """Whether items are the answer of a model that found nothing, as [] or "none" is."""
+    """True if items are the answer of a model that found nothing, as [] or "none" is."""
     words = [item.strip(AROUND).lower() for item in items]
     return not words or set(words) <= NOTHING
 
@@ -149,7 +149,7 @@ def load_namer(config: SegmentationConfig, device: torch.device, dtype: torch.dt
     """Qwen3-VL from a checkpoint.
 
     Raises:
-        ModelNotFoundError, InvalidOptionError, WeightsError: as `geometry_loading.load_segmentation`.
+        ModelNotFoundError, InvalidOptionError, WeightsError: as `loader.load_segmentation`.
     """
     folder = find_checkpoint(config.namer, config.namer_revision)
     module = load_pretrained(Qwen3VLForConditionalGeneration, folder, device, dtype)

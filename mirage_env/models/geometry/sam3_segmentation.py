@@ -1,7 +1,7 @@
 """Movers and sky by their names: SAM 3 finds the things that a vocabulary names in all frames of a chunk.
 
 Nouns come from the user's vocabulary and, if one is asked, from a language model that looks at the chunk
-(`models/mover_names.py`). The library's image processor and its processor of the tracker need torchvision; the few
+(`qwen_mover_names.py`). The library's image processor and its processor of the tracker need torchvision; the few
 lines here do without.
 """
 
@@ -150,7 +150,7 @@ def load_vocabulary_segmenter(
     A checkpoint of the video model (as `facebook/sam3` is) serves with and without tracking.
 
     Raises:
-        ModelNotFoundError, InvalidOptionError, WeightsError: as `geometry_loading.load_segmentation`.
+        ModelNotFoundError, InvalidOptionError, WeightsError: as `loader.load_segmentation`.
     """
     folder = find_checkpoint(config.model, config.revision)
     model_type = read_json(folder / "config.json").get("model_type")

@@ -1,4 +1,4 @@
-"""What `load_world_model` would load, from settings and headers alone: how large it is, and what is missing."""
+"""Check of a model before it is loaded, from settings and headers alone: parts, sizes, and missing weights."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Report:
-    """What a model is made of."""
+    """Parts, settings and problems of a model."""
 
     model: str
     parts: tuple[Part, ...]
     problems: tuple[str, ...]
-    """What is wrong with the model as a whole."""
+    """Problems of the model as a whole."""
     settings: dict[str, Any]
     """Sizes and sampler that follow from the parts; empty if they cannot be read."""
     device_bytes: dict[str, int]
@@ -75,13 +75,13 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether the model could be loaded."""
+        """True if the model could be loaded."""
         return not self.problems and not any(part.problems for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to check, and how it would be loaded."""
+    """Model to check, with the options that it would be loaded with."""
 
     model: str
     revision: str | None = None
@@ -129,7 +129,7 @@ def check_model(wanted: Wanted) -> Report:
 
 
 def _given(spec: str | None, model: Place, part: str) -> tuple[Place, str] | None:
-    """Where a part is that is given, or that the model holds itself, and in which folder there."""
+    """Locate a part that is given, or that the model holds itself: the place, and the folder there."""
     if spec is None:
         return (model, part) if (model.folder / part).is_dir() else None
     place = place_of(spec)
@@ -260,7 +260,7 @@ def device_bytes(config: WorldModelConfig, folder: Path, parts: Sequence[Part], 
 
 
 def step_bytes(config: WorldModelConfig, net: Mapping[str, Any], dtype: torch.dtype) -> int:
-    """What one block of the transformer has in memory beside its weights, for one world."""
+    """Bytes that one block of the transformer has in memory beside its weights, for one world."""
     _, rows, columns = net.get("patch_size", (1, 2, 2))
     frames = config.references + config.chunk_latents + config.preceding_latents
     tokens = frames * (config.latent_size[0] // rows) * (config.latent_size[1] // columns)

@@ -1,4 +1,4 @@
-"""What a saved world is bound to: the fingerprint of the model that made it.
+"""Fingerprint of a model, which saved worlds are bound to.
 
 Small models are hashed whole. A full-size model would take minutes at every start, so of its weight files the header,
 the size, and the first and last bytes of every tensor are hashed: other weights of the same shapes, trained on or
@@ -20,7 +20,7 @@ from mirage_env.models.io.safetensors_files import read_header
 from mirage_env.models.wan.pipeline_parts import NAME, Sources, said_in, sources_of
 
 COUNTED = ("mirage.json", "transformer", "vae", "scheduler", "depth", "segmentation", "refiner")
-"""What the latents and the memory of a world depend on; the text encoder only says what a prompt means."""
+"""Parts that the latents and the memory of a world depend on; the text encoder only gives prompts their meaning."""
 SAMPLE = 2048
 """Bytes of either end of a tensor."""
 HEADER_LENGTH = 8
@@ -97,5 +97,5 @@ def sampled_hash(place: Path) -> bytes:
 
 
 def _hash_of(spec: str | Path) -> bytes:
-    """What a model on disk holds, or the name of one on the hub."""
+    """Hash of a model on disk, or the name of one on the hub."""
     return sampled_hash(Path(spec)) if Path(spec).exists() else str(spec).encode()

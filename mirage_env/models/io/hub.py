@@ -1,4 +1,4 @@
-"""Where the files of a model are: a shipped model, a folder, or a repository on the Hugging Face hub.
+"""Model files: of a shipped model, a folder, or a repository on the Hugging Face hub.
 
 What the hub has given once is read from its cache (`HF_HOME`) without the network, except that a branch such as `main`
 is looked up again; `HF_HUB_OFFLINE=1` leaves that out.
@@ -42,12 +42,12 @@ def shipped_models() -> list[str]:
 
 
 def is_hub_id(name: str | Path) -> bool:
-    """Whether a name can only be a repository on the hub: `owner/name`, and no folder is called so."""
+    """True if a name can only be a repository on the hub: `owner/name`, and no folder is called so."""
     return isinstance(name, str) and _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
 def is_pipeline(folder: Path) -> bool:
-    """Whether a folder is in the diffusers layout, as on the hub."""
+    """True if a folder is in the diffusers layout, as on the hub."""
     return (folder / PIPELINE).is_file()
 
 
@@ -122,7 +122,7 @@ def download(repository: str, revision: str | None, patterns: Sequence[str]) -> 
 
 
 def fetch(get: Callable[[], str], repository: str, revision: str | None) -> Path:
-    """What a download gives, with its errors explained.
+    """Run a download and explain its errors.
 
     Raises:
         ModelNotFoundError: no such repository or revision, no access, or the hub cannot be reached and the cache does

@@ -45,7 +45,7 @@ _READOUT = {"winner": "nearest", "footprint": 0.0}
 
 @dataclass(frozen=True)
 class _Trained:
-    """How a layout's weights were trained, as far as a file of weights does not tell."""
+    """Training settings of a layout, as far as a file of weights does not tell."""
 
     parts: tuple[ConditionPart, ...]
     settings: Mapping[str, Any]

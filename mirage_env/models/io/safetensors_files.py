@@ -23,7 +23,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 """Name of diffusers' weight files; transformers' are called `TEXT_WEIGHTS`."""
 TEXT_WEIGHTS = "model.safetensors"
 INDEX = ".index.json"
-"""What the index of a sharded part is called, after the name that one file would have."""
+"""Suffix of the index of a sharded part, after the name that one file would have."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -53,7 +53,7 @@ class Stored:
     """As safetensors writes it: F32, BF16 and so on."""
     shape: tuple[int, ...]
     span: tuple[int, int]
-    """Where its bytes begin and end, counted from the end of the header."""
+    """First byte, and the one after the last, counted from the end of the header."""
 
 
 Header = Mapping[str, Stored]
@@ -78,7 +78,7 @@ def read_header(path: Path) -> Header:
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Which tensors a part has on disk, and in which files."""
+    """Tensors of a part on disk, and their files."""
 
     folder: Path
     index: Mapping[str, str] | None

@@ -41,7 +41,7 @@ class Place:
     """The one weight file that is meant, in the folder or the repository."""
 
     def __str__(self) -> str:
-        """Where it is, for people."""
+        """Location for people."""
         root = str(self.folder) if self.repository is None else f"{self.repository} at {(self.revision or '')[:12]}"
         return root if self.file is None else f"{root}: {self.file}"
 
@@ -80,7 +80,7 @@ class Place:
 
 
 def place_of(spec: str | Path, revision: str | None = None) -> Place:
-    """Where a model or part is, with its settings downloaded if it is on the hub.
+    """Locate a model or part, and download its settings if it is on the hub.
 
     Raises:
         ModelNotFoundError: there is no such thing, or the hub cannot be reached and has not been before.

@@ -46,7 +46,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def misfits(own: Shapes, given: Shapes) -> list[str]:
-    """What is wrong with weights of the shapes `given` for a network of the shapes `own`."""
+    """List the mismatches of weights of the shapes `given` for a network of the shapes `own`."""
     problems = [f"missing {k}" for k in own if k not in given] + [f"unexpected {k}" for k in given if k not in own]
     return problems + [
         f"{k} has shape {tuple(given[k])} instead of {tuple(own[k])}"

@@ -16,7 +16,7 @@ from mirage_env.models.io.hub import download, is_hub_id
 from mirage_env.models.io.state_dicts import TEXT_WEIGHTS, WeightFiles, read_json
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
-"""What is downloaded of a repository: settings, weights, tokenizer."""
+"""Files that are downloaded of a repository: settings, weights, tokenizer."""
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 """One of these a tokenizer has; without any, the library makes one that knows no words."""
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)

@@ -85,7 +85,7 @@ class PreviewDecoder(ModelMixin, ConfigMixin):
 
     @torch.inference_mode()
     def show(self, readout: Readout) -> NDArray[np.uint8]:  # [T, H, W, 3]
-        """What T cameras see."""
+        """Views of T cameras."""
         like = self.stem.weight
         inputs = preview_inputs(readout).to(like.device, like.dtype, memory_format=torch.channels_last)
         return frames_to_uint8(self(inputs).float())

@@ -22,7 +22,7 @@ AGE_SCALE = 16.0
 
 
 def winner_channels(readout: Readout) -> Tensor:  # [T, 5, h, w]
-    """What a readout knows of each winner, as network input of about unit size; 0 where nothing was observed."""
+    """Geometry of each cell's winning point, as network input of about unit size; 0 where nothing was observed."""
     inverse_depth = torch.where(readout.observed > 0, 1.0 / readout.depth.clamp_min(0.1), 0.0)
     age = torch.tanh(readout.age / AGE_SCALE)
     return torch.cat([readout.offset, torch.stack([readout.scale, inverse_depth, age], 1)], 1)

@@ -1,4 +1,4 @@
-"""What moves, what is sky, and what may be remembered."""
+"""Segmentation of movers and sky."""
 
 from __future__ import annotations
 

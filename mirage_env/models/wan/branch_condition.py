@@ -1,4 +1,4 @@
-"""What a side branch is told, in named parts of channels.
+"""Condition channels of a side branch, in named parts.
 
 | who | parts | channels at full size |
 |---|---|---|

@@ -47,7 +47,7 @@ class ChunkDenoiser(nn.Module):
 
     @property
     def takes_prompts(self) -> bool:
-        """Whether a prompt makes a difference."""
+        """True if the model reads prompts."""
         return self.text is not None
 
     def source(
@@ -56,7 +56,7 @@ class ChunkDenoiser(nn.Module):
         observed: Tensor,  # [B, T, 1, h, w]
         noise: Tensor,  # [B, T, C, h, w]
     ) -> tuple[Tensor, Tensor]:  # x_1, prior, both [B, T, C, h, w]
-        """Where the flow starts, and what the prediction is added to."""
+        """Source of the flow, and the prior that the prediction is added to."""
         prior = known * observed if self.sampler.couple else torch.zeros_like(known)
         source = prior + (1.0 - observed) * noise if self.sampler.couple else noise
         return source, prior

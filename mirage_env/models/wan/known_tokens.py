@@ -1,4 +1,4 @@
-"""What a network without a trained side branch can do with the memory: take what was read out as known tokens.
+"""Memory conditioning without a trained side branch: read-out tokens are given to the network as known ones.
 
 Image-to-video weights of the Wan family were trained with clean latents at timestep 0 for what is given (frame 0) and
 noise for the rest, token by token. Read-out tokens are given in the same way, but they are moved copies and not quite

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mirage_env.errors import MissingPackageError, WeightsError
 
 PREFIX = "transformer."
-"""What peft and diffusers put before the names of the layers."""
+"""Prefix of layer names in files of peft and diffusers."""
 
 
 @dataclass(frozen=True)

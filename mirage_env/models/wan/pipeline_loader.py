@@ -35,7 +35,7 @@ EXACT = tuple(ControlledTransformer._keep_in_fp32_modules)
 
 @dataclass(frozen=True)
 class Networks:
-    """What a `WorldModel` is made of."""
+    """Networks and settings of a `WorldModel`."""
 
     config: WorldModelConfig
     codec: Placed
@@ -147,7 +147,7 @@ def depth_of(sources: Sources, config: WorldModelConfig, running: Running) -> De
 
 
 def segmenter_of(sources: Sources, config: WorldModelConfig, running: Running) -> StaticSegmenter:
-    """What finds movers and sky: given, the folder's own, or that of the settings."""
+    """The segmenter of movers and sky: given, the folder's own, or that of the settings."""
     device, own = running.device_of("segmentation"), sources.own("segmentation")
     if sources.segmentation is None and own is not None and _is_ours(own, SegmentationUNet):
         return Placed(cast(load_module(SegmentationUNet, own), device, running.dtype), device, running.dtype)

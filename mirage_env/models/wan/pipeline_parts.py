@@ -1,4 +1,4 @@
-"""What a full-size model is made of: which folder gives which part, and the settings that follow from the parts.
+"""Parts of a full-size model: the folder that gives each, and the settings that follow from them.
 
 ```
 model_index.json  transformer/  vae/  text_encoder/  tokenizer/  scheduler/       as on the hub
@@ -30,7 +30,7 @@ PRECEDING, REFERENCES = 2, 4
 """Clean latents beside the chunk, as the paper trains them. Without a trained branch there are none: the stock weights
 have never seen any, and would take preceding latents, which follow the chunk on the time axis, for its future."""
 FRAMES_PER_SECOND = 24.0
-"""What Wan2.2-TI2V-5B was trained at; a branch that was trained at another rate (the paper: 16) says so in its
+"""Frame rate that Wan2.2-TI2V-5B was trained at; a branch that was trained at another (the paper: 16) says so in its
 `mirage.json`."""
 NAME = "wan"
 """Begins the fingerprint of a model whose `mirage.json` gives no name."""
@@ -73,7 +73,7 @@ def sources_of(
     prompts: str | Path | None = None,
     **given: Any,
 ) -> Sources:
-    """Where each part comes from: what is given, else what the folder holds.
+    """Find the folder or file of each part: given ones, else those in the model's folder.
 
     Raises:
         ModelNotFoundError: something that is given is not there.
@@ -182,7 +182,7 @@ def _sampler(sources: Sources) -> SamplerConfig:
 
 
 def said_in(sources: Sources) -> dict[str, Any]:
-    """What the `mirage.json` files say."""
+    """Merge the `mirage.json` files of the model and of the branch."""
     said: dict[str, Any] = {}
     for place in (sources.folder, *_beside(sources.control)):
         if (place / "mirage.json").is_file():

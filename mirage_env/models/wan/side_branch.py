@@ -1,4 +1,4 @@
-"""The side branch: what the memory and the cameras say, added to the stream of the video transformer.
+"""ControlNet-style side branch: hints from memory and cameras, added to the stream of the video transformer.
 
 VACE topology (arXiv 2606.09828): the condition is patch-embedded, joins the main stream through
 `before_proj`, passes a copy of every n-th main block, and each copy's `after_proj`, zero at the start of training, is
@@ -41,7 +41,7 @@ class ControlBranch(ModelMixin, ConfigMixin):
     _repeated_blocks: ClassVar[list[str]] = ["WanTransformerBlock"]
 
     mask_latents: MaskLatents | None = None
-    """What the parts "render" and "mask" need; it depends on the codec and is no part of the weights."""
+    """Encoded constant videos for the parts "render" and "mask"; of the codec, no part of the weights."""
 
     @register_to_config
     def __init__(
@@ -128,7 +128,7 @@ class ControlBranch(ModelMixin, ConfigMixin):
         readout: Sequence[Readout],  # B
         rays: Tensor,  # [B, T, 6, h, w]
     ) -> Tensor:  # [B, channels, T, h, w]
-        """The condition this branch was trained with; see `conditions.condition`."""
+        """The condition this branch was trained with; see `branch_condition.condition`."""
         return condition(self.config.parts, known, readout, rays, self.mask_latents)
 
     def forward(
@@ -136,7 +136,7 @@ class ControlBranch(ModelMixin, ConfigMixin):
         condition: Tensor,  # [B, channels, T, h, w]
         frames: int,
     ) -> Tensor:  # [B, L, D]
-        """What joins the main stream at the first side block; of the `frames` frames the first T have a condition."""
+        """Embed the condition, which joins the main stream at the first side block; frames after T have none."""
         weight, bias = self.patch_embedding.weight, self.patch_embedding.bias
         condition = condition.to(weight.dtype)
         missing = (0, 0) * 2 + (0, frames - condition.shape[2])

@@ -1,4 +1,4 @@
-"""What a prompt means to the video transformer: embeddings of Wan's text encoder (UMT5), each computed once.
+"""Prompt embeddings of Wan's text encoder (UMT5), each computed once.
 
 The encoder is larger than the transformer and is needed once per prompt. Embeddings are therefore kept, in memory and
 in a folder if one is given, and the encoder is read only when a prompt comes that has none, and dropped after it. A

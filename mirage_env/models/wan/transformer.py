@@ -23,7 +23,7 @@ Rotary = tuple[Tensor, Tensor]
 
 
 class SideBlocks(Protocol):
-    """What the block loop needs of a side branch."""
+    """Interface of a side branch to the block loop."""
 
     @property
     def layers(self) -> tuple[int, ...]:
