@@ -37,6 +37,10 @@ class InvalidOptionError(MirageError, ValueError):
     """An option of `reset`, of a command or of a configuration is unknown or out of range."""
 
 
+class UnsafeFileError(MirageError, OSError):
+    """A file that is a link, pipe, socket or device, larger than its kind may be, or outside the folder it is in."""
+
+
 class ModelNotFoundError(MirageError, FileNotFoundError):
     """No world model of that name, in that folder or under that hub id."""
 

@@ -7,7 +7,6 @@ frame to the next): what asks for more in the frames given is made smaller, neve
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from mirage_env.camera import (
 )
 from mirage_env.datasets.realestate10k import COLUMNS, matrix_of_row
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
+from mirage_env.files import read_json, read_npy, read_regular
 
 MAX_STEP = 0.12
 """Longest way between two frames of a preset, metres."""
@@ -38,6 +38,8 @@ PRESET_SIZES = (0.8, 0.6, 0.4, 0.2)
 """Sizes of a preset to try, largest first, where a room may be narrow, metres."""
 UPRIGHT = math.cos(math.radians(30.0))
 """A camera tilted less than this (as a cosine) stands on the nearest axis of the world."""
+MOST_BYTES = 2**26
+"""Of a text file of poses."""
 Curve = Callable[[float, float, float], tuple[float, float, float]]
 """(s in [0, 1], size in metres, turn in radians) -> metres right, metres forward, yaw to the right in radians."""
 
@@ -182,14 +184,15 @@ def path_from_file(file: str | Path, camera: Camera) -> list[Camera]:
 def _rows(file: Path) -> list[NDArray[np.float64]]:
     try:
         if file.suffix == ".json":
-            return [np.asarray(row, np.float64) for row in json.loads(file.read_text())]
+            return [np.asarray(row, np.float64) for row in read_json(file)]
         if file.suffix == ".npy":
-            return list(np.load(file, allow_pickle=False).astype(np.float64))
-        lines = [line.split() for line in file.read_text().splitlines() if not line.startswith("#")]
+            return list(read_npy(file).astype(np.float64))
+        text = read_regular(file, MOST_BYTES).decode()
+        lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
         if lines and lines[0] and lines[0][0].startswith(("http://", "https://")):
             lines = lines[1:]
         return [_text_row(line) for line in lines if line]
-    except (ValueError, TypeError, EOFError) as error:
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise InvalidOptionError(
             f"{file} is no pose file ({error}); give JSON or .npy with 4 x 4 matrices or 7 numbers a pose, TUM text "
             "with 8 columns, or RealEstate10K text with 19"

@@ -76,7 +76,7 @@ RULES = (
 )
 
 LAYERS = (
-    ("errors", "config"),
+    ("errors", "files", "config"),
     ("poses", "camera"),
     ("interfaces", "images", "tokens"),
     ("readout",),

@@ -13,6 +13,7 @@ from typing import Literal
 from mirage_env.config.geometry import GeometryConfig
 from mirage_env.config.parsing import at_least, from_dict, one_of
 from mirage_env.errors import InvalidOptionError
+from mirage_env.files import read_json
 
 FORMAT_VERSION = 1
 
@@ -281,8 +282,5 @@ class WorldModelConfig:
         Raises:
             InvalidOptionError: no JSON, an unknown or missing key, or a value of the wrong type or out of range.
         """
-        try:
-            values = json.loads((folder / "mirage.json").read_text())
-        except ValueError as error:
-            raise InvalidOptionError(f"{folder / 'mirage.json'} is no JSON ({error}); copy the model again") from error
+        values = read_json(folder / "mirage.json", advice="copy the model again")
         return from_dict(WorldModelConfig, values, "mirage.json")

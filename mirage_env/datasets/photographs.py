@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
-from mirage_env.errors import InvalidDepthError, InvalidImageError
+from mirage_env.errors import InvalidDepthError
+from mirage_env.files import open_picture, read_npy
 from mirage_env.interfaces import StartView
 
 MILLIMETRES = 1e-3
@@ -27,7 +28,7 @@ def start_view_from_files(
 
     Args:
         config: of the model that is to open a world.
-        image_file: anything Pillow reads.
+        image_file: a picture, of one of `files.pictures.FORMATS`.
         depth_file: `.npy` [H, W] in metres (inf: no surface), or a 16-bit PNG in millimetres (0: no surface), of the
             same view as the image.
         fov: None takes the model's own field of view for the cropped image.
@@ -38,11 +39,7 @@ def start_view_from_files(
         InvalidCameraError: a field of view that no camera has.
     """
     height, width = config.image_size
-    try:
-        with Image.open(image_file) as opened:
-            photo = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise InvalidImageError(f"{image_file} is no image that can be read ({error})") from error
+    photo = open_picture(image_file)
     box = centre_crop(photo.size, width / height)
     image = np.asarray(photo.resize((width, height), Image.Resampling.LANCZOS, box))
     depth = None if depth_file is None else _read_depth(depth_file, photo.size, box, (width, height))
@@ -79,15 +76,13 @@ def _read_depth(
 def _metres(file: Path) -> NDArray[np.float32]:
     try:
         if file.suffix == ".npy":
-            return np.load(file, allow_pickle=False).astype(np.float32)
-        with Image.open(file) as opened:
-            if not opened.mode.startswith("I"):
-                raise InvalidDepthError(
-                    f"{file} is an image of mode {opened.mode}; depth is a 16-bit PNG in millimetres or .npy in metres"
-                )
-            values = np.asarray(opened).astype(np.float32)
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, InvalidDepthError):
-            raise
+            return read_npy(file).astype(np.float32)
+        opened = open_picture(file, None)
+    except (OSError, ValueError) as error:
         raise InvalidDepthError(f"{file} is no depth map that can be read ({error})") from error
+    if not opened.mode.startswith("I"):
+        raise InvalidDepthError(
+            f"{file} is an image of mode {opened.mode}; depth is a 16-bit PNG in millimetres or .npy in metres"
+        )
+    values = np.asarray(opened).astype(np.float32)
     return np.where(values > 0, values * MILLIMETRES, np.inf).astype(np.float32)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera, Matrix, inverse, rigid
-from mirage_env.errors import ClipError
+from mirage_env.errors import ClipError, InvalidImageError
 
 COLUMNS = 19
 """Numbers in a row of a pose list."""
@@ -265,13 +265,12 @@ def _listen(pipe: IO[bytes], says: queue.Queue[re.Match[bytes] | None]) -> None:
 
 
 def _open(file: Path) -> Picture:
-    from PIL import Image, UnidentifiedImageError
+    from mirage_env.files import open_picture
 
     try:
-        with Image.open(file) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise ClipError(f"{file} is no image that can be read ({error})") from error
+        return np.asarray(open_picture(file))
+    except InvalidImageError as error:
+        raise ClipError(str(error)) from error
 
 
 def _fit(frame: Picture, size: tuple[int, int]) -> Picture:

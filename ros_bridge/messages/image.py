@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
 from mirage_env.errors import InvalidDepthError, InvalidImageError, InvalidOptionError, MirageError
+from mirage_env.files import open_picture, printable
 from ros_bridge.messages.message_types import ROS, Messages, header_message
 
 COLOURS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0), "mono8": (0, 0, 0)}
@@ -23,8 +24,6 @@ DEPTHS = {"32FC1": ("f4", 1.0), "16UC1": ("u2", 1e-3)}
 """Encodings that `depth_from_message` reads: type, and metres per unit."""
 MASKS = ("mono8", "8UC1")
 CODECS = ("jpeg", "png")
-MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr")
-"""Kinds of pictures with 8 bits per channel; a compressed depth map is of none of them."""
 
 
 def image_message(
@@ -163,28 +162,9 @@ def image_from_compressed(message: Any) -> NDArray[np.uint8]:  # [H, W, 3]
     Raises:
         InvalidImageError: neither of them, damaged, of enormous size, or with more than 8 bits per channel.
     """
-    try:
-        with Image.open(io.BytesIO(memoryview(message.data)), formats=CODECS) as opened:
-            if opened.mode not in MODES:
-                raise InvalidImageError(
-                    f"a compressed image (format {message.format!r}) has pixels of mode {opened.mode}; send 8 bits per "
-                    "channel, and depth as an Image"
-                )
-            return np.array(opened.convert("RGB"))
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        if isinstance(error, InvalidImageError):
-            raise
-        raise InvalidImageError(
-            f"a compressed image (format {message.format!r}, {len(message.data)} bytes) cannot be read: {error}; "
-            "send JPEG or PNG"
-        ) from error
+    named = f"a compressed image (format {printable(message.format)!r}, {len(message.data)} bytes)"
+    formats = [codec.upper() for codec in CODECS]
+    return np.array(open_picture(bytes(message.data), formats=formats, upright=False, name=named))
 
 
 def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -343,7 +343,7 @@ def test_wrong_mask_is_refused():
 
 @given(octets=st.binary(max_size=64), start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"]))
 def test_noise_is_no_compressed_image(octets, start):
-    with pytest.raises(InvalidImageError, match="send JPEG or PNG"):
+    with pytest.raises(InvalidImageError, match="JPEG, PNG"):
         messages.image_from_compressed(SimpleNamespace(data=start + octets, format="jpeg"))
 
 
@@ -372,7 +372,7 @@ def test_compressed_depth_is_no_image():
 def test_enormous_compressed_image_is_refused():
     file = io.BytesIO()
     Image.new("1", (14_000, 14_000)).save(file, "png")
-    with pytest.raises(InvalidImageError, match="cannot be read"):
+    with pytest.raises(InvalidImageError, match="no image that can be read"):
         messages.image_from_compressed(SimpleNamespace(data=file.getvalue(), format="png"))
 
 

@@ -6,7 +6,6 @@ index (`diffusion_pytorch_model.safetensors.index.json`) that says which tensor 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from huggingface_hub.errors import SafetensorsParsingError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
+from mirage_env.errors import ModelNotFoundError, WeightsError
+from mirage_env.files import read_json_object
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """Name of diffusers' weight files; transformers' are called `TEXT_WEIGHTS`."""
@@ -36,13 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ModelNotFoundError(f"{path.parent} holds no {path.name}; copy or download the model again")
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise InvalidOptionError(f"{path} is no JSON ({error}); copy the model again") from error
-    if not isinstance(values, dict):
-        raise InvalidOptionError(f"{path} holds a {type(values).__name__}; it must be an object with names and values")
-    return values
+    return read_json_object(path, advice="copy the model again")
 
 
 @dataclass(frozen=True)

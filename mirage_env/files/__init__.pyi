@@ -1,0 +1,9 @@
+from .json_settings import parse_json as parse_json
+from .json_settings import read_json as read_json
+from .json_settings import read_json_object as read_json_object
+from .numpy_arrays import read_npy as read_npy
+from .pictures import open_picture as open_picture
+from .regular import inside as inside
+from .regular import open_regular as open_regular
+from .regular import read_regular as read_regular
+from .terminal_text import printable as printable
