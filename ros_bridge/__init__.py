@@ -1,1 +1,1 @@
-"""The ROS 2 side of Mirage. It uses `mirage_env`; `mirage_env` knows nothing of it."""
+"""ROS 2 bridge: nodes, messages, bags and a player of learned worlds."""

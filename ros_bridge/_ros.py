@@ -1,4 +1,4 @@
-"""ROS itself: the only file that imports rclpy and the message packages, and only when one of their names is asked for.
+"""Lazy import of rclpy and the message packages.
 
 `from ros_bridge import _ros` works everywhere; `_ros.LifecycleNode`, `_ros.Image` and the like are looked up on first
 use. Where there is no ROS they raise `MissingPackageError`, which says what to install.

@@ -1,4 +1,4 @@
-"""`mirage ros`: the nodes, and a look at what they send, for machines without the ROS command line."""
+"""Command line `mirage ros`: run the nodes, inspect topics, call services, convert bags."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import tyro
 
 from mirage_env.errors import InvalidOptionError
 from ros_bridge.command_options import Bag, Call, Drive, Drives, Echo, Network, Topics, World
-from ros_bridge.nodes.policy_parameters import PolicyParameters
-from ros_bridge.nodes.world_parameters import WorldParameters
+from ros_bridge.parameters.policy_parameters import PolicyParameters
+from ros_bridge.parameters.world_parameters import WorldParameters
 
 USAGE = """\
 mirage ros [options]                        run the world node
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def join(network: Network) -> None:
-    """Tell the ROS libraries, which read the environment when they start, whom to talk to.
+    """Set the ROS domain and discovery range in the environment, before the ROS libraries read it.
 
     Raises:
         InvalidOptionError: a domain out of range.

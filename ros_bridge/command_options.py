@@ -18,7 +18,7 @@ Settings = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Who hears whom."""
+    """Options of the network: domain and discovery range."""
 
     domain: Count = None
     """Nodes of the same number hear each other, 0 to 101; without it ROS_DOMAIN_ID, or 0."""

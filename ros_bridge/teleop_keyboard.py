@@ -1,4 +1,4 @@
-"""Keys to velocities: pure, and a way to read single keys from a terminal."""
+"""Keyboard teleoperation: keys to velocities, and a reader of single keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What arrives on a topic, as text: frame rate, size and latency of images, the values of everything else."""
+"""Text of messages: frame rate, size and latency of images, values of everything else."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def message_text(message: Any, indent: str = "") -> str:
 
 
 def find_topic(asked: str, types: dict[str, str]) -> str:  # topic name -> type
-    """The topic that is meant: its full name, or an end of it; the shortest, where several topics have that end.
+    """Find a topic by its full name or an end of it; the shortest, where several topics have that end.
 
     Raises:
         InvalidOptionError: no topic ends so, or several of the same length in words do.

@@ -1,4 +1,4 @@
-"""A bag, ours or a robot's, as views to open worlds with and as a camera path to walk along."""
+"""Read a rosbag2, ours or a robot's: posed views and the camera path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Stamps = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class BagContents:
-    """What Mirage can use of a bag. Stamps are nanoseconds; the world is the bag's map in OpenCV axes."""
+    """Posed views and camera path of a bag. Stamps are nanoseconds; the world is the bag's map in OpenCV axes."""
 
     topics: Mapping[str, str]
     """Every topic of the bag and its type."""
@@ -96,7 +96,7 @@ def read_bag(
 
 
 class _Lenses:
-    """The intrinsics that a bag tells, by time."""
+    """Camera intrinsics of a bag by time."""
 
     def __init__(self, bag: BagReader, topic: str, rectified: bool) -> None:
         rows = [
@@ -115,7 +115,7 @@ class _Lenses:
 
 @dataclass(frozen=True)
 class _Clock:
-    """Where the camera was at a time."""
+    """Camera poses by time."""
 
     stamps: Stamps
     cameras: list[Camera]

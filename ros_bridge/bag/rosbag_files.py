@@ -1,4 +1,4 @@
-"""Files of rosbag2, without ROS: the only file that imports the library `rosbags`, and its messages and mistakes.
+"""Reader and writer of rosbag2 files, without ROS, by the library `rosbags`.
 
 Message definitions are those of Kilted; they are the same from Humble on, and a hash in the bag tells where not.
 """
@@ -109,7 +109,7 @@ def new_bag(path: Path) -> Iterator[BagWriter]:
 
 
 class BagReader:
-    """What is in an open bag.
+    """Topics and messages of an open bag.
 
     Attributes:
         path: the bag.

@@ -1,4 +1,4 @@
-"""Which topics of a bag hold images, depth, intrinsics and poses."""
+"""Choice of the topics of a bag that hold images, depth, intrinsics and poses."""
 
 from __future__ import annotations
 

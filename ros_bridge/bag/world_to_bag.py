@@ -1,4 +1,4 @@
-"""Worlds as rosbag2 files (mcap) and back, with the library `rosbags`; none of it needs ROS.
+"""Write walks and saved worlds as rosbag2 files (mcap); none of it needs ROS.
 
 `write_bag` records cameras and frames under the topics of the world node, `cache_to_bag` a saved world, and `read_bag`
 gives the views and the camera path of a bag, ours or a robot's: `WorldModel.start` opens a world from a view,
@@ -26,7 +26,7 @@ from ros_bridge.bag.read_bag import BagContents, read_bag
 from ros_bridge.bag.rosbag_files import BagMessages, BagWriter, new_bag
 from ros_bridge.messages.message_types import NANO
 from ros_bridge.messages.optical_frames import body_from_optical
-from ros_bridge.nodes.world_parameters import WorldParameters
+from ros_bridge.parameters.world_parameters import WorldParameters
 
 __all__ = ["BagContents", "cache_to_bag", "read_bag", "write_bag"]
 

@@ -145,7 +145,7 @@ def depth_from_message(message: Any) -> NDArray[np.float32]:  # [H, W] metres
 
 
 def mask_from_message(message: Any) -> NDArray[np.bool_]:  # [h, w]
-    """Where an `Image` mono8 is not 0.
+    """Mask of an `Image` mono8: true where it is not 0.
 
     Raises:
         InvalidImageError: another encoding, an empty image, or data that disagrees with its size.

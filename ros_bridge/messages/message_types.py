@@ -1,4 +1,4 @@
-"""What makes messages, so that one conversion serves rclpy and a bag that is written without ROS.
+"""Message factories: one conversion serves rclpy and bags written without ROS.
 
 Message classes of rclpy and of the library `rosbags` have the same fields and take them by name. Reading a message
 needs no class at all: the conversions look at its fields.
@@ -26,7 +26,7 @@ class Messages(Protocol):
         ...
 
     def octets(self, data: memoryview) -> Any:
-        """What a field of type uint8[] holds, from contiguous bytes."""
+        """Value of a field of type uint8[], from contiguous bytes."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""How a world is doing, as the `diagnostic_msgs` that rqt and robot monitors show."""
+"""Statistics of a playing world as `diagnostic_msgs`."""
 
 from __future__ import annotations
 

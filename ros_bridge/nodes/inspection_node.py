@@ -1,4 +1,4 @@
-"""A node that only looks and tells: what `mirage ros topics`, `echo`, `drive` and `call` are made of."""
+"""Inspection node behind `mirage ros topics`, `echo`, `drive` and `call`."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Peer:
             publisher.wait_for_all_acked(_ros.Duration(seconds=ARRIVE_SECONDS))
 
     def call(self, name: str, value: bool | None, seconds: float) -> tuple[bool, str]:
-        """Whether a service did what it was asked for, and what it says: a Trigger, or a SetBool with a value.
+        """Call a service, a Trigger or with a value a SetBool; returns its success and message.
 
         Raises:
             InvalidOptionError: nobody offers it within that time.
@@ -159,7 +159,7 @@ class Peer:
         return name, _ros.message_type(types[name])
 
     def _quality(self, topic: str) -> Any:
-        """What every publisher of a topic can give: reliable or latched only where all are."""
+        """Quality of service that every publisher of a topic offers: reliable or latched only where all are."""
         offered = [info.qos_profile for info in self._node.get_publishers_info_by_topic(topic)]
         reliable = all(q.reliability == _ros.ReliabilityPolicy.RELIABLE for q in offered)
         latched = all(q.durability == _ros.DurabilityPolicy.TRANSIENT_LOCAL for q in offered)

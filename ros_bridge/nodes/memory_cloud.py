@@ -1,4 +1,4 @@
-"""The memory of a world as coloured points."""
+"""Memory of a world as a coloured point cloud."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ros_bridge.nodes.publishers import WorldPublishers
 from ros_bridge.player.world_player import WorldPlayer
 
 
-class Cloud:
-    """Shows the memory of a world where somebody looks and it has changed: its colours take long to decode."""
+class MemoryCloud:
+    """Publish the memory as a cloud when it has changed and somebody subscribes; its colours take long to decode."""
 
     def __init__(self, player: WorldPlayer, outputs: WorldPublishers) -> None:
         self._player = player
@@ -40,7 +40,7 @@ class Cloud:
 def coloured_points(
     memory: Memory, codec: LatentCodec
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:  # [N, 3] metres in the world, [N, 3] RGB
-    """Where the tokens of a memory are, and the colours that their features decode to.
+    """Positions of the tokens of a memory, and the colours that their features decode to.
 
     Raises:
         InvalidPointsError: a memory that is no `LatentMemory`.

@@ -1,4 +1,4 @@
-"""`policy_node`: a policy drives the learned world, or a robot, from the images it sends.
+"""ROS 2 lifecycle node of a policy that drives the learned world, or a robot, from the images it sends.
 
 Ten times a second the node sends the velocity that its policy chose last; `rate` times a second the policy chooses
 anew, if a new image has come. Where no image comes for `image_timeout` seconds, or the policy chooses what is no
@@ -36,10 +36,10 @@ from policies.base import Policy
 from policies.scripted import SCRIPTS
 from ros_bridge import _ros, messages
 from ros_bridge.messages.optical_frames import R_BODY_OPTICAL, Matrix
-from ros_bridge.nodes.action_conversion import goal_of, motion_of, observation_of, velocity_of
-from ros_bridge.nodes.parameter_declaration import current, declare
-from ros_bridge.nodes.policy_parameters import PolicyParameters
-from ros_bridge.nodes.rejected_input import Refusals
+from ros_bridge.nodes.policy_actions import goal_of, motion_of, observation_of, velocity_of
+from ros_bridge.nodes.rejected_inputs import RejectedInputs
+from ros_bridge.parameters.declaration import current, declare
+from ros_bridge.parameters.policy_parameters import PolicyParameters
 
 SEND_SECONDS = 0.1
 """How often a velocity is repeated; receivers stop where it is not."""
@@ -96,7 +96,7 @@ def _json(text: str) -> Any:
 
 
 class PolicyNode(_ros.LifecycleNode):
-    """The node; the module's docstring is its interface.
+    """Lifecycle node of a policy; the module's docstring is its interface.
 
     Raises:
         InvalidOptionError: a parameter that cannot be; with `autostart` also a policy that cannot be made.
@@ -104,7 +104,7 @@ class PolicyNode(_ros.LifecycleNode):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("mirage_policy", **options)
-        self.refusals = Refusals(self.get_logger().warning)
+        self.refusals = RejectedInputs(self.get_logger().warning)
         self.options = declare(self, PolicyParameters)
         self._parts: list[tuple[Callable[[Any], Any], Any]] = []  # how each is destroyed, and what it is
         self._image: Any = None

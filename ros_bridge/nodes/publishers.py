@@ -1,4 +1,4 @@
-"""What `world_node` publishes: a frame that is shown becomes messages, but only those that somebody wants."""
+"""Publishers of `world_node`: frames to messages, only of topics that have subscribers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from mirage_env.errors import InvalidOptionError
 from ros_bridge import _ros, messages
 from ros_bridge.messages.optical_frames import R_BODY_OPTICAL, body_from_optical
-from ros_bridge.nodes.world_parameters import WorldParameters
+from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.player.played_chunk import PlayedFrame
 
 DEPTH = 5
@@ -61,7 +61,7 @@ class WorldPublishers:
         self._tf = self._transforms()
 
     def destroy(self) -> None:
-        """Take the publishers from the node."""
+        """Remove the publishers from the node."""
         for publisher in self._made:
             self._node.destroy_publisher(publisher)
         self._made.clear()
@@ -88,15 +88,15 @@ class WorldPublishers:
         self._show_pose(frame, stamp)
 
     def show_path(self, stamp: int) -> None:
-        """Publish where the body has been in this world."""
+        """Publish the path of the body in this world."""
         _send(self._path, lambda: messages.path_message(self._poses, stamp, self._options.map_frame))
 
     def forget_path(self) -> None:
-        """Another world, or another past."""
+        """Forget the path: the world is another one, or has another past."""
         self._poses = []
 
     def points_wanted(self) -> bool:
-        """Whether somebody listens to the cloud, which takes long to make."""
+        """Test for subscribers of the cloud, which takes long to make."""
         return _wanted(self._points)
 
     def show_points(self, xyz: NDArray[np.floating], colours: NDArray[np.uint8], stamp: int) -> None:  # [N, 3] world

@@ -1,4 +1,4 @@
-"""Where a world begins: a picture, a room of the simulator, or what a robot's camera has just seen."""
+"""Start views: a picture, a room of the simulator, or an image of a robot's camera."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mirage_env.datasets.photographs import centre_crop, start_view_from_files
 from mirage_env.errors import InvalidCameraError, InvalidDepthError
 from mirage_env.interfaces import StartView
 from ros_bridge.messages.optical_frames import R_BODY_OPTICAL
-from ros_bridge.nodes.world_parameters import WorldParameters
+from ros_bridge.parameters.world_parameters import WorldParameters
 
 
 def start_view(config: WorldModelConfig, options: WorldParameters) -> StartView:

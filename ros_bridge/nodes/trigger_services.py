@@ -1,4 +1,4 @@
-"""Services of standard types, each with a topic that does the same for those who cannot call services."""
+"""Standard services, each with a topic that does the same for callers without services."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ros_bridge import _ros
-from ros_bridge.nodes.rejected_input import REFUSED, Refusals
+from ros_bridge.nodes.rejected_inputs import REFUSED, RejectedInputs
 
 
 @dataclass(frozen=True)
 class Control:
-    """Something a node does when it is asked to.
+    """A command of a node that is offered as a service and as a topic.
 
     Attributes:
         name: of the service `~/name`; its topic is `~/name_cmd`.
@@ -25,7 +25,7 @@ class Control:
     act: Callable[[Any], str]
 
 
-def offer(node: Any, control: Control, refusals: Refusals, group: Any) -> tuple[Any, Any]:
+def offer(node: Any, control: Control, refusals: RejectedInputs, group: Any) -> tuple[Any, Any]:
     """Offer a control as a service and a topic, which are returned; refusals are counted by the control's name.
 
     Both are in the callback group `group`: a control may take as long as the chunk that is being generated.

@@ -1,4 +1,4 @@
-"""`world_node`: a learned world as a ROS 2 lifecycle node. It only wires; this page is its whole interface.
+"""ROS 2 lifecycle node of a learned world. It only wires; this page is its whole interface.
 
 Frames: `map` (REP-103; the start view's world, z up), `base` (the camera's place, x forward), `optical` (the same
 place, OpenCV axes: images, depth and camera_info are in it). One stamp per frame, on everything that shows it: the
@@ -57,18 +57,21 @@ from typing import Any
 from mirage_env.errors import MirageError
 from ros_bridge import _ros
 from ros_bridge.messages.message_types import NANO
-from ros_bridge.nodes.cmd_vel_inputs import StartTopics, Steering, subscribe
+from ros_bridge.nodes.cmd_vel import CmdVel
 from ros_bridge.nodes.diagnostics import diagnostics_message
-from ros_bridge.nodes.memory_cloud import Cloud
-from ros_bridge.nodes.parameter_declaration import changed, current, declare
+from ros_bridge.nodes.goal_topics import GoalTopics
+from ros_bridge.nodes.memory_cloud import MemoryCloud
 from ros_bridge.nodes.publishers import WorldPublishers
-from ros_bridge.nodes.rejected_input import REFUSED, Refusals
+from ros_bridge.nodes.rejected_inputs import REFUSED, RejectedInputs
+from ros_bridge.nodes.start_topics import StartTopics
 from ros_bridge.nodes.start_views import start_view
+from ros_bridge.nodes.subscriptions import subscribe
 from ros_bridge.nodes.trigger_services import offer
-from ros_bridge.nodes.world_parameters import WorldParameters
 from ros_bridge.nodes.world_services import WorldControls
+from ros_bridge.parameters.declaration import changed, current, declare
+from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.player.motion_commands import Limits
-from ros_bridge.player.rate_timer import Ticker
+from ros_bridge.player.rate_timer import RateTimer
 from ros_bridge.player.world_player import WorldPlayer
 
 NODE_NAME = "mirage"
@@ -79,7 +82,7 @@ SMOOTHING = 0.05
 
 
 class WorldNode(_ros.LifecycleNode):
-    """The node; the module's docstring is its interface.
+    """Lifecycle node of a learned world; the module's docstring is its interface.
 
     Frames are shown by a thread of their own. Callbacks are in two groups, for two threads: what may wait for a chunk
     or for the disk (controls, start views, clouds) is in one, so that commands and parameters never wait for it.
@@ -90,12 +93,12 @@ class WorldNode(_ros.LifecycleNode):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(NODE_NAME, **arguments)
-        self.refusals = Refusals(self.get_logger().warning)
+        self.refusals = RejectedInputs(self.get_logger().warning)
         self.options = declare(self, WorldParameters)
         self.player: WorldPlayer | None = None
         self._slow = _ros.MutuallyExclusiveCallbackGroup()
         self._parts: list[tuple[Callable[[Any], Any], Any]] = []  # how each is destroyed, and what it is
-        self._frames: Ticker | None = None
+        self._frames: RateTimer | None = None
         self._publish_seconds = 0.0
         self._trouble: str | None = None
         self._refused_before = 0
@@ -124,7 +127,7 @@ class WorldNode(_ros.LifecycleNode):
     def on_activate(self, state: Any) -> Any:
         """Stream."""
         if self.player is not None:
-            self._frames = Ticker(self._on_frame, self.player.rate, lambda: self._now() / NANO)
+            self._frames = RateTimer(self._on_frame, self.player.rate, lambda: self._now() / NANO)
         return super().on_activate(state)
 
     def on_deactivate(self, state: Any) -> Any:
@@ -184,13 +187,13 @@ class WorldNode(_ros.LifecycleNode):
         for control in controls.all():
             service, topic = offer(self, control, self.refusals, self._slow)
             self._parts += [(self.destroy_service, service), (self.destroy_subscription, topic)]
-        steer = Steering(player, o)
+        velocities, goals = CmdVel(player, o), GoalTopics(player, o)
         views = StartTopics(player.model.config, lambda: self.options.start_depth, controls.open_view)
-        twist = (_ros.TwistStamped, steer.twist_stamped) if o.twist_stamped else (_ros.Twist, steer.twist)
+        twist = (_ros.TwistStamped, velocities.twist_stamped) if o.twist_stamped else (_ros.Twist, velocities.twist)
         for kind, topic, callback, group in (
             (twist[0], "cmd_vel", twist[1], None),
-            (_ros.PoseStamped, "~/goal_pose", steer.goal, None),
-            (_ros.Path, "~/path_cmd", steer.path, None),
+            (_ros.PoseStamped, "~/goal_pose", goals.goal, None),
+            (_ros.Path, "~/path_cmd", goals.path, None),
             (_ros.Image, "~/start/image", views.image, self._slow),
             (_ros.CameraInfo, "~/start/camera_info", views.camera_info, self._slow),
             (_ros.Image, "~/start/depth", views.depth, self._slow),
@@ -198,7 +201,7 @@ class WorldNode(_ros.LifecycleNode):
             made = subscribe(self, kind, topic, callback, self.refusals, group)
             self._parts.append((self.destroy_subscription, made))
         if o.points_rate:
-            cloud = Cloud(player, self.outputs)
+            cloud = MemoryCloud(player, self.outputs)
 
             def show() -> None:
                 with self.refusals.watching("points"):
@@ -225,7 +228,7 @@ class WorldNode(_ros.LifecycleNode):
             self._publish_seconds += SMOOTHING * (time.perf_counter() - began - self._publish_seconds)
 
     def _on_second(self) -> None:
-        """Tell how the world is doing, and where the body has been."""
+        """Publish diagnostics and the path so far."""
         if self._frames is not None:
             self._frames.check()
         stats = None if self.player is None else self.player.stats()
@@ -240,7 +243,7 @@ class WorldNode(_ros.LifecycleNode):
         self._diagnostics.publish(message)
 
     def _on_parameters(self, parameters: Sequence[Any]) -> Any:
-        """Take the values of parameters that are set, or say what is wrong with them."""
+        """Apply the values of parameters that are set, or say what is wrong with them."""
         try:
             self.options = changed(self.options, parameters)
         except MirageError as error:

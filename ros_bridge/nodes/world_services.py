@@ -1,4 +1,4 @@
-"""What can be asked of a world: reset, pause, step, save, load, fork, rollback."""
+"""Services of the world node: reset, pause, step, save, load, fork, rollback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import StartView
 from ros_bridge import _ros
 from ros_bridge.nodes.trigger_services import Control
-from ros_bridge.nodes.world_parameters import WorldParameters, local_path
+from ros_bridge.parameters.world_parameters import WorldParameters, local_path
 from ros_bridge.player.world_player import WorldPlayer
 
 
@@ -31,7 +31,7 @@ class WorldControls:
         self._next_view: StartView | None = None
 
     def all(self) -> list[Control]:
-        """Every control, by the name of its service."""
+        """List every command of the world."""
         return [
             Control("reset", _ros.Empty, self.reset),
             Control("pause", _ros.Bool, self.pause),

@@ -14,7 +14,7 @@ from pathlib import Path
 from mirage_env.errors import StoreError
 from mirage_env.store import CacheWriter
 from mirage_env.world_model import WorldModel, WorldState
-from ros_bridge.player.played_chunk import Take
+from ros_bridge.player.played_chunk import PlayedChunk
 
 LOGGER = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class CacheLog:
         self._begin = self._handed = chunk
 
     @classmethod
-    def create(cls, path: Path, take: Take, model: WorldModel, frames: bool, strict: bool = False) -> CacheLog:
+    def create(cls, path: Path, take: PlayedChunk, model: WorldModel, frames: bool, strict: bool = False) -> CacheLog:
         """Begin a cache with the world of `take`.
 
         Args:
@@ -84,7 +84,7 @@ class CacheLog:
         """Count a chunk whose `append` is under way."""
         self._handed += 1
 
-    def append(self, take: Take) -> None:
+    def append(self, take: PlayedChunk) -> None:
         """Write a chunk, if nothing has failed before.
 
         Raises:
@@ -113,13 +113,13 @@ class CacheLog:
             self._writer.close(compact=False)
 
     def settle(self, ended: Future[None]) -> None:
-        """Look at how an `append`, `flush` or `close` has ended."""
+        """Record the outcome of an `append`, `flush` or `close`."""
         error = None if ended.cancelled() else ended.exception()
         if error is not None:
             self.fail(error)
 
     def fail(self, error: BaseException) -> None:
-        """Take no more chunks. Only the first reason is kept and logged."""
+        """Accept no more chunks. Only the first reason is kept and logged."""
         if self.failure is None:
             self.failure = f"{type(error).__name__}: {error}"
             LOGGER.error("the store %s takes no more chunks, the world goes on without it: %s", self.path, self.failure)
@@ -140,7 +140,7 @@ def family(base: Path) -> list[Path]:
 
 
 def following(base: Path) -> Path:
-    """Where the next cache of the family goes."""
+    """Path of the next cache of the family."""
     caches = family(base)
     if not caches:
         return base

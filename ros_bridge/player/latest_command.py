@@ -1,4 +1,4 @@
-"""The command a world walks by: the newest one, its number, and until when it holds."""
+"""Latest motion command, its number, and its deadline."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 from ros_bridge.player.motion_commands import Command, Progress, Stop, Velocity, is_same, is_standing
 
 
-class Orders:
-    """Keeps the newest command. Its owner's lock guards it.
+class LatestCommand:
+    """Latest motion command with number and deadline. Its owner's lock guards it.
 
     Attributes:
         command: the newest.
@@ -27,7 +27,7 @@ class Orders:
         return is_standing(self.command)
 
     def give(self, command: Command, now: float, timeout: float) -> bool:
-        """Take a command; returns whether it says anything new. A velocity holds for `timeout` seconds, 0: for ever."""
+        """Replace the command; returns whether it is new. A velocity holds for `timeout` seconds, 0: for ever."""
         holds = timeout if isinstance(command, Velocity) and timeout else math.inf
         self._deadline = now + holds
         if is_same(command, self.command):

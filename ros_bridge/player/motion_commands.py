@@ -1,4 +1,4 @@
-"""Commands to camera paths: pure values and functions, at the frame rate of the world.
+"""Motion commands and the camera paths that follow from them: pure values and functions.
 
 A velocity moves along a constant screw for as long as it is given. A goal or a path is followed at limited speed, on a
 constant screw from pose to pose, and arrived at exactly. Speeds are those of the camera's own place.
@@ -29,7 +29,7 @@ SLACK = 1e-9
 
 @dataclass(frozen=True)
 class Limits:
-    """How fast a camera may move.
+    """Speed limits and the time-out of velocities.
 
     Raises:
         InvalidOptionError: a speed that is not positive and finite, or a negative time.
@@ -110,24 +110,24 @@ class Goal:
 
 @dataclass(frozen=True)
 class Stop:
-    """Stand."""
+    """Stop the camera."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """Length of a motion on a constant screw."""
+class ScrewLength:
+    """Length of a motion on a constant screw: metres and radians."""
 
     metres: float
     radians: float
 
 
 @dataclass(frozen=True, eq=False)
-class Underway:
-    """A goal or path that was begun: what `plan` leaves of it."""
+class RemainingPath:
+    """Rest of a goal or path that was begun."""
 
     poses: tuple[Matrix, ...]
     """Where to go, each [4, 4] `T_world_cam`; the camera is on its way to the first."""
-    ways: tuple[Way, ...]
+    ways: tuple[ScrewLength, ...]
     """From each of them to the next."""
     walked: float = 0.0
     """Seconds since it was begun."""
@@ -136,15 +136,15 @@ class Underway:
     def begin(cls, command: Goal | FollowPath) -> Self:
         """The whole of it."""
         poses = (command.T_world_cam,) if isinstance(command, Goal) else command.poses
-        return cls(poses, tuple(way_of(inverse(a) @ b) for a, b in itertools.pairwise(poses)))
+        return cls(poses, tuple(screw_length(inverse(a) @ b) for a, b in itertools.pairwise(poses)))
 
 
-Command = Velocity | Goal | FollowPath | Underway | Stop
+Command = Velocity | Goal | FollowPath | RemainingPath | Stop
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a goal or path has come."""
+    """Progress of a goal or path."""
 
     fraction: float
     """Share of the time walked, in [0, 1]; 1 means arrived."""
@@ -166,19 +166,19 @@ class Plan:
     """Of each frame; None for velocities and stops."""
 
     def moves(self, camera: Camera) -> bool:
-        """Whether any of them is elsewhere than `camera`."""
+        """Test for a camera that differs from `camera`."""
         return any(not np.array_equal(c.T_world_cam, camera.T_world_cam) for c in self.cameras)
 
 
 def is_standing(command: Command) -> bool:
-    """Whether a command leaves the camera where it is, wherever that is: a stop, or a velocity of zero."""
+    """Test for a command that leaves the camera in place: a stop, or a velocity of zero."""
     if isinstance(command, Velocity):
         return not (command.linear.any() or command.angular.any())
     return isinstance(command, Stop)
 
 
 def is_same(new: Command, old: Command) -> bool:
-    """Whether a command that is given again says nothing new. A path does: it begins again."""
+    """Compare a command with the one before; a repeated path is new, since it begins again."""
     match new, old:
         case Velocity(), Velocity():
             return np.array_equal(new.linear, old.linear) and np.array_equal(new.angular, old.angular)
@@ -205,16 +205,16 @@ def plan(camera: Camera, command: Command, frames: int, rate: float, limits: Lim
     if isinstance(command, Velocity) and not is_standing(command):
         linear, angular = _clamped(command.linear, limits.speed), _clamped(command.angular, limits.turn)
         seconds = [(i + 1) / rate for i in range(frames)]
-        cameras = tuple(camera.moved(optical_motion(linear, angular, s)) for s in seconds)
+        cameras = tuple(camera.moved(twist_motion(linear, angular, s)) for s in seconds)
         return Plan(cameras, command, None)
     if isinstance(command, Goal | FollowPath):
-        return _follow(camera, Underway.begin(command), frames, rate, limits)
-    if isinstance(command, Underway):
+        return _follow(camera, RemainingPath.begin(command), frames, rate, limits)
+    if isinstance(command, RemainingPath):
         return _follow(camera, command, frames, rate, limits)
     return Plan((camera,) * frames, Stop(), None)
 
 
-def optical_motion(linear: Vector, angular: Vector, seconds: float) -> Matrix:  # [3] m/s, [3] rad/s -> [4, 4]
+def twist_motion(linear: Vector, angular: Vector, seconds: float) -> Matrix:  # [3] m/s, [3] rad/s -> [4, 4]
     """`T_cam_new` of a camera that moves so long at a velocity given in body axes: exp(seconds * twist) on SE(3)."""
     u, turn = seconds * (R_BODY_OPTICAL.T @ linear), seconds * (R_BODY_OPTICAL.T @ angular)
     angle = float(np.linalg.norm(turn))
@@ -226,8 +226,8 @@ def optical_motion(linear: Vector, angular: Vector, seconds: float) -> Matrix:  
     return pose_from_rotation_vector(u + a * across + b * np.cross(turn, across), turn)
 
 
-def way_of(T_a_b: Matrix) -> Way:
-    """How long the constant screw of a motion is."""
+def screw_length(T_a_b: Matrix) -> ScrewLength:
+    """Measure the constant screw of a motion."""
     # By half the motion: its angle is at most pi/2, where the axis is well defined.
     half = screw(T_a_b, 0.5)
     R, t = half[:3, :3], half[:3, 3]
@@ -235,16 +235,16 @@ def way_of(T_a_b: Matrix) -> Way:
     sine = float(np.linalg.norm(axis))
     angle = math.atan2(sine, 0.5 * (float(np.trace(R)) - 1.0))
     if sine < SMALLEST_SINE:
-        return Way(2.0 * float(np.linalg.norm(t)), 2.0 * angle)
+        return ScrewLength(2.0 * float(np.linalg.norm(t)), 2.0 * angle)
     along = float(t @ axis) / sine
     across = float(np.linalg.norm(np.cross(axis / sine, t)))
     arc = across * 0.5 * angle / math.sin(0.5 * angle)
-    return Way(2.0 * math.hypot(along, arc), 2.0 * angle)
+    return ScrewLength(2.0 * math.hypot(along, arc), 2.0 * angle)
 
 
-def _follow(camera: Camera, walk: Underway, frames: int, rate: float, limits: Limits) -> Plan:
+def _follow(camera: Camera, walk: RemainingPath, frames: int, rate: float, limits: Limits) -> Plan:
     starts = (camera.T_world_cam, *walk.poses[:-1])
-    ways = (way_of(inverse(starts[0]) @ walk.poses[0]), *walk.ways)
+    ways = (screw_length(inverse(starts[0]) @ walk.poses[0]), *walk.ways)
     seconds = np.array([max(way.metres / limits.speed, way.radians / limits.turn) for way in ways])
     ends = np.cumsum(seconds)
     cameras, progress, leg = [], [], 0
@@ -263,7 +263,7 @@ def _follow(camera: Camera, walk: Underway, frames: int, rate: float, limits: Li
         progress.append(Progress((walk.walked + now) / (walk.walked + float(ends[-1])), metres, radians))
     if leg == len(ends):
         return Plan(tuple(cameras), Stop(), tuple(progress))
-    left = Underway(walk.poses[leg:], walk.ways[leg:], walk.walked + frames / rate)
+    left = RemainingPath(walk.poses[leg:], walk.ways[leg:], walk.walked + frames / rate)
     return Plan(tuple(cameras), left, tuple(progress))
 
 

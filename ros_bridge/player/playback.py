@@ -1,4 +1,4 @@
-"""Frames at a steady rate, one chunk generated ahead: the part of the player that plays.
+"""Play frames at a steady rate, with one chunk generated ahead.
 
 One thread, the world's, does all that uses the networks or the store, one job after the other: the order of jobs is the
 order of events, and networks are never used twice at once. What is played lies behind one lock that is held only for
@@ -19,10 +19,10 @@ from typing import Literal, NoReturn, TypeVar
 from mirage_env.errors import InvalidOptionError, WorldFailedError
 from mirage_env.world_model import WorldModel, WorldState
 from ros_bridge.player.cache_log import CacheLog
-from ros_bridge.player.latest_command import Orders
+from ros_bridge.player.latest_command import LatestCommand
 from ros_bridge.player.motion_commands import Command, Limits, Progress, is_standing, plan
-from ros_bridge.player.played_chunk import Clock, PlayedFrame, Take, generate
-from ros_bridge.player.statistics import Meter
+from ros_bridge.player.played_chunk import Clock, PlayedChunk, PlayedFrame, generate
+from ros_bridge.player.statistics import PlayerMeter
 
 LOGGER = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
@@ -58,21 +58,21 @@ class Playback:
             raise InvalidOptionError(f"idle is {idle!r} and history {history}; give hold or generate, and at least 1")
         self.model, self.rate, self.limits = model, rate, limits
         self._idle, self._clock = idle, clock
-        self._meter = Meter()
+        self._meter = PlayerMeter()
         self._changed = threading.Condition()  # the lock of everything here
         self._worker: ThreadPoolExecutor | None = None
         self._closed = False
         self._log: CacheLog | None = None
         self._failure: BaseException | None = None  # not raised yet
-        self._now: Take
+        self._now: PlayedChunk
         self._cursor = 0  # next frame of _now
         self._shown: PlayedFrame
         self._standing = True
         self._past: deque[WorldState] = deque(maxlen=history)
-        self._ahead: Take | None = None
-        self._job: Future[Take | None] | None = None
+        self._ahead: PlayedChunk | None = None
+        self._job: Future[PlayedChunk | None] | None = None
         self._job_order = 0
-        self._orders = Orders()
+        self._latest = LatestCommand()
         self._paused = False
         self._playing_out = False  # while paused: the frames of _now may be shown
         self._allowed = 0  # while paused: chunks that may begin
@@ -92,7 +92,7 @@ class Playback:
         return self._paused
 
     def command(self, command: Command) -> None:
-        """Where to go from the next chunk on; the newest command wins. Never waits.
+        """Set the motion from the next chunk on; the newest command wins. Never waits.
 
         Raises:
             WorldFailedError: a chunk could not be generated since the last command (raised once; this command is not
@@ -102,7 +102,7 @@ class Playback:
             self._check_running()
             if self._failure is not None and not is_standing(command):
                 self._raise_failure()
-            if self._orders.give(command, self._clock(), self.limits.timeout):
+            if self._latest.give(command, self._clock(), self.limits.timeout):
                 self._review()
             self._pump()
 
@@ -184,12 +184,12 @@ class Playback:
         self._shown = self._now.frames[self._cursor]
         self._cursor += 1
         self._standing = self._now.before is None
-        if self._now.order == self._orders.number:
-            self._orders.progress = self._shown.progress
+        if self._now.order == self._latest.number:
+            self._latest.progress = self._shown.progress
         return self._shown
 
-    def _begin(self, take: Take) -> None:
-        """From here on the chunk counts."""
+    def _begin(self, take: PlayedChunk) -> None:
+        """Begin to play a chunk; from here on it counts."""
         self._past.append(self._now.state)
         self._now, self._cursor, self._ahead = take, 0, None
         self._begun += 1
@@ -200,7 +200,7 @@ class Playback:
         self._changed.notify_all()
 
     def _review(self) -> None:
-        """After a new command."""
+        """Drop the chunk ahead where a new command has overtaken it."""
         if self._ahead is not None and self._is_outdated(self._ahead):
             self._drop()
 
@@ -209,18 +209,18 @@ class Playback:
         self._meter.dropped += 1
 
     def _stop(self, progress: Progress | None = None) -> None:
-        self._orders.stop(progress)
+        self._latest.stop(progress)
         self._review()
 
     def _expire(self, now: float) -> None:
-        if self._orders.expire(now):
+        if self._latest.expire(now):
             self._review()
 
-    def _is_outdated(self, take: Take) -> bool:
-        """Whether a chunk ahead has lost its command and must, or can in time, be generated anew."""
-        if take.order == self._orders.number:
+    def _is_outdated(self, take: PlayedChunk) -> bool:
+        """Test for a chunk ahead that has lost its command and must, or can in time, be generated anew."""
+        if take.order == self._latest.number:
             return False
-        return self._orders.stands or self._time_left() > self._meter.latency
+        return self._latest.stands or self._time_left() > self._meter.latency
 
     def _time_left(self) -> float:
         """Seconds until the next chunk is due."""
@@ -229,7 +229,7 @@ class Playback:
         return (len(self._now.frames) - self._cursor) / self.rate
 
     def _next_command(self) -> Command:
-        return self._now.plan.left if self._now.order == self._orders.number else self._orders.command
+        return self._now.plan.left if self._now.order == self._latest.number else self._latest.command
 
     def _is_moving(self) -> bool:
         return self._idle == "generate" or not is_standing(self._next_command())
@@ -246,19 +246,19 @@ class Playback:
         self._job = self._submit(self._generate)
         self._job.add_done_callback(self._generated)
 
-    def _generate(self) -> Take | None:
+    def _generate(self) -> PlayedChunk | None:
         """In the world's thread: the next chunk; None where it would show nothing new."""
         with self._changed:
             self._expire(self._clock())
             before, command = self._now.state, self._next_command()
-            order = self._job_order = self._orders.number
+            order = self._job_order = self._latest.number
             may_stand = self._allowed > 0 or self._idle == "generate"
         planned = plan(before.camera, command, self.model.config.frames_per_chunk, self.rate, self.limits)
         if not may_stand and not planned.moves(before.camera):
             return None
         return generate(self.model, before, planned, order, self._clock)
 
-    def _generated(self, job: Future[Take | None]) -> None:
+    def _generated(self, job: Future[PlayedChunk | None]) -> None:
         with self._changed:
             self._job = None
             if self._closed or job.cancelled():
@@ -271,14 +271,14 @@ class Playback:
             self._changed.notify_all()
             self._pump()
 
-    def _take(self, take: Take | None) -> None:
+    def _take(self, take: PlayedChunk | None) -> None:
         if take is not None:
             self._meter.generated(take.seconds)
             if take.before is not self._now.state or self._is_outdated(take):
                 self._meter.dropped += 1
             else:
                 self._ahead = take
-        elif self._job_order == self._orders.number:  # the goal is where the camera is
+        elif self._job_order == self._latest.number:  # the goal is where the camera is
             self._stop(None if is_standing(self._next_command()) else Progress(1.0, 0.0, 0.0))
 
     def _fail(self, error: BaseException) -> None:
@@ -286,10 +286,10 @@ class Playback:
         self._meter.failed(error)
         self._failure = error
         self._allowed = 0
-        if self._job_order == self._orders.number:
+        if self._job_order == self._latest.number:
             self._stop()
 
-    def _replace(self, take: Take, log: CacheLog | None, past: Sequence[WorldState] = ()) -> None:
+    def _replace(self, take: PlayedChunk, log: CacheLog | None, past: Sequence[WorldState] = ()) -> None:
         """Another world, standing."""
         with self._changed:
             self._change_log(log)
@@ -328,7 +328,7 @@ class Playback:
                 self._busy -= 1
                 self._pump()
 
-    def _submit(self, job: Callable[..., ResultT], *arguments: Take) -> Future[ResultT]:
+    def _submit(self, job: Callable[..., ResultT], *arguments: PlayedChunk) -> Future[ResultT]:
         if self._worker is None:
             raise WorldFailedError("the player is not running; start it first")
         return self._worker.submit(job, *arguments)

@@ -1,4 +1,4 @@
-"""What a player shows: a chunk that was generated or looked at, cut into frames."""
+"""Chunks of a world cut into frames to show."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint
 from ros_bridge.player.motion_commands import Plan, Progress, Stop
 
 Clock = Callable[[], float]
-NO_ORDER = -1
-"""`Take.order` of a view: no command asked for it."""
+NO_COMMAND = -1
+"""`PlayedChunk.order` of a view: no command asked for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class PlayedFrame:
 
 
 @dataclass(frozen=True, eq=False)
-class Take:
+class PlayedChunk:
     """A chunk that can be played, or one view of a world that stands."""
 
     chunk: Chunk
@@ -57,14 +57,14 @@ class Take:
     """What it took."""
 
 
-def generate(model: WorldModel, before: WorldState, plan: Plan, order: int, clock: Clock) -> Take:
+def generate(model: WorldModel, before: WorldState, plan: Plan, order: int, clock: Clock) -> PlayedChunk:
     """The next chunk of a world."""
     began = clock()
     chunk, state = model.step(before, plan.cameras)
     return _take(chunk, state, plan, order, before, began, clock)
 
 
-def open_world(model: WorldModel, view: StartView, seed: int, clock: Clock) -> Take:
+def open_world(model: WorldModel, view: StartView, seed: int, clock: Clock) -> PlayedChunk:
     """A new world, seen as it starts.
 
     Raises:
@@ -72,13 +72,13 @@ def open_world(model: WorldModel, view: StartView, seed: int, clock: Clock) -> T
     """
     began = clock()
     chunk, state = model.start(view.image, view.camera, view.depth, seed)
-    return _take(chunk, state, _standing(state), NO_ORDER, None, began, clock)
+    return _take(chunk, state, _standing(state), NO_COMMAND, None, began, clock)
 
 
-def look(model: WorldModel, state: WorldState, clock: Clock) -> Take:
-    """Where a world stands."""
+def look(model: WorldModel, state: WorldState, clock: Clock) -> PlayedChunk:
+    """Render a world from its current camera."""
     began = clock()
-    return _take(frame_views.look(model, state), state, _standing(state), NO_ORDER, None, began, clock)
+    return _take(frame_views.look(model, state), state, _standing(state), NO_COMMAND, None, began, clock)
 
 
 def _standing(state: WorldState) -> Plan:
@@ -87,7 +87,7 @@ def _standing(state: WorldState) -> Plan:
 
 def _take(
     chunk: Chunk, state: WorldState, plan: Plan, order: int, before: WorldState | None, began: float, clock: Clock
-) -> Take:
+) -> PlayedChunk:
     images = frames_to_uint8(chunk.frames)
     depth = chunk.depth.float().cpu().numpy()
     observed = chunk.readout.observed.cpu().numpy() > 0
@@ -108,4 +108,4 @@ def _take(
         )
         for i, camera in enumerate(chunk.cameras)
     )
-    return Take(chunk, state, frames, plan, order, before, now - began)
+    return PlayedChunk(chunk, state, frames, plan, order, before, now - began)

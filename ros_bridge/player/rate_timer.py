@@ -1,4 +1,4 @@
-"""A steady beat in a thread of its own.
+"""Timer at a constant rate, in a thread of its own.
 
 A timer of rclpy would do the same for ten times the CPU: each call of one lets the executor look at all topics and
 services of the node, twice.
@@ -14,7 +14,7 @@ LOOK_SECONDS = 0.05
 """How often a clock that may be simulated is looked at while the next beat is far."""
 
 
-class Ticker:
+class RateTimer:
     """Calls a function `rate` times a second until it is stopped.
 
     A beat that is missed is left out; none is made up for. Where the clock jumps, the beat begins anew.

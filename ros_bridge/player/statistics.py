@@ -1,4 +1,4 @@
-"""How a world that plays is doing: counters and latencies, for diagnostics."""
+"""Counters and latencies of a playing world."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LATENCIES = 100
 
 @dataclass(frozen=True)
 class PlayerStats:
-    """A player at one moment. Seconds are those of the player's clock."""
+    """Statistics of a player at one moment. Seconds are those of the player's clock."""
 
     chunk: int
     """Chunks of the world so far, that of the current frame included; the start view is 0."""
@@ -58,8 +58,8 @@ class PlayerStats:
     """Why the store no longer takes chunks; None while it does."""
 
 
-class Meter:
-    """Counts what a player does. Its owner's lock guards it."""
+class PlayerMeter:
+    """Counters of a player. Its owner's lock guards them."""
 
     def __init__(self) -> None:
         self.frames = self.held = self.late = self.dropped = self.errors = 0

@@ -1,4 +1,4 @@
-"""`WorldPlayer` keeps one world walking: opens, plays, undoes and writes it down. It knows nothing of ROS."""
+"""Player of one world: open, play, undo, fork and store it. It knows nothing of ROS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mirage_env.world_model import WorldModel, WorldState
 from ros_bridge.player.cache_log import CacheLog, family, following
 from ros_bridge.player.motion_commands import Limits
 from ros_bridge.player.playback import Playback
-from ros_bridge.player.played_chunk import PlayedFrame, Take, look, open_world
+from ros_bridge.player.played_chunk import PlayedChunk, PlayedFrame, look, open_world
 from ros_bridge.player.statistics import PlayerStats
 
 __all__ = ["PlayedFrame", "PlayerStats", "WorldPlayer"]
@@ -248,7 +248,7 @@ class WorldPlayer(Playback):
             return f"fork {self._forked} holds the world after {state.chunk} chunks; load it by its number"
 
     def stats(self) -> PlayerStats:
-        """How it is doing; also after it was closed.
+        """Statistics of the player, also after it was closed.
 
         Raises:
             WorldFailedError: the player was not started.
@@ -272,7 +272,7 @@ class WorldPlayer(Playback):
                 nbytes=state.memory.nbytes,
                 paused=self._paused,
                 moving=self._is_moving(),
-                progress=self._orders.progress,
+                progress=self._latest.progress,
                 error=meter.error,
                 errors=meter.errors,
                 store=None if log is None else str(log.path),
@@ -297,7 +297,7 @@ class WorldPlayer(Playback):
         self._replace(take, self._new_log(take))
         return f"a new world with seed {self._seed}{self._where()}"
 
-    def _new_log(self, take: Take) -> CacheLog | None:
+    def _new_log(self, take: PlayedChunk) -> CacheLog | None:
         """The next cache of the store, beginning with a world."""
         if self._store is None:
             return None

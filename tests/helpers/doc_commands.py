@@ -21,8 +21,8 @@ from packaging.requirements import Requirement
 from repository import ROOT
 
 from mirage_env.cli import main
-from ros_bridge.nodes.policy_parameters import PolicyParameters
-from ros_bridge.nodes.world_parameters import WorldParameters
+from ros_bridge.parameters.policy_parameters import PolicyParameters
+from ros_bridge.parameters.world_parameters import WorldParameters
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NODES = {"world_node": WorldParameters, "policy_node": PolicyParameters}

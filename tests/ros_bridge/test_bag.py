@@ -268,9 +268,9 @@ def info_at(stamp: int, size: tuple[int, int] = (4, 6)) -> Any:
     return messages.camera_info_message(Camera.from_fov(1.0, *size), stamp, "cam", M)
 
 
-def recorded(path: Path, *messages: tuple[str, Any]) -> Path:
+def recorded(path: Path, *rows: tuple[str, Any]) -> Path:
     with new_bag(path) as writer:
-        for topic, message in messages:
+        for topic, message in rows:
             writer.write(topic, message, messages.nanoseconds(message.header.stamp))
     return path
 

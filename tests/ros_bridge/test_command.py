@@ -20,7 +20,7 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.models.world_model_loader import save_world_model
 from mirage_env.store import save_world
 from ros_bridge import command, teleop_keyboard, topic_echo
-from ros_bridge.nodes.world_parameters import WorldParameters
+from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.topic_echo import Arrival
 
 WITHOUT_ROS = "import sys; sys.modules['rclpy'] = None; from mirage_env.cli import main; sys.exit(main())"

@@ -10,8 +10,8 @@ import yaml
 from repository import ROOT
 from ros_process import needs_ros
 
-from ros_bridge.nodes.policy_parameters import PolicyParameters
-from ros_bridge.nodes.world_parameters import WorldParameters
+from ros_bridge.parameters.policy_parameters import PolicyParameters
+from ros_bridge.parameters.world_parameters import WorldParameters
 
 BRIDGE = ROOT / "ros_bridge"
 LAUNCH = BRIDGE / "launch/mirage.launch.py"

@@ -19,9 +19,9 @@ from ros_bridge.player.motion_commands import (
     Velocity,
     is_same,
     is_standing,
-    optical_motion,
     plan,
-    way_of,
+    screw_length,
+    twist_motion,
 )
 
 FRAMES, RATE = 8, 20.0
@@ -56,14 +56,14 @@ def steps(start, plans):
 
 @given(vectors, st.floats(0.01, 3.0))
 def test_motion_without_turn_is_a_straight_line(linear, seconds):
-    T = body_from_optical(optical_motion(linear, np.zeros(3), seconds))
+    T = body_from_optical(twist_motion(linear, np.zeros(3), seconds))
     assert np.allclose(T[:3, 3], seconds * linear, atol=1e-12)
     assert np.allclose(T[:3, :3], np.eye(3), atol=1e-12)
 
 
 @given(st.floats(0.1, 2.0), st.floats(0.1, 2.0), st.floats(0.0, 3.0))
 def test_forward_and_left_turn_is_the_circle_of_the_closed_form(speed, turn, seconds):
-    T = body_from_optical(optical_motion(np.array([speed, 0.0, 0.0]), np.array([0.0, 0.0, turn]), seconds))
+    T = body_from_optical(twist_motion(np.array([speed, 0.0, 0.0]), np.array([0.0, 0.0, turn]), seconds))
     angle = turn * seconds
     radius = speed / turn
     assert np.allclose(T[:3, 3], [radius * math.sin(angle), radius * (1.0 - math.cos(angle)), 0.0], atol=1e-12)
@@ -72,8 +72,8 @@ def test_forward_and_left_turn_is_the_circle_of_the_closed_form(speed, turn, sec
 
 @given(tiny_vectors, tiny_vectors, st.floats(0.0, 2.0), st.floats(0.0, 2.0))
 def test_motions_of_one_velocity_add_up(linear, angular, first, second):
-    together = optical_motion(linear, angular, first + second)
-    parts = optical_motion(linear, angular, first) @ optical_motion(linear, angular, second)
+    together = twist_motion(linear, angular, first + second)
+    parts = twist_motion(linear, angular, first) @ twist_motion(linear, angular, second)
     assert np.allclose(together, parts, atol=1e-12)
 
 
@@ -87,7 +87,7 @@ def test_motion_equals_the_matrix_exponential(linear, angular):
     for n in range(1, 60):
         term = term @ twist / n
         series = series + term
-    assert np.allclose(body_from_optical(optical_motion(linear, angular, 1.0)), series, atol=1e-9)
+    assert np.allclose(body_from_optical(twist_motion(linear, angular, 1.0)), series, atol=1e-9)
 
 
 @given(motions, vectors, vectors)
@@ -109,15 +109,15 @@ def test_velocity_is_clamped_in_its_own_direction(linear, angular):
         v * min(1.0, limit / max(np.linalg.norm(v), 1e-300))
         for v, limit in ((linear, limits.speed), (angular, limits.turn))
     ]
-    assert np.allclose(last.T_world_cam, optical_motion(*shorter, 1.0), atol=1e-12)
+    assert np.allclose(last.T_world_cam, twist_motion(*shorter, 1.0), atol=1e-12)
 
 
 @given(motions, vectors, vectors)
 def test_velocity_never_exceeds_the_limits(T, linear, angular):
     start = camera_at(T)
     for step in steps(start, [plan(start, Velocity(linear, angular), FRAMES, RATE, SLOW)]):
-        assert way_of(step).metres <= SLOW.speed / RATE + 1e-9
-        assert way_of(step).radians <= SLOW.turn / RATE + 1e-9
+        assert screw_length(step).metres <= SLOW.speed / RATE + 1e-9
+        assert screw_length(step).radians <= SLOW.turn / RATE + 1e-9
 
 
 @given(motions, motions)
@@ -134,7 +134,7 @@ def test_goal_is_reached_exactly_and_kept(T_start, T_goal):
 
 @given(motions, motions)
 def test_goal_takes_the_time_of_the_slower_of_the_two_limits(T_start, T_goal):
-    way = way_of(inverse(T_start) @ T_goal)
+    way = screw_length(inverse(T_start) @ T_goal)
     seconds = max(way.metres / SLOW.speed, way.radians / SLOW.turn)
     progress = [p for a in walk(camera_at(T_start), Goal(T_goal)) for p in a.progress]
     arrived = next(i for i, p in enumerate(progress) if p.fraction == 1.0) + 1
@@ -159,7 +159,7 @@ def test_path_is_followed_within_the_limits_and_never_goes_back(T_start, poses):
 
 @given(motions)
 def test_path_passes_through_its_poses(T):
-    way = way_of(T)
+    way = screw_length(T)
     assume(way.metres > 0.01)
     limits = Limits(speed=way.metres * RATE / 3, turn=1e3)  # the first pose after three frames, the second after six
     cameras = plan(camera_at(np.eye(4)), FollowPath((T, T @ T)), FRAMES, RATE, limits).cameras
@@ -169,20 +169,20 @@ def test_path_passes_through_its_poses(T):
 
 @given(motions, st.floats(0.05, 1.0))
 def test_length_of_a_screw_is_in_proportion(T, share):
-    whole, part = way_of(T), way_of(screw(T, share))
+    whole, part = screw_length(T), screw_length(screw(T, share))
     assert part.metres == pytest.approx(share * whole.metres, abs=1e-6)
     assert part.radians == pytest.approx(share * whole.radians, abs=1e-6)
 
 
 @given(vectors, vectors)
 def test_length_of_a_motion_is_the_length_of_its_velocity(linear, angular):
-    way = way_of(optical_motion(linear, 0.5 * angular, 1.0))  # turns of less than pi are told apart from their inverse
+    way = screw_length(twist_motion(linear, 0.5 * angular, 1.0))
     assert way.metres == pytest.approx(np.linalg.norm(linear), abs=1e-6)
     assert way.radians == pytest.approx(np.linalg.norm(0.5 * angular), abs=1e-6)
 
 
 def test_a_half_turn_has_a_length():
-    way = way_of(pose_from_rotation_vector([1.0, 0.0, 0.0], [0.0, math.pi, 0.0]))
+    way = screw_length(pose_from_rotation_vector([1.0, 0.0, 0.0], [0.0, math.pi, 0.0]))
     assert way.radians == pytest.approx(math.pi)
     assert way.metres == pytest.approx(0.5 * math.pi)
 

@@ -13,8 +13,8 @@ from mirage_env.camera import Camera, pose_from_rotation_vector
 from mirage_env.errors import InvalidActionError, InvalidOptionError
 from mirage_env.spaces.actions import RelativePose
 from ros_bridge.messages.optical_frames import body_from_optical
-from ros_bridge.nodes.action_conversion import goal_of, motion_of, observation_of, velocity_of
-from ros_bridge.nodes.policy_parameters import PolicyParameters
+from ros_bridge.nodes.policy_actions import goal_of, motion_of, observation_of, velocity_of
+from ros_bridge.parameters.policy_parameters import PolicyParameters
 
 SHARES = st.lists(st.floats(-1.0, 1.0), min_size=6, max_size=6)
 END_SECONDS = 2.0

@@ -21,10 +21,10 @@ from mirage_env.rooms import Room
 from mirage_env.store import open_cache
 from ros_bridge import messages
 from ros_bridge.messages.optical_frames import body_from_optical
-from ros_bridge.nodes.rejected_input import WARN_EVERY, Refusals
+from ros_bridge.nodes.rejected_inputs import WARN_EVERY, RejectedInputs
 from ros_bridge.nodes.start_views import camera_view, room_view
-from ros_bridge.nodes.world_parameters import WorldParameters, local_path
-from ros_bridge.player.rate_timer import Ticker
+from ros_bridge.parameters.world_parameters import WorldParameters, local_path
+from ros_bridge.player.rate_timer import RateTimer
 
 RATE = 25.0
 FRAMES = 4
@@ -60,7 +60,7 @@ def test_store_is_a_path_or_a_file_url():
 
 def test_refusals_are_all_counted_and_seldom_told():
     told, now = [], [0.0]
-    refusals = Refusals(told.append, lambda: now[0])
+    refusals = RejectedInputs(told.append, lambda: now[0])
     for _ in range(50):
         with refusals.watching("cmd_vel"):
             raise InvalidOptionError("it is NaN")
@@ -81,7 +81,7 @@ def test_ticker_keeps_its_rate_leaves_out_what_it_missed_and_ends():
         if len(times) == 5:
             time.sleep(slow)
 
-    ticker = Ticker(tick, 100.0, time.monotonic)
+    ticker = RateTimer(tick, 100.0, time.monotonic)
     time.sleep(0.4)
     ticker.stop()
     seen = len(times)
@@ -93,7 +93,7 @@ def test_ticker_keeps_its_rate_leaves_out_what_it_missed_and_ends():
 
 
 def test_ticker_tells_what_went_wrong():
-    ticker = Ticker(lambda: 1 / 0, 100.0, time.monotonic)
+    ticker = RateTimer(lambda: 1 / 0, 100.0, time.monotonic)
     time.sleep(0.05)
     with pytest.raises(ZeroDivisionError):
         ticker.check()

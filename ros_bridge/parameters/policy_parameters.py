@@ -16,7 +16,7 @@ def _parameter(default: Any, meaning: str, low: float | None = None, high: float
 
 @dataclass(frozen=True)
 class PolicyParameters:
-    """What `policy_node` can be told.
+    """Parameters of `policy_node`.
 
     Raises:
         InvalidOptionError: a value out of its range, or one that is not on offer.

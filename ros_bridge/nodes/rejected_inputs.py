@@ -1,4 +1,4 @@
-"""Bad input: refused with a warning that names it, counted, and the node goes on."""
+"""Reject bad input with a warning, count it, and keep the node running."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ WARN_EVERY = 2.0
 """Seconds between two warnings of the same kind; a bad publisher at 50 Hz must not flood the log."""
 
 
-class Refusals:
-    """Counts what was refused, by kind.
+class RejectedInputs:
+    """Counts of rejected inputs by kind.
 
     Args:
         warn: takes the text of a warning.
@@ -36,7 +36,7 @@ class Refusals:
 
     @contextmanager
     def watching(self, kind: str) -> Iterator[None]:
-        """What the block raises for bad input (`REFUSED`) is a refusal of that kind and goes no further."""
+        """Turn errors of bad input (`REFUSED`) in the block into a counted warning of that kind."""
         try:
             yield
         except REFUSED as error:

@@ -1,4 +1,4 @@
-"""From a dataclass of parameters (`WorldParameters`) to the declared parameters of a node, and back."""
+"""Declare a dataclass of parameters on a node, and read it back."""
 
 from __future__ import annotations
 

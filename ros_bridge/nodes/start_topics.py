@@ -1,4 +1,4 @@
-"""What `world_node` is told: velocities, goals, paths, and views of a real camera to open a world with."""
+"""Handlers of ~/start/*: views of a real camera to open a world with."""
 
 from __future__ import annotations
 
@@ -7,67 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 from mirage_env.config.world import WorldModelConfig
-from mirage_env.errors import InvalidImageError, InvalidOptionError
+from mirage_env.errors import InvalidImageError
 from mirage_env.interfaces import StartView
-from ros_bridge import _ros, messages
-from ros_bridge.nodes.publishers import overridable, stream_quality
-from ros_bridge.nodes.rejected_input import Refusals
+from ros_bridge import messages
 from ros_bridge.nodes.start_views import camera_view
-from ros_bridge.nodes.world_parameters import WorldParameters
-from ros_bridge.player.motion_commands import FollowPath, Goal, Stop, Velocity
-from ros_bridge.player.world_player import WorldPlayer
 
 WAITING = 4
 """Stamps of start views that may wait for what belongs to them."""
 
 
-def subscribe(
-    node: Any, kind: Any, topic: str, callback: Callable[[Any], None], refusals: Refusals, group: Any = None
-) -> Any:
-    """A subscription whose callback may refuse; refusals are counted by the topic's name (all of ~/start/ by "start").
-
-    Raises:
-        InvalidOptionError: a QoS override that is none.
-    """
-    name = topic.removeprefix("~/").partition("/")[0]
-
-    def received(message: Any) -> None:
-        with refusals.watching(name):
-            callback(message)
-
-    try:
-        return node.create_subscription(
-            kind, topic, received, stream_quality(), callback_group=group, qos_overriding_options=overridable()
-        )
-    except (RuntimeError, _ros.ParameterException) as error:
-        raise InvalidOptionError(f"qos_overrides of {topic}: {error}") from error
-
-
-class Steering:
-    """Messages to commands of the player."""
-
-    def __init__(self, player: WorldPlayer, options: WorldParameters) -> None:
-        self._player = player
-        self._map = options.map_frame
-        self._base = options.base_frame
-
-    def twist(self, message: Any) -> None:
-        self._player.command(Velocity(*messages.velocity_from_twist(message)))
-
-    def twist_stamped(self, message: Any) -> None:
-        self._player.command(Velocity(*messages.velocity_from_twist_stamped(message, self._base)))
-
-    def goal(self, message: Any) -> None:
-        self._player.command(Goal.of_base(messages.pose_from_stamped(message, self._map)))
-
-    def path(self, message: Any) -> None:
-        """An empty path is a stop: Nav2 clears so."""
-        poses = messages.path_from_message(message, self._map)
-        self._player.command(FollowPath.of_bases(poses) if poses else Stop())
-
-
 class StartTopics:
-    """Puts images, camera infos and depth images of one stamp together.
+    """Match images, camera infos and depth images of one stamp.
 
     Args:
         config: of the model that is to open a world.

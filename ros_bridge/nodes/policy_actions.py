@@ -1,4 +1,4 @@
-"""From what a policy chooses to what drives a robot: pure NumPy, no node.
+"""Convert actions of a policy to velocities and goals of a body: pure NumPy, no node.
 
 An action is the one of `Mirage/World-v0`: the next camera in the frame of the current one, in optical axes, as shares
 of a largest step and turn. Out comes a velocity or a goal in the body axes of REP-103.

@@ -24,7 +24,7 @@ def _parameter(
 
 @dataclass(frozen=True)
 class WorldParameters:
-    """What `world_node` can be told. The range of a number includes its ends.
+    """Parameters of `world_node`. The range of a number includes its ends.
 
     Raises:
         InvalidOptionError: a value of the wrong type or out of its range, or names that must differ and do not.
@@ -92,7 +92,7 @@ class WorldParameters:
 
     @property
     def store_folder(self) -> Path | None:
-        """Where the cache is; None without one.
+        """Folder of the cache; None without one.
 
         Raises:
             InvalidOptionError: a URL that is no local folder.

@@ -1,0 +1,1 @@
+"""Parameters of the nodes: names, defaults, ranges and meanings, and their declaration."""
