@@ -166,7 +166,7 @@ def test_wrong_command_is_seen(command, says, tmp_path):
     [
         ("import no_such_module", "module no_such_module"),
         ("from mirage_env.trajectories import preset_paht", "mirage_env.trajectories.preset_paht"),
-        ("import mirage_env\nmirage_env.load_world('rooms')", "mirage_env.load_world"),
+        ("import mirage_env\nmirage_env.load_worlds('rooms')", "mirage_env.load_worlds"),
         ("print(known + unknown)", "unknown"),
     ],
 )

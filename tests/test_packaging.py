@@ -184,7 +184,7 @@ def test_wheel_holds_the_packages_and_nothing_else(distributions):
         assert f"{stem}.data/data/share/mirage_env/{path}" in in_wheel
     assert "mirage = mirage_env.cli:main" in entry_points
     for node in NODES:
-        assert f"{node} = ros_bridge.{node}:main" in entry_points
+        assert f"{node} = ros_bridge.nodes.{node}:main" in entry_points
 
 
 def test_sdist_holds_what_a_build_and_a_test_need(distributions):

@@ -250,7 +250,7 @@ def test_recorded_file_is_whole_for_reruns_own_check(tmp_path, model, walked):
 
 def test_without_rerun_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "rerun", None)
-    for name in ("recording", "recorders"):
-        monkeypatch.delitem(sys.modules, f"mirage_env.{name}")
+    for name in ("rerun_files", "rerun_recorders"):
+        monkeypatch.delitem(sys.modules, f"mirage_env.viz.{name}")
     with pytest.raises(MissingPackageError, match=r"mirage-env\[record\]"):
         __import__("mirage_env.viz.rerun_recorders")
