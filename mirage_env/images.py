@@ -21,14 +21,23 @@ def image_tensor(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:  # 
 
 
 def depth_tensor(depth: NDArray[np.floating], size: tuple[int, int]) -> Tensor:  # [H, W] -> [1, H, W]
+    """Depth of an image: metres, 0 or NaN where it was not measured, inf where there is no surface (sky).
+
+    Raises:
+        InvalidDepthError: another shape, negative values, or no known pixel at all.
+    """
     depth = np.array(depth, np.float32)
     if depth.shape != size:
-        raise InvalidDepthError(f"the start depth has shape {depth.shape}; it must be that of the image, {size}")
-    if np.isnan(depth).any() or (depth <= 0.0).any():
+        raise InvalidDepthError(f"the depth has shape {depth.shape}; it must be that of the image, {size}")
+    if (depth < 0.0).any():
         raise InvalidDepthError(
-            f"the start depth holds {int(np.isnan(depth).sum())} NaN and {int((depth <= 0.0).sum())} non-positive "
-            "values; give positive metres, and inf where there is no surface"
+            f"the depth holds {int((depth < 0.0).sum())} negative values; give positive metres, 0 or NaN where "
+            "nothing was "
+            "measured, and inf where there is no surface"
         )
+    depth[np.isnan(depth)] = 0.0
+    if not depth.any():
+        raise InvalidDepthError("the depth holds no known pixel; leave it out to have it estimated")
     return torch.from_numpy(depth)[None]
 
 

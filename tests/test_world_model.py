@@ -289,10 +289,10 @@ def test_a_bad_image_is_refused(model, image, says):
     [
         (np.ones((32, 31)), "shape"),
         (np.ones((32, 32, 1)), "shape"),
-        (np.full((32, 32), np.nan), "1024 NaN"),
-        (np.zeros((32, 32)), "1024 non-positive"),
-        (np.full((32, 32), -1.0), "non-positive"),
-        (np.full((32, 32), -np.inf), "non-positive"),
+        (np.full((32, 32), np.nan), "no known pixel"),
+        (np.zeros((32, 32)), "no known pixel"),
+        (np.full((32, 32), -1.0), "1024 negative"),
+        (np.full((32, 32), -np.inf), "1024 negative"),
     ],
 )
 def test_a_bad_depth_is_refused(model, depth, says):

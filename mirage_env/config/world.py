@@ -136,9 +136,12 @@ class FilterConfig:
     """Share of edge pixels above which a cell is dropped; 1 keeps edge cells at their median depth."""
     dynamic_share: float = 0.15
     """Share of mover or sky pixels above which a cell is dropped."""
+    unknown_share: float = 0.5
+    """Share of pixels without a measured depth above which a cell is dropped; it is lifted from the others."""
 
     def __post_init__(self) -> None:
-        at_least(0.0, edge_jump=self.edge_jump, edge_share=self.edge_share, dynamic_share=self.dynamic_share)
+        shares = {name: getattr(self, name) for name in ("edge_share", "dynamic_share", "unknown_share")}
+        at_least(0.0, edge_jump=self.edge_jump, **shares)
 
 
 @dataclass(frozen=True)

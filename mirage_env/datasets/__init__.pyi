@@ -1,6 +1,5 @@
 from .clips import Clip as Clip
 from .clips import Clips as Clips
-from .clips import record_environment as record_environment
 from .clips import write_clips as write_clips
 from .latent_clips import LatentClips as LatentClips
 from .photographs import centre_crop as centre_crop
@@ -8,3 +7,4 @@ from .photographs import start_view_from_files as start_view_from_files
 from .realestate10k import PoseList as PoseList
 from .realestate10k import read_pose_list as read_pose_list
 from .realestate10k import write_pose_list as write_pose_list
+from .recording import record_environment as record_environment

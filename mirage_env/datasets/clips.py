@@ -1,19 +1,18 @@
 """Clips: what every training stage reads.
 
 A folder of NumPy arrays that are memory-mapped, so that any number of training processes share one copy: images, depth,
-labels, poses, intrinsics, and (once a codec exists) latents. `record_environment` records any
-Gymnasium environment that shows images, depth and poses; `rooms/clips.py` renders the rooms simulator.
+labels, poses and intrinsics. `recording.py` records any Gymnasium environment that shows images, depth and poses,
+`rooms/clips.py` renders the rooms simulator.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
@@ -22,15 +21,11 @@ from tqdm import tqdm
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
-from mirage_env.interfaces import SKY, STATIC
-
-FARTHEST = float(np.finfo(np.float16).max)
-"""Depth beyond this does not fit its type and counts as none, metres."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """F frames along one camera path. Depth is 0 where there is none (sky)."""
+    """F frames along one camera path. Depth is 0 where it was not measured, and where there is none (label SKY)."""
 
     images: NDArray[np.uint8]  # [F, H, W, 3]
     depth: NDArray[np.float16]  # [F, H, W]
@@ -48,7 +43,7 @@ class Clips:
         self.folder = folder
         self.meta: dict[str, Any] = json.loads((folder / "clips.json").read_text())
         for name in ("images", "depth", "labels", "poses", "intrinsics"):
-            setattr(self, name, np.load(folder / f"{name}.npy", mmap_mode="r"))
+            setattr(self, name, np.load(folder / f"{name}.npy", mmap_mode="r")[: self.meta["clips"]])
         self.images: NDArray[np.uint8]
         self.depth: NDArray[np.float16]
         self.labels: NDArray[np.uint8]
@@ -78,87 +73,60 @@ def images_to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:  # [..., H, W, 
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, -3))).float() / 127.5 - 1.0
 
 
+class ClipWriter:
+    """Appends clips to a folder, array by array. `clips.json` says how many are whole; what lies beyond is nothing.
+
+    Raises:
+        InvalidOptionError: a clip of another shape than those before it.
+    """
+
+    def __init__(self, folder: Path, count: int, done: int = 0) -> None:
+        """Make room for `count` clips, of which `done` are there already."""
+        self.folder, self.count, self.done = folder, count, done
+        folder.mkdir(parents=True, exist_ok=True)
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def append(self, clip: Clip) -> None:
+        """Write the next clip."""
+        for name, value in vars(clip).items():
+            if name not in self._arrays:
+                self._arrays[name] = _array(self.folder / f"{name}.npy", value, self.count, self.done)
+            there = self._arrays[name]
+            if there.shape[1:] != value.shape or there.dtype != value.dtype:
+                raise InvalidOptionError(
+                    f"clip {self.done} has {name} {value.dtype}{list(value.shape)}, those before it "
+                    f"{there.dtype}{list(there.shape[1:])}; record clips of one size to one folder"
+                )
+            there[self.done] = value
+        self.done += 1
+
+    def commit(self, meta: dict[str, Any]) -> None:
+        """Say that all clips appended so far are whole."""
+        partial = self.folder / ".clips.json.partial"
+        partial.write_text(json.dumps({"clips": self.done, **meta}) + "\n")
+        partial.replace(self.folder / "clips.json")
+
+
+def _array(file: Path, first: NDArray[Any], count: int, done: int) -> NDArray[Any]:
+    """A memory-mapped array for `count` clips, which keeps those that are there."""
+    if not done:
+        return open_memmap(file, "w+", first.dtype, (count, *first.shape))
+    there = np.load(file, mmap_mode="r")
+    if len(there) < count:
+        grown = file.with_name(f".{file.name}.partial")
+        larger = open_memmap(grown, "w+", there.dtype, (count, *there.shape[1:]))
+        larger[:done] = there[:done]
+        grown.replace(file)
+        return larger
+    return open_memmap(file, "r+")
+
+
 def write_clips(folder: Path, clips: Iterator[Clip], count: int, meta: dict[str, Any]) -> Clips:
     """Write `count` clips; `clips.json` is written last, so a broken recording is never read as a whole one."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "clips.json").unlink(missing_ok=True)
-    arrays: dict[str, NDArray[Any]] = {}
-    for i, clip in enumerate(tqdm(clips, total=count, desc=f"record {folder.name}", unit="clip")):
-        for name, value in vars(clip).items():
-            if i == 0:
-                arrays[name] = open_memmap(folder / f"{name}.npy", "w+", value.dtype, (count, *value.shape))
-            arrays[name][i] = value
-    (folder / "clips.json").write_text(json.dumps({"clips": count, **meta}) + "\n")
+    writer = ClipWriter(folder, count)
+    for clip in tqdm(clips, total=count, desc=f"record {folder.name}", unit="clip"):
+        writer.append(clip)
+    writer.commit(meta)
     return Clips(folder)
-
-
-def record_environment(
-    env: gymnasium.Env[Any, Any],
-    folder: Path,
-    clips: int,
-    frames: int,
-    policy: Callable[[Any], Any] | None = None,
-    seed: int = 0,
-) -> Clips:
-    """Record any environment whose `info` gives `frames`, `frame_depth`, `frame_poses` and `intrinsics` per step.
-
-    Args:
-        env: one step shows k >= 1 new frames: `info["frames"]` uint8 [k, H, W, 3], `info["frame_depth"]` [k, H, W]
-            metres (0 or inf = none), `info["frame_poses"]` [k, 4, 4] T_world_cam, `info["intrinsics"]` [3, 3], and
-            optionally `info["frame_labels"]` [k, H, W]; without labels everything counts as static, no depth as sky.
-        folder: where to write.
-        clips: episodes to record.
-        frames: frames of a clip; episodes that end sooner are left out.
-        policy: observation -> action; random actions without one.
-        seed: seed of the first episode.
-
-    Raises:
-        InvalidOptionError: `info` lacks one of the arrays, or ten episodes in a row are too short.
-    """
-
-    def episodes() -> Iterator[Clip]:
-        made, tried = 0, 0
-        while made < clips:
-            if tried - made > 10 + made:
-                raise InvalidOptionError(f"episodes are shorter than {frames} frames; record with fewer `frames`")
-            clip = _record_episode(env, frames, policy, seed + tried)
-            tried += 1
-            if clip is not None:
-                made += 1
-                yield clip
-
-    meta = {"source": env.spec.id if env.spec else type(env).__name__, "first_seed": seed}
-    return write_clips(folder, episodes(), clips, meta)
-
-
-def _record_episode(env: Any, frames: int, policy: Callable[[Any], Any] | None, seed: int) -> Clip | None:
-    observation, info = env.reset(seed=seed)
-    env.action_space.seed(seed)
-    parts: dict[str, list[NDArray[Any]]] = {"frames": [], "frame_depth": [], "frame_poses": [], "frame_labels": []}
-    ended = False
-    while True:
-        for name in ("frames", "frame_depth", "frame_poses", "intrinsics"):
-            if name not in info:
-                raise InvalidOptionError(f"info has no {name!r}; record_environment's docstring lists what it needs")
-            if name in parts:
-                parts[name].append(np.asarray(info[name]))
-        depth = np.nan_to_num(np.asarray(info["frame_depth"], np.float32), posinf=0.0)
-        depth[depth > FARTHEST] = 0.0
-        parts["frame_depth"][-1] = depth.astype(np.float16)
-        labels = info.get("frame_labels", np.where(depth > 0.0, STATIC, SKY))
-        parts["frame_labels"].append(np.asarray(labels, np.uint8))
-        if ended or sum(len(p) for p in parts["frames"]) >= frames:
-            break
-        action = policy(observation) if policy else env.action_space.sample()
-        observation, _, terminated, truncated, info = env.step(action)
-        ended = terminated or truncated
-    whole = {name: np.concatenate(part)[:frames] for name, part in parts.items()}
-    if len(whole["frames"]) < frames:
-        return None
-    return Clip(
-        images=whole["frames"],
-        depth=whole["frame_depth"],
-        labels=whole["frame_labels"],
-        poses=np.asarray(whole["frame_poses"], np.float64).reshape(-1, 4, 4),
-        intrinsics=np.asarray(info["intrinsics"], np.float64),
-    )

@@ -21,14 +21,16 @@ def keep_cells(
 ) -> Tensor:  # [F, h, w] bool
     """keep = valid & static & not sky & not edge.
 
-    A cell is dropped where more than `dynamic_share` of its pixels move or are sky, where the depth of any static
-    pixel is outside (near, far) or not finite, or where more than `edge_share` of its pixels lie on a depth jump above
-    `edge_jump`.
+    A cell is dropped where more than `dynamic_share` of its pixels move or are sky, where more than `unknown_share`
+    have no depth (0), where the depth of any static pixel is outside (near, far) or not finite, or where more than
+    `edge_share` of its pixels lie on a depth jump above `edge_jump`.
     """
+    unknown = depth == 0.0
     valid = torch.isfinite(depth) & (depth > near) & (depth < far)
     dynamic = _share(labels != STATIC, grid) > config.dynamic_share
-    invalid = _share(~valid & (labels == STATIC), grid) > 0.0
-    jump = depth_edges(torch.where(valid, depth, far)) > config.edge_jump
+    invalid = _share(~valid & ~unknown & (labels == STATIC), grid) > 0.0
+    invalid |= _share(unknown, grid) > config.unknown_share
+    jump = depth_edges(torch.where(valid | unknown, depth, far)) > config.edge_jump
     edge = _share(jump, grid) > config.edge_share
     return ~(dynamic | invalid | edge)
 

@@ -71,15 +71,15 @@ class ConditionSampler:
 
     Raises:
         DatasetError: the data set does not fit the model.
-        InvalidOptionError: clips with fewer frames than a chunk and what precedes it.
+        InvalidOptionError: clips with fewer frames than a chunk.
     """
 
     def __init__(self, data: LatentClips, config: WorldModelConfig, noise: Noise | None = None) -> None:
         data.info.check_model(config)
         if not starts(data[0], config):
-            needed = config.chunk_latents + config.preceding_latents
             raise InvalidOptionError(
-                f"clips have {len(data[0])} key frames; record at least {needed} per clip, or whole windows"
+                f"clips have {len(data[0])} key frames; record at least {config.chunk_latents} per clip, or whole "
+                "windows"
             )
         self.data = data
         self.config = config
@@ -200,9 +200,9 @@ class _Sample:
 
 
 def starts(clip: LatentClip, config: WorldModelConfig) -> range:
-    """Key frames at which a chunk may begin. Without a temporal stride there are always frames before it."""
+    """Key frames at which a chunk may begin; without a temporal stride, after others where the clip is long enough."""
     possible = clip.starts(config.chunk_latents)
-    return possible[config.preceding_latents :] if clip.window == 1 else possible
+    return (possible[config.preceding_latents :] or possible) if clip.window == 1 else possible
 
 
 def preceding(clip: LatentClip, first: int, count: int) -> Tensor:  # [count, C, h, w]

@@ -19,7 +19,7 @@ from mirage_env.datasets.clip_store import DatasetInfo, LatentClip, create_datas
 from mirage_env.datasets.clips import Clips, images_to_tensor
 from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.errors import ClipError
-from mirage_env.interfaces import STATIC, DepthEstimator, LatentCodec, StaticSegmenter
+from mirage_env.interfaces import SKY, STATIC, DepthEstimator, LatentCodec, StaticSegmenter
 from mirage_env.memory.filters import keep_cells
 from mirage_env.memory.lifting import depth_to_grid
 
@@ -64,6 +64,7 @@ def encode_clips(
             continue
         frames = key_frames(clips.frames, config)
         true = torch.from_numpy(clips.depth[i, frames].astype(np.float32))
+        labels = torch.from_numpy(clips.labels[i, frames].astype(np.int64))
         clip = encode_clip(
             clips.images[i],
             clips.cameras(i, frames),
@@ -71,7 +72,7 @@ def encode_clips(
             codec,
             depth,
             segmenter,
-            true=(torch.where(true > 0, true, config.far), torch.from_numpy(clips.labels[i, frames].astype(np.int64))),
+            true=(torch.where(labels == SKY, config.far, true), labels),
             text=text,
             provenance={**clips.meta, "clip": i},
         )

@@ -1,18 +1,15 @@
 """Clips: recording them, and nothing half-written."""
 
-import json
-
 import gymnasium
 import numpy as np
 import pytest
 import torch
 
 from mirage_env.camera import Camera
-from mirage_env.datasets.clips import Clip, Clips, images_to_tensor, record_environment, write_clips
+from mirage_env.datasets.clips import Clip, Clips, images_to_tensor, write_clips
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.rooms.clips import record_rooms, rooms_clip
-from mirage_env.rooms.env import RoomsEnv
 
 ARRAYS = ("images", "depth", "labels", "poses", "intrinsics")
 
@@ -147,63 +144,3 @@ def test_recording_is_the_same_for_a_seed_whatever_the_workers(tmp_path):
     assert one.meta["first_seed"] == 5
     assert np.array_equal(one.images[1], rooms_clip(6, "train", 2, 16).images)
     assert not np.array_equal(one.images[0], one.images[1])
-
-
-# Any environment
-
-
-def test_rooms_environment_can_be_recorded(tmp_path):
-    env = RoomsEnv(image_size=(16, 16), chunk_frames=2, info_frames=True, samples=1)
-    clips = record_environment(env, tmp_path / "a", clips=2, frames=4, seed=3)
-    assert clips.images.shape == (2, 4, 16, 16, 3)
-    assert np.array_equal(clips.depth == 0, clips.labels == SKY)
-    assert (clips.poses[:, 0] != clips.poses[:, -1]).any()
-    assert same(clips, record_environment(env, tmp_path / "b", clips=2, frames=4, seed=3))
-    assert not same(clips, record_environment(env, tmp_path / "c", clips=2, frames=4, seed=4))
-
-
-def test_without_labels_no_depth_is_sky_and_the_rest_static(tmp_path):
-    clips = record_environment(ClipsAtHand(), tmp_path, clips=1, frames=4)
-    assert (clips.labels[..., :4, :] == SKY).all()
-    assert (clips.labels[..., 4:, :] == STATIC).all()
-    assert not clips.depth[..., :4, :].any()
-    assert (clips.depth[..., 4:, :] == 2.0).all()
-
-
-def test_depth_that_is_too_far_to_be_kept_counts_as_none(tmp_path):
-    class Far(ClipsAtHand):
-        def info(self, count):
-            info = super().info(count)
-            info["frame_depth"] = np.where(info["frame_depth"] == 2.0, np.float32(1e5), info["frame_depth"])
-            return info
-
-    clips = record_environment(Far(), tmp_path, clips=1, frames=4)
-    assert not clips.depth.any()
-    assert (clips.labels == SKY).all()
-
-
-def test_labels_of_the_environment_are_kept(tmp_path):
-    assert (record_environment(ClipsAtHand(labels=True), tmp_path, clips=1, frames=4).labels == MOVER).all()
-
-
-def test_policy_sees_observations_and_its_actions_are_taken(tmp_path):
-    env = ClipsAtHand()
-    record_environment(env, tmp_path, clips=1, frames=5, policy=lambda observation: observation + 1.0)
-    assert [a.tolist() for a in env.actions] == [[1.0, 1.0], [2.0, 2.0]]
-
-
-@pytest.mark.parametrize("missing", ["frames", "frame_depth", "frame_poses", "intrinsics"])
-def test_environment_that_shows_too_little_is_refused_by_name(tmp_path, missing):
-    with pytest.raises(InvalidOptionError, match=f"'{missing}'"):
-        record_environment(ClipsAtHand(without=missing), tmp_path, clips=1, frames=4)
-
-
-def test_episodes_that_are_always_too_short_are_refused(tmp_path):
-    with pytest.raises(InvalidOptionError, match="shorter than 4 frames"):
-        record_environment(ClipsAtHand(length=1), tmp_path, clips=1, frames=4)
-
-
-def test_meta_of_a_recording_says_where_it_is_from(tmp_path):
-    record_environment(ClipsAtHand(), tmp_path, clips=1, frames=1, seed=7)
-    meta = json.loads((tmp_path / "clips.json").read_text())
-    assert meta == {"clips": 1, "source": "ClipsAtHand", "first_seed": 7}

@@ -17,7 +17,7 @@ from tiny import tiny_world_model
 
 import mirage_env
 from mirage_env.camera import Camera
-from mirage_env.datasets.clips import record_environment
+from mirage_env.datasets import record_environment
 from mirage_env.envs.conformance import check_world_env
 from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import (
@@ -173,8 +173,8 @@ def test_memory_grows_on_new_ground_and_covers_the_way_back(env):
         ({"image": IMAGE[..., :1]}, InvalidImageError, r"\(32, 32, 1\)"),
         ({"image": IMAGE / 255.0}, InvalidImageError, "float64"),
         ({"image": IMAGE, "depth": np.full((16, 16), 2.0)}, InvalidDepthError, r"\(16, 16\)"),
-        ({"image": IMAGE, "depth": np.full((32, 32), np.nan)}, InvalidDepthError, "1024 NaN"),
-        ({"image": IMAGE, "depth": np.zeros((32, 32))}, InvalidDepthError, "1024 non-positive"),
+        ({"image": IMAGE, "depth": np.full((32, 32), np.nan)}, InvalidDepthError, "no known pixel"),
+        ({"image": IMAGE, "depth": np.full((32, 32), -1.0)}, InvalidDepthError, "1024 negative"),
         ({"image": IMAGE, "camera": 2.0 * np.eye(4)}, InvalidPoseError, "last row"),
         ({"image": IMAGE, "camera": np.diag([1.0, 1.0, -1.0, 1.0])}, InvalidPoseError, "no rotation"),
         ({"image": IMAGE, "camera": np.full((4, 4), np.nan)}, InvalidPoseError, "NaN"),

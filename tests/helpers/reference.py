@@ -80,15 +80,15 @@ def _best(tokens: list[tuple], row: int, col: int, rule: Rule) -> tuple | None:
 
 
 def depth_to_grid(depth: np.ndarray, grid: tuple[int, int], samples: int = 4) -> np.ndarray:  # [H, W] -> [h, w]
-    """Lower median of evenly spread samples of every cell."""
+    """Lower median of evenly spread samples of every cell, those without depth left out."""
     h, w = grid
     rows, cols = (_samples(size // cells, samples) for size, cells in zip(depth.shape, grid, strict=True))
     result = np.zeros(grid, depth.dtype)
     for row in range(h):
         for col in range(w):
             block = depth[row * depth.shape[0] // h :, col * depth.shape[1] // w :]
-            values = sorted(block[y, x] for y in rows for x in cols)
-            result[row, col] = values[(len(values) - 1) // 2]
+            values = sorted(block[y, x] for y in rows for x in cols if block[y, x] != 0.0)
+            result[row, col] = values[(len(values) - 1) // 2] if values else 0.0
     return result
 
 
@@ -108,24 +108,33 @@ def keep_cells(
     """Cells of one view that may be remembered."""
     height, width = depth.shape
     valid = [[math.isfinite(d) and near < d < far for d in row] for row in depth]
-    inverse = [[1 / depth[y, x] if valid[y][x] else 1 / far for x in range(width)] for y in range(height)]
+    unknown = depth == 0.0
+    inverse = [
+        [math.nan if unknown[y, x] else 1 / depth[y, x] if valid[y][x] else 1 / far for x in range(width)]
+        for y in range(height)
+    ]
     stride_y, stride_x = height // grid[0], width // grid[1]
     keep = np.zeros(grid, bool)
     for row in range(grid[0]):
         for col in range(grid[1]):
-            moving = edges = broken = 0
+            moving = edges = broken = missing = 0
             for y in range(row * stride_y, (row + 1) * stride_y):
                 for x in range(col * stride_x, (col + 1) * stride_x):
                     moving += labels[y, x] != STATIC
-                    broken += labels[y, x] == STATIC and not valid[y][x]
-                    jump = 0.0
+                    broken += labels[y, x] == STATIC and not valid[y][x] and not unknown[y, x]
+                    missing += unknown[y, x]
+                    jumps = [0.0]
                     if 0 < x < width - 1:
-                        jump = abs(inverse[y][x + 1] - 2 * inverse[y][x] + inverse[y][x - 1])
+                        jumps.append(abs(inverse[y][x + 1] - 2 * inverse[y][x] + inverse[y][x - 1]))
                     if 0 < y < height - 1:
-                        jump = max(jump, abs(inverse[y + 1][x] - 2 * inverse[y][x] + inverse[y - 1][x]))
-                    edges += jump / inverse[y][x] > config.edge_jump
+                        jumps.append(abs(inverse[y + 1][x] - 2 * inverse[y][x] + inverse[y - 1][x]))
+                    jump = max(j for j in jumps if not math.isnan(j))
+                    edges += not unknown[y, x] and jump / inverse[y][x] > config.edge_jump
             pixels = stride_y * stride_x
             keep[row, col] = (
-                broken == 0 and moving <= config.dynamic_share * pixels and edges <= config.edge_share * pixels
+                broken == 0
+                and moving <= config.dynamic_share * pixels
+                and missing <= config.unknown_share * pixels
+                and edges <= config.edge_share * pixels
             )
     return keep

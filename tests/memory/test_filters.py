@@ -50,13 +50,23 @@ def test_a_plain_static_wall_is_kept_whole():
     assert keep(np.full((32, 32), 3.0)).all()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, -2.0, NEAR, FAR, 1e9])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -2.0, NEAR, FAR, 1e9])
 def test_one_pixel_of_invalid_depth_drops_its_cell(value):
     depth = np.full((32, 32), 3.0)
     depth[12, 21] = value
     kept = keep(depth, config=FilterConfig(edge_share=1.0))
     assert not kept[1, 2]
     assert kept.sum() == 15
+
+
+@pytest.mark.parametrize(("pixels", "is_kept"), [(1, True), (32, True), (33, False), (64, False)])
+def test_unmeasured_pixels_drop_a_cell_where_they_are_most_of_it_and_make_no_edge(pixels, is_kept):
+    depth = np.full((32, 32), 3.0)
+    for i in range(pixels):
+        depth[8 + i // 8, 16 + i % 8] = 0.0  # in cell (1, 2)
+    kept = keep(depth)
+    assert kept[1, 2] == is_kept
+    assert kept.sum() == 15 + is_kept
 
 
 @pytest.mark.parametrize("label", [MOVER, SKY])

@@ -48,6 +48,8 @@ def test_footprint_is_the_distance_between_neighbours_on_a_frontal_wall():
 def test_depth_to_grid_equals_the_reference(stride, rng):
     grid = (3, 4)
     depth = rng.uniform(0.1, 30.0, (grid[0] * stride[0], grid[1] * stride[1])).astype(np.float32)
+    np.testing.assert_array_equal(depth_to_grid(torch.from_numpy(depth), grid), reference.depth_to_grid(depth, grid))
+    depth[rng.random(depth.shape) < 0.4] = 0.0  # not measured
     found = depth_to_grid(torch.from_numpy(depth), grid)
     np.testing.assert_array_equal(found, reference.depth_to_grid(depth, grid))
 

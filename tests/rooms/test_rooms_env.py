@@ -8,7 +8,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 from stand_ins import walled_world_model
 
 from mirage_env.camera import Camera
-from mirage_env.datasets.clips import record_environment
+from mirage_env.datasets import record_environment
 from mirage_env.envs.conformance import check_world_env
 from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidActionError, InvalidCameraError, InvalidOptionError, InvalidPoseError

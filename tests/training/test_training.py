@@ -229,8 +229,16 @@ def test_memory_of_a_sample_has_the_errors_that_walking_makes(data):
 
 
 def test_clips_shorter_than_a_chunk_are_refused_with_the_length_needed(data):
-    with pytest.raises(InvalidOptionError, match="at least 13"):
+    with pytest.raises(InvalidOptionError, match="at least 12"):
         ConditionSampler(data, replace(CONFIG, chunk_latents=12))
+
+
+def test_clips_of_just_one_chunk_train_as_a_world_that_begins(data):
+    sampler = ConditionSampler(data, replace(CONFIG, chunk_latents=FRAMES))
+    (batch,) = sampler.draw(2, seeded())
+    assert batch.latents.shape[1] == FRAMES
+    for preceding, latents in zip(batch.preceding, batch.latents, strict=True):
+        assert torch.equal(preceding[-1], latents[0]), "the start view precedes itself"
 
 
 # Imagined clips
