@@ -47,14 +47,14 @@ class Rival:
         drawn: list[Tensor] = []
 
         def draw() -> None:
-            drawn[:] = [self.memory.rasterise(again(cameras), 1).images]
+            drawn[:] = [self.memory.rasterise(cameras, 1).images]
 
         def encode() -> None:
             video = drawn[0].to(device, self.codec.dtype).transpose(0, 1)[None]
             self.codec.module.vae.encode(video).latent_dist.mode().float().cpu()
 
         spent = {
-            f"conditioning, latent memory: read {len(keys)} views": best_ms(lambda: latent.read(again(keys), 1), 20),
+            f"conditioning, latent memory: read {len(keys)} views": best_ms(lambda: latent.read(keys, 1), 20),
             f"conditioning, RGB memory: draw {len(cameras)} views": best_ms(draw, 2),
             f"conditioning, RGB memory: encode {len(cameras)} views": best_ms(encode, 2),
         }
@@ -69,17 +69,12 @@ class Rival:
         if device.type == "cuda":
             there, other = latent.on(device), self.memory.on(device)
             name = "conditioning on the card"
-            ours = best_ms(lambda: finished(there.show(again(keys)), device), 20)
-            rival = best_ms(lambda: finished(other.show(again(cameras)), device), 3)
+            ours = best_ms(lambda: finished(there.gather(there.splat(keys)), device), 20)
+            rival = best_ms(lambda: finished(other.gather(other.splat(cameras)), device), 3)
             figures[f"{name}, latent memory: winners of {len(keys)} views"] = Figure(ours, "ms", "lower")
             figures[f"{name}, RGB memory: winners of {len(cameras)} views"] = Figure(rival, "ms", "lower")
             figures[f"{name}, RGB / latent"] = Figure((rival + theirs[1]) / ours, "x, encoding counted", "higher")
         return figures
-
-
-def again(cameras: Sequence[Camera]) -> list[Camera]:
-    """The same views as other objects: a memory remembers what it last showed, by object."""
-    return [c.at(c.T_world_cam) for c in cameras]
 
 
 def finished(result: object, device: torch.device) -> object:

@@ -174,9 +174,10 @@ class Bench:
         denoiser.predict = watched
         # References are chosen by looking into the memory, so it is the clocks that stand around it here.
         model = replace(timed(model, watch), memory_factory=LatentMemory.empty)
-        reads = patch.object(world_model, "read_batch", watch.timed("readout", world_model.read_batch))
+        splats = patch.object(world_model, "splat_batch", watch.timed("readout", world_model.splat_batch))
+        reads = patch.object(LatentMemory, "read", watch.timed("readout", LatentMemory.read))
         writes = patch.object(LatentMemory, "write", watch.timed("write", LatentMemory.write))
-        with reads, writes:
+        with splats, reads, writes:
             return self._walked(model, steps, watch, fakes, rate, rgb)
 
     def _walked(

@@ -106,7 +106,7 @@ def policies(step: float, config: Config) -> dict[str, Figure]:
                 ahead.append(coverage(memory, views))
             kept = views[-1:] if policy == "key frames" and born else views
             if born > 1:
-                read.append(cpu_ms(lambda m=memory, v=views: m.read(again([x.camera for x in v]), 0), 1))
+                read.append(cpu_ms(lambda m=memory, v=views: m.read([x.camera for x in v], 0), 1))
                 write.append(cpu_ms(lambda m=memory, k=kept, b=born, g=gate: written(m, k, b, g), 1))
             memory = written(memory, kept, born, gate)
             start = start or memory.nbytes
@@ -144,11 +144,6 @@ def coverage(memory: LatentMemory, views: list[city.View]) -> float:
     surface = np.isfinite(depth)
     right = found.observed & (np.abs(found.depth - depth) <= 0.1 * depth)
     return float(right[surface].mean())
-
-
-def again(cameras: list[Camera]) -> list[Camera]:
-    """The same views as other objects: a memory remembers what it last showed, by object."""
-    return [c.at(c.T_world_cam) for c in cameras]
 
 
 # Latent against RGB
@@ -211,10 +206,10 @@ def times(latent: LatentMemory, rgb: RgbMemory, ahead: list[Camera], repeats: in
     many = [ends[0], *between(*ends, IMAGE_VIEWS - 1)]
 
     spent = {
-        f"read latent memory, {LATENT_VIEWS} views": cpu_ms(lambda: latent.read(again(few), 0), 4 * repeats),
-        f"rasterise RGB memory, {LATENT_VIEWS} views": cpu_ms(lambda: rgb.rasterise(again(few), 0), repeats),
-        f"rasterise RGB memory, {IMAGE_VIEWS} views": cpu_ms(lambda: rgb.rasterise(again(many), 0), repeats),
-        f"RGB winners and colours only, {IMAGE_VIEWS} views": cpu_ms(lambda: rgb.show(again(many)), repeats),
+        f"read latent memory, {LATENT_VIEWS} views": cpu_ms(lambda: latent.read(few, 0), 4 * repeats),
+        f"rasterise RGB memory, {LATENT_VIEWS} views": cpu_ms(lambda: rgb.rasterise(few, 0), repeats),
+        f"rasterise RGB memory, {IMAGE_VIEWS} views": cpu_ms(lambda: rgb.rasterise(many, 0), repeats),
+        f"RGB winners and colours only, {IMAGE_VIEWS} views": cpu_ms(lambda: rgb.gather(rgb.splat(many)), repeats),
     }
     ours, same, chunk, bare = spent.values()
     figures = {name: Figure(ms, "ms", "lower") for name, ms in spent.items()}

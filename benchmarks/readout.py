@@ -206,7 +206,7 @@ def written(memory: LatentMemory, views: list[city.View], born: int) -> LatentMe
 
 def read_ms(memory: LatentMemory, cameras: list[Camera], repeats: int) -> float:
     """Milliseconds of one readout; the cameras are copies, because a memory remembers its last readout."""
-    return cpu_ms(lambda: memory.read([c.at(c.T_world_cam) for c in cameras], 0), repeats)
+    return cpu_ms(lambda: memory.read(cameras, 0), repeats)
 
 
 def street(config: Config) -> dict[str, Figure]:

@@ -18,6 +18,7 @@ from torch import Generator, Tensor, device
 from mirage_env.camera import Camera
 
 if TYPE_CHECKING:
+    from mirage_env.readout.zbuffer import Splat
     from mirage_env.world_model import WorldModel
 
 STATIC, MOVER, SKY = 0, 1, 2
@@ -90,9 +91,18 @@ class Memory(Protocol):
         keep: Tensor,  # [T, h, w] bool, cells that may be written
         cameras: Sequence[Camera],
         born: int,
-    ) -> Memory: ...
+        splat: Splat | None = None,
+    ) -> Memory:
+        """The memory with what is new in the views; `splat`: what this one shows of them, if it is known already."""
+        ...
 
-    def read(self, cameras: Sequence[Camera], now: int) -> Readout: ...
+    def splat(self, cameras: Sequence[Camera]) -> Splat:
+        """The winner of every cell at V cameras, to be handed to `read` and `write`."""
+        ...
+
+    def read(self, cameras: Sequence[Camera], now: int, splat: Splat | None = None) -> Readout:
+        """What the memory shows at T cameras, seen in chunk `now`."""
+        ...
 
     @property
     def points(self) -> int: ...

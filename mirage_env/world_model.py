@@ -30,9 +30,10 @@ from mirage_env.interfaces import (
 )
 from mirage_env.memory.depth_scale import align_depth
 from mirage_env.memory.filters import keep_cells
-from mirage_env.memory.latent import LatentMemory, read_batch
+from mirage_env.memory.latent import LatentMemory, splat_batch
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.references import chosen, remembered
+from mirage_env.readout.zbuffer import Splat
 from mirage_env.world_state import Chunk, WorldState
 
 __all__ = ["Chunk", "WorldModel", "WorldState", "frames_from_uint8", "frames_to_uint8"]
@@ -129,10 +130,12 @@ class WorldModel:
         for path in cameras:
             self._check_cameras(path, self.config.frames_per_chunk)
         views = [(s.camera, *path[self.config.key_frames]) for s, path in zip(states, cameras, strict=True)]
-        readouts = read_batch([s.memory for s in states], views, [s.chunk + 1 for s in states])
+        splats = splat_batch([s.memory for s in states], views)
+        seen = list(zip(states, views, splats, strict=True))
+        readouts = [state.memory.read(v, state.chunk + 1, splat) for state, v, splat in seen]
         known = torch.stack([self._known(s, r) for s, r in zip(states, readouts, strict=True)])
         most = self.config.references
-        references = [chosen(s.memory, s.references, v, most) for s, v in zip(states, views, strict=True)]
+        references = [chosen(s.memory, s.references, v, most, splat) for s, v, splat in seen]
         generators = [torch.Generator() for _ in states]
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state.noise)
@@ -143,8 +146,8 @@ class WorldModel:
             preceding=torch.stack([s.latents[:-1] for s in states]),
             generators=generators,
             references=[
-                torch.stack([r.latent for r in seen]) if seen else s.latents[:0]
-                for s, seen in zip(states, references, strict=True)
+                torch.stack([r.latent for r in shown]) if shown else s.latents[:0]
+                for s, shown in zip(states, references, strict=True)
             ],
             prompts=[s.prompt for s in states],
         )
@@ -153,7 +156,7 @@ class WorldModel:
             frames = self.codec.decode_chunk(latents[i, 1:], first=latents[i, 0])
             chunk = self._look(frames, cameras[i], readouts[i][1:], known[i][1:], latents[i, 1:].clone(), None)
             chunks.append(chunk)
-            after.append(replace(self._remember(state, chunk), noise=generators[i].get_state()))
+            after.append(replace(self._remember(state, chunk, splats[i][1:]), noise=generators[i].get_state()))
         return chunks, after
 
     @torch.inference_mode()
@@ -175,10 +178,11 @@ class WorldModel:
         frames = torch.cat([image_tensor(image, size) for image in images])
         if depth is not None:
             metres = torch.cat([depth_tensor(view, size) for view in depth])
-        readout = state.memory.read(cameras, now=state.chunk + 1)
+        splat = state.memory.splat(cameras)
+        readout = state.memory.read(cameras, state.chunk + 1, splat)
         known, latents = self.refiner.refine(readout), self.codec.encode(frames)
         chunk = self._look(frames, cameras, readout, known, latents, metres)
-        return chunk, self._remember(state, chunk)
+        return chunk, self._remember(state, chunk, splat)
 
     def _known(self, state: WorldState, readout: Readout) -> Tensor:  # [T, C, h, w]
         """Refined readout of a chunk; its first latent is the clean one shared with the chunk before."""
@@ -203,8 +207,11 @@ class WorldModel:
             depth, keep = depth * fit.scale, keep & (not fit.refused)
         return Chunk(tuple(cameras), frames, depth, labels, keep, readout, known, latents, fit)
 
-    def _remember(self, state: WorldState, chunk: Chunk) -> WorldState:
-        """Re-encode the frames to clean latents, lift the cells that were kept, write them."""
+    def _remember(self, state: WorldState, chunk: Chunk, splat: Splat) -> WorldState:
+        """Re-encode the frames to clean latents, lift the cells that were kept, write them.
+
+        `splat` is what the memory showed at the key cameras.
+        """
         frames, cameras, now = chunk.frames, chunk.key_cameras, state.chunk + 1
         if len(frames) == len(chunk.latents):  # every frame has a latent of its own
             latents = self.codec.encode(frames)
@@ -214,7 +221,7 @@ class WorldModel:
             latents = self.codec.encode_chunk(frames, first=state.latents[-1])
             still = self.codec.encode(frames[-1:])
             recent = torch.cat([state.latents, latents, still])
-        memory = state.memory.write(latents, frames[chunk.key_frames], chunk.depth, chunk.keep, cameras, now)
+        memory = state.memory.write(latents, frames[chunk.key_frames], chunk.depth, chunk.keep, cameras, now, splat)
         return replace(
             state,
             memory=memory,

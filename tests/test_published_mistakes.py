@@ -181,7 +181,7 @@ def test_frames_are_filtered_and_encoded_again_before_they_are_remembered():
             return torch.ones(len(depth), *self.config.latent_size, dtype=torch.bool)
 
     class NotEncodedAgain(WorldModel):
-        def _remember(self, state, chunk):
+        def _remember(self, state, chunk, splat):
             written = chunk.latents, chunk.frames, chunk.depth, chunk.keep, chunk.cameras
             return replace(state, memory=state.memory.write(*written, state.chunk + 1))
 
@@ -231,8 +231,8 @@ def test_no_view_is_written_twice():
     """Published: the first chunk writes the first frame, which the start has written already."""
 
     class WritesTheSharedFrame(WorldModel):
-        def _remember(self, state, chunk):
-            after = super()._remember(state, chunk)
+        def _remember(self, state, chunk, splat):
+            after = super()._remember(state, chunk, splat)
             images = torch.cat([chunk.frames[:1], chunk.frames])
             depth, keep = (torch.cat([x[:1], x]) for x in (chunk.depth, chunk.keep))
             cameras = (state.camera, *chunk.cameras)

@@ -31,7 +31,7 @@ def model():
 def snapshot(state: WorldState) -> list[bytes]:
     """Everything in a state, as bytes."""
     arrays = [a for b in state.memory.blocks for a in (b.anchor, b.low, b.step, b.born, b.xyz, b.feature, b.gain)]
-    arrays += [a for b in state.memory.blocks for a in (b.footprint, b.evidence.confidence, b.evidence.nearest)]
+    arrays += [a for b in state.memory.blocks for a in (b.footprint, b.confidence)]
     arrays += [state.camera.T_world_cam, state.camera.K_image, state.latents.numpy(), state.noise.numpy()]
     return [a.tobytes() for a in (*arrays, np.array(state.chunk))]
 

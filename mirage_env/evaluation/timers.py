@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor
-
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import Memory, Readout
+from mirage_env.readout.zbuffer import Splat
 from mirage_env.world_model import WorldModel
 
 CODEC_METHODS = ("encode", "decode", "encode_chunk", "decode_chunk")
@@ -58,16 +57,18 @@ class TimedMemory:
     def nbytes(self) -> int:
         return self.memory.nbytes
 
-    def write(
-        self, latents: Tensor, images: Tensor, depth: Tensor, keep: Tensor, cameras: Sequence[Camera], born: int
-    ) -> TimedMemory:
+    def write(self, *view: Any, **named: Any) -> TimedMemory:
         """`Memory.write`, timed."""
-        write = self.clock.timed("write", self.memory.write)
-        return TimedMemory(write(latents, images, depth, keep, cameras, born), self.clock)
+        return TimedMemory(self.clock.timed("write", self.memory.write)(*view, **named), self.clock)
 
-    def read(self, cameras: Sequence[Camera], now: int) -> Readout:
+    def splat(self, cameras: Sequence[Camera]) -> Splat:
+        """`Memory.splat`, timed as part of the readout."""
+        splat: Splat = self.clock.timed("readout", self.memory.splat)(cameras)
+        return splat
+
+    def read(self, cameras: Sequence[Camera], now: int, splat: Splat | None = None) -> Readout:
         """`Memory.read`, timed."""
-        readout: Readout = self.clock.timed("readout", self.memory.read)(cameras, now)
+        readout: Readout = self.clock.timed("readout", self.memory.read)(cameras, now, splat)
         return readout
 
 

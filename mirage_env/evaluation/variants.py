@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError
 from mirage_env.interfaces import Readout
 from mirage_env.memory.rgb import RgbMemory
+from mirage_env.readout.zbuffer import Splat
 from mirage_env.world_model import WorldModel
 
 LABELS = {
@@ -49,13 +49,15 @@ class BlankMemory:
     def nbytes(self) -> int:
         return 0
 
-    def write(
-        self, latents: Tensor, images: Tensor, depth: Tensor, keep: Tensor, cameras: Sequence[Camera], born: int
-    ) -> BlankMemory:
+    def write(self, *view: object, **named: object) -> BlankMemory:
         """Drop everything (`Memory.write`)."""
         return self
 
-    def read(self, cameras: Sequence[Camera], now: int) -> Readout:
+    def splat(self, cameras: Sequence[Camera]) -> Splat:
+        """No winner anywhere (`Memory.splat`)."""
+        return Splat.empty(len(cameras), self.latent_size)
+
+    def read(self, cameras: Sequence[Camera], now: int, splat: Splat | None = None) -> Readout:
         """Nothing observed anywhere (`Memory.read`)."""
         T, (h, w) = len(cameras), self.latent_size
         blank = torch.zeros(T, h, w)

@@ -22,26 +22,7 @@ from numpy.typing import NDArray
 
 from mirage_env.config.world import GateConfig
 from mirage_env.readout.zbuffer import Splat
-from mirage_env.tokens.blocks import Evidence, MemoryBlock
-
-NEVER = 255
-"""`Evidence.nearest` of a token that no later view has confirmed."""
-NEAREST_UNIT = 0.01
-"""Distance of level 0, metres."""
-LEVELS_PER_OCTAVE = 16
-HALF_OCTAVE = LEVELS_PER_OCTAVE // 2
-
-
-def distance_level(metres: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Distances as `Evidence.nearest` keeps them: 16 levels per doubling, from 1 cm to 600 m."""
-    level = np.rint(LEVELS_PER_OCTAVE * np.log2(np.maximum(metres, NEAREST_UNIT) / NEAREST_UNIT))
-    return np.minimum(level, NEVER - 1).astype(np.uint8)
-
-
-def level_distance(level: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The distance of a level, metres; infinite for `NEVER`."""
-    metres = NEAREST_UNIT * 2.0 ** (level.astype(np.float32) / LEVELS_PER_OCTAVE)
-    return np.where(level == NEVER, np.inf, metres).astype(np.float32)
+from mirage_env.tokens.blocks import MemoryBlock
 
 
 def weigh(
@@ -51,7 +32,7 @@ def weigh(
     keep: NDArray[np.bool_],  # [T, h, w] cells that may be written
     config: GateConfig,
 ) -> tuple[MemoryBlock | None, ...]:
-    """The blocks with new evidence, None where no token is left; a block about which nothing is new stays itself."""
+    """The blocks with new confidence, None where no token is left; a block about which nothing is new stays itself."""
     shown = np.zeros(len(blocks) + 1, np.bool_)
     shown[found.block.ravel()] = True  # where nothing is shown the index is -1, the last place
     numbers = np.flatnonzero(shown[:-1])
@@ -59,23 +40,22 @@ def weigh(
     start = np.zeros(len(blocks), np.int64)
     start[numbers[1:]] = ends[:-1]
     count = int(ends[-1]) if len(ends) else 0
-    # Of every token of those blocks: distance of the nearest view that confirms it, and how many views see through it.
-    metres, through = np.full(count, np.inf, np.float32), np.zeros(count, np.int32)
+    # Of every token of those blocks: whether a view confirms it, and how many views see through it.
+    confirmed, through = np.zeros(count, np.bool_), np.zeros(count, np.int32)
     winners = (found.block, found.token, found.depth, found.offset)
-    _tally(*winners, depth, keep, start, np.float32(config.depth_change), metres, through)
+    _tally(*winners, depth, keep, start, np.float32(config.depth_change), confirmed, through)
     result: list[MemoryBlock | None] = list(blocks)
     for number, end in zip(numbers, ends, strict=True):
         own = slice(int(start[number]), int(end))
-        result[int(number)] = _updated(blocks[int(number)], metres[own], through[own], config)
+        result[int(number)] = _updated(blocks[int(number)], confirmed[own], through[own], config)
     return tuple(result)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _tally(block, token, shown, offset, depth, keep, start, change, metres, through) -> None:  # type: ignore[no-untyped-def]
+def _tally(block, token, shown, offset, depth, keep, start, change, confirmed, through) -> None:  # type: ignore[no-untyped-def]
     """Collect what every cell says about the token it shows."""
     views, h, w = block.shape
     one, half = np.float32(1.0), np.float32(0.5)
-    last = np.full(len(through), -1, np.int32)
     for view in range(views):
         for row in range(h):
             for col in range(w):
@@ -85,41 +65,33 @@ def _tally(block, token, shown, offset, depth, keep, start, change, metres, thro
                 there = start[block[view, row, col]] + token[view, row, col]
                 distance = shown[view, row, col]
                 if abs(distance - surface) <= change * surface:
-                    metres[there] = min(metres[there], distance)
+                    confirmed[there] = True
                     continue
-                if last[there] == view or max(abs(offset[view, 0, row, col]), abs(offset[view, 1, row, col])) > half:
+                # The cell that holds its centre: one in each view.
+                x, y = offset[view, 0, row, col], offset[view, 1, row, col]
+                if not (-half <= x < half and -half <= y < half):
                     continue
                 for r in range(max(row - 1, 0), min(row + 2, h)):
                     for c in range(max(col - 1, 0), min(col + 2, w)):
                         surface = min(surface, depth[view, r, c] if keep[view, r, c] else np.float32(0.0))
                 if distance < (one - change) * surface:
                     through[there] += 1
-                    last[there] = view
 
 
 def _updated(
     block: MemoryBlock,
-    metres: NDArray[np.float32],  # [N] distance of the nearest confirmation, inf without one
+    confirmed: NDArray[np.bool_],  # [N] tokens that a view confirms
     through: NDArray[np.int32],  # [N] views that see through the token
     config: GateConfig,
 ) -> MemoryBlock | None:
-    evidence = block.evidence
-    confirmed = np.isfinite(metres)
-    confidence = evidence.confidence.astype(np.int16)
-    confidence += confirmed & (evidence.confidence < config.max_confidence)
+    confidence = block.confidence.astype(np.int16)
+    confidence += confirmed & (block.confidence < config.max_confidence)
     if config.contradiction:
         confidence -= config.contradiction * (~confirmed & (through >= config.contradicting_views))
-    nearest = evidence.nearest.copy()
-    tokens = np.flatnonzero(confirmed)
-    level = distance_level(metres[tokens])
-    # In steps of half an octave, so that a slow approach does not change the evidence at every chunk.
-    nearer = level.astype(np.int16) <= nearest[tokens].astype(np.int16) - HALF_OCTAVE
-    nearest[tokens[nearer]] = level[nearer]
     alive = confidence >= 0
     if not alive.any():
         return None
-    updated = Evidence(np.maximum(confidence, 0).astype(np.uint8), nearest)
-    if not alive.all():
-        return block.with_evidence(updated).keep(alive)
-    same = not nearer.any() and np.array_equal(updated.confidence, evidence.confidence)
-    return block if same else block.with_evidence(updated)
+    if np.array_equal(confidence, block.confidence):
+        return block
+    updated = block.with_confidence(np.maximum(confidence, 0).astype(np.uint8))
+    return updated if alive.all() else updated.keep(alive)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import GateConfig
-from mirage_env.readout.zbuffer import Rule, Splat, focal_lengths, projections, visible_tiles
-from mirage_env.tokens.blocks import MemoryBlock
+from mirage_env.readout.numba_kernels import BlockArrays, Views, covered_cells, project_tile
+from mirage_env.readout.zbuffer import Rule, Splat, boxes_in_view, focal_lengths, projections
+from mirage_env.tokens.blocks import TILE, MemoryBlock
 
 SAME_DEPTH = 0.05
 """What lies hidden at the depth of a cell, within this share of it, is what the cell shows."""
@@ -48,55 +49,36 @@ def _known(
 ) -> NDArray[np.bool_]:  # [V, h, w]
     """Whether a token covers the cell at that depth, whatever lies before it."""
     grid = (wanted.shape[1], wanted.shape[2])
-    P, fx = projections(cameras, grid), focal_lengths(cameras, grid)
-    known = np.zeros(wanted.shape, np.bool_)
+    asked = np.flatnonzero(wanted.max((1, 2)) > 0.0)
+    seen = [cameras[int(i)] for i in asked]
+    views = Views.of(projections(seen, grid), focal_lengths(seen, grid), rule, grid)
+    known = np.zeros((len(seen), *grid), np.bool_)
     widest = np.float32(np.exp(gate.coarser))
-    for block in blocks:
-        seen = np.empty((len(cameras), len(block.low)), np.bool_)
-        visible_tiles(P, block.anchor, block.low, block.step, rule, *grid, seen)
-        if seen.any():
-            tiles = (block.first, block.anchor, block.low, block.step, seen)
-            size = block.footprint.astype(np.float32)
-            _mark_known(P, fx, *tiles, block.xyz, size, wanted, rule, np.float32(SAME_DEPTH), widest, known)
-    return known
+    for block in BlockArrays.newest_first(blocks):
+        _mark_known(block, views, rule, np.float32(SAME_DEPTH), widest, wanted[asked], known)
+    everywhere = np.zeros(wanted.shape, np.bool_)
+    everywhere[asked] = known
+    return everywhere
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _mark_known(  # type: ignore[no-untyped-def]
-    P, fx, first, anchor, low, step, seen, xyz, footprint, wanted, rule, same, coarsest, known
-) -> None:
-    views, h, w = wanted.shape
-    m = np.empty((3, 4), np.float32)
-    half, one = np.float32(0.5), np.float32(1.0)
-    X, Y, Z = xyz[0], xyz[1], xyz[2]
-    for view in range(views):
-        if not wanted[view].any():
-            continue
-        for tile in range(len(low)):
-            if not seen[view, tile]:
+def _mark_known(block, views, rule, same, coarsest, wanted, known) -> None:  # type: ignore[no-untyped-def]
+    """Mark the cells that a token of the block covers at the depth `wanted`."""
+    count, h, w = wanted.shape
+    seen, m = np.empty(len(block.low), np.bool_), np.empty(12, np.float32)
+    at, cells = np.empty((4, TILE), np.float32), np.empty((4, TILE), np.float32)
+    for view in range(count):
+        boxes_in_view(views.planes[view], block.anchor, block.low, block.step, seen)
+        for tile in range(len(block.low)):
+            if not seen[tile]:
                 continue
-            for k in range(3):
-                offset = P[view, k, 3]
-                for axis in range(3):
-                    offset += P[view, k, axis] * (anchor[axis] + low[tile, axis])
-                    m[k, axis] = P[view, k, axis] * step[tile, axis]
-                m[k, 3] = offset
-            for i in range(first[tile], first[tile + 1]):
-                x, y, d = np.float32(X[i]), np.float32(Y[i]), np.float32(Z[i])
-                z = m[2, 0] * x + m[2, 1] * y + m[2, 2] * d + m[2, 3]
-                if not z > rule.near:
+            _, n = project_tile(block, views, view, tile, rule.near, m, at)
+            covered_cells(rule, np.float32(0.5), h, w, n, at, cells)  # at least the cell that holds its centre
+            for i in range(n):
+                if at[3, i] > coarsest:
                     continue
-                inverse = one / z
-                u = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * d + m[0, 3]) * inverse
-                v = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * d + m[1, 3]) * inverse
-                size = footprint[i] * fx[view] * inverse
-                if size > coarsest:
-                    continue
-                reach = half * max(one, min(rule.reach * size, rule.widest)) - half
-                top, bottom = int(np.ceil(v - one - reach)), int(np.floor(v + reach))
-                left, right = int(np.ceil(u - one - reach)), int(np.floor(u + reach))
-                for row in range(max(top, 0), min(bottom + 1, h)):
-                    for col in range(max(left, 0), min(right + 1, w)):
+                for row in range(int(cells[0, i]), int(cells[1, i]) + 1):
+                    for col in range(int(cells[2, i]), int(cells[3, i]) + 1):
                         there = wanted[view, row, col]
-                        if there > 0.0 and abs(z - there) <= same * there:
+                        if there > 0.0 and abs(at[2, i] - there) <= same * there:
                             known[view, row, col] = True

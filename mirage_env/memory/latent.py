@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Self
 
@@ -50,7 +50,6 @@ class PointMemory:
     backend: BackendName = "auto"
     device: torch.device = backends.CPU
     """Where the readout is computed and comes out; blocks are copied there once."""
-    _last: list[_Look] = field(default_factory=list, init=False, repr=False)
 
     @property
     def points(self) -> int:
@@ -84,10 +83,8 @@ class PointMemory:
         return Rule.of(self.readout, self.near)
 
     def splat(self, cameras: Sequence[Camera]) -> Splat:
-        """Winner of every cell of V views; `Splat.block` counts in `self.blocks`."""
-        if self._last and (again := self._last[0].of(cameras)) is not None:
-            return again
-        return _splat_memories([self], [cameras])[0]
+        """Winner of every cell of V views (`Memory.splat`); `Splat.block` counts in `self.blocks`."""
+        return splat_batch([self], [cameras])[0]
 
     def glimpse(
         self,
@@ -114,13 +111,12 @@ class PointMemory:
             list(pool.map(some, range(0, len(P), size)))
         return found
 
-    def show(self, cameras: Sequence[Camera]) -> tuple[Splat, Tensor, Tensor]:
-        """Winner of every cell, with features [V, rows, columns, C] and birth [V, rows, columns]; 0 where none is."""
-        found = self.splat(cameras)
+    def gather(self, splat: Splat) -> tuple[Tensor, Tensor]:
+        """Features [V, rows, columns, C] and birth [V, rows, columns] of winners, 0 where there is none."""
         if not self.blocks:
-            shape = found.block.shape
-            return found, torch.zeros(*shape, self.channels, device=self.device), torch.zeros(shape, device=self.device)
-        return found, *backends.gather_on(self.blocks, found, self.backend, self.device)
+            shape = splat.block.shape
+            return torch.zeros(*shape, self.channels, device=self.device), torch.zeros(shape, device=self.device)
+        return backends.gather_on(self.blocks, splat, self.backend, self.device)
 
     def on(self, device: torch.device, backend: BackendName = "auto") -> Self:
         """The same memory, read on another device.
@@ -139,13 +135,17 @@ class PointMemory:
         keep: NDArray[np.bool_],  # [T, rows, columns]
         cameras: Sequence[Camera],
         born: int,
+        splat: Splat | None = None,
     ) -> Self:
-        """A memory with the new cells as one block, and with what the views say about the old ones (`evidence.py`)."""
+        """A memory with the new cells as one block, and with what the views say about the old ones (`evidence.py`).
+
+        `splat` is what this memory shows of the same views; it is computed where it is not given.
+        """
         # Sky has infinite depth: it is never kept, but its cells are lifted with the others.
         depth = torch.where(torch.isfinite(depth) & (depth > self.near), depth, 0.0)
         metres = depth.numpy()
         keep = keep & (metres > 0.0)
-        before = self.splat(cameras)
+        before = self.splat(cameras) if splat is None else splat
         tokens = self._new_tokens(feature, depth, keep, cameras, before)
         blocks = tuple(b for b in weigh(self.blocks, before, metres, keep, self.gate) if b is not None)
         if len(tokens.positions):
@@ -206,15 +206,17 @@ class LatentMemory(PointMemory):
         keep: Tensor,  # [T, h, w] bool
         cameras: Sequence[Camera],
         born: int,
+        splat: Splat | None = None,
     ) -> Self:
         """Lift the kept cells of T views and add those that pass the gate (`Memory.write`)."""
         feature = latents.detach().permute(0, 2, 3, 1).to("cpu", torch.float32).numpy()
         grid_depth = depth_to_grid(depth.detach().float().cpu(), self.grid)
-        return self.insert(feature, grid_depth, keep.cpu().numpy(), cameras, born)
+        return self.insert(feature, grid_depth, keep.cpu().numpy(), cameras, born, splat)
 
-    def read(self, cameras: Sequence[Camera], now: int) -> Readout:
-        """What the memory shows at T cameras (`Memory.read`)."""
-        found, feature, born = self.show(cameras)
+    def read(self, cameras: Sequence[Camera], now: int, splat: Splat | None = None) -> Readout:
+        """Read the memory at T cameras (`Memory.read`)."""
+        found = self.splat(cameras) if splat is None else splat
+        feature, born = self.gather(found)
         observed = torch.from_numpy(found.observed).to(self.device)
         return Readout(
             latent=feature.permute(0, 3, 1, 2).contiguous(),
@@ -226,48 +228,24 @@ class LatentMemory(PointMemory):
         )
 
 
-def read_batch(
-    memories: Sequence[Memory],  # B
-    cameras: Sequence[Sequence[Camera]],  # B times T
-    now: Sequence[int],  # B
-) -> list[Readout]:
-    """`Memory.read` of many worlds; those that can be are read in one call. No result depends on the others."""
-    together = [m for m in memories if isinstance(m, PointMemory)]
-    if len(together) == len(memories) > 1 and len({(m.grid, m._rule, m.backend, m.device) for m in together}) == 1:
-        _splat_memories(together, cameras)
-    return [m.read(views, n) for m, views, n in zip(memories, cameras, now, strict=True)]
-
-
-@dataclass(frozen=True, eq=False)
-class _Look:
-    """The last readout of a memory."""
-
-    cameras: tuple[Camera, ...]
-    found: Splat
-
-    def of(self, cameras: Sequence[Camera]) -> Splat | None:
-        """Its views at these very cameras, or None."""
-        place = {id(camera): i for i, camera in enumerate(self.cameras)}
-        views = [place.get(id(camera), -1) for camera in cameras]
-        return None if -1 in views else self.found[views]
-
-
-def _splat_memories(memories: Sequence[PointMemory], cameras: Sequence[Sequence[Camera]]) -> list[Splat]:
-    """Winners of memories that are alike but for their blocks; each remembers its own."""
-    like = memories[0]
-    seen = [m.visible(views) for m, views in zip(memories, cameras, strict=True)]
-    scenes = [[m.blocks[i] for i in visible] for m, visible in zip(memories, seen, strict=True)]
+def splat_batch(
+    memories: Sequence[Memory | PointMemory],  # B
+    cameras: Sequence[Sequence[Camera]],  # B times V
+) -> list[Splat]:
+    """`Memory.splat` of many worlds; those that are alike are read in one call. No result depends on the others."""
+    alike = [m for m in memories if isinstance(m, PointMemory)]
+    if len(alike) < len(memories) or len({(m.grid, m._rule, m.backend, m.device) for m in alike}) > 1:
+        return [m.splat(views) for m, views in zip(memories, cameras, strict=True)]
+    seen = [m.visible(views) for m, views in zip(alike, cameras, strict=True)]
+    scenes = [[m.blocks[i] for i in visible] for m, visible in zip(alike, seen, strict=True)]
+    like = alike[0]
     shared = (like.grid, like._rule, torch.get_num_threads(), like.backend, like.device)
-    result = []
-    for memory, views, visible, found in zip(
-        memories, cameras, seen, backends.splat_many(scenes, cameras, *shared), strict=True
-    ):
-        if len(visible):
-            found = replace(found, block=np.where(found.observed, visible[found.block], -1).astype(np.int32))
-        # The chunk that is written next is seen from the cameras that were just read; assigning is atomic.
-        memory._last[:] = [_Look(tuple(views), found)]
-        result.append(found)
-    return result
+    return [
+        replace(found, block=np.where(found.observed, visible[found.block], -1).astype(np.int32))
+        if len(visible)
+        else found
+        for visible, found in zip(seen, backends.splat_many(scenes, cameras, *shared), strict=True)
+    ]
 
 
 def _merged(most: int, blocks: tuple[MemoryBlock, ...]) -> tuple[MemoryBlock, ...]:
@@ -292,7 +270,7 @@ def _within(max_bytes: int, blocks: tuple[MemoryBlock, ...]) -> tuple[MemoryBloc
         return blocks
     candidates = [b for b in blocks[:-1] if not b.pinned]
     gone: set[int] = set()
-    for block in sorted(candidates, key=lambda b: (int(b.evidence.confidence.mean()), b.newest)):
+    for block in sorted(candidates, key=lambda b: (int(b.confidence.mean()), b.newest)):
         if excess > 0:
             excess -= block.nbytes
             gone.add(id(block))

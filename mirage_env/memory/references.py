@@ -25,7 +25,7 @@ Bank = tuple[Reference, ...]
 """Oldest first; the first is the start view."""
 
 
-def chosen(memory: Memory, bank: Bank, cameras: Sequence[Camera], most: int) -> Bank:
+def chosen(memory: Memory, bank: Bank, cameras: Sequence[Camera], most: int, splat: Splat | None = None) -> Bank:
     """The references of a chunk, oldest first.
 
     Args:
@@ -33,11 +33,12 @@ def chosen(memory: Memory, bank: Bank, cameras: Sequence[Camera], most: int) -> 
         bank: the views to choose from; the view that the chunk starts at is left out, since its latent is in the chunk.
         cameras: of the chunk, the shared first one included.
         most: how many at most.
+        splat: what the memory shows at those cameras; computed where it is not given.
     """
     bank = tuple(r for r in bank if not np.array_equal(r.camera.T_world_cam, cameras[0].T_world_cam))
     if not (bank and most and isinstance(memory, PointMemory) and memory.blocks):
         return ()
-    wanted = np.logical_or.reduce(shown_tiles(memory, memory.splat(cameras)))
+    wanted = np.logical_or.reduce(shown_tiles(memory, memory.splat(cameras) if splat is None else splat))
     poses = np.stack([r.camera.T_world_cam for r in bank])
     lenses = np.stack([r.camera.K_at(*memory.grid) for r in bank])
     overlap = intersection_over_union(shown_tiles(memory, memory.glimpse(poses, lenses)), wanted)

@@ -102,8 +102,7 @@ def _reposed(block: MemoryBlock, corrections: Mapping[int, Correction], columns:
             block.frame[own].astype(np.int64),
             block.cell[own].astype(np.int64),
             frames,
-            block.evidence.confidence[own],
-            block.evidence.nearest[own],
+            block.confidence[own],
         )
         parts.append(pack(tokens, int(born), block.features))
     return MemoryBlock.join(parts)

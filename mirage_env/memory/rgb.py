@@ -22,6 +22,7 @@ from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import LatentCodec, Readout
 from mirage_env.memory.latent import PointMemory
 from mirage_env.memory.lifting import depth_edges
+from mirage_env.readout.zbuffer import Splat
 from mirage_env.tokens.blocks import FeatureType
 
 SEEN_SHARE = 0.5
@@ -85,6 +86,7 @@ class RgbMemory(PointMemory):
         keep: Tensor,  # [T, h, w] bool
         cameras: Sequence[Camera],
         born: int,
+        splat: Splat | None = None,
     ) -> Self:
         """Lift every pixel of the kept cells that has valid depth and lies on no edge (`Memory.write`)."""
         depth = depth.detach().float().cpu()
@@ -93,16 +95,16 @@ class RgbMemory(PointMemory):
         write = cells_to_pixels(keep.cpu(), self.grid) & valid & (depth_edges(depth) <= self.edge_jump)
         colour = images.detach().permute(0, 2, 3, 1).to("cpu", torch.float32)
         levels = (colour + 1.0) * HALF_RANGE - MIDDLE
-        return self.insert(levels.numpy(), depth, write.numpy(), cameras, born)
+        return self.insert(levels.numpy(), depth, write.numpy(), cameras, born, splat)
 
     @torch.no_grad()
-    def read(self, cameras: Sequence[Camera], now: int) -> Readout:
-        """What the memory shows at T cameras, as latents (`Memory.read`).
+    def read(self, cameras: Sequence[Camera], now: int, splat: Splat | None = None) -> Readout:
+        """Read the memory at T cameras, as latents (`Memory.read`).
 
         A cell is observed where at least half of its pixels are seen; its depth and age are their medians. Points need
         no moving below a pixel, so offset and scale are 0: to the refiner, every cell fits exactly.
         """
-        raster = self.rasterise(cameras, now)
+        raster = self.rasterise(cameras, now, splat)
         observed = _cells(raster.seen.float(), self.latent_size).mean(-1) >= SEEN_SHARE
         latents = self.codec.encode(raster.images).float().cpu()
         zero = torch.zeros(observed.shape)
@@ -116,9 +118,10 @@ class RgbMemory(PointMemory):
         )
 
     @torch.no_grad()
-    def rasterise(self, cameras: Sequence[Camera], now: int) -> Raster:
+    def rasterise(self, cameras: Sequence[Camera], now: int, splat: Splat | None = None) -> Raster:
         """The points seen from T cameras, as images; unseen pixels take the colours around them."""
-        found, feature, births = self.show(cameras)
+        found = self.splat(cameras) if splat is None else splat
+        feature, births = self.gather(found)
         levels, born = feature.cpu().numpy(), births.cpu().numpy()
         colour = fill_holes((levels + np.float32(MIDDLE)) / np.float32(HALF_RANGE) - np.float32(1.0), found.observed)
         age = np.where(found.observed, now - born, 0).astype(np.float32)

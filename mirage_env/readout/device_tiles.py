@@ -1,7 +1,8 @@
 """Copies of memory blocks on a device, for the readout there.
 
 Blocks are immutable, so each array is copied once per device and kept for as long as the block's own lives. What later
-views say about tokens (`Evidence`) is not copied: a block whose evidence changed shares its arrays with the one before.
+views say about tokens (`confidence`) is not copied: a block whose confidence changed shares the others with the one
+before.
 """
 
 from __future__ import annotations

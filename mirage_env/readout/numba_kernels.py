@@ -1,9 +1,60 @@
 """What the CPU readout does to all tokens of a tile at once, in loops without branches that run on vectors."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from mirage_env.readout.zbuffer import from_half, log_size
+from mirage_env.readout.zbuffer import Matrices, Rule, from_half, frustums, log_size
+from mirage_env.tokens.blocks import MemoryBlock
+
+
+class BlockArrays(NamedTuple):
+    """A block as the kernels take it (`MemoryBlock`)."""
+
+    number: int
+    bounds: NDArray[np.float64]  # [2, 3]
+    first: NDArray[np.int32]  # [M + 1]
+    anchor: NDArray[np.float64]  # [3]
+    low: NDArray[np.float32]  # [M, 3]
+    step: NDArray[np.float32]  # [M, 3]
+    xyz: NDArray[np.uint16]  # [3, N]
+    footprint: NDArray[np.int16]  # [N] bits of float16, a type that numba does not have
+
+    @staticmethod
+    def newest_first(blocks: Sequence[MemoryBlock]) -> Iterator[BlockArrays]:
+        """Blocks given oldest first, less those without a token."""
+        for number, b in reversed(list(enumerate(blocks))):
+            if len(b):
+                arrays = (b.bounds, b.first, b.anchor, b.low, b.step, b.xyz, b.footprint.view(np.int16))
+                yield BlockArrays(number, *arrays)
+
+
+class Views(NamedTuple):
+    """V views as the kernels take them."""
+
+    P: Matrices  # [V, 3, 4] `projections`
+    planes: Matrices  # [V, 5, 4] `frustums`
+    fx: NDArray[np.float32]  # [V] `focal_lengths`
+
+    @staticmethod
+    def of(P: Matrices, fx: NDArray[np.float32], rule: Rule, grid: tuple[int, int]) -> Views:
+        """Views with their frustums."""
+        return Views(P, frustums(P, rule, *grid), fx)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def project_tile(block, views, view, tile, near, m, at):  # type: ignore[no-untyped-def]
+    """Project the tokens of a tile into a view: `at` [4, TILE] is u, v (cells), z (metres) and size (cells)."""
+    start = block.first[tile]
+    n = block.first[tile + 1] - start
+    fold(views.P[view], block.anchor, block.low[tile], block.step[tile], m)
+    project(m, views.fx[view], near, block.xyz, block.footprint, start, n, at)
+    return start, n
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -62,15 +113,15 @@ def own_cells(rule, h, w, n, at, cells):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def covered_cells(rule, h, w, n, at, cells):  # type: ignore[no-untyped-def]
-    """The same for the second layer, where a token competes for what its footprint covers."""
+def covered_cells(rule, least, h, w, n, at, cells):  # type: ignore[no-untyped-def]
+    """The same for what each token's footprint covers, half of it being at least `least` cells."""
     U, V, Z, S = at[0], at[1], at[2], at[3]
     top, bottom, left, right = cells[0], cells[1], cells[2], cells[3]
     near, zero, half, one = rule.near, np.float32(0.0), np.float32(0.5), np.float32(1.0)
     reach, widest = half * rule.reach, half * rule.widest
     last_row, last_col = np.float32(h - 1), np.float32(w - 1)
     for i in range(n):
-        r = min(reach * S[i], widest)
+        r = max(min(reach * S[i], widest), least)
         top[i], left[i] = max(np.ceil(V[i] - r - half), zero), max(np.ceil(U[i] - r - half), zero)
         bottom[i] = min(np.floor(V[i] + r - half), last_row) if Z[i] > near else -one
         right[i] = min(np.floor(U[i] + r - half), last_col)

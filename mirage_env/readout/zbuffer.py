@@ -44,7 +44,7 @@ class Splat:
     offset: NDArray[np.float32]  # [V, 2, h, w] cells from the centre, (x, y)
     scale: NDArray[np.float32]  # [V, h, w] log of its footprint over the cell's
 
-    def __getitem__(self, views: list[int] | slice) -> Splat:
+    def __getitem__(self, views: slice | list[int]) -> Splat:
         """Some of the views."""
         return Splat(*(getattr(self, f.name)[views] for f in fields(self)))
 

@@ -10,20 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
-from mirage_env.readout.numba_kernels import compress, covered_cells, extent, fold, mark, misfits, own_cells, project
+from mirage_env.readout.numba_kernels import (
+    BlockArrays,
+    Views,
+    compress,
+    covered_cells,
+    extent,
+    mark,
+    misfits,
+    own_cells,
+    project_tile,
+)
 from mirage_env.readout.zbuffer import (
     Matrices,
     Rule,
     Splat,
     boxes_in_view,
     focal_lengths,
-    frustums,
     log_size,
     projections,
 )
@@ -64,102 +74,84 @@ def splat_matrices(
     return found
 
 
+class Best(NamedTuple):
+    """The best token of every cell so far, by view and layer; the last cell is a spare one."""
+
+    limit: NDArray[np.float32]  # [V, L, cells + 1] depth beyond which nothing competes
+    rank: NDArray[np.float32]  # [V, L, cells + 1] its depth, or how badly it fits
+    place: NDArray[np.float32]  # [V, L, cells + 1, 4] its u, v, z and size
+    name: NDArray[np.int32]  # [V, L, cells + 1, 2] its block and number there; -1 where there is none
+
+    @staticmethod
+    def none_yet(views: int, layers: int, cells: int) -> Best:
+        """No token anywhere."""
+        shape = (views, layers, cells + 1)
+        rank = np.full(shape, np.inf, np.float32)
+        rank[..., -1] = -np.inf
+        names = np.full((*shape, 2), -1, np.int32)
+        return Best(np.full(shape, np.inf, np.float32), rank, np.empty((*shape, 4), np.float32), names)
+
+
 def _splat_views(blocks: Sequence[MemoryBlock], P: Matrices, fx: NDArray[np.float32], rule: Rule, found: Splat) -> None:
     """Write the winners of some views into `found`."""
-    views, h, w = found.block.shape
-    shape = (views, 2 if rule.reach > 0.0 else 1, h * w + 1)  # the last cell is a spare one
-    # Of the best token of every cell so far: depth or rank; u, v, z and size; block and token.
-    best, place, name = (
-        np.full(shape, np.inf, np.float32),
-        np.empty((*shape, 4), np.float32),
-        np.empty((*shape, 2), np.int32),
-    )
-    limit = np.full(shape, np.inf, np.float32)  # depth beyond which nothing competes
-    name.fill(-1)
-    best[..., -1] = -np.inf
-    planes = frustums(P, rule, h, w)
-    scene = [
-        (i, b.bounds, b.first, b.anchor, b.low, b.step, b.xyz, b.footprint.view(np.int16))
-        for i, b in reversed(list(enumerate(blocks)))
-        if len(b)
-    ]
+    count, h, w = found.block.shape
+    views, best = Views.of(P, fx, rule, (h, w)), Best.none_yet(count, 2 if rule.reach > 0.0 else 1, h * w)
+    scene = list(BlockArrays.newest_first(blocks))
     for block in scene:
-        _scan(*block, P, planes, fx, rule, False, h, w, limit, best, place, name)
+        _scan(block, views, rule, False, h, w, best)
     if rule.tolerance > 0.0:
-        np.multiply(best, np.float32(1.0) + rule.tolerance, out=limit)
+        np.multiply(best.rank, np.float32(1.0) + rule.tolerance, out=best.limit)
         if rule.reach > 0.0 and rule.behind >= rule.tolerance:
             # Where the first layer cannot lie behind the second by enough, the second need not be looked at.
-            limit[:, 1][limit[:, 0] <= limit[:, 1]] = -np.inf
-        best[..., :-1] = np.inf
-        name.fill(-1)
+            best.limit[:, 1][best.limit[:, 0] <= best.limit[:, 1]] = -np.inf
+        best.rank[..., :-1] = np.inf
+        best.name.fill(-1)
         for block in scene:
-            _scan(*block, P, planes, fx, rule, True, h, w, limit, best, place, name)
-    _choose(place, name, rule, found.block, found.token, found.depth, found.offset, found.scale)
+            _scan(block, views, rule, True, h, w, best)
+    _choose(best.place, best.name, rule, found.block, found.token, found.depth, found.offset, found.scale)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _scan(  # type: ignore[no-untyped-def]
-    number, bounds, first, anchor, low, step, xyz, footprint, P, planes, fx, rule, fits, h, w, limit, best, place, name
-):
+def _scan(block, views, rule, fits, h, w, best):  # type: ignore[no-untyped-def]
     """Let the tokens of one block compete in all views, by fit or else by depth."""
     whole, span, in_view = np.zeros(3), np.empty((1, 3)), np.empty(1, np.bool_)
-    span[0] = (bounds[1] - bounds[0]) / 65535.0
-    seen = np.empty(len(low), np.bool_)
+    span[0] = (block.bounds[1] - block.bounds[0]) / 65535.0
+    seen = np.empty(len(block.low), np.bool_)
     m, at, misfit = np.empty(12, np.float32), np.empty((4, TILE), np.float32), np.empty(TILE, np.float32)
     cells, hit, hits = np.empty((4, TILE), np.float32), np.empty(TILE, np.int32), np.empty(TILE, np.int64)
-    two, work = rule.reach > 0.0, np.empty((2, TILE), np.float32)
-    for view in range(len(P)):
-        boxes_in_view(planes[view], whole, bounds[:1], span, in_view)
+    work = np.empty((2, TILE), np.float32)
+    for view in range(len(views.P)):
+        boxes_in_view(views.planes[view], whole, block.bounds[:1], span, in_view)
         if not in_view[0]:
             continue
-        boxes_in_view(planes[view], anchor, low, step, seen)
-        for tile in range(len(low)):
+        boxes_in_view(views.planes[view], block.anchor, block.low, block.step, seen)
+        for tile in range(len(block.low)):
             if not seen[tile]:
                 continue
-            start = first[tile]
-            n = first[tile + 1] - start
-            fold(P[view], anchor, low[tile], step[tile], m)
-            project(m, fx[view], rule.near, xyz, footprint, start, n, at)
+            start, n = project_tile(block, views, view, tile, rule.near, m, at)
             if fits:
                 misfits(n, at, misfit)
-            own_cells(rule, h, w, n, at, cells)
-            mark(fits, w, n, 1, 1, at, misfit, cells, limit[view, 0], best[view, 0], work, hit)
-            for k in range(compress(hit, n, hits)):
-                i = hits[k]
-                row, col = int(cells[0, i]), int(cells[2, i])
-                rank = _rank(fits, row, col, at[0, i], at[1, i], at[2, i], misfit[i])
-                _take(
-                    row * w + col,
-                    rank,
-                    number,
-                    start + i,
-                    i,
-                    at,
-                    limit[view, 0],
-                    best[view, 0],
-                    place[view, 0],
-                    name[view, 0],
-                )
-            if two:
-                covered_cells(rule, h, w, n, at, cells)
-                mark(fits, w, n, *extent(n, cells), at, misfit, cells, limit[view, 1], best[view, 1], work, hit)
+            for layer in range(best.rank.shape[1]):
+                rows = cols = np.int32(1)
+                if layer == 0:
+                    own_cells(rule, h, w, n, at, cells)
+                else:
+                    covered_cells(rule, np.float32(0.0), h, w, n, at, cells)
+                    rows, cols = extent(n, cells)
+                limit, rank = best.limit[view, layer], best.rank[view, layer]
+                mark(fits, w, n, rows, cols, at, misfit, cells, limit, rank, work, hit)
                 for k in range(compress(hit, n, hits)):
                     i = hits[k]
                     for row in range(int(cells[0, i]), int(cells[1, i]) + 1):
                         for col in range(int(cells[2, i]), int(cells[3, i]) + 1):
-                            rank = _rank(fits, row, col, at[0, i], at[1, i], at[2, i], misfit[i])
-                            _take(
-                                row * w + col,
-                                rank,
-                                number,
-                                start + i,
-                                i,
-                                at,
-                                limit[view, 1],
-                                best[view, 1],
-                                place[view, 1],
-                                name[view, 1],
-                            )
+                            cell = row * w + col
+                            its = _rank(fits, row, col, at[0, i], at[1, i], at[2, i], misfit[i])
+                            if at[2, i] <= limit[cell] and its < rank[cell]:
+                                rank[cell] = its
+                                name, place = best.name[view, layer, cell], best.place[view, layer, cell]
+                                name[0], name[1] = block.number, start + i
+                                for axis in range(4):
+                                    place[axis] = at[axis, i]
 
 
 @njit(cache=True, error_model="numpy", nogil=True, inline="always")
@@ -167,16 +159,6 @@ def _rank(fits, row, col, u, v, z, misfit):  # type: ignore[no-untyped-def]
     """How badly a token fits a cell, or its depth."""
     x, y = u - (np.float32(col) + np.float32(0.5)), v - (np.float32(row) + np.float32(0.5))
     return np.sqrt(x * x + y * y) + misfit if fits else z
-
-
-@njit(cache=True, error_model="numpy", nogil=True, inline="always")
-def _take(cell, rank, number, token, i, at, limit, best, place, name):  # type: ignore[no-untyped-def]
-    """Give a cell to token i of a tile if it is the best so far."""
-    if at[2, i] <= limit[cell] and rank < best[cell]:
-        best[cell] = rank
-        name[cell, 0], name[cell, 1] = number, token
-        for k in range(4):
-            place[cell, k] = at[k, i]
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

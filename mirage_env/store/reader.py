@@ -124,9 +124,7 @@ class EvidenceLog:
         valid = self._row[first:last] >= entry.since
         token, value = self._token[first:last][valid], self._value[first:last][valid]
         latest = np.append(token[1:] != token[:-1], True)[: len(token)]
-        index = (token[latest] - start).astype(np.int64)
-        evidence = np.stack([value[latest] & np.uint64(255), value[latest] >> np.uint64(8)], axis=1)
-        return index, evidence.astype(np.uint8)
+        return (token[latest] - start).astype(np.int64), value[latest].astype(np.uint8)
 
 
 def loaded(blocks: Sequence[MemoryBlock], workers: int) -> list[MemoryBlock]:

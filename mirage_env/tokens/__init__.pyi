@@ -1,4 +1,3 @@
-from .blocks import Evidence as Evidence
 from .blocks import Frames as Frames
 from .blocks import MemoryBlock as MemoryBlock
 from .packing import Tokens as Tokens

@@ -63,18 +63,6 @@ class Frames:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """What later views said about tokens; the only part of a block that changes (by replacing it)."""
-
-    confidence: NDArray[np.uint8]  # [N] see `evidence.py`
-    nearest: NDArray[np.uint8]  # [N] smallest distance a token was confirmed from, see `evidence.py`
-
-    @property
-    def nbytes(self) -> int:
-        return self.confidence.nbytes + self.nearest.nbytes
-
-
-@dataclass(frozen=True, eq=False)
 class MemoryBlock:
     """N tokens of C channels in M tiles. Position of a token: `anchor + low + step * xyz` of its tile, metres."""
 
@@ -89,7 +77,7 @@ class MemoryBlock:
     gain: NDArray[np.float16]  # [N] value of a feature per unit; empty where the features are the values
     frame: NDArray[np.uint16]  # [N] index into `frames`
     cell: NDArray[np.uint16] | NDArray[np.uint32]  # [N] source cell, row * columns + column
-    evidence: Evidence
+    confidence: NDArray[np.uint8]  # [N] how far later views confirm each token (`evidence.py`)
     frames: Frames
 
     def __len__(self) -> int:
@@ -123,10 +111,10 @@ class MemoryBlock:
 
     @cached_property
     def nbytes(self) -> int:
-        """Bytes of everything that is kept: tokens, tiles, evidence, frames."""
+        """Bytes of everything that is kept: tokens, tiles, frames."""
         arrays = (self.anchor, self.first, self.low, self.step, self.born, self.xyz, self.footprint)
-        tokens = (self.feature, self.gain, self.frame, self.cell)
-        return sum(a.nbytes for a in (*arrays, *tokens)) + self.evidence.nbytes + self.frames.nbytes
+        tokens = (self.feature, self.gain, self.frame, self.cell, self.confidence)
+        return sum(a.nbytes for a in (*arrays, *tokens)) + self.frames.nbytes
 
     @cached_property
     def tile_of(self) -> NDArray[np.int32]:  # [N]
@@ -164,13 +152,13 @@ class MemoryBlock:
             gain=self.gain[mask] if len(self.gain) else self.gain,
             frame=frame,
             cell=self.cell[mask],
-            evidence=Evidence(self.evidence.confidence[mask], self.evidence.nearest[mask]),
+            confidence=self.confidence[mask],
             frames=self.frames[used],
         )
 
-    def with_evidence(self, evidence: Evidence) -> MemoryBlock:
-        """The same tokens with other evidence; shares all other arrays."""
-        return replace(self, evidence=evidence)
+    def with_confidence(self, confidence: NDArray[np.uint8]) -> MemoryBlock:
+        """The same tokens with other confidence, the only part that changes; shares all other arrays."""
+        return replace(self, confidence=confidence)
 
     def may_join(self, newer: MemoryBlock) -> bool:
         """Whether the two can become one block without moving a token: anchors near each other, features alike."""
@@ -200,10 +188,7 @@ class MemoryBlock:
             gain=np.concatenate([p.gain for p in parts]),
             frame=np.concatenate([p.frame + np.uint16(f) for p, f in zip(parts, frames[:-1], strict=True)]),
             cell=np.concatenate([p.cell for p in parts]),
-            evidence=Evidence(
-                np.concatenate([p.evidence.confidence for p in parts]),
-                np.concatenate([p.evidence.nearest for p in parts]),
-            ),
+            confidence=np.concatenate([p.confidence for p in parts]),
             frames=Frames.join([p.frames for p in parts]),
         )
 

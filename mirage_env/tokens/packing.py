@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from mirage_env.tokens.blocks import TILE, Evidence, FeatureType, Frames, MemoryBlock, used_frames
+from mirage_env.tokens.blocks import TILE, FeatureType, Frames, MemoryBlock, used_frames
 
 EXTENT = 64.0
 """Widest tile, in footprints of its finest token: its coordinates are then exact to 0.0005 cell."""
@@ -27,11 +27,10 @@ class Tokens:
     cell: NDArray[np.int64]  # [N]
     frames: Frames
     confidence: NDArray[np.uint8] | None = None  # [N]; 0 where not given
-    nearest: NDArray[np.uint8] | None = None  # [N]; 255 where not given
 
     @staticmethod
     def join(views: Sequence[Tokens]) -> Tokens:
-        """The tokens of several views that share their `frames`, without evidence."""
+        """The tokens of several views that share their `frames`, without confidence."""
         return Tokens(
             np.concatenate([v.positions for v in views]),
             np.concatenate([v.feature for v in views]),
@@ -55,10 +54,6 @@ def pack(tokens: Tokens, born: int, features: FeatureType = "int8") -> MemoryBlo
     first = _tiles(local[order], tokens.footprint[order])
     low, step, xyz = _quantise(local[order], first)
     gain, feature = _quantise_features(tokens.feature[order], features)
-    evidence = Evidence(
-        np.zeros(n, np.uint8) if tokens.confidence is None else tokens.confidence[order],
-        np.full(n, 255, np.uint8) if tokens.nearest is None else tokens.nearest[order],
-    )
     used, frame = used_frames(tokens.frame[order], len(tokens.frames.row))
     return MemoryBlock(
         anchor=anchor,
@@ -72,7 +67,7 @@ def pack(tokens: Tokens, born: int, features: FeatureType = "int8") -> MemoryBlo
         gain=gain,
         frame=frame,
         cell=tokens.cell[order].astype(np.min_scalar_type(max(int(tokens.cell.max(initial=0)), 256))),
-        evidence=evidence,
+        confidence=np.zeros(n, np.uint8) if tokens.confidence is None else tokens.confidence[order],
         frames=tokens.frames[used],
     )
 

@@ -75,7 +75,7 @@ class Tokens:
             down,
             np.concatenate([np.zeros((0, memory.channels), np.float32), *(b.values() for b in blocks)]),
             np.concatenate([np.zeros(0, np.int32), *(b.births() for b in blocks)]),
-            np.concatenate([np.zeros(0, np.uint8), *(b.evidence.confidence for b in blocks)]),
+            np.concatenate([np.zeros(0, np.uint8), *(b.confidence for b in blocks)]),
             np.concatenate([np.zeros(0, np.int64), *names]),
         )
 

@@ -348,7 +348,7 @@ def test_past_of_a_chunk_is_what_a_world_that_saw_the_clip_keeps(model):
             readout = state.memory.read(cameras[8 * k + 4 : 8 * k + 9 : 4], now=k + 1)
             nothing = torch.zeros(2, 8, 4, 4)
             seen: Chunk = model._look(frames, cameras[8 * k + 1 : 8 * k + 9], readout, nothing, nothing, None)
-            state = model._remember(state, seen)
+            state = model._remember(state, seen, None)
         assert np.array_equal(clip.keep[2 * k + 1 : 2 * k + 3, 1], seen.keep.numpy())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.store import CacheWriter
-from mirage_env.tokens.blocks import Evidence, Frames, MemoryBlock
+from mirage_env.tokens.blocks import Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
@@ -55,9 +55,9 @@ def block_of(n: int, camera: Camera, points: int) -> MemoryBlock:
 
 def confirmed(block: MemoryBlock, n: int) -> MemoryBlock:
     """The block with evidence that step n left."""
-    confidence = block.evidence.confidence.copy()
+    confidence = block.confidence.copy()
     confidence[:: 1 + n % 3] = n % 200
-    return block.with_evidence(Evidence(confidence, block.evidence.nearest))
+    return block.with_confidence(confidence)
 
 
 def is_step(state: WorldState, n: int, points: int = 300) -> bool:
@@ -87,9 +87,8 @@ def memory_at(n: int, points: int = 300) -> LatentMemory:
 
 def same_block(a: MemoryBlock, b: MemoryBlock) -> bool:
     """Whether two blocks are equal to the bit."""
-    names = ("anchor", "first", "low", "step", "born", "xyz", "footprint", "feature", "gain", "frame", "cell")
+    names = [field.name for field in fields(MemoryBlock) if field.name != "frames"]
     pairs = [(getattr(a, name), getattr(b, name)) for name in names]
-    pairs += [(getattr(a.evidence, name), getattr(b.evidence, name)) for name in ("confidence", "nearest")]
     pairs += [(getattr(a.frames, name), getattr(b.frames, name)) for name in ("row", "T_world_cam", "K_latent")]
     return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in pairs)
 

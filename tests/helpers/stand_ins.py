@@ -68,11 +68,11 @@ class Written:
         def __init__(self, memory: LatentMemory, writes: list[dict[str, Any]]) -> None:
             self.memory, self.writes = memory, writes
 
-        def write(self, latents, images, depth, keep, cameras, born):
+        def write(self, latents, images, depth, keep, cameras, born, splat=None):
             self.writes.append(
                 {"latents": latents, "images": images, "depth": depth, "keep": keep, "cameras": cameras, "born": born}
             )
-            return Written._Memory(self.memory.write(latents, images, depth, keep, cameras, born), self.writes)
+            return Written._Memory(self.memory.write(latents, images, depth, keep, cameras, born, splat), self.writes)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self.memory, name)

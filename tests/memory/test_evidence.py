@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mirage_env.camera import Camera, pose_from_rotation_vector
 from mirage_env.config.world import GateConfig, MemoryConfig, WorldModelConfig
-from mirage_env.memory.evidence import NEVER, distance_level, level_distance
 from mirage_env.memory.latent import LatentMemory
 
 GRID = (6, 8)
@@ -57,7 +56,7 @@ def shown(memory: LatentMemory, camera: Camera = CAMERA) -> np.ndarray:  # [h, w
 
 def confidence(memory: LatentMemory, block: int = 0) -> list[int]:
     """The values that occur in a block."""
-    return sorted(set(memory.blocks[block].evidence.confidence.tolist()))
+    return sorted(set(memory.blocks[block].confidence.tolist()))
 
 
 def confirmed(times: int, depth: np.ndarray, **gate) -> LatentMemory:
@@ -99,37 +98,12 @@ def test_only_tokens_that_are_shown_are_confirmed():
     memory = look(memory, wall(3.0), born=2, keep=keep)
     block = memory.blocks[0]
     seen = np.isin(block.cell, np.flatnonzero(keep))
-    np.testing.assert_array_equal(block.evidence.confidence, seen)
+    np.testing.assert_array_equal(block.confidence, seen)
 
 
 def test_depth_that_differs_less_than_the_gate_allows_still_agrees():
     memory = look(empty(), wall(3.0), born=1)
     assert confidence(look(memory, wall(3.0 * 1.15), born=2)) == [1]
-
-
-def test_nearest_is_the_smallest_distance_of_confirmation():
-    memory = look(empty(), wall(8.0), born=1)
-    assert (memory.blocks[0].evidence.nearest == NEVER).all()
-    closest = np.inf
-    for born, step in enumerate((0.0, 2.0, 1.0, 6.0, 4.0, 6.5), start=2):
-        there = CAMERA.at(pose_from_rotation_vector([0.0, 0.0, step], np.zeros(3)))
-        memory = look(memory, wall(8.0 - step), born=born, camera=there)
-        closest = min(closest, 8.0 - step)
-        centre = memory.blocks[0].cell == 3 * 8 + 4
-        kept = level_distance(memory.blocks[0].evidence.nearest[centre])
-        assert closest * 0.97 <= kept[0] <= closest * 2**0.5 * 1.03
-
-
-@given(metres=st.floats(0.011, 600.0), factor=st.floats(1.0, 3.0))
-def test_distance_levels_are_exact_to_three_percent_and_in_order(metres, factor):
-    near, far = distance_level(np.array([metres, metres * factor]))
-    assert near <= far < NEVER
-    assert level_distance(np.uint8([near]))[0] == pytest.approx(metres, rel=0.03)
-
-
-def test_a_distance_that_was_never_confirmed_is_infinite():
-    assert np.isinf(level_distance(np.uint8([NEVER]))).all()
-    assert distance_level(np.array([0.0, 1e9])).tolist() == [0, NEVER - 1]
 
 
 # Contradiction
@@ -239,8 +213,8 @@ def test_what_comes_to_stand_in_front_hides_and_removes_nothing():
     first = hidden.blocks[0]
     assert len(first) == len(memory.blocks[0])
     behind = np.isin(first.cell, np.flatnonzero(DOOR))
-    assert (first.evidence.confidence[behind] == 0).all()
-    assert (first.evidence.confidence[~behind] == 2).all()
+    assert (first.confidence[behind] == 0).all()
+    assert (first.confidence[~behind] == 2).all()
 
 
 def test_cells_that_may_not_be_written_contradict_nothing():
@@ -272,13 +246,11 @@ def test_the_number_of_contradicting_views_is_an_option(needed):
 
 def test_old_memories_keep_their_tokens_and_evidence():
     memory = confirmed(1, wall(5.0, door=3.0))
-    block, evidence, before = memory.blocks[0], memory.blocks[0].evidence, shown(memory)
-    copies = evidence.confidence.copy(), evidence.nearest.copy()
+    block, before = memory.blocks[0], shown(memory)
+    copy = block.confidence.copy()
     after = look(memory, wall(5.0, door=9.0), born=9)
     assert memory.blocks[0] is block
-    assert block.evidence is evidence
-    np.testing.assert_array_equal(evidence.confidence, copies[0])
-    np.testing.assert_array_equal(evidence.nearest, copies[1])
+    np.testing.assert_array_equal(block.confidence, copy)
     np.testing.assert_array_equal(shown(memory), before)
     assert len(after.blocks[0]) < len(block)
 

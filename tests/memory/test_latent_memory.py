@@ -13,7 +13,7 @@ from mirage_env.camera import Camera, pose_from_rotation_vector
 from mirage_env.config.world import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
 from mirage_env.interfaces import Readout
 from mirage_env.memory.latent import LatentMemory
-from mirage_env.tokens.blocks import Evidence, Frames
+from mirage_env.tokens.blocks import Frames
 from mirage_env.tokens.packing import Tokens, pack
 
 GRID, CHANNELS = (6, 8), 5
@@ -79,8 +79,7 @@ def contents(memory: LatentMemory) -> list[bytes]:
     """Every array of a memory."""
     arrays = []
     for block in memory.blocks:
-        kept = (block, block.evidence, block.frames)
-        arrays += [getattr(part, f.name) for part in kept for f in fields(part)]
+        arrays += [getattr(part, f.name) for part in (block, block.frames) for f in fields(part)]
     return [a.tobytes() for a in arrays if isinstance(a, np.ndarray)]
 
 
@@ -163,9 +162,9 @@ def test_what_a_readout_gives_away_is_the_callers():
     for name in FIELDS:
         getattr(first, name).fill_(7.0)
     assert same(memory.read([camera_at()], now=1), expected)
-    cameras = [camera_at()]
-    memory.read(cameras, now=1).depth.fill_(7.0)
-    assert same(memory.read(cameras, now=1), expected)  # the same camera objects: the last readout is kept
+    splat = memory.splat([camera_at()])
+    memory.read([camera_at()], 1, splat).depth.fill_(7.0)
+    assert same(memory.read([camera_at()], 1, splat), expected)
 
 
 @readouts
@@ -269,7 +268,7 @@ def test_writing_keeps_its_own_copy_of_the_latents():
 def test_points_and_bytes_are_counted(features, channel_bytes):
     memory = write(empty(layout=MemoryConfig(features=features)), camera_at(), 3.0)
     assert memory.points == 48
-    per_token = channel_bytes + 6 + 2 + 2 + 2 + 2  # place, footprint, frame, cell, evidence
+    per_token = channel_bytes + 6 + 2 + 2 + 2 + 1  # place, footprint, frame, cell, confidence
     tiles, frames, anchor = 1, 1, 24
     assert memory.nbytes == 48 * per_token + tiles * (24 + 4) + (tiles + 1) * 4 + frames * (4 + 128 + 72) + anchor
 
@@ -374,8 +373,7 @@ def islands(count: int) -> LatentMemory:
 
 def with_confidence(memory: LatentMemory, *values: int) -> LatentMemory:
     blocks = [
-        b.with_evidence(Evidence(np.full(len(b), value, np.uint8), b.evidence.nearest))
-        for b, value in zip(memory.blocks, values, strict=True)
+        b.with_confidence(np.full(len(b), value, np.uint8)) for b, value in zip(memory.blocks, values, strict=True)
     ]
     return replace(memory, blocks=tuple(blocks))
 

@@ -2,15 +2,16 @@
 
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 from stand_ins import path, picture, walled_world_model
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Readout
-from mirage_env.memory.latent import read_batch
+from mirage_env.memory.latent import splat_batch
 from mirage_env.memory.rgb import RgbMemory
-from mirage_env.readout.backends import CPU
+from mirage_env.readout.backends import CPU, splat_many
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +26,6 @@ def walked(model, seed, chunks=2):
     return state
 
 
-def fresh(memory):
-    """The same memory, which has not been read yet."""
-    return replace(memory)
-
-
 def assert_same(a: Readout, b: Readout) -> None:
     for field in fields(Readout):
         assert torch.equal(getattr(a, field.name), getattr(b, field.name)), field.name
@@ -38,24 +34,57 @@ def assert_same(a: Readout, b: Readout) -> None:
 def test_worlds_read_together_show_what_each_shows_alone(model):
     states = [walked(model, seed) for seed in range(3)]
     views = [[s.camera, *path(s.camera)] for s in states]
-    together = read_batch([fresh(s.memory) for s in states], views, [3, 4, 5])
-    for state, cameras, now, readout in zip(states, views, (3, 4, 5), together, strict=True):
-        assert_same(readout, fresh(state.memory).read(cameras, now))
+    together = splat_batch([s.memory for s in states], views)
+    for state, cameras, splat in zip(states, views, together, strict=True):
+        assert_same(state.memory.read(cameras, 3, splat), state.memory.read(cameras, 3))
 
 
 def test_memories_of_different_kinds_may_be_read_together(model):
     state = walked(model, 0)
     rgb = replace(model, memory_factory=RgbMemory.factory(model.codec)).start(picture(0))[1]
     views = [[state.camera], [rgb.camera]]
-    latent, coloured = read_batch([fresh(state.memory), fresh(rgb.memory)], views, [3, 1])
-    assert_same(latent, fresh(state.memory).read(views[0], 3))
-    assert_same(coloured, fresh(rgb.memory).read(views[1], 1))
+    latent, coloured = splat_batch([state.memory, rgb.memory], views)
+    assert_same(state.memory.read(views[0], 3, latent), state.memory.read(views[0], 3))
+    assert_same(rgb.memory.read(views[1], 1, coloured), rgb.memory.read(views[1], 1))
+
+
+@pytest.mark.parametrize("kind", ["latent", "rgb"])
+def test_a_readout_that_is_known_changes_nothing_that_is_written(model, kind):
+    if kind == "rgb":
+        model = replace(model, memory_factory=RgbMemory.factory(model.codec))
+    memory, views = walked(model, 2).memory, path(walked(model, 2).camera)
+    T, c = len(views), model.config
+    rng = torch.Generator().manual_seed(0)
+    latents = torch.randn(T, c.latent_channels, *c.latent_size, generator=rng)
+    images = torch.rand(T, 3, *c.image_size, generator=rng)
+    view = (latents, images, torch.full((T, *c.image_size), 2.0), torch.ones(T, *c.latent_size, dtype=torch.bool))
+    handed, found = memory.write(*view, views, 9, memory.splat(views)), memory.write(*view, views, 9)
+    assert len(handed.blocks) == len(found.blocks)
+    for a, b in zip(handed.blocks, found.blocks, strict=True):
+        assert np.array_equal(a.xyz, b.xyz)
+        assert np.array_equal(a.confidence, b.confidence)
+
+
+def test_a_step_looks_into_the_memory_once(model, monkeypatch):
+    model = replace(model, config=replace(model.config, references=2))
+    state, seen = walked(model, 1), []
+    monkeypatch.setattr("mirage_env.memory.latent.backends.splat_many", lambda *a: seen.append(a) or splat_many(*a))
+    model.step(state, path(state.camera))
+    assert len(seen) == 1
+
+
+def test_a_world_keeps_nothing_of_what_was_read_from_it(model):
+    state = walked(model, 1)
+    state.memory.read([state.camera], 3)
+    before = set(vars(state.memory))
+    state.memory.read(path(state.camera), 3)
+    assert set(vars(state.memory)) == before <= {f.name for f in fields(state.memory)} | {"_boxes"}
 
 
 def test_every_backend_shows_the_same(model):
     state = walked(model, 1)
     views = [state.camera, *path(state.camera)]
-    assert_same(fresh(state.memory).on(CPU, "torch").read(views, 3), fresh(state.memory).read(views, 3))
+    assert_same(state.memory.on(CPU, "torch").read(views, 3), state.memory.read(views, 3))
 
 
 def test_a_world_goes_on_alike_with_every_backend(model):

@@ -106,9 +106,7 @@ def test_births_and_evidence_travel_with_the_tokens():
     after = repose(memory, everything)
 
     def listed(m):
-        columns = [
-            (b.births(), b.evidence.confidence, b.evidence.nearest, b.frames.row[b.frame], b.cell) for b in m.blocks
-        ]
+        columns = [(b.births(), b.confidence, b.frames.row[b.frame], b.cell) for b in m.blocks]
         return sorted(zip(*(np.concatenate(c).tolist() for c in zip(*columns, strict=True)), strict=True))
 
     assert listed(after) == listed(memory)

@@ -16,7 +16,7 @@ from scenes import CONFIGS, GRID, NEAR, block_of, cloud, readouts, views
 from mirage_env.errors import InvalidOptionError, MissingPackageError
 from mirage_env.readout import backends, device_tiles
 from mirage_env.readout.zbuffer import Rule, Splat, gather
-from mirage_env.tokens.blocks import Evidence, MemoryBlock
+from mirage_env.tokens.blocks import MemoryBlock
 
 CPU = torch.device("cpu")
 
@@ -91,7 +91,7 @@ import numpy as np
 import torch
 from dataclasses import fields
 from scenes import CONFIGS, GRID, NEAR, block_of, cloud, views
-from mirage_env import backends
+from mirage_env.readout import backends
 from mirage_env.readout.zbuffer import Rule, Splat, gather
 
 def assert_identical(found, expected):
@@ -190,7 +190,7 @@ def test_an_array_is_copied_to_a_device_once_and_no_longer_than_its_block_lives(
     (block,) = cloud(rng, 50, 1)
     before = len(device_tiles._copies)
     copy = device_tiles.on_device(block.xyz, CPU)
-    confirmed = block.with_evidence(Evidence(block.evidence.confidence + 1, block.evidence.nearest))
+    confirmed = block.with_confidence(block.confidence + 1)
     assert device_tiles.on_device(confirmed.xyz, CPU) is copy
     assert replace(confirmed).xyz is block.xyz
     assert len(device_tiles._copies) == before + 1

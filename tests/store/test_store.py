@@ -72,7 +72,7 @@ def assert_same_world(a, b):
     names = {"memory", "camera", "latents", "chunk", "noise", "prompt", "references"}
     assert {f.name for f in fields(a)} == names
     for field in fields(LatentMemory):
-        if field.name not in ("blocks", "_last"):
+        if field.name != "blocks":
             assert getattr(a.memory, field.name) == getattr(b.memory, field.name), field.name
     assert len(a.memory.blocks) == len(b.memory.blocks)
     assert all(map(same_block, a.memory.blocks, b.memory.blocks))
@@ -213,7 +213,7 @@ def test_lazy_block_tells_what_it_is_before_it_is_read(cache, model, walked):
         assert block.channels == whole.channels
         assert block.unread is None
         assert same_block(block, whole)
-        assert same_block(block.with_evidence(block.evidence), whole)
+        assert same_block(block.with_confidence(block.confidence), whole)
         assert (len(block), block.newest, block.pinned) == (len(whole), whole.newest, whole.pinned)
     with pytest.raises(AttributeError):
         _ = block.colour
@@ -322,7 +322,7 @@ def test_version_1_can_be_copied_and_then_appended_to(tmp_path, model):
     block = load_world(new, model).memory.blocks[0]
     assert block.feature.dtype == np.float16
     assert (block.frames.row == -1).all()
-    assert (block.evidence.confidence == 0).all()
+    assert (block.confidence == 0).all()
     with CacheWriter.open(new, model) as writer:
         chunk, state = model.step(writer.state, cameras_from(writer.state.camera, model))
         writer.append(state, chunk)

@@ -42,8 +42,7 @@ def tokens_of(block):
         block.footprint.tolist(),
         block.births().tolist(),
         block.cell.tolist(),
-        block.evidence.confidence.tolist(),
-        block.evidence.nearest.tolist(),
+        block.confidence.tolist(),
         rows,
     )
     return [repr(token) for token in zip(*parts, strict=True)]

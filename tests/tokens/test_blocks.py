@@ -86,14 +86,12 @@ def test_every_token_keeps_what_belongs_to_it(seed, count):
         frame=rng.integers(0, 5, count),
         frames=frames,
         confidence=rng.integers(0, 5, count).astype(np.uint8),
-        nearest=rng.integers(0, 255, count).astype(np.uint8),
     )
     block = pack(tokens, 3)
     assert sorted(block.cell) == list(range(count))
     np.testing.assert_array_equal(block.footprint, tokens.footprint[block.cell].astype(np.float16))
     np.testing.assert_array_equal(block.frames.row[block.frame], 10 + tokens.frame[block.cell])
-    np.testing.assert_array_equal(block.evidence.confidence, tokens.confidence[block.cell])
-    np.testing.assert_array_equal(block.evidence.nearest, tokens.nearest[block.cell])
+    np.testing.assert_array_equal(block.confidence, tokens.confidence[block.cell])
     assert (block.births() == 3).all()
     assert (block.newest, block.pinned) == (3, False)
 
@@ -204,7 +202,7 @@ def test_a_token_of_48_channels_takes_at_most_70_bytes(rng):
 
 def test_new_evidence_shares_the_tokens(rng):
     block, _ = numbered(rng, 50)
-    seen = block.with_evidence(replace(block.evidence, confidence=block.evidence.confidence + 1))
+    seen = block.with_confidence(block.confidence + 1)
     assert seen.feature is block.feature
-    assert (seen.evidence.confidence == 1).all()
-    assert (block.evidence.confidence == 0).all()
+    assert (seen.confidence == 1).all()
+    assert (block.confidence == 0).all()

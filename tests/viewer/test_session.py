@@ -77,7 +77,7 @@ def now(session):
 def fingerprint(world):
     """Everything the next chunk depends on, and what is shown, as bytes."""
     state = world.state
-    blocks = [b.xyz.tobytes() + b.feature.tobytes() + b.evidence.confidence.tobytes() for b in state.memory.blocks]
+    blocks = [b.xyz.tobytes() + b.feature.tobytes() + b.confidence.tobytes() for b in state.memory.blocks]
     seen = (state.latents.numpy(), state.noise.numpy(), world.now.sight.images, state.camera.T_world_cam)
     return b"".join([*blocks, *(a.tobytes() for a in seen), np.stack([c.T_world_cam for c in world.path]).tobytes()])
 

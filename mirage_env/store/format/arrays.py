@@ -96,7 +96,7 @@ def columns(
         column("tokens/feature_half", "token", "<f2", (channels,), TOKEN_ROWS),
         column("tokens/size", "token", "<f2", (2,), TOKEN_ROWS),
         column("tokens/source", "token", "<u4", (2,), TOKEN_ROWS),
-        column("evidence/base", "evidence", "u1", (2,), TOKEN_ROWS),
+        column("evidence/base", "evidence", "u1", (), TOKEN_ROWS),
         column("evidence/log", "log", "<u8", (2,), 4096),
         column("tiles/box", "tile", "<f4", (6,), 256),
         column("tiles/index", "tile", "<i4", (2,), 256),

@@ -47,14 +47,12 @@ class Stored:
 
 def changed_evidence(old: MemoryBlock, new: MemoryBlock) -> NDArray[np.int64]:  # [n]
     """Tokens of a stored block whose evidence is another one now."""
-    if old is new or ("evidence" in vars(old) and "evidence" in vars(new) and old.evidence is new.evidence):
+    if old is new or ("confidence" in vars(old) and "confidence" in vars(new) and old.confidence is new.confidence):
         return np.zeros(0, np.int64)
-    before, now = old.evidence, new.evidence
-    return np.flatnonzero((before.confidence != now.confidence) | (before.nearest != now.nearest))
+    return np.flatnonzero(old.confidence != new.confidence)
 
 
 def log_rows(block: MemoryBlock, tokens: NDArray[np.int64], entry: Entry) -> NDArray[np.uint64]:  # [n, 2]
     """Rows of the log that give the evidence of some tokens."""
-    confidence, nearest = block.evidence.confidence[tokens], block.evidence.nearest[tokens]
-    packed = confidence + 256 * nearest.astype(np.uint64)
-    return np.stack([entry.token.start + tokens.astype(np.uint64), packed], axis=1)
+    rows = entry.token.start + tokens.astype(np.uint64)
+    return np.stack([rows, block.confidence[tokens].astype(np.uint64)], axis=1)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.store.format.arrays import TABLE_COLUMNS, Column, Rows, fetch
-from mirage_env.tokens.blocks import TILE, Evidence, FeatureType, Frames, MemoryBlock
+from mirage_env.tokens.blocks import TILE, FeatureType, Frames, MemoryBlock
 
 FEATURES: tuple[FeatureType, ...] = get_args(FeatureType)
 Part = dict[str, NDArray[Any]]
@@ -102,7 +102,7 @@ class Entry:
     def nbytes(self, channels: int) -> int:
         """`MemoryBlock.nbytes`, without reading it."""
         feature = {"float16": 2 * channels, "int8": channels + 2, "integer": channels}[self.features]
-        token = 6 + 2 + 2 + (4 if self.wide else 2) + 2 + feature
+        token = 6 + 2 + 2 + (4 if self.wide else 2) + 1 + feature
         return 24 + 4 + 32 * self.tile.count + token * self.token.count + FRAME_BYTES * self.frame.count
 
 
@@ -127,10 +127,6 @@ def parts_of(block: MemoryBlock) -> tuple[Part, Part, Part]:
     return tokens, tiles, frames
 
 
-def evidence_of(block: MemoryBlock) -> NDArray[np.uint8]:  # [N, 2]
-    return np.stack([block.evidence.confidence, block.evidence.nearest], axis=1)
-
-
 def checksum(part: Part) -> int:
     """CRC-32 of all values of a part."""
     crc = 0
@@ -148,7 +144,7 @@ def fingerprint(block: MemoryBlock) -> tuple[int, tuple[int, int, int]]:
 
 
 Log = tuple[NDArray[np.int64], NDArray[np.uint8]]
-"""Tokens [n] of a block whose evidence has changed since it was written, and the new evidence [n, 2]."""
+"""Tokens [n] of a block whose evidence has changed since it was written, and the new confidence [n]."""
 
 
 def read_block(files: Any, columns: Mapping[str, Column], entry: Entry, log: Log) -> MemoryBlock:
@@ -164,9 +160,9 @@ def read_block(files: Any, columns: Mapping[str, Column], entry: Entry, log: Log
         if checksum(values) != expected:
             raise ValueError(f"its {part.rstrip('/')} do not have their checksum")
     feature, index = found[HALF if entry.features == "float16" else FULL], found["tiles/index"]
-    evidence = found["evidence/base"].copy()
+    confidence = found["evidence/base"].copy()
     changed, latest = log
-    evidence[changed] = latest
+    confidence[changed] = latest
     size, source, box = found["tokens/size"], found["tokens/source"], found["tiles/box"]
     block = MemoryBlock(
         anchor=entry.anchor,
@@ -180,7 +176,7 @@ def read_block(files: Any, columns: Mapping[str, Column], entry: Entry, log: Log
         gain=size[:, 1].copy() if entry.features == "int8" else np.zeros(0, np.float16),
         frame=source[:, 0].astype(np.uint16),
         cell=source[:, 1].astype(np.uint32) if entry.wide else source[:, 1].astype(np.uint16),
-        evidence=Evidence(evidence[:, 0].copy(), evidence[:, 1].copy()),
+        confidence=confidence,
         frames=Frames(found["frames/row"].copy(), found["frames/pose"].copy(), found["frames/intrinsics"].copy()),
     )
     _check(block, entry)

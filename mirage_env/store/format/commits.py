@@ -21,7 +21,6 @@ from mirage_env.store.format.block_table import (
     LazyBlock,
     Span,
     checksum,
-    evidence_of,
     parts_of,
 )
 from mirage_env.store.format.commit_marker import CHECKED, CURSORS, Marker, run_length, runs_of, with_run
@@ -111,10 +110,9 @@ class _Draft:
 
     def add_evidence(self, block: MemoryBlock) -> tuple[int, int]:
         """Write the evidence of a block; its first row and its checksum."""
-        evidence = evidence_of(block)
         start = self.reserve("evidence", len(block))
-        self.put("evidence/base", start, evidence)
-        return start, checksum({"evidence/base": evidence})
+        self.put("evidence/base", start, block.confidence)
+        return start, checksum({"evidence/base": block.confidence})
 
     def renew_evidence(self, block: MemoryBlock, entry: Entry) -> Entry:
         """Write the evidence of a stored block anew."""
