@@ -17,6 +17,9 @@ from . import (
     evaluation as evaluation,
 )
 from . import (
+    export as export,
+)
+from . import (
     memory as memory,
 )
 from . import (
@@ -54,6 +57,8 @@ from .envs.vector import MirageVectorEnv as MirageVectorEnv
 from .envs.world import MirageEnv as MirageEnv
 from .envs.wrappers import RecordChunks as RecordChunks
 from .errors import MirageError as MirageError
+from .export.occupancy import OccupancyGrid as OccupancyGrid
+from .export.occupancy import occupancy as occupancy
 from .images import frames_from_uint8 as frames_from_uint8
 from .images import frames_to_uint8 as frames_to_uint8
 from .memory.latent import LatentMemory as LatentMemory

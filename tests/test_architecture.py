@@ -83,7 +83,7 @@ LAYERS = (
     ("memory", "world_state"),
     ("world_model",),
     ("datasets", "models", "spaces"),
-    ("trajectories", "tasks", "store"),
+    ("trajectories", "tasks", "store", "export"),
     ("envs", "viz"),
     ("episodes", "rooms"),
 )

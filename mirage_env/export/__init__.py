@@ -1,0 +1,5 @@
+"""Worlds as what other tools read: occupancy grids, coloured points, Gaussian splats, meshes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

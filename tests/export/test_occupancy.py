@@ -1,0 +1,122 @@
+"""Occupancy grids: the floor plan of a room, in any frame, and as map_server reads it."""
+
+import math
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from room_memories import CONFIG, loop_through, written
+
+from mirage_env import OccupancyGrid, occupancy
+from mirage_env.camera import inverse, pose_from_rotation_vector
+from mirage_env.errors import InvalidOptionError
+from mirage_env.export import FREE, OCCUPIED, UNKNOWN, save_map
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.rooms import Room
+from mirage_env.rooms.scene import clearance
+
+
+@pytest.fixture(scope="module")
+def room() -> Room:
+    return Room.generate(1, "test")
+
+
+@pytest.fixture(scope="module")
+def memory(room) -> LatentMemory:
+    return written(room, loop_through(room))
+
+
+@pytest.fixture(scope="module")
+def grid(memory) -> OccupancyGrid:
+    return occupancy(memory, resolution=0.1)
+
+
+def floor_plan(room: Room, points: np.ndarray) -> np.ndarray:
+    """Where in truth nothing stands."""
+    return clearance(room.scene, points[..., :2].reshape(-1, 2), 1.3).reshape(points.shape[:-1]) > 0.0
+
+
+def test_free_space_of_a_walked_loop_is_that_of_the_floor_plan(room, grid):
+    true, found = floor_plan(room, grid.centres()), grid.cells == FREE
+    assert (true & found).sum() / (true | found).sum() >= 0.8
+
+
+def test_walls_are_occupied_and_what_lies_behind_them_is_unknown(room, grid):
+    x, y = room.scene.shell[:2]
+    inside = grid.at([[t * x, t * y, 0.0] for t in np.linspace(0.02, 0.98, 40)])
+    assert (inside != UNKNOWN).mean() > 0.9
+    walls = np.array(
+        [[(0.0, t * y, 1.0), (x, t * y, 1.0), (t * x, 0.0, 1.0), (t * x, y, 1.0)] for t in (0.3, 0.5, 0.7)]
+    )
+    around = np.array([[dx, dy, 0.0] for dx in (-0.1, 0.0, 0.1) for dy in (-0.1, 0.0, 0.1)])
+    assert (grid.at(walls[..., None, :] + around) == OCCUPIED).any(-1).mean() > 0.6
+    assert (grid.at([[-1.0, 1.0, 0.0], [x + 1.0, y, 0.0], [99.0, 0.0, 0.0]]) == UNKNOWN).all()
+
+
+def test_places_where_the_camera_stood_are_free(room, grid):
+    assert (grid.at([c.position for c in loop_through(room)]) == FREE).mean() > 0.95
+
+
+def test_floor_is_found(grid):
+    assert grid.T_world_map[2, 3] == pytest.approx(0.0, abs=0.06)
+
+
+def test_map_is_the_same_in_the_frame_of_the_first_camera(room, memory):
+    """Worlds that begin with a picture have y down and their floor at the height of a camera below it."""
+    cameras = loop_through(room)
+    level = cameras[0].T_world_cam @ inverse(pose_from_rotation_vector([0, 0, 0], [-0.15, 0, 0]))
+    T_other_room = inverse(level)
+    other = occupancy(written(room, cameras, T_other_room), resolution=0.1)
+    plan = floor_plan(room, other.centres() @ inverse(T_other_room)[:3, :3].T + inverse(T_other_room)[:3, 3])
+    found = other.cells == FREE
+    assert (plan & found).sum() / (plan | found).sum() >= 0.8
+    assert other.T_world_map[:3, 2] == pytest.approx([0.0, -1.0, 0.0], abs=1e-9)
+    assert np.linalg.det(other.T_world_map[:3, :3]) == pytest.approx(1.0)
+    assert other.T_world_map[1, 3] == pytest.approx(1.4, abs=0.06)
+
+
+def test_given_floor_and_up_are_taken(memory):
+    grid = occupancy(memory, resolution=0.2, floor=1.0, up=[0.0, 0.0, 2.0])
+    assert grid.T_world_map[2, 3] == 1.0
+
+
+def test_what_is_higher_than_asked_does_not_stand_in_the_way(memory):
+    low, tall = (occupancy(memory, resolution=0.1, low=0.1, high=h) for h in (0.5, 1.5))
+    assert (low.cells == OCCUPIED).sum() < (tall.cells == OCCUPIED).sum()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"resolution": 0.0}, "resolution is 0"),
+        ({"resolution": math.nan}, "resolution"),
+        ({"low": 1.0, "high": 0.5}, "low 1.0, high 0.5"),
+        ({"up": [0, 0, 0]}, "up is"),
+        ({"resolution": 1e-4}, "coarser"),
+    ],
+)
+def test_impossible_maps_are_refused(memory, changes, says):
+    with pytest.raises(InvalidOptionError, match=says):
+        occupancy(memory, **changes)
+
+
+def test_empty_memory_has_no_map():
+    with pytest.raises(InvalidOptionError, match="holds nothing"):
+        occupancy(LatentMemory.empty(CONFIG))
+
+
+def test_map_server_files_are_read_by_others(grid, tmp_path):
+    picture, about = save_map(grid, tmp_path / "room.yaml")
+    said = yaml.safe_load(about.read_text())
+    with Image.open(about.parent / said["image"]) as image:
+        pixels = np.asarray(image)
+    assert picture.name == said["image"]
+    assert said["resolution"] == grid.resolution
+    assert said["origin"][:2] == pytest.approx(grid.origin)
+    # map_server: probability (255 - p) / 255; occupied above .65, free below .196, the top row has the highest y.
+    p = (255 - pixels[::-1].astype(float)) / 255.0
+    read = np.where(p > said["occupied_thresh"], OCCUPIED, np.where(p < said["free_thresh"], FREE, UNKNOWN))
+    assert np.array_equal(read, grid.cells)
+    with pytest.raises(InvalidOptionError, match="ending"):
+        save_map(grid, tmp_path / "room.png")
