@@ -25,9 +25,9 @@ from gymnasium.vector.utils import batch_space
 import mirage_env
 from mirage_env.rooms import start_view
 from mirage_env.tasks import PointNav
+from policies.training import train_policy
 from policies.training.config import TrainPolicy
 from policies.training.log import read_rows
-from policies.training.train import train
 
 EPISODE, RADIUS = 20, 0.5
 
@@ -125,7 +125,7 @@ def main(options: Options) -> None:
     }
     if options.world == "points":
         training = TrainPolicy(options.out, env="Points", image_side=16, **common)
-        train(training, lambda env, count, split: Points(count))
+        train_policy(training, lambda env, count, split: Points(count))
     else:
         model = mirage_env.load_world_model("rooms")
         arguments = {"caches": saved_worlds(options, model), "pixels": options.pixels, "refine": False}
@@ -138,7 +138,7 @@ def main(options: Options) -> None:
                 env, num_envs=count, max_episode_steps=EPISODE, model=model, task=task, start_views=None, **arguments
             )
 
-        train(training, make_worlds)
+        train_policy(training, make_worlds)
     memory = [row["memory_mb"] for row in read_rows(options.out / "log.csv")]
     tenth = max(1, len(memory) // 10)
     early, late = float(np.mean(memory[tenth : 2 * tenth])), float(np.mean(memory[-tenth:]))

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from ros_bridge.messages.optical_frames import R_BODY_OPTICAL
+from ros_bridge.messages import R_BODY_OPTICAL
 
 AXES = (("x", "#d62728"), ("y", "#2ca02c"), ("z", "#1f77b4"))
 BACK, SIDE = np.array([0.5, 0.42]), np.array([-0.95, 0.0])  # x and y of the map on the paper

@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import mirage_env
-from mirage_env.camera import Camera, pose_from_rotation_vector
-from mirage_env.evaluation.variants import variant
+from mirage_env import Camera, Chunk, WorldModel, WorldState, frames_to_uint8, pose_from_rotation_vector, preset_path
+from mirage_env.evaluation import variant
 from mirage_env.rooms import Room
-from mirage_env.trajectories import preset_path
-from mirage_env.viz.pictures import BLANK, memory_map
-from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
+from mirage_env.viz import BLANK, memory_map
 
 Picture = NDArray[np.uint8]
 COLOURS = 256

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 
 import mirage_env  # noqa: F401 (registers the ids)
 from mirage_env.tasks import PointNav
-from policies.learned import LearnedPolicy
-from policies.training.evaluation import Score, play
+from policies import LearnedPolicy
+from policies.training import Score, play
 
 HERE = Path(__file__).parent
 EPISODES, STEPS, WORLDS = 200, 20, 8

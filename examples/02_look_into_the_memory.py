@@ -13,11 +13,9 @@ import torch
 import tyro
 from PIL import Image
 
-from mirage_env import load_world_model
-from mirage_env.camera import pose_from_rotation_vector
+from mirage_env import frames_to_uint8, load_world_model, pose_from_rotation_vector
 from mirage_env.rooms import start_view
-from mirage_env.viz.pictures import mark_unseen, memory_map
-from mirage_env.world_model import frames_to_uint8
+from mirage_env.viz import mark_unseen, memory_map
 
 
 def main(seed: int = 7, views: int = 8, out: Path = Path("memory")) -> None:

@@ -14,9 +14,8 @@ import tyro
 
 import mirage_env  # noqa: F401  (registers the environments)
 from mirage_env.episodes import Episode, RecordEpisodes
-from policies.base import Policy
-from policies.rollout.loop import roll_out
-from policies.rollout.policy_names import make_policy
+from policies import Policy
+from policies.rollout import make_policy, roll_out
 
 
 class Cautious:

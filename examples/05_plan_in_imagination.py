@@ -12,10 +12,9 @@ import tyro
 import mirage_env  # noqa: F401  (registers the environments)
 from mirage_env import load_world_model
 from mirage_env.tasks import PointNav
-from policies.base import Policy
-from policies.planner.policy import PlannerPolicy
-from policies.planner.solvers import CEM
-from policies.rollout.policy_names import RandomPolicy
+from policies import Policy
+from policies.planner import CEM, PlannerPolicy
+from policies.rollout import RandomPolicy
 
 
 def run(env: gym.Env, policy: Policy, seed: int) -> dict:

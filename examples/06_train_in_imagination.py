@@ -16,9 +16,8 @@ import mirage_env  # noqa: F401  (registers the environments)
 from mirage_env import load_world_model
 from mirage_env.rooms import start_view
 from mirage_env.tasks import PointNav
-from policies.learned import LearnedPolicy
-from policies.training.config import TrainPolicy
-from policies.training.train import train
+from policies import LearnedPolicy
+from policies.training import TrainPolicy, train_policy
 
 
 def main(
@@ -62,7 +61,7 @@ def main(
         episodes=episodes,
         evaluate_every=0,
     )
-    result = train(options, make_worlds, progress=False)
+    result = train_policy(options, make_worlds, progress=False)
     for score in result.evaluations:
         success = score["success"]
         print(f"{score['env']}: success {success['mean']:.2f} ({success['low']:.2f} to {success['high']:.2f})")

@@ -12,11 +12,8 @@ import gymnasium as gym
 import tyro
 
 import mirage_env  # noqa: F401  (registers the environments)
-from mirage_env.episodes import differences, episode_files, load_episode
-from mirage_env.episodes.minari import export_minari, import_minari
-from policies.rollout.loop import Recipe, replay
-from policies.rollout.plan import RolloutPlan
-from policies.rollout.runner import run_plan
+from mirage_env.episodes import differences, episode_files, export_minari, import_minari, load_episode
+from policies.rollout import Recipe, RolloutPlan, replay, run_plan
 
 
 def main(caches: int = 2, episodes: int = 4, steps: int = 3, workers: int = 1, out: Path = Path("offline")) -> None:

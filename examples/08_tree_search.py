@@ -14,8 +14,7 @@ import numpy as np
 import tyro
 
 import mirage_env  # noqa: F401  (registers the environments)
-from mirage_env import load_world_model
-from mirage_env.envs.base import ChunkEnv
+from mirage_env import ChunkEnv, load_world_model
 
 MOVES = [
     np.array([0.0, 0.0, step, 0.0, turn, 0.0], np.float32) for step in (0.0, 0.5, 1.0) for turn in (-0.6, 0.0, 0.6)

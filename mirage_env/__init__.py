@@ -12,7 +12,12 @@ import lazy_loader
 from mirage_env.envs.registration import register_environments
 
 # Names are resolved on first use: torch alone takes longer to import than this whole package may.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = importlib.metadata.version("mirage-env")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
 
 register_environments()

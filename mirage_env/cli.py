@@ -155,15 +155,14 @@ def _train_command(arguments: Sequence[str]) -> int:
 
 def _train_policy_command(arguments: Sequence[str]) -> int:
     try:
-        from policies.training.config import TrainPolicy
-        from policies.training.train import train
+        from policies.training import TrainPolicy, train_policy
     except ModuleNotFoundError as error:
         if error.name != "stable_baselines3":
             raise
         raise MissingPackageError("training needs Stable-Baselines3; pip install 'mirage-env[rl]'") from error
 
     options = _parse(TrainPolicy, arguments, "mirage train-policy")
-    result = train(options, partial(training_worlds, options))
+    result = train_policy(options, partial(training_worlds, options))
     for score in result.evaluations:
         success = score["success"]
         print(

@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import importlib
+import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +11,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 
 import pytest
+from doc_blocks import PAGES, blocks_of
 from repository import PACKAGES, ROOT, repository_files
+
+import mirage_env
 
 LIBRARY = tuple(f"{package}/*" for package in PACKAGES)
 LEAVES = ("mirage_env/rooms/*", "mirage_env/training/*", "mirage_env/evaluation/*")
@@ -248,11 +253,84 @@ def test_world_model_is_one_screenful_of_files():
     assert lines <= WORLD_MODEL_LINES, f"world_model.py has {lines} lines; it is the data flow and nothing else"
 
 
-def test_importing_the_package_leaves_heavy_libraries_alone():
-    code = "import sys, mirage_env; print(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    heavy = {"diffusers", "transformers", "zarr", "matplotlib", "numba", "peft", "accelerate", "imageio_ffmpeg"}
-    assert not heavy & set(run.stdout.split())
+IMPORTED_AT_ONCE = {"_distutils_hack", "farama_notifications", "gymnasium", "lazy_loader", "mirage_env", "numpy"}
+IMPORTED_AT_ONCE |= {"typing_extensions"}
+
+
+def modules_after(code: str) -> set[str]:
+    """Modules that are loaded after a piece of Python but not by an empty one."""
+
+    def loaded(code: str) -> set[str]:
+        command = [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return set(run.stdout.splitlines()[-1].split())
+
+    return loaded(code) - loaded("import multiprocessing")
+
+
+def test_importing_the_package_loads_little_beside_gymnasium_and_numpy():
+    loaded = modules_after("import mirage_env")
+    others = {name.split(".")[0] for name in loaded} - {*sys.stdlib_module_names, *IMPORTED_AT_ONCE}
+    assert not {name for name in others if not name.startswith(("__editable__", "_cython", "cython_runtime"))}
+    assert {name for name in loaded if name.startswith("mirage_env.")} == {
+        "mirage_env.envs",
+        "mirage_env.envs.registration",
+    }
+
+
+def test_vocabulary_is_complete_and_resolves():
+    stub = ast.parse((ROOT / "mirage_env/__init__.pyi").read_text())
+    listed = {alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(dir(mirage_env)) == listed | {"__version__"}
+    assert all(getattr(mirage_env, name) is not None for name in dir(mirage_env))
+    needed = "Camera LatentMemory WorldModel WorldState errors envs tasks store load_world load_world_model open_cache"
+    assert set(f"{needed} preset_path save_world save_world_model __version__".split()) <= set(dir(mirage_env))
+    assert mirage_env.__version__ == importlib.metadata.version("mirage-env")
+
+
+PUBLIC = {module_of(path) for path in PYTHON_FILES if matches(path, LIBRARY) and path.endswith("/__init__.py")}
+PUBLIC |= {"mirage_env.errors", "mirage_env.notebook"}
+"""Modules whose names are for users: the packages, and two modules that are part of the vocabulary."""
+SHOWN_TO_USERS = tuple(path for path in PYTHON_FILES if path.startswith(("examples/", "docs/")))
+
+
+def private_imports(source: str) -> list[str]:
+    """Imports of our own that are not by public names."""
+    wrong = []
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module) if node.module in PUBLIC else None
+            wrong += [f"{node.module}.{name}" for name in names if module is None or name not in dir(module)]
+        elif isinstance(node, ast.Import):
+            wrong += [name for name in names if name not in PUBLIC]
+    return [name for name in wrong if name.split(".")[0] in PACKAGES]
+
+
+@pytest.mark.parametrize("path", SHOWN_TO_USERS)
+def test_examples_import_public_names_only(path):
+    assert not private_imports((ROOT / path).read_text())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_import_public_names_only(page):
+    code = "\n".join(block.code.text for block in blocks_of(page) if block.language == "python")
+    assert not private_imports(code)
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("from mirage_env.camera import Camera", "mirage_env.camera.Camera"),
+        ("import mirage_env.memory.latent", "mirage_env.memory.latent"),
+        ("from mirage_env.memory import latent", "mirage_env.memory.latent"),
+        ("from mirage_env import world_model", "mirage_env.world_model"),
+        ("from policies.planner.policy import PlannerPolicy", "policies.planner.policy.PlannerPolicy"),
+    ],
+)
+def test_private_import_is_seen(source, wrong):
+    assert private_imports(source) == [wrong]
+    assert private_imports("import numpy\nfrom mirage_env import Camera\nimport mirage_env.store") == []
 
 
 @pytest.mark.parametrize(

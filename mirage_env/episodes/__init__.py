@@ -1,20 +1,5 @@
-"""Episodes: what happened between a reset and the end, as a value and as a file, and what other formats make of it.
+"""Episodes: what happened between a reset and the end, as a value, as a file, and in other formats."""
 
-episode.py    Episode, and how two of them differ          recorder.py   RecordEpisodes, CountEpisodes (wrappers)
-files.py      save_episode, load_episode (one Zarr zip)    minari.py     to Minari and back, lossless
-lerobot.py    to the layout of LeRobotDataset
-"""
+import lazy_loader
 
-from mirage_env.episodes.episode import Episode, differences
-from mirage_env.episodes.episode_files import episode_files, load_episode, save_episode
-from mirage_env.episodes.recording_wrappers import CountEpisodes, RecordEpisodes
-
-__all__ = [
-    "CountEpisodes",
-    "Episode",
-    "RecordEpisodes",
-    "differences",
-    "episode_files",
-    "load_episode",
-    "save_episode",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

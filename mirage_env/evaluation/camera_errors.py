@@ -48,7 +48,7 @@ class CameraErrors:
         return math.sqrt(rotation * translation)
 
 
-def camera_errors(
+def compare_trajectories(
     estimated: Poses,  # N [4, 4] T_world_cam, in any scale
     true: Poses,  # N [4, 4] T_world_cam
     unit: float = 1.0,
@@ -136,7 +136,7 @@ def run(config: CamerasConfig) -> CameraErrors:
         [np.eye(4), *(camera.T_world_cam for camera in path_from_file(file, origin))]
         for file in (config.true, config.estimated)
     )
-    found = camera_errors(estimated, true, config.unit)
+    found = compare_trajectories(estimated, true, config.unit)
     if config.out is not None:
         errors = {"rotation_degrees": found.rotation.tolist(), "translation": found.translation.tolist()}
         config.out.write_text(json.dumps({**errors, "scale": found.scale, "score": found.score}, indent=1) + "\n")

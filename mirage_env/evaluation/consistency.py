@@ -34,7 +34,7 @@ class Consistency:
     """Mean absolute colour difference of agreeing pixels, images in [-1, 1]; NaN if there are none."""
 
 
-def consistency(
+def depth_consistency(
     frames: Tensor,  # [2, 3, H, W] in [-1, 1]
     depth: Tensor,  # [2, H, W] metres, inf where there is no surface
     cameras: tuple[Camera, Camera],

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from mirage_env.errors import ClipError, InvalidOptionError
 from mirage_env.evaluation import plots, re10k_report
 from mirage_env.evaluation.clip_scale import FittedScale, fit_scale
-from mirage_env.evaluation.consistency import consistency
+from mirage_env.evaluation.consistency import depth_consistency
 from mirage_env.evaluation.loop_walks import LoopWalk
 from mirage_env.evaluation.lpips import Lpips, has_lpips, load_lpips
 from mirage_env.evaluation.metrics import mean, psnr, ssim
@@ -195,7 +195,7 @@ def _figures(truth: Truth, rollout: Rollout, distance: Lpips | None) -> Record:
         known.append(float(psnr(image, reference, mask)))
         unknown.append(float(psnr(image, reference, ~mask)))
     fits = [
-        consistency(shown[[a, b]], rollout.depth[i : i + 2], (cameras[a], cameras[b]))
+        depth_consistency(shown[[a, b]], rollout.depth[i : i + 2], (cameras[a], cameras[b]))
         for i, (a, b) in enumerate(pairwise(range(0, half + 1, truth.walk.frames_per_chunk)))
     ]
     return {

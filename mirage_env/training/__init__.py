@@ -1,1 +1,5 @@
-"""Training of a world model from clips of images, depth and poses. A leaf: nothing of the core imports it."""
+"""Training of a world model from clips of images, depth and poses, in stages (docs/training.md)."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -58,7 +58,7 @@ class Result:
     evaluations: list[dict[str, Any]]
 
 
-def train(options: TrainPolicy, make_worlds: MakeWorlds, progress: bool = True) -> Result:
+def train_policy(options: TrainPolicy, make_worlds: MakeWorlds, progress: bool = True) -> Result:
     """Train, or go on, until `options.steps`.
 
     Raises:

@@ -31,9 +31,12 @@ from ros_bridge.messages.image import (
     mask_message,
 )
 from ros_bridge.messages.message_types import header_message, nanoseconds, time_message
+from ros_bridge.messages.optical_frames import R_BODY_OPTICAL, body_from_optical, optical_from_body, xyzw_from_wxyz
 from ros_bridge.messages.point_cloud import cloud_from_message, cloud_message
 
 __all__ = [
+    "R_BODY_OPTICAL",
+    "body_from_optical",
     "camera_from_info",
     "camera_info_message",
     "check_frame",
@@ -49,6 +52,7 @@ __all__ = [
     "mask_from_message",
     "mask_message",
     "nanoseconds",
+    "optical_from_body",
     "path_from_message",
     "path_message",
     "pose_from_message",
@@ -62,4 +66,5 @@ __all__ = [
     "twist_stamped_message",
     "velocity_from_twist",
     "velocity_from_twist_stamped",
+    "xyzw_from_wxyz",
 ]

@@ -16,8 +16,8 @@ from mirage_env.camera import pose_from_rotation_vector
 from mirage_env.cli import main
 from mirage_env.errors import InvalidDepthError, InvalidOptionError, InvalidPoseError, MissingPackageError, WeightsError
 from mirage_env.evaluation import lpips
-from mirage_env.evaluation.camera_errors import CameraErrors, best_scale, camera_errors
-from mirage_env.evaluation.consistency import consistency
+from mirage_env.evaluation.camera_errors import CameraErrors, best_scale, compare_trajectories
+from mirage_env.evaluation.consistency import depth_consistency
 from mirage_env.rooms import Room
 
 
@@ -174,7 +174,7 @@ class TestCameraErrors:
         estimated = [T_other_world @ T for T in true]
         for T in estimated:
             T[:3, 3] *= scale
-        found = camera_errors(estimated, true)
+        found = compare_trajectories(estimated, true)
         assert found.rotation.max() < 1e-4
         assert found.translation.max() < 1e-6
         assert found.scale == pytest.approx(1.0 / scale, rel=1e-6)
@@ -185,7 +185,7 @@ class TestCameraErrors:
     def test_rotation_error_is_the_angle_in_degrees(self, angle):
         true = walk(2)
         turned = [true[0], true[1] @ pose_from_rotation_vector([0, 0, 0], [0, angle, 0])]
-        assert camera_errors(turned, true).rotation[1] == pytest.approx(math.degrees(angle), abs=1e-5)
+        assert compare_trajectories(turned, true).rotation[1] == pytest.approx(math.degrees(angle), abs=1e-5)
 
     @given(seed=motions)
     @settings(max_examples=25, deadline=None)
@@ -198,7 +198,7 @@ class TestCameraErrors:
 
     def test_unit_scales_the_translation_error_only(self):
         true, estimated = walk(seed=1), walk(seed=2)
-        whole, half = camera_errors(estimated, true), camera_errors(estimated, true, unit=2.0)
+        whole, half = compare_trajectories(estimated, true), compare_trajectories(estimated, true, unit=2.0)
         assert np.allclose(half.translation, whole.translation / 2.0, atol=1e-6)
         assert np.array_equal(half.rotation, whole.rotation)
 
@@ -210,11 +210,11 @@ class TestCameraErrors:
 
     def test_camera_that_stands_still_has_any_scale(self):
         still = [np.eye(4)] * 3
-        assert camera_errors(still, still).scale == 1.0
+        assert compare_trajectories(still, still).scale == 1.0
 
     def test_lists_that_do_not_belong_together_are_refused(self):
         with pytest.raises(InvalidPoseError, match="3 estimated and 4 true"):
-            camera_errors(walk(3), walk(4))
+            compare_trajectories(walk(3), walk(4))
 
     def test_pose_files_are_compared_from_the_command_line(self, tmp_path, capsys):
         true = walk(5)
@@ -240,7 +240,7 @@ def pair():
 
 class TestConsistency:
     def test_views_of_one_world_agree_within_a_pixel(self, pair):
-        found = consistency(*pair)
+        found = depth_consistency(*pair)
         assert found.shared > 0.5  # the rest is sky
         assert found.agreeing > 0.9
         assert found.pixels < 0.5
@@ -248,21 +248,24 @@ class TestConsistency:
 
     def test_a_frame_agrees_with_itself_exactly(self, pair):
         images, depth, (camera, _) = pair
-        found = consistency(images[[0, 0]], depth[[0, 0]], (camera, camera))
+        found = depth_consistency(images[[0, 0]], depth[[0, 0]], (camera, camera))
         assert found.agreeing == 1.0
         assert found.pixels < 1e-9
         assert found.colour < 1e-6
 
     def test_wrong_scale_of_one_depth_shows(self, pair):
         images, depth, cameras = pair
-        right = consistency(images, depth, cameras)
-        assert consistency(images, depth * torch.tensor([1.0, 1.05])[:, None, None], cameras).pixels > 2 * right.pixels
-        assert consistency(images, depth * torch.tensor([1.0, 1.5])[:, None, None], cameras).agreeing < 0.5
+        right = depth_consistency(images, depth, cameras)
+        assert (
+            depth_consistency(images, depth * torch.tensor([1.0, 1.05])[:, None, None], cameras).pixels
+            > 2 * right.pixels
+        )
+        assert depth_consistency(images, depth * torch.tensor([1.0, 1.5])[:, None, None], cameras).agreeing < 0.5
 
     def test_frame_that_looks_away_shares_nothing(self, pair):
         images, depth, (camera, _) = pair
         behind = camera.moved(pose_from_rotation_vector([0, 0, 0], [0, math.pi, 0]))
-        found = consistency(images, depth, (camera, behind))
+        found = depth_consistency(images, depth, (camera, behind))
         assert found.shared < 0.05
         with pytest.raises(InvalidDepthError, match="must be"):
-            consistency(images, depth[:, :8], (camera, replace(camera)))
+            depth_consistency(images, depth[:, :8], (camera, replace(camera)))

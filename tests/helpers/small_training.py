@@ -7,7 +7,7 @@ import gymnasium as gym
 import mirage_env  # noqa: F401 (registers the ids)
 from mirage_env.tasks import PointNav
 from policies.training.config import TrainPolicy
-from policies.training.train import Result, train
+from policies.training.train import Result, train_policy
 
 STEPS = 48
 
@@ -39,7 +39,7 @@ def options(out, **changes) -> TrainPolicy:
 
 
 def run(out, **changes) -> Result:
-    return train(options(out, **changes), make_worlds, progress=False)
+    return train_policy(options(out, **changes), make_worlds, progress=False)
 
 
 def run_for_ever(out):

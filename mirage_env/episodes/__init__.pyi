@@ -1,0 +1,10 @@
+from .episode import Episode as Episode
+from .episode import differences as differences
+from .episode_files import episode_files as episode_files
+from .episode_files import load_episode as load_episode
+from .episode_files import save_episode as save_episode
+from .lerobot import export_lerobot as export_lerobot
+from .minari import export_minari as export_minari
+from .minari import import_minari as import_minari
+from .recording_wrappers import CountEpisodes as CountEpisodes
+from .recording_wrappers import RecordEpisodes as RecordEpisodes

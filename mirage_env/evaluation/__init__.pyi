@@ -1,0 +1,12 @@
+from .camera_errors import CameraErrors as CameraErrors
+from .camera_errors import compare_trajectories as compare_trajectories
+from .consistency import Consistency as Consistency
+from .consistency import depth_consistency as depth_consistency
+from .lpips import Lpips as Lpips
+from .lpips import load_lpips as load_lpips
+from .metrics import Estimate as Estimate
+from .metrics import estimate as estimate
+from .metrics import paired as paired
+from .metrics import psnr as psnr
+from .metrics import ssim as ssim
+from .variants import variant as variant

@@ -1,0 +1,2 @@
+from .loop import LoopConfig as LoopConfig
+from .pipeline import TrainConfig as TrainConfig

@@ -1,0 +1,10 @@
+from .base import Policy as Policy
+from .learned import LearnedPolicy as LearnedPolicy
+from .learned import NetworkConfig as NetworkConfig
+from .learned import View as View
+from .learned import build_network as build_network
+from .scripted import Scripted as Scripted
+from .scripted import forward as forward
+from .scripted import look_around as look_around
+from .scripted import orbit as orbit
+from .scripted import still as still
