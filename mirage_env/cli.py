@@ -1,48 +1,49 @@
-"""The command line `mirage`: each command is a dataclass, whose fields are its options, and a function that runs it."""
+"""The command line `mirage`: a tree of commands, of which only the one that is called is imported."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import inspect
+import io
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
-from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, NoReturn, Union
 
 import tyro
+from tyro.conf import subcommand
 
-from mirage_env.commands.os_errors import has_compiled, told
-from mirage_env.commands.room_worlds import open_room, training_worlds
-from mirage_env.commands.text_tables import cache_table, walk_table
-from mirage_env.commands.walk import File, Text, Walk, blaming, run_walk
-from mirage_env.errors import MirageError, MissingPackageError
-from mirage_env.viz.walk_page import PAGE
+from mirage_env.commands.os_errors import has_compiled, message_of
+from mirage_env.commands.tree import MIRAGE, Command
+from mirage_env.errors import InvalidOptionError, MirageError, MissingPackageError
 
-USAGE = """\
-mirage walk, mirage view, mirage play, mirage look   a world: walk a path, drive it in the browser or by keys, inspect
-mirage train-policy, mirage rollout, mirage export   agents that learn in it, rollouts of a policy, datasets of them
-mirage ros, mirage model                             a world as ROS 2 topics; check a checkpoint, convert weights
-mirage eval, mirage train, mirage doctor             how good the model is, how to train your own; what is missing here
-Begin with: mirage walk --seed 7 --path loop --out walk      (--help after a command tells its options)\
-"""
-NOISY = ("torchao", "torch.utils._pytree", "diffusers.quantizers")
-"""They warn when they are loaded, about kernels of other machines and about each other."""
-CommandT = TypeVar("CommandT")
-
-
-@dataclass(frozen=True)
-class Look:
-    """Tell what is in a saved world, and draw it from above, coloured by what its points look like."""
-
-    cache: Annotated[Path, tyro.conf.Positional]
-    """The cache, a folder or .zip."""
-    out: File = None
-    """Write the picture to this PNG file; without it there is none, and no model is loaded."""
-    model: Text = None
-    """The model that wrote the cache, where it is neither shipped nor found under the name in the cache."""
+NOISY = ("torchao", "torch.utils._pytree", "diffusers.quantizers", "diffusers.utils.import_utils")
+"""Loggers that warn at import, about kernels of other machines and about each other."""
+EXTRAS = {
+    "accelerate": "train",
+    "imageio_ffmpeg": "pictures",
+    "matplotlib": "pictures",
+    "peft": "train",
+    "stable_baselines3": "rl",
+    "viser": "viewer",
+    "websockets": "viewer",
+}
+"""Extras by the module that they bring and that a command may miss."""
+SHORTER = (
+    (r"Argument helptext:.*", ""),
+    (r"Error parsing (--[\w-]+):", r"\1:"),
+    (r"Error parsing \w+: ", ""),
+    (r"no type matching (?:\{None\})?\W?(\S+) could be instantiated from \[(.*?)\].*", r"\2 is no \1"),
+    (r" in mirage [\w -]*--help", ""),
+    (r"[\s.]+$", ""),
+)
+"""Parts of tyro's messages that do not help, and what stands in their place."""
+COMPILING = ("play", "rollout", "train-policy", "view", "walk")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,224 +53,142 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("mirage_env").setLevel(logging.INFO)
     for name in NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if command in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    if command not in COMMANDS:
-        meant = "".join(f"; did you mean {name}?" for name in get_close_matches(command, COMMANDS, n=1))
-        print(f"mirage: there is no command {command!r}{meant}\n{USAGE}", file=sys.stderr)
-        return 2
-    if command in ("play", "rollout", "train-policy", "view", "walk") and rest != ["--help"] and not has_compiled():
-        print("the first start compiles, which takes about a minute", file=sys.stderr)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    path = ["mirage"]
     try:
-        return COMMANDS[command](rest)
+        if words == ["--version"]:
+            print(f"mirage {importlib.import_module('mirage_env').__version__}")
+            return 0
+        words = _with_default(words)
+        command = _find(words, path)
+        options = _parse(words, path)
+        run = _load(command.run, path)
+        if words[0] in COMPILING and not has_compiled():
+            print("the first start compiles, which takes about a minute", file=sys.stderr)
+        try:
+            return run(options)
+        except ModuleNotFoundError as error:
+            raise _missing(error, path) from error
+    except SystemExit as left:  # after a help text
+        return int(left.code or 0)
     except BrokenPipeError:  # whoever read the output has left; nothing more can be said, at the exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MirageError, OSError) as error:
-        print(f"mirage {command}: {error if isinstance(error, MirageError) else told(error)}", file=sys.stderr)
+        text = str(error) if isinstance(error, MirageError) else message_of(error)
+        print(f"{' '.join(path)}: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"mirage {command}: stopped", file=sys.stderr)
+        print(f"{' '.join(path)}: stopped", file=sys.stderr)
         return 130
 
 
-def run_look(options: Look) -> int:
-    """`mirage look`."""
-    from mirage_env.store import load_world, open_cache
-
-    info = open_cache(options.cache)
-    print(cache_table(info))
-    if options.out is not None:
-        from PIL import Image
-
-        from mirage_env.memory.latent import LatentMemory
-        from mirage_env.models.world_model_loader import load_world_model
-        from mirage_env.viz.pictures import memory_map
-
-        with blaming("--model"):
-            model = load_world_model(options.model or info.model)
-            memory = load_world(options.cache, model).memory
-        if isinstance(memory, LatentMemory):
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(memory_map(memory, model.codec, info.cameras)).save(options.out, "PNG")
-            print(f"seen from above: {options.out}")
-    return 0
+def _with_default(words: list[str]) -> list[str]:
+    """Name the part of a group that is meant where none is named: `mirage ros --seed 3` runs the world node."""
+    group = MIRAGE.parts.get(words[0])
+    if group is None or not group.default or (len(words) > 1 and (words[1] in ("-h", "--help") or words[1][0] != "-")):
+        return words
+    return [words[0], group.default, *words[1:]]
 
 
-def _walk_command(arguments: Sequence[str]) -> int:
-    options = _parse(Walk, arguments, "mirage walk")
-    figures, files = run_walk(options, open_room)
-    print(walk_table(figures, files))
-    if options.show:
-        from mirage_env.viz.walk_page import open_page
+def _find(words: Sequence[str], path: list[str]) -> Command:
+    """The command that is called; the words that name it are added to `path`.
 
-        print(open_page(options.out / PAGE))
-    return 130 if figures.stopped else 0
-
-
-def _look_command(arguments: Sequence[str]) -> int:
-    return run_look(_parse(Look, arguments, "mirage look"))
-
-
-def _view_command(arguments: Sequence[str]) -> int:
-    from threading import Event
-
-    from mirage_env.commands.view_options import View
-
-    options = _parse(View, arguments, "mirage view")
-    print("opening the world ...", flush=True)
-    from mirage_env.commands.view import viewing
-
-    with viewing(options, open_room) as address:
-        print(f"the world is at {address} (Ctrl-C ends; keys: I J K L walk and turn)", flush=True)
-        Event().wait()
-    return 0
+    Raises:
+        InvalidOptionError: there is no such command; the message names the closest one.
+    """
+    command = MIRAGE
+    for word in words:
+        if not command.parts or word.startswith("-"):
+            break
+        if word not in command.parts:
+            close = get_close_matches(word, command.parts, n=1)
+            meant = f"did you mean {close[0]}?" if close else f"give one of {', '.join(command.parts)}"
+            raise InvalidOptionError(f"there is no command {word!r}; {meant}")
+        path.append(word)
+        command = command.parts[word]
+    return command
 
 
-def _eval_command(arguments: Sequence[str]) -> int:
-    from mirage_env.commands.evaluate import EVALUATIONS
-    from mirage_env.commands.evaluate import USAGE as EVAL_USAGE
+def _parse(words: Sequence[str], path: Sequence[str]) -> Any:
+    """Options of the command that is called.
 
-    what, *rest = arguments or ["--help"]
-    if what in ("-h", "--help"):
-        print(EVAL_USAGE)
-        return 0
-    if what not in EVALUATIONS:
-        print(f"mirage eval: there is nothing called {what!r} to measure\n{EVAL_USAGE}", file=sys.stderr)
-        return 2
-    evaluation = EVALUATIONS[what]()
-    print(evaluation.run(_parse(evaluation.options, rest, f"mirage eval {what}")))
-    return 0
-
-
-def _train_command(arguments: Sequence[str]) -> int:
-    from mirage_env.commands import train
-
-    if told := train.run(arguments):
-        print(told)
-    return 0
-
-
-def _train_policy_command(arguments: Sequence[str]) -> int:
+    Raises:
+        InvalidOptionError: with tyro's message on one line.
+        SystemExit: after a help text.
+    """
+    said = io.StringIO()
     try:
-        from policies.training import TrainPolicy, train_policy
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                _options_type(MIRAGE, words, path),
+                prog="mirage",
+                description=MIRAGE.summary,
+                args=list(words),
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as left:
+        if left.code:
+            _refuse(said.getvalue(), path, left)
+        raise
+
+
+def _refuse(said: str, path: Sequence[str], cause: SystemExit) -> NoReturn:
+    rows = [re.sub(r"[│╭╮╰╯|+]+", "", row).strip() for row in said.splitlines()[1:]]
+    text = " ".join("." if set(row) <= set("─-") else row for row in rows).split("For full helptext")[0]
+    text = re.sub(r"[\s.]+\.(?=\s|$)", ".", " ".join(text.split())).strip(" .")
+    for pattern, better in SHORTER:
+        text = re.sub(pattern, better, text)
+    raise InvalidOptionError(f"{text[:1].lower()}{text[1:]}; see {' '.join(path)} --help") from cause
+
+
+def _options_type(command: Command, words: Sequence[str], path: Sequence[str]) -> Any:
+    """The type that tyro reads: options of a command, or the parts of a group, of which only the named is imported."""
+    if not command.parts:
+        found = _load(command.options, path)
+        return found(words) if inspect.isfunction(found) else found
+    name = words[0] if words else ""
+    if name in command.parts and command.parts[name].named_in_options:
+        return _options_type(command.parts[name], words, path)
+    everything = any(word.startswith("--tyro-") for word in words)  # completion knows all options
+    arms = []
+    for each, part in command.parts.items():
+        if each == name or (everything and not part.named_in_options):
+            inner = _options_type(part, words[1:] if each == name else ["--tyro-"] * everything, path)
+            marker = subcommand(each, description=part.summary, constructor_factory=partial(_same, inner))
+        else:
+            marker = subcommand(each, description=part.summary, constructor=_nothing)
+        arms.append(Annotated[Any, marker])
+    return Union[tuple(arms)]  # noqa: UP007  (made of a list)
+
+
+def _same(kind: Any) -> Any:
+    return kind
+
+
+def _nothing() -> None:
+    """Stand for a command that was not called."""
+
+
+def _load(place: str, path: Sequence[str]) -> Any:
+    """An object by `module:name`.
+
+    Raises:
+        MissingPackageError: the command needs an extra that is not installed.
+    """
+    module, _, name = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        if error.name != "stable_baselines3":
-            raise
-        raise MissingPackageError("training needs Stable-Baselines3; pip install 'mirage-env[rl]'") from error
-
-    options = _parse(TrainPolicy, arguments, "mirage train-policy")
-    result = train_policy(options, partial(training_worlds, options))
-    for score in result.evaluations:
-        success = score["success"]
-        print(
-            f"{score['steps']:>8} steps  {score['env']}: success {success['mean']:.2f} "
-            f"({success['low']:.2f} to {success['high']:.2f}), SPL {score['spl']['mean']:.2f}, "
-            f"SoftSPL {score['soft_spl']['mean']:.2f}"
-        )
-    print(f"the policy is in {result.policy}")
-    return 0
+        raise _missing(error, path) from error
 
 
-def _rollout_command(arguments: Sequence[str]) -> int:
-    from policies.rollout import command
-
-    options = _parse(command.Rollout, arguments, "mirage rollout")
-    if options.replay is not None:
-        return _replay(options.replay)
-    from tqdm import tqdm
-
-    plan, done = command.run_rollout(options)
-    left = len(plan.missing(options.out or Path()))
-    for rollout in tqdm(done, total=left, desc="rollouts", unit="episode", disable=None):
-        success = "   success" if rollout.success else ""
-        tqdm.write(f"rollout {rollout.number}: {rollout.steps} steps, reward {rollout.reward:.3f}{success}")
-    print(f"{options.out} holds {plan.episodes} rollouts")
-    return 0
-
-
-def _replay(path: Path) -> int:
-    from mirage_env.episodes import load_episode
-    from policies.rollout.loop import replay
-
-    episode, lines = replay(load_episode(path))
-    print("\n".join([f"{path}: differs", *lines]) if lines else f"{path}: {len(episode)} steps, the same bit for bit")
-    return 1 if lines else 0
-
-
-def _export_command(arguments: Sequence[str]) -> int:
-    from mirage_env.commands import export
-
-    options = _parse(export.Export, arguments, "mirage export")
-    print(export.run_export(options))
-    return 0
-
-
-def _play_command(arguments: Sequence[str]) -> int:
-    from mirage_env.commands import play
-
-    options = _parse(play.Play, arguments, "mirage play")
-    print(play.KEYS_HELP, flush=True)
-    play.run_play(options)
-    return 0
-
-
-def _model_command(arguments: Sequence[str]) -> int:
-    from mirage_env.commands import model
-
-    what, *rest = arguments or ["--help"]
-    if what in ("-h", "--help"):
-        print(model.USAGE)
-        return 0
-    if what == "check":
-        text, ok = model.run_check(_parse(model.Check, rest, "mirage model check"))
-        print(text)
-        return 0 if ok else 2
-    if what == "convert":
-        written = model.run_convert(_parse(model.Convert, rest, "mirage model convert"))
-        print("wrote " + ", ".join(map(str, written)))
-        return 0
-    if what == "embed":
-        files = model.run_embed(_parse(model.Embed, rest, "mirage model embed"))
-        print(f"wrote {len(files)} embeddings to {files[0].parent}")
-        return 0
-    print(f"mirage model: there is nothing called {what!r}\n{model.USAGE}", file=sys.stderr)
-    return 2
-
-
-def _doctor_command(arguments: Sequence[str]) -> int:
-    from mirage_env import doctor
-
-    return doctor.examine(_parse(doctor.Doctor, arguments, "mirage doctor"), partial(print, flush=True))
-
-
-def _ros_command(arguments: Sequence[str]) -> int:
-    from ros_bridge import command
-
-    return command.main(arguments)
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "walk": _walk_command,
-    "look": _look_command,
-    "view": _view_command,
-    "eval": _eval_command,
-    "train": _train_command,
-    "train-policy": _train_policy_command,
-    "rollout": _rollout_command,
-    "export": _export_command,
-    "play": _play_command,
-    "model": _model_command,
-    "doctor": _doctor_command,
-    "ros": _ros_command,
-}
-
-
-def _parse(command: type[CommandT], arguments: Sequence[str], name: str) -> CommandT:
-    return tyro.cli(command, args=list(arguments), prog=name, config=(tyro.conf.FlagCreatePairsOff,))
+def _missing(error: ModuleNotFoundError, path: Sequence[str]) -> Exception:
+    extra = EXTRAS.get((error.name or "").split(".")[0])
+    if extra is None:
+        return error
+    return MissingPackageError(f"{' '.join(path)} needs {error.name}; pip install 'mirage-env[{extra}]'")
 
 
 if __name__ == "__main__":

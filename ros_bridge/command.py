@@ -11,47 +11,25 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from mirage_env.errors import InvalidOptionError
 from ros_bridge.command_options import Bag, Call, Drive, Drives, Echo, Network, Topics, World
 from ros_bridge.parameters.policy_parameters import PolicyParameters
 from ros_bridge.parameters.world_parameters import WorldParameters
 
-USAGE = """\
-mirage ros [options]                        run the world node
-mirage ros policy NAME [options]            let a policy drive it, or a robot
-mirage ros topics                           what is published and who listens
-mirage ros echo image_raw                   frame rate, size and latency of images, values of everything else
-mirage ros drive                            drive with the keyboard
-mirage ros call save                        call a service of the world node
-mirage ros bag CACHE --out BAG              a saved world as a rosbag2 file; needs no ROS
-Every command takes --domain N and --localhost; add --help for its options.
-"""
 SERVICES = ("reset", "pause", "resume", "step", "save", "load", "fork", "rollback")
 LARGEST_DOMAIN = 101
 """Above it the ports of a domain run into those the system hands out."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run `mirage ros`; returns the exit code.
+def run(options: Any) -> int:
+    """Run a command of `mirage ros`; returns the exit code.
 
     Raises:
         MirageError: an option that is not on offer, or ROS is not installed; the subclass says which.
     """
-    name, *rest = arguments or [""]
-    if name in ("-h", "--help"):
-        print(USAGE)
-    if name not in COMMANDS:
-        if name and not name.startswith("-"):
-            print(f"mirage ros: there is no command {name!r}\n{USAGE}", file=sys.stderr)
-            return 2
-        name, rest = "", list(arguments)
-    kind, command = COMMANDS[name]
-    options = tyro.cli(kind, args=rest, prog=f"mirage ros {name}".strip(), config=(tyro.conf.FlagCreatePairsOff,))
     if isinstance(options, Network):
         join(options)
-    return command(options)
+    return COMMANDS[type(options)](options)
 
 
 def join(network: Network) -> None:
@@ -203,12 +181,12 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-COMMANDS: dict[str, tuple[Any, Callable[[Any], int]]] = {
-    "": (World, _world),
-    "policy": (Drives, _policy),
-    "topics": (Topics, _topics),
-    "echo": (Echo, _echo),
-    "drive": (Drive, _drive),
-    "call": (Call, _call),
-    "bag": (Bag, _bag),
+COMMANDS: dict[type, Callable[[Any], int]] = {
+    World: _world,
+    Drives: _policy,
+    Topics: _topics,
+    Echo: _echo,
+    Drive: _drive,
+    Call: _call,
+    Bag: _bag,
 }

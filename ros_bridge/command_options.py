@@ -98,7 +98,10 @@ class Drive(Network):
 
 @dataclass(frozen=True, kw_only=True)
 class Bag:
-    """Write the way of a saved world, and its frames where the cache has them, as a rosbag2 folder (mcap)."""
+    """Write a saved world as a rosbag2 file; needs no ROS.
+
+    The folder (mcap) holds its path, and its frames where the world keeps them.
+    """
 
     cache: Annotated[Path, tyro.conf.Positional]
     """The cache, a folder or .zip."""
@@ -112,7 +115,10 @@ class Bag:
 
 @dataclass(frozen=True, kw_only=True)
 class Call(Network):
-    """Ask the world node for something: reset, pause, resume, step, save, load, fork or rollback."""
+    """Call a service of the world node.
+
+    Services are reset, pause, resume, step, save, load, fork and rollback.
+    """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """What to ask for."""

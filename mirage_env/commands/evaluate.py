@@ -1,96 +1,78 @@
-"""What `mirage eval` measures: each has options, and a function that runs it and tells what it found."""
+"""`mirage eval`: functions that measure, print what they found and return the exit code."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-USAGE = """\
-mirage eval loop [options]                     walk away, come back, and see whether the world is the same
-mirage eval parts [options]                    codec, depth and segmentation on test worlds
-mirage eval speed [options]                    frames per second, share of each part, resident memory
-mirage eval re10k --data FOLDER [options]      RealEstate10K: novel views along true cameras, and the way back
-mirage eval worldscore --data FOLDER [options] videos for the WorldScore toolkit, which scores them
-mirage eval cameras --true A --estimated B      how well a video follows the path that was asked for
-mirage eval export-rooms --out FOLDER          walks through the simulator in RealEstate10K's layout
-Add --help for the options.\
-"""
+if TYPE_CHECKING:
+    from mirage_env.evaluation.camera_errors import CamerasConfig
+    from mirage_env.evaluation.export_rooms import ExportConfig
+    from mirage_env.evaluation.loop import LoopConfig
+    from mirage_env.evaluation.network_parts import PartsConfig
+    from mirage_env.evaluation.re10k import Re10kConfig
+    from mirage_env.evaluation.speed import SpeedConfig
+    from mirage_env.evaluation.worldscore import WorldScoreConfig
 
 
-class Evaluation(NamedTuple):
-    """One thing to measure."""
+def loop(options: LoopConfig) -> int:
+    """`mirage eval loop`."""
+    from mirage_env.evaluation.loop import run
 
-    options: type[Any]
-    run: Callable[[Any], str]
-    """Measures, and returns the text to show."""
-
-
-def _loop() -> Evaluation:
-    from mirage_env.evaluation import loop
-
-    def run(options: loop.LoopConfig) -> str:
-        loop.run(options)
-        return (options.out / "table.md").read_text()
-
-    return Evaluation(loop.LoopConfig, run)
+    run(options)
+    return _show(options.out / "table.md")
 
 
-def _parts() -> Evaluation:
-    from mirage_env.evaluation import network_parts
+def network_parts(options: PartsConfig) -> int:
+    """`mirage eval parts`."""
+    from mirage_env.evaluation.network_parts import run
 
-    def run(options: network_parts.PartsConfig) -> str:
-        network_parts.run(options)
-        return (options.out / "parts.md").read_text()
-
-    return Evaluation(network_parts.PartsConfig, run)
+    run(options)
+    return _show(options.out / "parts.md")
 
 
-def _speed() -> Evaluation:
-    from mirage_env.evaluation import speed
+def speed(options: SpeedConfig) -> int:
+    """`mirage eval speed`."""
+    from mirage_env.evaluation.speed import run, table
 
-    return Evaluation(speed.SpeedConfig, lambda options: speed.table(speed.run(options)))
-
-
-def _re10k() -> Evaluation:
-    from mirage_env.evaluation import re10k
-
-    def run(options: re10k.Re10kConfig) -> str:
-        re10k.run(options)
-        return (options.out / "table.md").read_text()
-
-    return Evaluation(re10k.Re10kConfig, run)
+    print(table(run(options)))
+    return 0
 
 
-def _worldscore() -> Evaluation:
-    from mirage_env.evaluation import worldscore
+def re10k(options: Re10kConfig) -> int:
+    """`mirage eval re10k`."""
+    from mirage_env.evaluation.re10k import run
 
-    return Evaluation(worldscore.WorldScoreConfig, lambda options: worldscore.told(worldscore.run(options), options))
-
-
-def _cameras() -> Evaluation:
-    from mirage_env.evaluation import camera_errors
-
-    return Evaluation(camera_errors.CamerasConfig, lambda options: str(camera_errors.run(options)))
+    run(options)
+    return _show(options.out / "table.md")
 
 
-def _export_rooms() -> Evaluation:
-    from mirage_env.evaluation import export_rooms
+def worldscore(options: WorldScoreConfig) -> int:
+    """`mirage eval worldscore`."""
+    from mirage_env.evaluation.worldscore import run, summary
 
-    def run(options: export_rooms.ExportConfig) -> str:
-        clips = export_rooms.run(options)
-        scale = f"--scale {options.unit:g}"
-        return f"{len(clips)} clips; mirage eval re10k --data {options.out} --split {options.split} {scale}"
-
-    return Evaluation(export_rooms.ExportConfig, run)
+    print(summary(run(options), options))
+    return 0
 
 
-EVALUATIONS: dict[str, Callable[[], Evaluation]] = {
-    "loop": _loop,
-    "parts": _parts,
-    "speed": _speed,
-    "re10k": _re10k,
-    "worldscore": _worldscore,
-    "cameras": _cameras,
-    "export-rooms": _export_rooms,
-}
-"""By the name after `mirage eval`; each is imported when it is asked for."""
+def cameras(options: CamerasConfig) -> int:
+    """`mirage eval cameras`."""
+    from mirage_env.evaluation.camera_errors import run
+
+    print(run(options))
+    return 0
+
+
+def export_rooms(options: ExportConfig) -> int:
+    """`mirage eval export-rooms`."""
+    from mirage_env.evaluation.export_rooms import run
+
+    clips = run(options)
+    scale = f"--scale {options.unit:g}"
+    print(f"{len(clips)} clips; mirage eval re10k --data {options.out} --split {options.split} {scale}")
+    return 0
+
+
+def _show(table: Path) -> int:
+    print(table.read_text())
+    return 0

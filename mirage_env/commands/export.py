@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from tqdm import tqdm
 
+from mirage_env.commands.progress import progress
 from mirage_env.episodes.episode_files import ENDING, episode_files, load_episode, save_episode
 from mirage_env.errors import EpisodeError
 
@@ -38,11 +38,11 @@ def run_export(options: Export) -> str:
         from mirage_env.episodes.minari import import_minari
 
         count = 0
-        for count, episode in enumerate(tqdm(import_minari(options.source), unit="episode", disable=None), 1):
+        for count, episode in enumerate(import_minari(options.source), 1):
             save_episode(options.out / f"episode_{count - 1:06d}{ENDING}", episode)
         return f"{options.out}: {count} episodes"
     files = episode_files(options.source)
-    episodes = map(load_episode, tqdm(files, desc="export", unit="episode", disable=None))
+    episodes = map(load_episode, progress(files, len(files), "export", "episode"))
     if options.to == "minari":
         from mirage_env.episodes.minari import export_minari
 

@@ -15,19 +15,13 @@ from mirage_env.commands.walk import Text
 if TYPE_CHECKING:
     from mirage_env.models.io.check_model import Part, Report
 
-USAGE = """\
-mirage model check MODEL      what would be loaded, how large it is, what is missing; reads no weights
-mirage model convert FILE     a published side branch or low-rank update, into a folder of ours
-mirage model embed MODEL      prompts into embeddings, so that a machine without the text encoder can use them
-Add --help for the options.\
-"""
-
 
 @dataclass(frozen=True)
 class Check:
-    """Tell what a model is made of without loading it: settings and the headers of weight files are all that is read.
+    """Report what a model is made of, without loading its weights.
 
-    Of a model on the hub a few kilobytes are downloaded. The exit code is 2 if the model could not be loaded.
+    Reads settings and the headers of weight files; of a model on the hub a few kilobytes are downloaded. The exit code
+    is 2 if the model could not be loaded.
     """
 
     model: Annotated[str, tyro.conf.Positional]
@@ -38,9 +32,9 @@ class Check:
     """Side branch: a folder, or a hub id."""
     lora: Text = None
     """Low-rank update: a folder, a weights file, a hub id, or owner/name/file.safetensors."""
-    depth: Text = None
+    depth: Annotated[Text, tyro.conf.arg(name="depth-model", aliases=["--depth"])] = None
     """Depth model: a folder or a hub id."""
-    segmentation: Text = None
+    segmentation: Annotated[Text, tyro.conf.arg(name="segmentation-model", aliases=["--segmentation"])] = None
     """SAM 3 checkpoint: a folder or a hub id."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Type of the weights when they are loaded."""
@@ -52,7 +46,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert published weights into control/ and lora/ inside a folder, every key or none."""
+    """Convert published weights into control/ and lora/ inside a folder.
+
+    Every key is converted, or none.
+    """
 
     source: Annotated[Path, tyro.conf.Positional]
     """The safetensors file."""
@@ -66,9 +63,10 @@ class Convert:
 
 @dataclass(frozen=True)
 class Embed:
-    """Compute embeddings of prompts and write them to a folder, which `load_world_model(prompts=...)` reads.
+    """Compute embeddings of prompts, for machines without the text encoder.
 
-    Named prompts/ inside a model's folder it is found by itself. The empty prompt is always among them.
+    `load_world_model(prompts=...)` reads the folder. Named prompts/ inside a model's folder it is found by itself. The
+    empty prompt is always among them.
     """
 
     model: Annotated[str, tyro.conf.Positional]
@@ -81,6 +79,26 @@ class Embed:
     """Branch, tag or commit of a hub id."""
     device: str = "cpu"
     """Where the encoder runs."""
+
+
+def check(options: Check) -> int:
+    """`mirage model check`; 2 if the model could not be loaded."""
+    text, ok = run_check(options)
+    print(text)
+    return 0 if ok else 2
+
+
+def convert(options: Convert) -> int:
+    """`mirage model convert`."""
+    print("wrote " + ", ".join(map(str, run_convert(options))))
+    return 0
+
+
+def embed(options: Embed) -> int:
+    """`mirage model embed`."""
+    files = run_embed(options)
+    print(f"wrote {len(files)} embeddings to {files[0].parent}")
+    return 0
 
 
 def run_check(options: Check) -> tuple[str, bool]:
@@ -109,9 +127,9 @@ def run_convert(options: Convert) -> list[Path]:
     Raises:
         ModelNotFoundError, WeightsError, InvalidOptionError: as `published_checkpoints.convert`.
     """
-    from mirage_env.models.io.published_checkpoints import convert
+    from mirage_env.models.io import published_checkpoints
 
-    return convert(options.source, options.out, options.layout, options.layers or None)
+    return published_checkpoints.convert(options.source, options.out, options.layout, options.layers or None)
 
 
 def run_embed(options: Embed) -> list[Path]:

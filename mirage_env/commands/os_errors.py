@@ -1,4 +1,4 @@
-"""What to say where the system says too little: about its errors, and about a first start that takes its time."""
+"""Messages for errors of the system, and the state of the kernel cache."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ADVICE = {
 """By error number."""
 
 
-def told(error: OSError) -> str:
-    """The message of a system error, with what to do."""
+def message_of(error: OSError) -> str:
+    """Message of a system error, with the way out."""
     advice = ADVICE.get(error.errno or 0)
     if advice is None:
         return str(error)
@@ -31,6 +31,6 @@ def told(error: OSError) -> str:
 
 
 def has_compiled(package: Path = Path(__file__).parents[1]) -> bool:
-    """Whether compiled kernels lie where numba keeps them by itself; True where it keeps them elsewhere."""
+    """True if compiled kernels lie where numba keeps them by itself, or where it keeps them elsewhere."""
     beside = os.access(package, os.W_OK) and "NUMBA_CACHE_DIR" not in os.environ
     return not beside or any(package.rglob("__pycache__/*.nbi"))

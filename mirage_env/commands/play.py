@@ -15,6 +15,7 @@ from gymnasium.spaces import Discrete
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
+from mirage_env.commands.walk import Networks, World, saved_world
 from mirage_env.errors import InvalidOptionError, MissingPackageError
 from mirage_env.models.model_options import ModelOptions
 from mirage_env.spaces.actions import DiscreteControl
@@ -34,22 +35,21 @@ _KEYS = {
 WINDOW_SIDE = 640
 """Short side that small images are enlarged to, pixels."""
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
-Text = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
 class Play:
     """Walk through a world with the keyboard: w s a d walk, i j k l look, Esc ends."""
 
+    world: World = None
+    """Go on from this saved world: a folder, a .zip, or the folder of a walk."""
     seed: int = 0
     """Of the start view."""
-    cache: Folder = None
-    """Go on from this saved world."""
     env: str = "Mirage/World-v0"
     """The environment; Rooms/World-v0 is the true simulator."""
     model: str = "rooms"
     """A shipped model, a folder, or a hub id."""
-    networks: ModelOptions = field(default_factory=ModelOptions)
+    networks: Networks = field(default_factory=ModelOptions)
     """How the model is loaded."""
     translation: float = 0.5
     """Share of the longest step that a key walks."""
@@ -137,8 +137,8 @@ def run_play(options: Play, callback: Callable[..., Any] | None = None) -> None:
     """
     play = _gymnasium_play()
     learned = not options.env.startswith("Rooms/")
-    if options.cache is not None and not learned:
-        raise InvalidOptionError(f"--cache: {options.env} is no learned world and begins with no cache")
+    if options.world is not None and not learned:
+        raise InvalidOptionError(f"WORLD: {options.env} is no learned world and begins with no cache")
     arguments: dict[str, Any] = {"model": options.networks.load(options.model)} if learned else {}
     try:
         env = gymnasium.make(options.env, render_mode="rgb_array", **arguments)
@@ -148,7 +148,7 @@ def run_play(options: Play, callback: Callable[..., Any] | None = None) -> None:
         from mirage_env.envs.wrappers import RecordChunks
 
         env = RecordChunks(env, options.record)
-    keyboard = Keyboard(env, options.translation, options.rotation, options.cache)
+    keyboard = Keyboard(env, options.translation, options.rotation, options.world and saved_world(options.world))
     zoom = max(1.0, WINDOW_SIDE / min(env.unwrapped.world.image_size))  # type: ignore[attr-defined]
     fps = round(float(env.metadata["render_fps"]))
     try:

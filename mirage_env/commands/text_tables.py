@@ -1,4 +1,4 @@
-"""What the command line prints, and what it calls the files of a walk."""
+"""Tables of a walk and of a saved world."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ Rows = list[tuple[str, str]]
 
 
 def walk_table(figures: WalkFigures, files: Sequence[Path]) -> str:
-    """What a walk measured and where it left its files."""
+    """Figures and files of a walk."""
     return _table([*walk_rows(figures), *(("wrote" if i == 0 else "", str(file)) for i, file in enumerate(files))])
 
 
 def walk_rows(figures: WalkFigures) -> Rows:
-    """What a walk measured."""
+    """Figures of a walk."""
     rows = [
-        ("walked", f"{figures.chunks} chunks, {figures.frames} frames{' (stopped)' if figures.stopped else ''}"),
+        (
+            "walked",
+            f"{counted(figures.chunks, 'chunk')}, {figures.frames} frames{' (stopped)' if figures.stopped else ''}",
+        ),
         ("speed", f"{figures.frames_per_second:.1f} frames/s, whole cycle with writing"),
         ("memory", f"{figures.points} points, {_bytes(figures.nbytes)}; {_bytes(figures.bytes_per_chunk)} per chunk"),
         ("coverage", f"{100 * figures.coverage:.0f} % of the cells were known to the memory"),
@@ -34,7 +37,7 @@ def walk_rows(figures: WalkFigures) -> Rows:
 
 
 def cache_table(info: CacheInfo) -> str:
-    """What is in a cache."""
+    """Contents of a cache."""
     return _table(cache_rows(info))
 
 
@@ -50,12 +53,17 @@ def cache_rows(info: CacheInfo) -> Rows:
     return [
         ("cache", f"{info.path} ({info.software}, {info.created})"),
         ("model", f"{info.model} ({info.identity})"),
-        ("walked", f"{info.chunks} chunks, {len(info.cameras)} cameras, images {images}"),
-        ("memory", f"{info.points} points in {info.blocks} blocks, {_bytes(info.nbytes)}"),
+        ("walked", f"{counted(info.chunks, 'chunk')}, {len(info.cameras)} cameras, images {images}"),
+        ("memory", f"{info.points} points in {counted(info.blocks, 'block')}, {_bytes(info.nbytes)}"),
         ("", f"{_bytes(per_chunk)} per chunk, {_bytes(per_frame)} per frame"),
         ("on disk", _bytes(info.stored_bytes)),
         ("extent", bounds),
     ]
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things: 1 chunk, 2 chunks."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

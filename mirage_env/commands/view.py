@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirage_env.commands.view_options import View
+from mirage_env.commands.walk import saved_world
 from mirage_env.errors import InvalidImageError, MissingPackageError
 from mirage_env.interfaces import OpenRoom
 from mirage_env.models.world_model_loader import shipped_models
@@ -65,8 +66,8 @@ def session_of(options: View, open_room: OpenRoom) -> Session:
     session = Session(Openings(models, options.networks.load, open_room), CacheFolder(options.caches))
     with contextlib.ExitStack() as stack:
         stack.callback(session.close)
-        if options.cache is not None:
-            session.open_cache(options.cache, given, options.seed).result()
+        if options.world is not None:
+            session.open_cache(saved_world(options.world), given, options.seed).result()
         elif options.image is not None:
             session.open_image(_bytes(options.image), options.seed or 0, models[0]).result()
         else:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from mirage_env.commands.walk import Count, File, Text
+from mirage_env.commands.walk import Count, File, Networks, Text, World
 from mirage_env.errors import InvalidOptionError
 from mirage_env.models.model_options import ModelOptions
 
@@ -17,20 +14,20 @@ from mirage_env.models.model_options import ModelOptions
 class View:
     """Look at a world in the browser and drive it.
 
-    Opens the saved world CACHE, or --image, or else the test room of --seed. The page can open others. Everybody who
+    Opens the saved WORLD, or --image, or else the test room of --seed. The page can open others. Everybody who
     opens the page sees and drives the same worlds. Ctrl-C ends it.
     """
 
-    cache: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(help_behavior_hint="")] = None
-    """A saved world, a folder or .zip."""
+    world: World = None
+    """A saved world: a folder, a .zip, or the folder of a walk."""
     image: File = None
     """Start from this picture, centre-cropped and resized to the model's size."""
     seed: Count = None
-    """Start in the test room of this number (7 if nothing is said). With CACHE: the room it was walked in, to see the
+    """Start in the test room of this number (7 if nothing is said). With WORLD: the room it was walked in, to see the
     true view beside it."""
     model: Text = None
-    """A shipped model, a folder, or a hub id. Without it that of CACHE, or rooms."""
-    networks: ModelOptions = field(default_factory=ModelOptions)
+    """A shipped model, a folder, or a hub id. Without it that of WORLD, or rooms."""
+    networks: Networks = field(default_factory=ModelOptions)
     """How models are loaded."""
     caches: Path = Path("caches")
     """The one folder that the page saves to and loads from."""
@@ -43,7 +40,7 @@ class View:
     """Do not open a browser."""
 
     def __post_init__(self) -> None:
-        if self.cache is not None and self.image is not None:
-            raise InvalidOptionError("--image and CACHE were both given; give one to start from")
+        if self.world is not None and self.image is not None:
+            raise InvalidOptionError("--image and WORLD were both given; give one to start from")
         if not 0 <= self.port <= 65535:
             raise InvalidOptionError(f"--port: it is {self.port}; give a number from 0 to 65535")

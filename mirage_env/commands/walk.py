@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +27,8 @@ Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="")]
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Text = Annotated[str | None, tyro.conf.arg(help_behavior_hint="", metavar="NAME")]
+World = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[WORLD]", help_behavior_hint="")]
+Networks = Annotated[ModelOptions, tyro.conf.OmitArgPrefixes]
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +37,14 @@ logger = logging.getLogger(__name__)
 class Walk:
     """Open a world from one view and walk a camera path through it.
 
-    The start is one of --seed, --image and --cache. Leaves walk.mp4, contact_sheet.png, curves.png and cache.zarr in
-    --out. Ctrl-C stops after the last whole chunk and keeps what there is.
+    The start is one of --seed, --image and a saved WORLD. Leaves walk.mp4, contact_sheet.png, curves.png and cache.zarr
+    in --out. Ctrl-C stops after the last whole chunk and keeps what there is.
     """
+
+    world: World = None
+    """Go on from this saved world: a folder, a .zip, or the folder of a walk. It is copied to --out, unless it lies
+    there already."""
+    _: KW_ONLY
 
     out: Path
     """Folder for the results; made if it is not there."""
@@ -49,8 +56,6 @@ class Walk:
     """Depth of --image: .npy in metres or a 16-bit PNG in millimetres. Without it depth is estimated."""
     fov: Number = None
     """Horizontal field of view of --image, degrees. Without it the model's own is assumed."""
-    cache: File = None
-    """Go on from this saved world, a folder or .zip. It is copied to --out, unless it lies there already."""
     path: str = "loop"
     """Where to walk: forward, out_and_back, loop, orbit, look_around or look_away_and_back; or a file of poses (JSON,
     .npy, TUM or RealEstate10K text), moved so that its first pose is the start."""
@@ -64,7 +69,7 @@ class Walk:
     """What the world looks like, in words, with --seed or --image and a model that reads them."""
     model: str = "rooms"
     """A shipped model, a folder of a model, or a hub id such as Wan-AI/Wan2.2-TI2V-5B-Diffusers."""
-    networks: ModelOptions = field(default_factory=ModelOptions)
+    networks: Networks = field(default_factory=ModelOptions)
     """How the model is loaded."""
     steps: Count = None
     """Sampler steps per chunk, instead of the model's own: more is slower."""
@@ -91,7 +96,7 @@ def run_walk(options: Walk, open_room: OpenRoom) -> tuple[WalkFigures, list[Path
     """
     files = [options.out / name for name in (VIDEO, SHEET, CURVES, *((PAGE,) if options.show else ()))]
     place = options.out / CACHE
-    in_place = options.cache is not None and options.cache.resolve() == place.resolve()
+    in_place = options.world is not None and saved_world(options.world).resolve() == place.resolve()
     there = [file for file in (*files, place) if file.exists() and not (file == place and in_place)]
     if there and not options.overwrite:
         raise InvalidOptionError(f"--out: {there[0]} is there already; choose another folder or add --overwrite")
@@ -118,6 +123,11 @@ def run_walk(options: Walk, open_room: OpenRoom) -> tuple[WalkFigures, list[Path
     return figures, [*files, place, *([options.record] if options.record else [])]
 
 
+def saved_world(place: Path) -> Path:
+    """The saved world at a place that the user named: itself, or the one that a walk has left in that folder."""
+    return place / CACHE if (place / CACHE).exists() else place
+
+
 @contextmanager
 def blaming(option: str) -> Iterator[None]:
     """Name the option at fault in errors."""
@@ -128,14 +138,20 @@ def blaming(option: str) -> Iterator[None]:
 
 
 def _check_start(options: Walk) -> None:
-    given = [f"--{name}" for name in ("seed", "image", "cache") if getattr(options, name) is not None]
+    starts = {"--seed": options.seed, "--image": options.image, "WORLD": options.world}
+    given = [name for name, value in starts.items() if value is not None]
     if len(given) != 1:
-        raise InvalidOptionError(f"give one of --seed, --image and --cache to start from, not {given or 'none'}")
+        few = f"{' and '.join(given)} were given" if given else "none was given"
+        raise InvalidOptionError(f"give one of --seed, --image and a saved WORLD to start from; {few}")
     for name, needed in (("depth", "--image"), ("fov", "--image"), ("estimate_depth", "--seed")):
         if getattr(options, name) not in (None, False) and given != [needed]:
             raise InvalidOptionError(f"--{name.replace('_', '-')} goes with {needed} only")
-    if options.prompt is not None and options.cache is not None:
-        raise InvalidOptionError("--prompt: a saved world has its own; leave it out with --cache")
+    if options.prompt is not None and options.world is not None:
+        raise InvalidOptionError("--prompt: a saved world has its own; leave it out")
+    if options.fov is not None and not 0.0 < options.fov < 180.0:
+        raise InvalidOptionError(f"--fov: it is {options.fov:g} degrees; give more than 0 and less than 180")
+    if options.turn is not None and not (options.turn > 0.0 and math.isfinite(options.turn)):
+        raise InvalidOptionError(f"--turn: it is {options.turn:g} degrees; give a positive number")
     if options.seed is not None and options.seed < 0:
         raise InvalidOptionError(f"--seed: it is {options.seed}; give a number from 0")
     if options.chunks is not None and options.chunks < 1:
@@ -204,8 +220,8 @@ class _StartingWorld:
 
 
 def _starting_world(options: Walk, model: WorldModel, open_room: OpenRoom) -> _StartingWorld:
-    if options.cache is not None:
-        return _stored_start(options, model, options.cache)
+    if options.world is not None:
+        return _stored_start(options, model, saved_world(options.world))
     room = None
     if options.image is not None:
         view = _image_start(model, options.image, options.depth, options.fov)
@@ -230,11 +246,11 @@ def _stored_start(options: Walk, model: WorldModel, cache: Path) -> _StartingWor
     from mirage_env.commands.walk_outputs import Start
     from mirage_env.store import CacheWriter, copy_cache, load_world
 
-    with blaming("--cache"):
+    with blaming("WORLD"):
         camera = load_world(cache, model, lazy=True).camera
 
     def begin(place: Path) -> Start:
-        with blaming("--cache"):
+        with blaming("WORLD"):
             if cache.resolve() != place.resolve():
                 copy_cache(cache, place, options.overwrite)
             writer = CacheWriter.open(place, model)

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from mirage_env.camera import Camera
+from mirage_env.commands.progress import Progress
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Truth
 from mirage_env.store import CacheWriter
@@ -84,7 +84,7 @@ def walk(
         raise InvalidOptionError(f"{len(cameras)} cameras do not fill chunks of {per_chunk}")
     state, before, stopped = start.state, start.state.memory, False
     record = _Record(model, truth, len(cameras) // model.config.temporal_stride + 1)
-    bar = tqdm(total=len(cameras), unit="frame", disable=not progress, dynamic_ncols=True)
+    bar = Progress(len(cameras), "walk", "frame", progress)
 
     def tell(chunk: Chunk, state: WorldState, frame: int) -> None:
         video.write(record.add(chunk, state, frame))
@@ -101,8 +101,7 @@ def walk(
                 start.writer.append(state, chunk)
                 record.seconds.append(time.perf_counter() - began)
                 tell(chunk, state, frame=first + 1)
-                bar.set_postfix_str(f"memory knew {100 * chunk.coverage:.0f} %")
-                bar.update(per_chunk)
+                bar.update(per_chunk, f"memory knew {100 * chunk.coverage:.0f} %")
         except KeyboardInterrupt:
             stopped = True
     state = start.writer.state

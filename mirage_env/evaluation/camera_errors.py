@@ -111,7 +111,7 @@ def _from_first(poses: Poses) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class CamerasConfig:
-    """What `run` compares."""
+    """Compare two camera paths."""
 
     true: Path
     """Pose file of the path that was asked for, in any format that `mirage walk --path` reads."""

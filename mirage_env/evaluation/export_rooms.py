@@ -23,7 +23,7 @@ from mirage_env.viz.pictures import write_video
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What `run` exports.
+    """Write walks through the simulator in RealEstate10K's layout.
 
     Raises:
         InvalidOptionError: a value out of range, or an unknown family.

@@ -36,7 +36,7 @@ from mirage_env.world_model import WorldModel, frames_to_uint8
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """What `run` measures.
+    """Walk away, come back, and measure whether the world is the same.
 
     Raises:
         InvalidOptionError: a value out of range, or an unknown variant.

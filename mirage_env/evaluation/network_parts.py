@@ -26,7 +26,7 @@ from mirage_env.world_model import WorldModel, frames_from_uint8
 
 @dataclass(frozen=True)
 class PartsConfig:
-    """What `run` measures.
+    """Measure codec, depth and segmentation on test worlds.
 
     Raises:
         InvalidOptionError: a count below 1, or fewer than 2 views.

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Re10kConfig:
-    """What `run` measures.
+    """Measure novel views along true cameras of RealEstate10K, and the way back.
 
     Raises:
         InvalidOptionError: a value out of range.

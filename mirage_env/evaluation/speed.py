@@ -38,7 +38,7 @@ HEAVY = ("diffusers", "transformers", "zarr", "matplotlib", "numba")
 
 @dataclass(frozen=True)
 class SpeedConfig:
-    """What `run` measures.
+    """Measure frames per second, the share of each part, and memory.
 
     Raises:
         InvalidOptionError: a count out of range.

@@ -32,7 +32,7 @@ from mirage_env.world_model import WorldModel, frames_to_uint8
 
 @dataclass(frozen=True)
 class WorldScoreConfig:
-    """What `run` generates.
+    """Make the videos that the WorldScore toolkit scores.
 
     Raises:
         InvalidOptionError: a value out of range.
@@ -117,7 +117,7 @@ def run(config: WorldScoreConfig, load: Load | None = None) -> Made:
     return Made(made, len(samples) - made)
 
 
-def told(made: Made, config: WorldScoreConfig) -> str:
+def summary(made: Made, config: WorldScoreConfig) -> str:
     """What there is now, what to do with it, and what others scored."""
     yaml = config.out / f"{config.name}.yaml"
     return "\n\n".join(

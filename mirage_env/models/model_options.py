@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
 
 if TYPE_CHECKING:
     from mirage_env.world_model import WorldModel
@@ -20,9 +22,9 @@ class ModelOptions:
     """Trained side branch: a folder, a weights file, or either on the hub."""
     lora: str | None = None
     """Low-rank update of the transformer."""
-    depth: str | None = None
+    depth: Annotated[str | None, tyro.conf.arg(name="depth-model")] = None
     """Depth model."""
-    segmentation: str | None = None
+    segmentation: Annotated[str | None, tyro.conf.arg(name="segmentation-model")] = None
     """Segmentation model for movers and sky."""
     image_size: tuple[int, int] | None = None
     """Height and width."""

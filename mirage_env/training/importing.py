@@ -60,7 +60,7 @@ class ImportParts:
 
 @dataclass(frozen=True)
 class ImportRe10k(ImportParts):
-    """Clips in RealEstate10K's layout become a data set (docs/training.md).
+    """Import clips in RealEstate10K's layout into a data set (docs/training.md).
 
     Attributes:
         source: folder with <split>/*.txt, and videos/ or frames/.
@@ -107,7 +107,7 @@ class ImportRe10k(ImportParts):
 
 @dataclass(frozen=True)
 class ImportClips(ImportParts):
-    """Recorded clips, such as `record_environment` writes, become a data set; their depth is the truth.
+    """Import recorded clips of a Gymnasium environment into a data set; their depth is the truth.
 
     Attributes:
         source: folder of the recording.

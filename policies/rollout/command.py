@@ -6,12 +6,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from mirage_env.errors import InvalidOptionError
 from policies.rollout.loop import Recipe
 from policies.rollout.plan import RolloutPlan
 from policies.rollout.runner import Done, run_plan
+
+Worlds = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[WORLDS]", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,12 @@ class Rollout:
     A run that was stopped or killed goes on when the same command is given again. More --episodes add to what is there.
     """
 
+    worlds: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[WORLDS]", help_behavior_hint="")] = (
+        None
+    )
+    """Begin with saved worlds: a folder of them, in turn, or one. Without it, with start views of the rooms."""
     out: Path | None = None
     """Folder for the episodes; made if it is not there."""
-    cache: Path | None = None
-    """Begin with saved worlds: a folder of caches, in turn, or one cache. Without it, with start views of the rooms."""
     policy: str = "random"
     """random, still, forward, look_around, orbit, planner, the folder of a learned policy, or module:function."""
     policy_options: tuple[str, ...] = ()
@@ -73,7 +79,7 @@ def run_rollout(options: Rollout) -> tuple[RolloutPlan, Iterator[Done]]:
         same_noise=options.same_noise,
         threads=options.threads,
     )
-    plan = RolloutPlan.of(recipe, options.episodes, options.seed, options.cache)
+    plan = RolloutPlan.of(recipe, options.episodes, options.seed, options.worlds)
     return plan, run_plan(plan, options.out, options.workers)
 
 

@@ -49,7 +49,7 @@ class RolloutPlan:
         if caches is None:
             return RolloutPlan(recipe, episodes, seed)
         if not recipe.learned:
-            raise InvalidOptionError(f"{recipe.env} is no learned world and begins with no cache; leave --cache out")
+            raise InvalidOptionError(f"{recipe.env} is no learned world and begins with no cache; leave WORLDS out")
         found = _caches_in(caches)
         _check_model(found, recipe.model)
         return RolloutPlan(recipe, episodes, seed, tuple(about_cache(str(path)) for path in found))

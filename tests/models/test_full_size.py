@@ -123,7 +123,7 @@ def test_checkpoint_is_a_gymnasium_environment(saved, folder):
 def test_mirage_walk_walks_in_a_checkpoint(saved, tmp_path, capsys):
     Image.fromarray(image()).save(tmp_path / "start.png")
     out = tmp_path / "walk"
-    model = ["--model", str(saved / "wan"), "--networks.depth", str(saved / "depth")]
+    model = ["--model", str(saved / "wan"), "--depth-model", str(saved / "depth")]
     options = ["--image", str(tmp_path / "start.png"), "--path", "forward", "--chunks", "2", "--out", str(out)]
     assert main(["walk", *model, *options, "--prompt", "a red chair"]) == 0
     assert (out / "walk.mp4").is_file()

@@ -134,7 +134,7 @@ def test_second_run_records_only_what_is_missing_and_more_may_be_asked_for(tmp_p
 
 def test_killed_run_goes_on_without_repeating_or_losing_one(tmp_path, recipe, caches):
     plan, out = RolloutPlan.of(recipe, 8, caches=caches), tmp_path / "out"
-    arguments = ["rollout", "--cache", caches, "--model", recipe.model, "--steps", "2", "--episodes", "8", "--out", out]
+    arguments = ["rollout", caches, "--model", recipe.model, "--steps", "2", "--episodes", "8", "--out", out]
     command = [sys.executable, "-m", "mirage_env.cli", *map(str, arguments), "--workers", "2"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
         deadline = time.monotonic() + 120
@@ -234,7 +234,7 @@ def test_caches_go_with_learned_worlds_only(caches, tmp_path):
 
 def test_command_rolls_out_and_replays(tmp_path, model, caches, capsys):
     out = tmp_path / "out"
-    arguments = ["rollout", "--cache", caches, "--model", model, "--policy", "orbit", "--policy-options", "speed=0.5"]
+    arguments = ["rollout", caches, "--model", model, "--policy", "orbit", "--policy-options", "speed=0.5"]
     assert main([*map(str, arguments), "--steps", "1", "--episodes", "2", "--out", str(out)]) == 0
     assert "holds 2 rollouts" in capsys.readouterr().out
     [first, _] = episode_files(out)

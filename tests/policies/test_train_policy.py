@@ -216,8 +216,7 @@ def test_option_out_of_range_is_refused(change, says, tmp_path):
 
 
 def test_unknown_algorithm_is_refused_with_the_choices(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["train-policy", "--out", str(tmp_path), "--algo", "dqn"])
+    assert main(["train-policy", "--out", str(tmp_path), "--algo", "dqn"]) == 2
     assert "ppo" in capsys.readouterr().err
     with pytest.raises(PolicyError, match="ppo, sac"):
         TrainPolicy(tmp_path, algo="dqn")
