@@ -108,7 +108,15 @@ FORBIDDEN_CALLS = {
     "eval": "runs text as code",
     "exec": "runs text as code",
 }
-MAY_PRINT = ("mirage_env/cli.py", "ros_bridge/command.py", "benchmarks/*", "docs/*", "examples/*", "tests/*")
+MAY_PRINT = (
+    "mirage_env/cli.py",
+    "mirage_env/commands/*",
+    "ros_bridge/command.py",
+    "benchmarks/*",
+    "docs/*",
+    "examples/*",
+)
+MAY_PRINT += ("tests/*",)
 WORLD_MODEL_LINES = 250
 
 
