@@ -181,6 +181,7 @@ def wrong_imports(path: str, tree: ast.AST) -> Iterator[str]:
         if both_in_core and not found.typing_only and layer_of(module) < layer_of(found.module):
             yield f"{place}, which lies above it (see LAYERS)"
         adapter = root == "mirage_env" and (found.typing_only or matches(path, POLICIES_WITH_WORLDS))
+        adapter |= root == "tyro" and path == "policies/rollout/command.py"  # options of `mirage rollout`
         learning = matches(path, LEARNING) and (
             root in LEARNING_MAY_IMPORT or within(found.module, ("mirage_env.errors",))
         )

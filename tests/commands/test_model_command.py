@@ -146,7 +146,7 @@ def test_unknown_model_and_unknown_word_are_refused(capsys):
     assert main(["model", "forge"]) == 2
     assert "castle" in (err := capsys.readouterr().err)
     assert "forge" in err
-    assert main(["model"]) == 0
+    assert main(["model"]) == 2
 
 
 def test_model_on_the_hub_is_checked_from_its_headers(saved, tmp_path, monkeypatch, capsys):

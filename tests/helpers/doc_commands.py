@@ -87,7 +87,8 @@ def options_of(words: Sequence[str]) -> set[str]:
             break
         known, command = [*known, word], command.parts[word]
     said = io.StringIO()
-    model = [word for word in words if word == "--model" and known[:1] == ["train"]]
+    known += [command.default] * bool(command.default)
+    model = ["--model=a"] * (known[:1] == ["train"] and "--model" in words)
     with contextlib.redirect_stdout(said):
         assert main([*known, *model, "--help"]) == 0, f"mirage {shlex.join(words)}"
     return set(re.findall(r"--[a-z][a-z0-9-]*", said.getvalue())) | ({"--version"} if not known else set())
