@@ -15,7 +15,7 @@ from mirage_env.config.world import WorldModelConfig
 from mirage_env.evaluation.speed import Figure
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.rgb import RgbMemory
-from mirage_env.models.offload import Placed
+from mirage_env.models.offload import PlacedCodec
 from mirage_env.world_model import Chunk
 
 
@@ -24,12 +24,12 @@ class Rival:
     """The RGB memory of the same walk; it is read as published systems read theirs, every frame drawn and encoded."""
 
     memory: RgbMemory
-    codec: Placed
+    codec: PlacedCodec
     stride: int
     """Image frames per latent."""
 
     @staticmethod
-    def opened(config: WorldModelConfig, codec: Placed, shown: Chunk) -> Rival:
+    def opened(config: WorldModelConfig, codec: PlacedCodec, shown: Chunk) -> Rival:
         """An RGB memory with the start view."""
         return Rival(RgbMemory.factory(codec)(config), codec, config.temporal_stride).written(shown, 0)
 

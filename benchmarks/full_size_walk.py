@@ -26,7 +26,7 @@ from mirage_env.evaluation.timers import Clock, timed
 from mirage_env.interfaces import DepthEstimator
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.models.geometry.pretrained_depth import DepthNetwork, MetricDepth
-from mirage_env.models.offload import Placed, Turns, compile_blocks, native_dtype
+from mirage_env.models.offload import PlacedCodec, Turns, compile_blocks, native_dtype
 from mirage_env.models.small.refiner import BareReadout
 from mirage_env.models.small.segmentation_unet import AllStatic
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
@@ -131,7 +131,7 @@ class Bench:
             bring = turns.member(nets.codec)
         return WorldModel(
             config=config,
-            codec=Placed(nets.codec, self.device, nets.dtype, bring),
+            codec=PlacedCodec(nets.codec, self.device, nets.dtype, bring),
             depth=self.depth,
             segmenter=AllStatic(),
             refiner=BareReadout(),
@@ -185,7 +185,7 @@ class Bench:
     ) -> dict[str, Figure]:
         model.step(self.start(model)[1], self.path(0))  # kernels are compiled and chosen here
         shown, state = self.start(model)
-        codec = Placed(self.nets.codec, self.device, self.nets.dtype)
+        codec = PlacedCodec(self.nets.codec, self.device, self.nets.dtype)
         rival = Rival.opened(model.config, codec, shown) if rgb else None
         figures: dict[str, Figure] = {}
         for index in tqdm(range(self.chunks), desc=f"{steps} steps", unit="chunk"):

@@ -41,6 +41,10 @@ class UnsafeFileError(MirageError, OSError):
     """A file that is a link, pipe, socket or device, larger than its kind may be, or outside the folder it is in."""
 
 
+class UnknownArgumentError(InvalidOptionError, TypeError):
+    """A constructor got an argument that it does not have."""
+
+
 class ModelNotFoundError(MirageError, FileNotFoundError):
     """No world model of that name, in that folder or under that hub id."""
 

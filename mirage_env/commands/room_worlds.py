@@ -57,7 +57,7 @@ def training_worlds(options: TrainPolicy, env: str, count: int, split: str) -> V
     arguments: dict[str, Any] = {}
     if (task := spec.kwargs.get("task")) in ("point_nav", "image_nav"):
         arguments["task"] = TASKS[task](goals=options.goals)  # type: ignore[call-arg]
-    if spec.vector_entry_point == "mirage_env.envs.vector:MirageVectorEnv":
+    if spec.vector_entry_point == "mirage_env.envs.world:MirageVectorEnv":
         with blaming("--model"):
             model = _world_model(options.model)
         arguments |= {"model": model, "start_views": partial(start_view, split=split)}

@@ -1,4 +1,4 @@
-"""Arguments that both environments take, checked once."""
+"""Arguments that all environments take, checked once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from mirage_env.errors import InvalidOptionError
+from mirage_env.errors import InvalidOptionError, UnknownArgumentError
 from mirage_env.spaces.actions import Control, make_control
 from mirage_env.spaces.observations import EXTRAS
 from mirage_env.tasks import Guard, Task, task_from
@@ -15,7 +15,7 @@ from mirage_env.tasks.stop_action import StopControl
 
 @dataclass(frozen=True)
 class EnvArguments:
-    """How a world is acted in, what is observed of it, and what there is to do.
+    """Arguments for actions, observations and the task of an environment.
 
     Attributes:
         control: one of `actions.CONTROLS`.
@@ -44,16 +44,18 @@ class EnvArguments:
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> EnvArguments:
-        """Arguments by name.
+        """Build arguments from names and values.
 
         Raises:
-            InvalidOptionError: an unknown name, or a value that is not on offer.
+            UnknownArgumentError: an unknown name.
+            InvalidOptionError: a value that is not on offer.
         """
         known = [field.name for field in fields(EnvArguments)]
         if unknown := sorted(set(values) - set(known)):
-            raise InvalidOptionError(
-                f"unknown arguments {unknown}; those of every environment are {known}, and what a task takes is given "
-                "to the task: task=PointNav(radius=0.3)"
+            # Python's own words come first: libraries that try arguments look for them in the message.
+            raise UnknownArgumentError(
+                f"got an unexpected keyword argument {unknown[0]!r} (unknown arguments {unknown}); those of every "
+                f"environment are {known}, and what a task takes is given to the task: task=PointNav(radius=0.3)"
             )
         return EnvArguments(**values)
 
@@ -66,27 +68,27 @@ class EnvArguments:
             )
         if not (self.guard is None or isinstance(self.guard, Guard)):
             raise InvalidOptionError(f"guard is {self.guard!r}; give a mirage_env.tasks.Guard, or None")
-        if self.what_to_do.stop == "action" and self.control != "relative_pose":
+        if self.parsed_task.stop == "action" and self.control != "relative_pose":
             raise InvalidOptionError(
-                f"{type(self.what_to_do).__name__} with stop='action' needs control='relative_pose', whose action can "
+                f"{type(self.parsed_task).__name__} with stop='action' needs control='relative_pose', whose action can "
                 f"be longer by one number; control is {self.control!r}: use stop='automatic'"
             )
 
     @property
     def extras(self) -> tuple[str, ...]:
-        """`observe` as a tuple, where it is one name too."""
+        """Names in `observe`, as a tuple also where it is one name."""
         return (self.observe,) if isinstance(self.observe, str) else tuple(self.observe)
 
     @property
-    def what_to_do(self) -> Task:
-        """`task` as a task, where it is a name or nothing too."""
+    def parsed_task(self) -> Task:
+        """Task of `task`, also where that is a name or None."""
         return task_from(self.task)
 
     def control_for(self, frames: int) -> Control:
-        """The control for chunks of `frames` new frames.
+        """Build the control for chunks of `frames` new frames.
 
         Raises:
             InvalidOptionError: an unknown name, or a size out of range.
         """
         control = make_control(self.control, frames, self.max_translation, self.max_rotation)
-        return StopControl(control) if self.what_to_do.stop == "action" else control
+        return StopControl(control) if self.parsed_task.stop == "action" else control

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mirage_env.camera import Camera
 from mirage_env.envs.arguments import EnvArguments
 from mirage_env.envs.base import ChunkEnv
-from mirage_env.envs.snapshots import Moment
+from mirage_env.envs.time_step import TimeStep
 from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidOptionError
@@ -121,7 +121,7 @@ class ReadoutEnv(ChunkEnv[Visit]):
         self.caches = [] if caches is None else _caches_in(Path(caches))
         self.refine, self.pixels = refine, pixels
         super().__init__(replace(self._imagined.world, frames=1), EnvArguments.of(arguments))
-        self._kept = lru_cache(KEPT_CACHES)(self._load)
+        self._kept: dict[Path, WorldState] = {}
         if not pixels:
             c = self.model.config
             latent = Box(-LATENT_LIMIT, LATENT_LIMIT, (c.latent_channels, *c.latent_size), np.float32)
@@ -131,7 +131,7 @@ class ReadoutEnv(ChunkEnv[Visit]):
     def open_world(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[Visit, Shown]:
         """A cache that is given or drawn, or a world of one view."""
         if not options and self.caches:
-            world = self._kept(self.caches[int(rng.integers(len(self.caches)))])
+            world = self._kept_world(self.caches[int(rng.integers(len(self.caches)))])
         elif set(options) == {"cache"}:
             world = self._load(options["cache"])
         else:
@@ -181,11 +181,11 @@ class ReadoutEnv(ChunkEnv[Visit]):
         """What the memory holds there."""
         return self.look(replace(state, camera=camera)).frames[0]
 
-    def _returned(self, moment: Moment[Visit]) -> tuple[Observation, Info]:
-        glance = moment.shown
+    def _results(self, time_step: TimeStep[Visit]) -> tuple[Observation, Info]:
+        glance = time_step.shown
         if self.pixels or not isinstance(glance, Glance):
-            return super()._returned(moment)
-        observation, info = super()._returned(replace(moment, shown=glance.unseen()))
+            return super()._results(time_step)
+        observation, info = super()._results(replace(time_step, shown=glance.unseen()))
         latent = self._latent(glance.seen)[0].float().cpu().numpy().clip(-LATENT_LIMIT, LATENT_LIMIT)
         others = {name: value for name, value in observation.items() if name != "pixels"}
         if "readout" in self.extras:
@@ -204,6 +204,14 @@ class ReadoutEnv(ChunkEnv[Visit]):
             return self.preview.show(readout)
         return frames_to_uint8(self.model.codec.decode(self._latent(readout)))
 
+    def _kept_world(self, path: Path) -> WorldState:
+        """Return a world out of `caches`, from memory if it is there; the one that was used longest ago makes room."""
+        world = self._kept.pop(path, None) or self._load(path)
+        self._kept[path] = world
+        if len(self._kept) > KEPT_CACHES:
+            self._kept.pop(next(iter(self._kept)))
+        return world
+
     def _load(self, path: str | Path) -> WorldState:
         from mirage_env import store
 
@@ -215,13 +223,20 @@ class ReadoutVectorEnv(ChunkVectorEnv[Visit]):
 
     Args:
         num_envs: number of worlds.
-        max_episode_steps: truncate episodes after so many steps.
+        max_episode_steps, threads, autoreset_mode: as for `ChunkVectorEnv`. One thread is the fastest: pictures of all
+            worlds are drawn in one call, and what is left is mostly Python, which threads do not share.
         **kwargs: of `ReadoutEnv`.
     """
 
-    def __init__(self, num_envs: int = 1, max_episode_steps: int | None = None, **kwargs: Any) -> None:
-        # Pictures of all worlds are drawn in one call, and what is left is mostly Python, which threads do not share.
-        super().__init__(ReadoutEnv(**kwargs), num_envs, max_episode_steps, threads=1)
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        threads: int | None = 1,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(ReadoutEnv(**kwargs), num_envs, max_episode_steps, threads, autoreset_mode)
 
 
 def _preview_of(model: WorldModel, wanted: bool | str | Path) -> Preview | None:

@@ -14,7 +14,7 @@ TASKS: dict[str, tuple[str | None, int | None]] = {
 """Task and longest episode, in steps, by the name in the id."""
 
 FAMILIES = {
-    "Mirage/{}-v0": ("mirage_env.envs.world:MirageEnv", "mirage_env.envs.vector:MirageVectorEnv"),
+    "Mirage/{}-v0": ("mirage_env.envs.world:MirageEnv", "mirage_env.envs.world:MirageVectorEnv"),
     "Mirage/Readout{}-v0": ("mirage_env.envs.readout:ReadoutEnv", "mirage_env.envs.readout:ReadoutVectorEnv"),
     "Rooms/{}-v0": ("mirage_env.rooms.env:RoomsEnv", "mirage_env.rooms.env:RoomsVectorEnv"),
 }

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera, between, rotation_angle
 from mirage_env.envs.arguments import EnvArguments
 from mirage_env.envs.base import ChunkEnv
 from mirage_env.envs.frame_views import every_frame, look
+from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import StartViews
 from mirage_env.spaces.observations import Info, Observation, Shown, WorldFormat
@@ -199,6 +201,31 @@ class MirageEnv(ChunkEnv[WorldState]):
             memory_points=int(state.memory.points),
             memory_bytes=int(state.memory.nbytes),
         )
+
+
+class MirageVectorEnv(ChunkVectorEnv[WorldState]):
+    """Several learned worlds at once; they share the world model.
+
+    Args:
+        num_envs: number of worlds.
+        max_episode_steps, threads, autoreset_mode: as for `ChunkVectorEnv`; one thread where the networks do not run on
+            the CPU.
+        **kwargs: of `MirageEnv`.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        threads: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        **kwargs: Any,
+    ) -> None:
+        env = MirageEnv(**kwargs)
+        device = getattr(env.model.codec, "device", torch.device("cpu"))
+        if threads is None and device.type != "cpu":
+            threads = 1
+        super().__init__(env, num_envs, max_episode_steps, threads, autoreset_mode)
 
 
 def _imported(name: str) -> StartViews:

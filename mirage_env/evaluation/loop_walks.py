@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.rooms import Room
-from mirage_env.rooms.camera_walks import WALK_CLEARANCE, upright, yaw_pitch
+from mirage_env.rooms.camera_poses import upright, yaw_pitch
+from mirage_env.rooms.camera_walks import WALK_CLEARANCE
 
 FAMILIES = ("out_and_back", "orbit", "look_away")
 ALL = "all families"

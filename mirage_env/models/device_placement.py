@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from mirage_env.errors import InvalidOptionError, MissingPackageError
-from mirage_env.models.offload import Turns, compile_blocks, offload_groups
+from mirage_env.models.offload import Stay, Turns, compile_blocks, offload_groups
 from mirage_env.models.quantisation import check_kind, quantise
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.models.wan.transformer import ControlledTransformer
@@ -87,7 +87,7 @@ def put_to_work(generator: ChunkDenoiser, running: Running, turns: Turns | None)
     elif running.offload == "group":
         for net in networks:
             offload_groups(net, running.device, leaves=net is not generator.transformer)
-        generator.bring = lambda: running.device
+        generator.bring = Stay(running.device)
     elif running.device_map == "auto":
         if generator.branch is not None:
             raise InvalidOptionError(
@@ -95,7 +95,7 @@ def put_to_work(generator: ChunkDenoiser, running: Running, turns: Turns | None)
                 "devices by part, or use offload"
             )
         spread(generator.transformer)
-        generator.bring = lambda: running.device
+        generator.bring = Stay(running.device)
 
 
 def spread(transformer: ControlledTransformer) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
 from torch import Tensor, nn
 
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 
 ModuleT = TypeVar("ModuleT", bound=ModelMixin)
@@ -40,25 +42,66 @@ def cast(module: ModuleT, device: torch.device, dtype: torch.dtype) -> ModuleT:
     return module
 
 
+@dataclass(frozen=True, eq=False)
 class Placed:
-    """A network behind its Protocol whose images and results stay float32 on the CPU, wherever and whatever it is."""
+    """A network whose images and results stay float32 on the CPU, wherever it runs and in whichever type.
 
-    def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype, bring: Bring | None = None) -> None:
-        self.module = module
-        self.device = device
-        self.dtype = dtype
-        self.bring = bring
+    The subclasses put it behind the Protocols of `interfaces.py`.
+    """
 
-    def __getattr__(self, name: str):  # type: ignore[no-untyped-def]
-        method = getattr(self.module, name)
+    module: nn.Module
+    device: torch.device
+    dtype: torch.dtype
+    bring: Bring | None = None
+    """Called before the network runs, if its weights wait elsewhere between calls."""
 
-        def call(images: Tensor, *args: object, **kwargs: object) -> Tensor:
-            if self.bring is not None:
-                self.bring()
-            out = method(images.to(self.device, self.dtype), *args, **kwargs)
-            return (out.float() if out.is_floating_point() else out).to(images.device)
+    def run(self, method: str, images: Tensor, *arguments: object) -> Tensor:
+        """Call a method of the network with images on its device and in its type; the result is float32 or integer."""
+        if self.bring is not None:
+            self.bring()
+        out: Tensor = getattr(self.module, method)(images.to(self.device, self.dtype), *arguments)
+        return (out.float() if out.is_floating_point() else out).to(images.device)
 
-        return call
+
+class PlacedCodec(Placed):
+    """A codec on its device (`LatentCodec`)."""
+
+    def encode(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, C, h, w]
+        """See `LatentCodec.encode`."""
+        return self.run("encode", images)
+
+    def decode(self, latents: Tensor) -> Tensor:  # [F, C, h, w] -> [F, 3, H, W]
+        """See `LatentCodec.decode`."""
+        return self.run("decode", latents)
+
+    def encode_chunk(self, frames: Tensor, first: Tensor) -> Tensor:  # [s K, 3, H, W], [C, h, w] -> [K, C, h, w]
+        """See `LatentCodec.encode_chunk`."""
+        return self.run("encode_chunk", frames, first)
+
+    def decode_chunk(self, latents: Tensor, first: Tensor) -> Tensor:  # [K, C, h, w], [C, h, w] -> [s K, 3, H, W]
+        """See `LatentCodec.decode_chunk`."""
+        return self.run("decode_chunk", latents, first)
+
+
+class PlacedDepth(Placed):
+    """A depth network on its device (`DepthEstimator`)."""
+
+    def estimate(
+        self,
+        images: Tensor,  # [F, 3, H, W]
+        cameras: Sequence[Camera],
+        known: Tensor | None = None,  # [F, h, w]
+    ) -> Tensor:  # [F, H, W]
+        """See `DepthEstimator.estimate`."""
+        return self.run("estimate", images, cameras, known)
+
+
+class PlacedSegmenter(Placed):
+    """A segmentation network on its device (`StaticSegmenter`)."""
+
+    def segment(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, H, W] int64
+        """See `StaticSegmenter.segment`."""
+        return self.run("segment", images)
 
 
 class Turns:
@@ -69,42 +112,60 @@ class Turns:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._here: list[tuple[nn.Module, str, nn.Parameter]] = []
-        self._whose: object = None
+        self._present: Turn | None = None
 
-    def member(self, *modules: nn.Module) -> Bring:
+    def member(self, *modules: nn.Module) -> Turn:
         """Take networks in that are needed together; returns what to call before they run."""
-        home = [
+        for owner in (m for module in modules for m in module.modules()):
+            for name, buffer in owner._buffers.items():  # small: they stay
+                owner._buffers[name] = None if buffer is None else buffer.to(self.device)
+        weights = [
             (owner, name, parameter)
             for module in modules
             for owner in module.modules()
             for name, parameter in owner._parameters.items()
             if parameter is not None
         ]
-        buffers = [
-            (m, name, buffer) for module in modules for m in module.modules() for name, buffer in m._buffers.items()
-        ]
-        for owner, name, buffer in buffers:  # small: they stay
-            owner._buffers[name] = None if buffer is None else buffer.to(self.device)
-        me = object()
+        return Turn(self, weights)
 
-        def bring() -> torch.device:
-            if self._whose is not me:
-                self.clear()
-                with torch.inference_mode(False):  # quantised weights cannot be made into parameters in it
-                    for owner, name, parameter in home:
-                        moved = parameter.detach().to(self.device)
-                        owner._parameters[name] = nn.Parameter(moved, requires_grad=False)
-                self._here, self._whose = home, me
-            return self.device
-
-        return bring
+    def bring(self, turn: Turn) -> None:
+        """Copy the weights of a turn to the device, unless they are there."""
+        if self._present is turn:
+            return
+        self.clear()
+        with torch.inference_mode(False):  # quantised weights cannot be made into parameters in it
+            for owner, name, parameter in turn.weights:
+                owner._parameters[name] = nn.Parameter(parameter.detach().to(self.device), requires_grad=False)
+        self._present = turn
 
     def clear(self) -> None:
         """Take the weights that are there from the device."""
-        for owner, name, parameter in self._here:
+        for owner, name, parameter in () if self._present is None else self._present.weights:
             owner._parameters[name] = parameter
-        self._here, self._whose = [], None
+        self._present = None
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """Networks of `Turns` that are needed together (`Bring`)."""
+
+    turns: Turns
+    weights: list[tuple[nn.Module, str, nn.Parameter]]
+    """Every parameter where it waits, with its module and name."""
+
+    def __call__(self) -> torch.device:
+        self.turns.bring(self)
+        return self.turns.device
+
+
+@dataclass(frozen=True)
+class Stay:
+    """The device of weights that need not be brought (`Bring`)."""
+
+    device: torch.device
+
+    def __call__(self) -> torch.device:
+        return self.device
 
 
 def offload_groups(module: nn.Module, device: torch.device, leaves: bool) -> None:

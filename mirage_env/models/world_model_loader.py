@@ -28,7 +28,7 @@ from mirage_env.models.geometry.loader import load_depth, load_segmentation
 from mirage_env.models.io.fingerprint import fingerprint
 from mirage_env.models.io.hub import find_model, find_part, is_pipeline, shipped_models
 from mirage_env.models.io.state_dicts import WEIGHTS, load_module, load_strictly, read_weights, save_module
-from mirage_env.models.offload import Placed, cast, native_dtype
+from mirage_env.models.offload import Placed, PlacedCodec, PlacedDepth, PlacedSegmenter, cast, native_dtype
 from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.depth_unet import DepthUNet
 from mirage_env.models.small.refiner import BareReadout, ConvRefiner
@@ -56,6 +56,7 @@ __all__ = [
     "shipped_models",
 ]
 ModuleT = TypeVar("ModuleT", bound=ModelMixin)
+PlacedT = TypeVar("PlacedT", bound=Placed)
 
 
 def load_world_model(
@@ -162,11 +163,11 @@ def _load_small(
     added = {name: place for name, place in given.items() if place is not None}
     return WorldModel(
         config=config,
-        codec=Placed(codec, device, dtype),
-        depth=Placed(part(DepthUNet, "depth"), device, dtype)
+        codec=PlacedCodec(codec, device, dtype),
+        depth=PlacedDepth(part(DepthUNet, "depth"), device, dtype)
         if depth is None
         else load_depth(depth, config, device, dtype),
-        segmenter=Placed(part(SegmentationUNet, "segmentation"), device, dtype)
+        segmenter=PlacedSegmenter(part(SegmentationUNet, "segmentation"), device, dtype)
         if segmentation is None
         else load_segmentation(segmentation, config, device, dtype),
         refiner=part(ConvRefiner, "refiner") if (folder / "refiner").is_dir() else BareReadout(),
@@ -192,10 +193,10 @@ def _check_sizes(folder: Path, config: WorldModelConfig, codec: ConvCodec, trans
         )
 
 
-def frozen(cls: type[ModuleT], folder: Path) -> Placed:
-    """A network of a folder as `load_world_model` would run it on the CPU."""
+def frozen(placed: type[PlacedT], cls: type[ModelMixin], folder: Path) -> PlacedT:
+    """A network of a folder as `load_world_model` would run it on the CPU, behind the Protocol of `placed`."""
     device = torch.device("cpu")
-    return Placed(cast(load_module(cls, folder), device, native_dtype(device)), device, native_dtype(device))
+    return placed(cast(load_module(cls, folder), device, native_dtype(device)), device, native_dtype(device))
 
 
 def save_world_model(model: WorldModel, folder: Path) -> None:

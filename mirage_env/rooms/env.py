@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
@@ -158,13 +159,20 @@ class RoomsEnv(ChunkEnv[RoomState]):
 
 
 class RoomsVectorEnv(ChunkVectorEnv[RoomState]):
-    """Several rooms at once; arguments as for `RoomsEnv`.
+    """Several rooms at once.
 
     Args:
         num_envs: number of worlds.
-        max_episode_steps: truncate episodes after so many steps.
+        max_episode_steps, threads, autoreset_mode: as for `ChunkVectorEnv`.
         **kwargs: of `RoomsEnv`.
     """
 
-    def __init__(self, num_envs: int = 1, max_episode_steps: int | None = None, **kwargs: Any) -> None:
-        super().__init__(RoomsEnv(**kwargs), num_envs, max_episode_steps)
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        threads: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(RoomsEnv(**kwargs), num_envs, max_episode_steps, threads, autoreset_mode)

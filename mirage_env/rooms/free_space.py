@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
-from mirage_env.rooms.camera_walks import upright
+from mirage_env.rooms.camera_poses import upright
 from mirage_env.rooms.room import Room
 from mirage_env.rooms.scene import CELL
 

@@ -13,7 +13,7 @@ from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.interfaces import MOVER, SKY, STATIC, StartView
 from mirage_env.rooms import builder, ray_intersection, raycaster, scene
-from mirage_env.rooms.camera_walks import upright
+from mirage_env.rooms.camera_poses import upright
 from mirage_env.rooms.textures import atlas
 
 SPLITS = ("train", "validation", "test")

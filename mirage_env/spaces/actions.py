@@ -6,6 +6,7 @@ z forward). All three are exact: the last camera is the one that was asked for, 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class PoseBox(Box):
 
 @batch_space.register(PoseBox)
 def _batch_pose_box(space: PoseBox, n: int = 1) -> PoseBox:
-    return PoseBox((n, *space.shape), seed=np.random.default_rng(space.np_random.integers(2**31)))
+    # A copy, as Gymnasium does for a `Box`: batching draws nothing from the single space.
+    return PoseBox((n, *space.shape), seed=copy.deepcopy(space.np_random))
 
 
 class Control(Protocol):
@@ -197,8 +199,8 @@ def check_action(action: ArrayLike, space: Box, names: Sequence[str]) -> Numbers
     """
     try:
         values = np.asarray(action)
-    except ValueError as error:  # rows of different lengths
-        raise InvalidActionError(f"the action is no array; give {_described(space)}") from error
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths; a tensor with a gradient
+        raise InvalidActionError(f"the action is no array ({error}); give {_described(space)}") from error
     if values.dtype.kind not in "fiu":
         raise InvalidActionError(f"the action has type {values.dtype}; give numbers, {_described(space)}")
     if values.shape != space.shape:

@@ -1,8 +1,9 @@
-"""Options of `reset` that environments share."""
+"""Seeds and options of `reset` that environments share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,40 @@ from mirage_env.camera import Camera, pose_from_vector
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
 
 
-def check_options(options: dict[str, Any], valid: Sequence[str]) -> None:
-    """Refuse options of `reset` that an environment does not have.
+def check_seed(seed: Any) -> int | None:
+    """Convert a seed to a Python integer; NumPy's integers count, too.
 
     Raises:
-        InvalidOptionError: the unknown names, and the valid ones.
+        InvalidOptionError: not a whole number from 0, and not None.
     """
+    if seed is None:
+        return None
+    try:
+        value = operator.index(seed)
+    except TypeError as error:
+        raise InvalidOptionError(f"the seed is {seed!r}; give a whole number from 0, or None") from error
+    if value < 0:
+        raise InvalidOptionError(f"the seed is {value}; give a whole number from 0, or None")
+    return value
+
+
+def check_options(options: Any, valid: Sequence[str]) -> dict[str, Any]:
+    """Copy the options of a `reset` that has only those named.
+
+    Raises:
+        InvalidOptionError: not a mapping, or unknown names.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise InvalidOptionError(f"options is {options!r}; give a dictionary, whose keys may be {list(valid)}, or None")
     if unknown := sorted(str(name) for name in options if name not in valid):
         raise InvalidOptionError(f"unknown reset options {unknown}; valid ones are {list(valid)}")
+    return dict(options)
 
 
 def as_camera(value: Camera | ArrayLike, default: Camera) -> Camera:
-    """The option `camera`: a `Camera`, or a pose with the intrinsics of `default`.
+    """Convert the option `camera`: a `Camera`, or a pose that gets the intrinsics of `default`.
 
     Args:
         value: a camera, a pose [4, 4], or a pose vector (x, y, z, qw, qx, qy, qz).

@@ -6,7 +6,7 @@ A task of one's own is a subclass of `Task` with an `evaluate`, given as `gymnas
 from __future__ import annotations
 
 from mirage_env.errors import InvalidOptionError
-from mirage_env.tasks.base import NoTask, Place, Start, Step, Task, Verdict
+from mirage_env.tasks.base import NoTask, Start, Step, Task, Verdict, World
 from mirage_env.tasks.explore import Explore
 from mirage_env.tasks.guard import Guard
 from mirage_env.tasks.image_nav import ImageNav
@@ -21,13 +21,13 @@ __all__ = [
     "ImageNav",
     "ImageReward",
     "NoTask",
-    "Place",
     "PointNav",
     "Revisit",
     "Start",
     "Step",
     "Task",
     "Verdict",
+    "World",
     "task_from",
 ]
 

@@ -29,7 +29,7 @@ STOPS = ("automatic", "action")
 """How an episode ends at its goal: by itself, or by an action that says so."""
 
 
-class Place(Protocol):
+class World(Protocol):
     """What a task may ask the world, as it is at that moment."""
 
     def distance_to(self, goal: Point) -> Distance:
@@ -54,7 +54,7 @@ class Start:
     """What a task learns when an episode begins."""
 
     shown: Shown  # one frame
-    place: Place
+    world: World
     rng: np.random.Generator
     options: Mapping[str, Any]
     """Those options of `reset` that the task's `options` name."""
@@ -72,7 +72,7 @@ class Step:
     before: Camera
     """Where the step began."""
     shown: Shown  # F frames
-    place: Place
+    world: World
     action: NDArray[Any]
     stopped: bool
     """Whether the action said STOP; never, unless the task has `stop="action"`."""

@@ -76,13 +76,13 @@ class ImageNav(Rules, Task):
         if pose is None and image is not None:
             raise InvalidOptionError("the option 'goal_image' needs 'goal', the pose where it was taken")
         if pose is None:
-            target = start.place.goal_camera(start.rng, self.min_distance, self.max_distance, self.goals)
+            target = start.world.goal_camera(start.rng, self.min_distance, self.max_distance, self.goals)
         else:
             target = as_camera(pose, start.camera)
-            check_goal(start.place, target.position, self.radius)
+            check_goal(start.world, target.position, self.radius)
         shape = start.shown.frames[-1].shape
-        image = start.place.picture(target) if image is None else _checked(image, shape)
-        trip = Trip.begin(target, start.camera, self.distance_to(target.position, start.place))
+        image = start.world.picture(target) if image is None else _checked(image, shape)
+        trip = Trip.begin(target, start.camera, self.distance_to(target.position, start.world))
         progress = ImageTrip(trip, image, viewing_angle(start.camera, target))
         return Verdict(progress, info={**trip.measures(False), **_info(progress)}, goal=image)
 

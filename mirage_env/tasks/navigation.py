@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.spaces.actions import POSITION_LIMIT
-from mirage_env.tasks.base import GOALS, STOPS, Distance, Goals, Place, Point, Step, Verdict
+from mirage_env.tasks.base import GOALS, STOPS, Distance, Goals, Point, Step, Verdict, World
 
 GOAL_LIMIT = 4.0 * POSITION_LIMIT
 """Bound of relative positions, metres: farther than any two cameras."""
@@ -63,9 +63,9 @@ class Rules:
                 f"give 0 < min_distance <= max_distance <= {POSITION_LIMIT:g} metres"
             )
 
-    def distance_to(self, goal: Point, place: Place) -> Distance:
+    def distance_to(self, goal: Point, world: World) -> Distance:
         """How far it is to a goal: around obstacles where they are known, unless the goal was seen."""
-        return straight_to(goal) if self.goals == "seen" else place.distance_to(goal)
+        return StraightDistance(goal) if self.goals == "seen" else world.distance_to(goal)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ def judge(
     return Verdict(trip, reward, over, success, {**trip.measures(success), **info}, goal)
 
 
-def check_goal(place: Place, point: Point, radius: float) -> None:
+def check_goal(world: World, point: Point, radius: float) -> None:
     """Refuse a goal that was given but cannot be reached.
 
     Raises:
@@ -128,7 +128,7 @@ def check_goal(place: Place, point: Point, radius: float) -> None:
         raise InvalidOptionError(
             f"the goal is at {point.tolist()}; coordinates must be finite and within +-{POSITION_LIMIT:g} metres"
         )
-    gap = place.gap_to(point)
+    gap = world.gap_to(point)
     if gap > radius:
         raise InvalidOptionError(
             f"the goal {point.round(2).tolist()} cannot be reached: the nearest free place is {gap:.2f} m away, and "
@@ -136,9 +136,15 @@ def check_goal(place: Place, point: Point, radius: float) -> None:
         )
 
 
-def straight_to(goal: Point) -> Distance:
-    """The distance as the crow flies."""
-    return lambda position: float(np.linalg.norm(position - goal))
+@dataclass(frozen=True, eq=False)
+class StraightDistance:
+    """Distance to a goal as the crow flies (a `tasks.Distance`)."""
+
+    goal: Point
+
+    def __call__(self, position: Point) -> float:
+        """Metres from that position."""
+        return float(np.linalg.norm(position - self.goal))
 
 
 def relative_position(camera: Camera, point: Point) -> Point:

@@ -59,11 +59,11 @@ class PointNav(Rules, Task):
             InvalidOptionError: the goal is no point, out of the world, or cannot be reached.
         """
         if (point := _given(start.options)) is not None:
-            check_goal(start.place, point, self.radius)
+            check_goal(start.world, point, self.radius)
             target = start.camera.at(_at(start.camera, point))
         else:
-            target = start.place.goal_camera(start.rng, self.min_distance, self.max_distance, self.goals)
-        trip = Trip.begin(target, start.camera, self.distance_to(target.position, start.place))
+            target = start.world.goal_camera(start.rng, self.min_distance, self.max_distance, self.goals)
+        trip = Trip.begin(target, start.camera, self.distance_to(target.position, start.world))
         info = {**trip.measures(False), "goal_position": target.position}
         return Verdict(trip, info=info, goal=self._goal(start.camera, target))
 

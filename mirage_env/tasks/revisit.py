@@ -15,7 +15,7 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import STATIC
 from mirage_env.spaces.observations import WorldFormat
 from mirage_env.tasks.base import Start, Step, Task, Verdict
-from mirage_env.tasks.navigation import GOAL_LIMIT, Trip, check_positive, straight_to, viewing_angle
+from mirage_env.tasks.navigation import GOAL_LIMIT, StraightDistance, Trip, check_positive, viewing_angle
 
 BEST_PSNR = 100.0
 """dB that equal images count as."""
@@ -88,7 +88,7 @@ class Revisit(Task):
 
     def start(self, start: Start) -> Verdict:
         """Remember the start view."""
-        trip = Trip.begin(start.camera, start.camera, straight_to(start.camera.position))
+        trip = Trip.begin(start.camera, start.camera, StraightDistance(start.camera.position))
         static = start.shown.labels[-1] == STATIC
         return self._verdict(Return(trip, start.shown.frames[-1], static), start.camera, np.zeros(1), False)
 
@@ -101,7 +101,7 @@ class Revisit(Task):
         back = self._been_out(now) and now.trip.left <= self.radius and now.angle <= self.angle
         reward[-1] += self.bonus * back - self.slack
         if back:
-            again = step.place.picture(now.trip.target)
+            again = step.world.picture(now.trip.target)
             now = replace(now, psnr=_psnr(now.first, again, now.static))
         return self._verdict(now, step.camera, np.array(reward), back)
 

@@ -17,7 +17,7 @@ from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.errors import DatasetError, InvalidOptionError, ModelNotFoundError
 from mirage_env.models.io.hub import find_model, find_part, is_pipeline
 from mirage_env.models.io.state_dicts import WEIGHTS, load_module, load_published
-from mirage_env.models.offload import Placed, native_dtype
+from mirage_env.models.offload import PlacedCodec, native_dtype
 from mirage_env.models.small.refiner import BareReadout, ConvRefiner
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.models.wan.pipeline_loader import EXACT
@@ -102,7 +102,7 @@ def training_denoiser(
     return ChunkDenoiser(transformer, branch, config.sampler, embedded if data.info.text_length else None)
 
 
-def checked_codec(sources: Sources, data: LatentClips, device: torch.device) -> Placed:
+def checked_codec(sources: Sources, data: LatentClips, device: torch.device) -> PlacedCodec:
     """The codec that made the data set.
 
     Raises:
@@ -112,7 +112,7 @@ def checked_codec(sources: Sources, data: LatentClips, device: torch.device) -> 
     codec = WanCodec(load_published(AutoencoderKLWan, sources.part("vae"), device, dtype)).eval()
     if fingerprint(codec) != data.info.codec:
         raise DatasetError(f"{data.path} was made by another codec ({data.info.codec}) than that of {sources.folder}")
-    return Placed(codec, device, dtype)
+    return PlacedCodec(codec, device, dtype)
 
 
 def training_refiner(sources: Sources, device: torch.device) -> BareReadout | ConvRefiner:

@@ -26,6 +26,7 @@ from torch import nn
 from mirage_env.datasets.clips import Clips
 from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.errors import InvalidOptionError
+from mirage_env.models.offload import PlacedCodec, PlacedDepth, PlacedSegmenter
 from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.depth_unet import DepthUNet
 from mirage_env.models.small.refiner import BareReadout, ConvRefiner
@@ -155,13 +156,14 @@ def _scene(config: TrainConfig) -> None:
 
 def _encode(config: TrainConfig) -> None:
     model = config.out / "model"
+    depth, segmentation = model / "depth", model / "segmentation"
     encode_clips(
         _clips(config),
         _dataset(config),
         rooms_config(config.size),
-        frozen(ConvCodec, model / "codec"),
-        frozen(DepthUNet, model / "depth") if (model / "depth").is_dir() else None,
-        frozen(SegmentationUNet, model / "segmentation") if (model / "segmentation").is_dir() else None,
+        frozen(PlacedCodec, ConvCodec, model / "codec"),
+        frozen(PlacedDepth, DepthUNet, depth) if depth.is_dir() else None,
+        frozen(PlacedSegmenter, SegmentationUNet, segmentation) if segmentation.is_dir() else None,
     )
 
 
@@ -181,7 +183,7 @@ def _train(
     sample = SampleVideos(
         variant=variant,
         sampler=sampler,
-        codec=lambda: frozen(ConvCodec, config.out / "model" / "codec"),
+        codec=lambda: frozen(PlacedCodec, ConvCodec, config.out / "model" / "codec"),
         folder=folder / "samples",
         fps=rooms_config(config.size).frames_per_second,
     )

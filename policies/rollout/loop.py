@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mirage_env.envs.snapshots import TaskState
+from mirage_env.envs.time_step import TaskState
 from mirage_env.episodes import Episode, RecordEpisodes, differences
 from mirage_env.errors import InvalidOptionError
 from mirage_env.store import open_cache

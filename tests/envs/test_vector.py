@@ -11,8 +11,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from stand_ins import Recorder, start_view, walled_world_model
 
-from mirage_env.envs.vector import MirageVectorEnv
-from mirage_env.envs.world import MirageEnv
+from mirage_env.envs.world import MirageEnv, MirageVectorEnv
 from mirage_env.errors import InvalidActionError, InvalidImageError, InvalidOptionError
 from mirage_env.rooms.env import RoomsEnv, RoomsVectorEnv
 
@@ -227,7 +226,7 @@ def test_every_world_renders_its_own_frame(model):
         (lambda m: MirageVectorEnv(0, model=m), "num_envs is 0"),
         (lambda m: MirageVectorEnv(2, max_episode_steps=0, model=m), "max_episode_steps is 0"),
         (lambda m: MirageVectorEnv(2, threads=0, model=m), "threads is 0"),
-        (lambda m: MirageVectorEnv(2, model=m, start_views=start_view).reset(seed=[1]), "1 seeds were given; 2 worlds"),
+        (lambda m: MirageVectorEnv(2, model=m, start_views=start_view).reset(seed=[1]), "one for each of 2 worlds"),
         (lambda m: MirageVectorEnv(2, model=m).reset(options={"reset_mask": np.ones(3, bool)}), "give 2 bools"),
         (
             lambda m: MirageVectorEnv(2, model=m).reset(options={"reset_mask": np.array([True, False])}),

@@ -65,7 +65,7 @@ def make(name):
 def equal(a, b):
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, tuple):
+    if isinstance(a, tuple | list) or (isinstance(a, np.ndarray) and a.dtype == object):
         return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
     return np.array_equal(a, b)
 

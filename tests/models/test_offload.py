@@ -1,5 +1,6 @@
 """Offloading, tiling, and smaller weights."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from tiny_checkpoints import autoencoder
 from torch import nn
 
-from mirage_env.models.offload import Placed, Turns, decoding_bytes, set_tiling
+from mirage_env.models.offload import PlacedSegmenter, Turns, decoding_bytes, set_tiling
 
 META = torch.device("meta")
 """A device that can be told from the CPU everywhere; nothing can be computed there."""
@@ -55,18 +56,39 @@ def test_weights_that_are_there_are_not_brought_again():
     assert all(a is b for a, b in zip(there, network.parameters(), strict=True))
 
 
-def test_placed_network_is_brought_before_it_is_called():
-    class Doubler(nn.Module):
-        def double(self, images):
-            calls.append("called")
-            return 2 * images
+class Doubler(nn.Module):
+    """Notes its calls."""
 
-    calls: list[str] = []
-    placed = Placed(Doubler(), torch.device("cpu"), torch.float64, lambda: calls.append("brought") or META)
-    out = placed.double(torch.ones(2))
-    assert calls == ["brought", "called"]
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+
+    def segment(self, images):
+        self.calls.append((images.dtype, images.device))
+        return 2 * images
+
+
+def test_placed_network_is_brought_before_it_is_called():
+    calls: list[object] = []
+    cpu = torch.device("cpu")
+    placed = PlacedSegmenter(Doubler(calls), cpu, torch.float64, lambda: calls.append("brought") or META)
+    out = placed.segment(torch.ones(2))
+    assert calls == ["brought", (torch.float64, cpu)]
     assert out.dtype == torch.float32
     assert out.tolist() == [2.0, 2.0]
+
+
+def test_copied_networks_take_turns_of_their_own():
+    first, second, _ = networks()
+    turns = Turns(META)
+    bring, other = turns.member(first), turns.member(second)
+    bring()
+    first_copy, second_copy, bring_copy, other_copy = copy.deepcopy((first, second, bring, other))
+    other_copy()
+    assert (places(first_copy), places(second_copy)) == ({"cpu"}, {"meta"})
+    assert (places(first), places(second)) == ({"meta"}, {"cpu"})
+    bring_copy()
+    assert (places(first_copy), places(second_copy)) == ({"meta"}, {"cpu"})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A codec with four frames per latent behind the protocol of the world model."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from tiny_wan import CHANNELS, SIZE, tiny_vae
@@ -68,3 +70,22 @@ def test_latents_are_normalised_by_the_statistics_of_the_configuration(codec, vi
 def test_frames_that_make_no_whole_latents_are_refused(codec, video):
     with pytest.raises(InvalidImageError, match=r"7 frames .* 4 frames per latent; give a multiple"):
         codec.encode_chunk(video[:7], torch.zeros(CHANNELS, 4, 4))
+
+
+def test_threads_do_not_mix_their_videos(codec, video):
+    """The autoencoder keeps features of past frames while it works; each call has its own."""
+    clips = [video, -video, video.flip(0), video.roll(1, 1)]
+
+    @torch.inference_mode()
+    def there_and_back(clip):  # [9, 3, H, W]
+        first = codec.encode(clip[:1])[0]
+        latents = codec.encode_chunk(clip[1:], first)
+        return latents, codec.decode_chunk(latents, first)
+
+    alone = [there_and_back(clip) for clip in clips]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(there_and_back, clips * 3))
+    for (latents, frames), (expected_latents, expected_frames) in zip(together, alone * 3, strict=True):
+        assert torch.equal(latents, expected_latents)
+        assert torch.equal(frames, expected_frames)
+    assert codec.vae.state_dict().keys() == tiny_vae().state_dict().keys()

@@ -124,6 +124,7 @@ def test_stop_ends_the_episode_right_or_wrong():
         env.reset(seed=0, options=near)
         *_, terminated, _, info = env.step(np.append(motion, np.float32(stop)))
         assert (terminated, info["is_success"], info["spl"] > 0.0) == (ends, succeeds, succeeds)
+    env.reset(seed=0)
     with pytest.raises(InvalidActionError, match="stop"):
         env.step(np.append(FORWARD, np.float32(2.0)))
 

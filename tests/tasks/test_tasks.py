@@ -31,7 +31,7 @@ from task_worlds import (
 )
 
 from mirage_env.envs.conformance import check_world_env
-from mirage_env.envs.vector import MirageVectorEnv
+from mirage_env.envs.world import MirageVectorEnv
 from mirage_env.errors import InvalidImageError, InvalidOptionError, InvalidPoseError
 from mirage_env.tasks import TASKS, Explore, Guard, ImageNav, ImageReward, NoTask, PointNav, Revisit, Task, Verdict
 

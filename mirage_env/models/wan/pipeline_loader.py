@@ -16,7 +16,16 @@ from mirage_env.models.geometry.loader import load_depth, load_segmentation
 from mirage_env.models.io.fingerprint import sampled_fingerprint, sampled_hash
 from mirage_env.models.io.published_checkpoints import lora_from_published
 from mirage_env.models.io.state_dicts import load_module, load_published, read_json, read_weights
-from mirage_env.models.offload import Placed, Turns, cast, decoding_bytes, free_memory, set_tiling
+from mirage_env.models.offload import (
+    PlacedCodec,
+    PlacedDepth,
+    PlacedSegmenter,
+    Turns,
+    cast,
+    decoding_bytes,
+    free_memory,
+    set_tiling,
+)
 from mirage_env.models.small.depth_unet import DepthUNet
 from mirage_env.models.small.refiner import BareReadout, ConvRefiner
 from mirage_env.models.small.segmentation_unet import SegmentationUNet
@@ -38,7 +47,7 @@ class Networks:
     """Networks and settings of a `WorldModel`."""
 
     config: WorldModelConfig
-    codec: Placed
+    codec: PlacedCodec
     depth: DepthEstimator
     segmenter: StaticSegmenter
     refiner: ReadoutRefiner
@@ -85,10 +94,10 @@ def load_full_size(sources: Sources, running: Running, prompt_cache: Path | None
     )
 
 
-def codec_of(vae: AutoencoderKLWan, running: Running, turns: Turns | None = None) -> Placed:
+def codec_of(vae: AutoencoderKLWan, running: Running, turns: Turns | None = None) -> PlacedCodec:
     """The codec of images and latents."""
     module, device = WanCodec(vae).eval(), running.device_of("vae")
-    return Placed(module, device, running.dtype, None if turns is None else turns.member(module))
+    return PlacedCodec(module, device, running.dtype, None if turns is None else turns.member(module))
 
 
 def _transformer(sources: Sources, running: Running) -> ControlledTransformer:
@@ -142,7 +151,7 @@ def depth_of(sources: Sources, config: WorldModelConfig, running: Running) -> De
     """The depth model: given, the folder's own, or that of the settings."""
     device, own = running.device_of("depth"), sources.own("depth")
     if sources.depth is None and own is not None and _is_ours(own, DepthUNet):
-        return Placed(cast(load_module(DepthUNet, own), device, running.dtype), device, running.dtype)
+        return PlacedDepth(cast(load_module(DepthUNet, own), device, running.dtype), device, running.dtype)
     return load_depth(sources.depth or own, config, device, running.dtype)
 
 
@@ -150,7 +159,7 @@ def segmenter_of(sources: Sources, config: WorldModelConfig, running: Running) -
     """The segmenter of movers and sky: given, the folder's own, or that of the settings."""
     device, own = running.device_of("segmentation"), sources.own("segmentation")
     if sources.segmentation is None and own is not None and _is_ours(own, SegmentationUNet):
-        return Placed(cast(load_module(SegmentationUNet, own), device, running.dtype), device, running.dtype)
+        return PlacedSegmenter(cast(load_module(SegmentationUNet, own), device, running.dtype), device, running.dtype)
     return load_segmentation(sources.segmentation or own, config, device, running.dtype)
 
 

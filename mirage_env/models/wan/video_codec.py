@@ -7,6 +7,8 @@ that it begins at (paper, section on chunks).
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
@@ -64,9 +66,17 @@ class WanCodec(nn.Module):
         return self._decode(video)[0].transpose(0, 1)[1:]
 
     def _encode(self, video: Tensor) -> Tensor:  # [B, 3, 1 + s K, H, W] -> [B, C, 1 + K, h, w]
-        latents = self.vae.encode(video, return_dict=False)[0].mode()
+        latents = self._vae_of_one_call().encode(video, return_dict=False)[0].mode()
         return (latents - self.mean.to(latents)) / self.std.to(latents)
 
     def _decode(self, latents: Tensor) -> Tensor:  # [B, C, 1 + K, h, w] -> [B, 3, 1 + s K, H, W]
         latents = latents * self.std.to(latents) + self.mean.to(latents)
-        return self.vae.decode(latents, return_dict=False)[0].clamp(-1.0, 1.0)
+        return self._vae_of_one_call().decode(latents, return_dict=False)[0].clamp(-1.0, 1.0)
+
+    def _vae_of_one_call(self) -> AutoencoderKLWan:
+        """The autoencoder with a causal cache of its own.
+
+        diffusers keeps the features of past frames as attributes of the module, so threads that share it would mix
+        their videos. A shallow copy shares the weights and has its own attributes.
+        """
+        return copy.copy(self.vae)

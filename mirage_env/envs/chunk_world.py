@@ -1,0 +1,74 @@
+"""The world behind an environment: functions of its state, filled in by the learned world and the simulator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirage_env.camera import Camera
+from mirage_env.spaces.observations import Shown
+from mirage_env.tasks.base import Distance, Goals, Point
+from mirage_env.tasks.goal_sampling import seen_camera
+from mirage_env.tasks.navigation import StraightDistance
+
+StateT = TypeVar("StateT")
+
+
+class ChunkWorld(ABC, Generic[StateT]):
+    """A world whose state is a value. No method changes the world or the state that it is given."""
+
+    @abstractmethod
+    def open_world(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[StateT, Shown]:
+        """Open a new world; everything random comes from `rng`."""
+
+    @abstractmethod
+    def walk(self, states: Sequence[StateT], paths: Sequence[Sequence[Camera]]) -> list[tuple[StateT, Shown]]:
+        """Generate the next chunk of each of several worlds."""
+
+    @abstractmethod
+    def look(self, state: StateT) -> Shown:
+        """Show the last frame of a world, as far as its state holds it."""
+
+    @abstractmethod
+    def picture(self, state: StateT, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
+        """Show the world from a camera, now."""
+
+    def distance_to(self, state: StateT, goal: Point) -> Distance:
+        """Return the way to a point: straight, for a world whose obstacles are not known."""
+        return StraightDistance(goal)
+
+    def gap_to(self, state: StateT, point: Point) -> float:
+        """Measure the metres from a point to the nearest free one; 0 for a world whose obstacles are not known."""
+        return 0.0
+
+    def free_camera(self, state: StateT, rng: np.random.Generator, low: float, high: float) -> Camera | None:
+        """Draw a view from free space, `low` to `high` metres away; None for a world whose obstacles are not known."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class WorldSnapshot(Generic[StateT]):
+    """A world in one state, as a task may query it (`tasks.World`)."""
+
+    world: ChunkWorld[StateT]
+    state: StateT
+    shown: Shown
+
+    def distance_to(self, goal: Point) -> Distance:
+        return self.world.distance_to(self.state, goal)
+
+    def gap_to(self, point: Point) -> float:
+        return self.world.gap_to(self.state, point)
+
+    def goal_camera(self, rng: np.random.Generator, low: float, high: float, goals: Goals) -> Camera:
+        if goals == "free" and (camera := self.world.free_camera(self.state, rng, low, high)) is not None:
+            return camera
+        return seen_camera(self.shown, rng, low, high)
+
+    def picture(self, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
+        return self.world.picture(self.state, camera)
