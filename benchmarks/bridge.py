@@ -278,7 +278,8 @@ def _bare_chunks(model: Any, chunks: int, threads: int, turn: float) -> float:
     """CPU seconds of `WorldModel.step` per chunk, on the same way."""
     import torch
 
-    from mirage_env.camera import between, pose_from_rotation_vector
+    from mirage_env.camera import between
+    from mirage_env.poses import pose_from_rotation_vector
     from ros_bridge.nodes.start_views import start_view
     from ros_bridge.parameters.world_parameters import WorldParameters
 

@@ -14,8 +14,9 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.memory.lifting import depth_edges, footprint, lift
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.tokens.blocks import Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
 

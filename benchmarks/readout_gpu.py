@@ -16,8 +16,9 @@ from dataclasses import fields
 import numpy as np
 import torch
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.config.world import ReadoutConfig
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.readout import backends
 from mirage_env.readout.zbuffer import Rule, Splat
 from mirage_env.readout.zbuffer_numba import splat_numba

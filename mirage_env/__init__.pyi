@@ -8,6 +8,7 @@ from . import evaluation as evaluation
 from . import memory as memory
 from . import models as models
 from . import notebook as notebook
+from . import poses as poses
 from . import readout as readout
 from . import rooms as rooms
 from . import spaces as spaces
@@ -18,7 +19,6 @@ from . import training as training
 from . import viewer as viewer
 from . import viz as viz
 from .camera import Camera as Camera
-from .camera import pose_from_rotation_vector as pose_from_rotation_vector
 from .envs import ChunkEnv as ChunkEnv
 from .envs import MirageEnv as MirageEnv
 from .envs import MirageVectorEnv as MirageVectorEnv
@@ -35,6 +35,7 @@ from .memory import RgbMemory as RgbMemory
 from .models import load_world_model as load_world_model
 from .models import save_world_model as save_world_model
 from .spaces import DiscreteControl as DiscreteControl
+from .poses import pose_from_rotation_vector as pose_from_rotation_vector
 from .store import load_world as load_world
 from .store import open_cache as open_cache
 from .store import save_world as save_world

@@ -1,4 +1,4 @@
-"""Pinhole cameras and rigid motions, float64 NumPy.
+"""Pinhole cameras, float64 NumPy.
 
 OpenCV axes (x right, y down, z forward). `T_a_b` maps points of frame b into frame a; a pose is `T_world_cam`, metres.
 Pixel centres lie at +1/2, so intrinsics scale with the image: `K_latent = diag(w/W, h/H, 1) K_image`. Quaternions are
@@ -13,14 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from transforms3d import axangles, quaternions
 
-from mirage_env.errors import InvalidCameraError, InvalidPoseError
-
-Matrix = NDArray[np.float64]
-
-RIGID_TOLERANCE = 1e-2
-"""Largest deviation of R R^T from the identity that counts as rounding: files with three or four decimals have it."""
+from mirage_env.errors import InvalidCameraError
+from mirage_env.poses import Matrix, interpolate, inverse, rigid, vector_from_pose
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,111 +101,13 @@ class Camera:
 
     def as_vector(self) -> NDArray[np.float64]:  # [7]
         """Pose as (x, y, z, qw, qx, qy, qz)."""
-        return np.concatenate([self.position, quaternions.mat2quat(self.T_world_cam[:3, :3])])
-
-
-def rigid(T: ArrayLike) -> Matrix:
-    """Check that `T` [4, 4] is a rigid motion and remove rounding from its rotation.
-
-    Raises:
-        InvalidPoseError: wrong shape, non-finite entries, a last row other than (0, 0, 0, 1), or a rotation block that
-            is not a proper rotation within `RIGID_TOLERANCE`.
-    """
-    T = np.array(T, np.float64)  # a copy: the caller may go on to change theirs
-    if T.shape != (4, 4):
-        raise InvalidPoseError(f"a pose has shape {T.shape}; give a 4 x 4 matrix T_world_cam")
-    if not np.isfinite(T).all():
-        raise InvalidPoseError("a pose holds NaN or infinite values; give finite metres and a rotation matrix")
-    if not np.array_equal(T[3], [0.0, 0.0, 0.0, 1.0]):
-        raise InvalidPoseError(f"the last row of a pose is {T[3].tolist()}; it must be [0, 0, 0, 1]")
-    R = T[:3, :3]
-    error = np.abs(R @ R.T - np.eye(3)).max()
-    if error > RIGID_TOLERANCE or np.linalg.det(R) < 0.0:
-        raise InvalidPoseError(
-            f"the 3 x 3 block of a pose is no rotation (R R^T differs from the identity by {error:.2g}, "
-            f"determinant {np.linalg.det(R):.3g}); remove scale, shear and mirroring"
-        )
-    if error > 1e-12:
-        U, _, Vt = np.linalg.svd(R)
-        T[:3, :3] = U @ Vt
-    return T
-
-
-def inverse(T_a_b: Matrix) -> Matrix:
-    """`T_b_a` of a rigid motion."""
-    T_b_a = np.eye(4)
-    T_b_a[:3, :3] = T_a_b[:3, :3].T
-    T_b_a[:3, 3] = -T_a_b[:3, :3].T @ T_a_b[:3, 3]
-    return T_b_a
-
-
-def pose_from_vector(vector: ArrayLike) -> Matrix:
-    """`T_world_cam` of (x, y, z, qw, qx, qy, qz); the quaternion is normalised.
-
-    Raises:
-        InvalidPoseError: not seven finite numbers, or a quaternion whose length is not 1 within 1 %.
-    """
-    vector = np.asarray(vector, np.float64)
-    if vector.shape != (7,) or not np.isfinite(vector).all():
-        raise InvalidPoseError(f"a pose vector is {vector.tolist()}; give 7 finite numbers x, y, z, qw, qx, qy, qz")
-    norm = float(np.linalg.norm(vector[3:]))
-    if abs(norm - 1.0) > 1e-2:
-        raise InvalidPoseError(f"the quaternion of a pose has length {norm:.3g}; give a unit quaternion (w, x, y, z)")
-    T = np.eye(4)
-    T[:3, :3] = quaternions.quat2mat(vector[3:] / norm)
-    T[:3, 3] = vector[:3]
-    return T
-
-
-def pose_from_rotation_vector(
-    translation: ArrayLike,  # [3], metres
-    rotation_vector: ArrayLike,  # [3], axis times angle, radians
-) -> Matrix:
-    """The motion with that translation and rotation."""
-    rotation = np.asarray(rotation_vector, np.float64)
-    angle = float(np.linalg.norm(rotation))
-    T = np.eye(4)
-    if angle > 0.0:
-        T[:3, :3] = axangles.axangle2mat(rotation / angle, angle, is_normalized=True)
-    T[:3, 3] = np.asarray(translation, np.float64)
-    return T
-
-
-def rotation_angle(T: Matrix) -> float:
-    """Angle of the rotation of a rigid motion, radians in [0, pi]."""
-    return math.acos(max(-1.0, min(1.0, 0.5 * (float(np.trace(T[:3, :3])) - 1.0))))
-
-
-def screw(T_a_b: Matrix, fraction: float) -> Matrix:
-    """The motion after that fraction of `T_a_b`, on a constant screw: exp(fraction * log(T_a_b)).
-
-    `screw(T, 0)` is the identity, `screw(T, 1)` is T, and `screw(T, s + t) = screw(T, s) @ screw(T, t)`.
-    """
-    # By the quaternion: transforms3d's mat2axangle finds no axis below 1e-5 rad.
-    w, *vector = quaternions.mat2quat(T_a_b[:3, :3])
-    sine = float(np.linalg.norm(vector))
-    angle = 2.0 * math.atan2(sine, w)
-    if angle < 1e-9:
-        return pose_from_rotation_vector(fraction * T_a_b[:3, 3], np.zeros(3))
-    axis = np.asarray(vector) / sine
-    # Left Jacobian of SO(3): translation(angle) = V(angle) v for a constant body velocity v.
-    velocity = np.linalg.solve(_left_jacobian(axis, angle), T_a_b[:3, 3])
-    part = fraction * angle
-    return pose_from_rotation_vector(fraction * _left_jacobian(axis, part) @ velocity, part * axis)
-
-
-def _left_jacobian(axis: NDArray[np.float64], angle: float) -> Matrix:
-    if abs(angle) < 1e-9:
-        return np.eye(3)
-    x, y, z = axis
-    skew = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + (1.0 - math.cos(angle)) / angle * skew + (1.0 - math.sin(angle) / angle) * skew @ skew
+        return vector_from_pose(self.T_world_cam)
 
 
 def between(start: Camera, end: Camera, steps: int) -> list[Camera]:
     """`steps` cameras on a constant screw from `start` (left out) to `end` (the last one)."""
-    T_start_end = start.T_cam_world @ end.T_world_cam
-    return [end.at(start.T_world_cam @ screw(T_start_end, (i + 1) / steps)) for i in range(steps)]
+    shares = np.arange(1, steps + 1) / steps
+    return [end.at(T) for T in interpolate(start.T_world_cam, end.T_world_cam, shares)]
 
 
 def pluecker_rays(

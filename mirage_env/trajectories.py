@@ -15,18 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mirage_env.camera import (
-    Camera,
-    Matrix,
-    inverse,
-    pose_from_rotation_vector,
-    pose_from_vector,
-    rigid,
-    rotation_angle,
-)
+from mirage_env.camera import Camera
 from mirage_env.datasets.realestate10k import COLUMNS, matrix_of_row
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.files import read_json, read_npy, read_regular
+from mirage_env.poses import Matrix, inverse, pose_from_rotation_vector, pose_from_vector, rigid, rotation_angle
 
 MAX_STEP = 0.12
 """Longest way between two frames of a preset, metres."""

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_env.camera import Camera, inverse, pluecker_rays
+from mirage_env.camera import Camera, pluecker_rays
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidCameraError
 from mirage_env.images import depth_tensor, frames_from_uint8, frames_to_uint8, image_tensor
@@ -33,6 +33,7 @@ from mirage_env.memory.filters import keep_cells
 from mirage_env.memory.latent import LatentMemory, splat_batch
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.references import chosen, remembered
+from mirage_env.poses import inverse
 from mirage_env.readout.zbuffer import Splat
 from mirage_env.world_state import Chunk, WorldState
 

@@ -1,4 +1,4 @@
-"""Cameras, rigid motions and rays."""
+"""Cameras and rays."""
 
 import math
 from itertools import pairwise
@@ -7,52 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rigid_motions import motions
 
-from mirage_env.camera import (
-    Camera,
-    between,
-    inverse,
-    pluecker_rays,
-    pose_from_rotation_vector,
-    pose_from_vector,
-    rigid,
-    rotation_angle,
-    screw,
-)
+from mirage_env.camera import Camera, between, pluecker_rays
 from mirage_env.errors import InvalidCameraError, InvalidPoseError, MirageError
+from mirage_env.poses import pose_from_rotation_vector
 
 ROUNDING = 1e-7
 """Metres and matrix entries; positions reach 10 m here."""
-
-
-@st.composite
-def motions(draw) -> np.ndarray:  # [4, 4]
-    """Rigid motions with rotation angles from 0 to just below pi, small ones as likely as large ones."""
-    numbers = st.floats(-1.0, 1.0)
-    axis = np.array([draw(numbers) for _ in range(3)])
-    length = np.linalg.norm(axis)
-    axis = axis / length if length > 0.1 else np.array([0.0, 0.0, 1.0])
-    angle = draw(st.one_of(st.just(0.0), st.floats(-12.0, 0.49).map(lambda e: 10.0**e), st.floats(0.0, 3.14)))
-    return pose_from_rotation_vector([10.0 * draw(numbers) for _ in range(3)], angle * axis)
-
-
-@given(motions(), st.floats(-1.0, 1.0), st.floats(-1.0, 1.0))
-def test_screw_is_a_one_parameter_group(T, s, t):
-    np.testing.assert_allclose(screw(T, 0.0), np.eye(4), atol=ROUNDING)
-    np.testing.assert_allclose(screw(T, 1.0), T, atol=ROUNDING)
-    np.testing.assert_allclose(screw(T, s + t), screw(T, s) @ screw(T, t), atol=ROUNDING)
-
-
-def test_screw_of_half_a_turn():
-    T = pose_from_rotation_vector([2.0, 1.0, 0.0], [0.0, 0.0, math.pi])
-    half = screw(T, 0.5)
-    assert rotation_angle(half) == pytest.approx(math.pi / 2)
-    np.testing.assert_allclose(half @ half, T, atol=ROUNDING)
-
-
-def test_screw_of_a_translation_is_a_straight_line():
-    T = pose_from_rotation_vector([1.0, 2.0, 3.0], [0.0, 0.0, 0.0])
-    np.testing.assert_allclose(screw(T, 0.25)[:3, 3], [0.25, 0.5, 0.75])
 
 
 @given(motions(), motions(), st.integers(1, 5))
@@ -66,69 +28,11 @@ def test_between_leaves_out_the_start_and_ends_at_the_end(T_start, T_end, steps)
         np.testing.assert_allclose(a.T_cam_world @ b.T_world_cam, T_step, atol=ROUNDING)
 
 
-@given(motions())
-def test_inverse_undoes_a_motion(T):
-    np.testing.assert_allclose(inverse(T) @ T, np.eye(4), atol=1e-12)
-    np.testing.assert_allclose(T @ inverse(T), np.eye(4), atol=1e-12)
-
-
-@given(motions())
-def test_pose_vector_round_trip(T):
-    np.testing.assert_allclose(pose_from_vector(Camera.from_fov(1.0, 8, 8, T).as_vector()), T, atol=ROUNDING)
-
-
-def test_pose_vector_is_position_and_wxyz():
-    quarter_turn_about_y = [1.0, 2.0, 3.0, math.sqrt(0.5), 0.0, math.sqrt(0.5), 0.0]
-    np.testing.assert_allclose(pose_from_vector(quarter_turn_about_y) @ [0, 0, 1, 1], [2, 2, 3, 1], atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("vector", "says"),
-    [
-        ([0, 0, 0, 1, 0, 0], "7 finite numbers"),
-        ([0, 0, math.nan, 1, 0, 0, 0], "7 finite numbers"),
-        ([0, 0, 0, 2, 0, 0, 0], "unit quaternion"),
-        ([0, 0, 0, 0, 0, 0, 0], "unit quaternion"),
-    ],
-)
-def test_bad_pose_vector_is_refused(vector, says):
-    with pytest.raises(InvalidPoseError, match=says):
-        pose_from_vector(vector)
-
-
-def _changed(row: int, col: int, value: float) -> np.ndarray:
-    T = np.eye(4)
-    T[row, col] = value
-    return T
-
-
-@pytest.mark.parametrize(
-    ("T", "says"),
-    [
-        (np.eye(3), "4 x 4"),
-        (np.eye(4)[None], "4 x 4"),
-        (np.diag([1.1, 1.1, 1.1, 1.0]), "scale"),
-        (_changed(0, 1, 0.1), "shear"),
-        (np.diag([1.0, 1.0, -1.0, 1.0]), "mirror"),
-        (np.zeros((4, 4)) + np.diag([0.0, 0.0, 0.0, 1.0]), "no rotation"),
-        (_changed(0, 3, np.nan), "NaN"),
-        (_changed(1, 1, np.inf), "NaN or infinite"),
-        (_changed(3, 0, 1.0), "last row"),
-        (np.diag([1.0, 1.0, 1.0, 2.0]), "last row"),
-    ],
-)
-def test_what_is_no_rigid_motion_is_refused(T, says):
-    with pytest.raises(InvalidPoseError, match=says):
-        rigid(T)
-    with pytest.raises(InvalidPoseError, match=says):
-        Camera.from_fov(1.0, 8, 8).at(T)
-
-
-@given(motions())
-def test_rigid_removes_the_rounding_of_single_precision(T):
-    R = rigid(T.astype(np.float32))[:3, :3]
-    np.testing.assert_allclose(R @ R.T, np.eye(3), atol=1e-14)
-    np.testing.assert_allclose(R, T[:3, :3], atol=1e-6)
+def test_a_pose_that_is_no_rigid_motion_is_refused():
+    with pytest.raises(InvalidPoseError, match="scale"):
+        Camera.from_fov(1.0, 8, 8).at(np.diag([1.1, 1.1, 1.1, 1.0]))
+    with pytest.raises(InvalidPoseError, match="last row"):
+        Camera.from_fov(1.0, 8, 8).moved(np.ones((4, 4)))
 
 
 def test_camera_keeps_its_own_copy_of_pose_and_intrinsics():

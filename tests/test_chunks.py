@@ -9,13 +9,14 @@ import torch
 from stand_ins import Recorder
 from tiny_wan import CHANNELS, PLACED, SIZE, TRAINED, tiny_transformer, tiny_wan_world_model
 
-from mirage_env.camera import Camera, between, pose_from_rotation_vector
+from mirage_env.camera import Camera, between
 from mirage_env.config.world import PlacementConfig, SamplerConfig
 from mirage_env.envs.conformance import check_world_env
 from mirage_env.envs.world import MirageVectorEnv
 from mirage_env.interfaces import Readout, StartView
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.store import CacheWriter, load_world, save_world
 
 F, K, S = 8, 2, 4

@@ -19,7 +19,7 @@ from tiny import tiny_world_model
 from torch import Tensor
 from torch.nn import functional as F
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.config.world import GateConfig, MemoryConfig, ReadoutConfig, SamplerConfig, WorldModelConfig
 from mirage_env.errors import WeightsError
 from mirage_env.interfaces import MOVER, STATIC
@@ -29,6 +29,7 @@ from mirage_env.memory.lifting import depth_to_grid, lift
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.world_model_loader import load_world_model, save_world_model
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.readout import zbuffer_numba
 from mirage_env.readout.zbuffer import Rule
 from mirage_env.store import load_world, save_world

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirage_env.camera import Camera, inverse, pose_from_rotation_vector, pose_from_vector, rotation_angle
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
+from mirage_env.poses import inverse, pose_from_rotation_vector, pose_from_vector, rotation_angle
 from mirage_env.trajectories import MAX_STEP, MAX_TURN, PRESETS, path_from_file, preset_path, up_direction
 
 CLOSED = ("loop", "orbit", "out_and_back", "look_away_and_back")

@@ -9,7 +9,7 @@ import torch
 from stand_ins import Labels, Recorder, Written, path, picture, walled_world_model
 from tiny import tiny_world_model
 
-from mirage_env.camera import Camera, pluecker_rays, pose_from_rotation_vector
+from mirage_env.camera import Camera, pluecker_rays
 from mirage_env.errors import (
     InvalidCameraError,
     InvalidDepthError,
@@ -18,6 +18,7 @@ from mirage_env.errors import (
     MirageError,
 )
 from mirage_env.interfaces import MOVER, SKY, STATIC, Readout
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.world_model import Chunk, WorldState, frames_to_uint8
 
 T, F, C = 5, 4, 8

@@ -22,8 +22,9 @@ from typing import IO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.camera import Camera, Matrix, inverse, rigid
+from mirage_env.camera import Camera
 from mirage_env.errors import ClipError, InvalidImageError
+from mirage_env.poses import Matrix, inverse, rigid
 
 COLUMNS = 19
 """Numbers in a row of a pose list."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.camera import inverse
 from mirage_env.errors import ClipError
+from mirage_env.poses import inverse
 
 POINTS = 24
 """Points along a side of a view that are looked at."""

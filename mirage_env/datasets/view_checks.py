@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mirage_env.camera import Matrix, rigid
 from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidImageError, InvalidPoseError
+from mirage_env.poses import Matrix, rigid
 
 FARTHEST = float(np.finfo(np.float16).max)
 """Depth beyond this does not fit the type that clips keep and counts as none, metres."""

@@ -13,13 +13,14 @@ import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from mirage_env.camera import Camera, between, rotation_angle
+from mirage_env.camera import Camera, between
 from mirage_env.envs.arguments import EnvArguments
 from mirage_env.envs.base import ChunkEnv
 from mirage_env.envs.frame_views import every_frame, look
 from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import StartViews
+from mirage_env.poses import rotation_angle
 from mirage_env.spaces.observations import Info, Observation, Shown, WorldFormat
 from mirage_env.spaces.reset_options import as_camera
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8

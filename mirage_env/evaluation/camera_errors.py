@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.camera import Camera, Matrix, inverse, rotation_angle
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidPoseError
+from mirage_env.poses import Matrix, inverse, rotation_angle
 from mirage_env.trajectories import path_from_file
 
 WORST_ROTATION, WORST_TRANSLATION = 15.0, 0.5

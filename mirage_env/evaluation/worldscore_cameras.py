@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mirage_env.camera import Camera, Matrix, inverse, pose_from_rotation_vector, screw
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
+from mirage_env.poses import Matrix, inverse, pose_from_rotation_vector, screw
 
 FOCAL = 500.0
 """Pixels, whatever the resolution."""

@@ -14,9 +14,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from mirage_env.camera import Camera, Matrix, inverse
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.memory.latent import PointMemory
+from mirage_env.poses import Matrix, inverse
 from mirage_env.tokens.blocks import Frames
 from mirage_env.trajectories import up_direction
 

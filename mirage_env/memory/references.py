@@ -12,9 +12,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.camera import Camera, rotation_angle
+from mirage_env.camera import Camera
 from mirage_env.interfaces import Memory, Reference
 from mirage_env.memory.latent import PointMemory
+from mirage_env.poses import rotation_angle
 from mirage_env.readout.zbuffer import Splat
 
 LEAST_OVERLAP = 0.04

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mirage_env.camera import inverse, rigid
 from mirage_env.errors import InvalidOptionError
 from mirage_env.memory.latent import PointMemory
+from mirage_env.poses import inverse, rigid
 from mirage_env.tokens.blocks import UNKNOWN_FRAME, Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
 

@@ -19,8 +19,9 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from mirage_env.camera import Camera, between, pose_from_rotation_vector, pose_from_vector
+from mirage_env.camera import Camera, between
 from mirage_env.errors import InvalidActionError, InvalidOptionError, InvalidPoseError
+from mirage_env.poses import pose_from_rotation_vector, pose_from_vector
 
 Numbers = NDArray[np.float64]
 

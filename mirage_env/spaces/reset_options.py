@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mirage_env.camera import Camera, pose_from_vector
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
+from mirage_env.poses import pose_from_vector
 
 
 def check_seed(seed: Any) -> int | None:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.spaces.observations import Shown
 
 BLOCKS = 16

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mirage_env.camera import inverse, pluecker_rays
+from mirage_env.camera import pluecker_rays
 from mirage_env.config.world import ReadoutConfig, WorldModelConfig
 from mirage_env.datasets.clip_store import LatentClip
 from mirage_env.datasets.latent_clips import LatentClips
@@ -23,6 +23,7 @@ from mirage_env.errors import ClipError, InvalidOptionError
 from mirage_env.interfaces import Readout, Reference
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.references import chosen
+from mirage_env.poses import inverse
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mirage_env.camera import inverse, pluecker_rays
+from mirage_env.camera import pluecker_rays
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.clip_store import LatentClip, write_imagined
 from mirage_env.datasets.latent_clips import LatentClips
@@ -18,6 +18,7 @@ from mirage_env.datasets.zip_arrays import ENDING
 from mirage_env.interfaces import ChunkGenerator, LatentCodec, Readout, ReadoutRefiner, Reference
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.references import Bank, chosen, remembered
+from mirage_env.poses import inverse
 from mirage_env.training.conditioning import preceding
 
 

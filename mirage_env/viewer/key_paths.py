@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from mirage_env.camera import Camera, Matrix, between, inverse, pose_from_rotation_vector, rotation_angle
+from mirage_env.camera import Camera, between
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import KnownWorld
+from mirage_env.poses import Matrix, inverse, pose_from_rotation_vector, rotation_angle
 from mirage_env.trajectories import MAX_STEP, MAX_TURN, PRESET_SIZES, PRESETS, preset_path, up_direction
 
 Key = Literal["I", "K", "J", "L", "U", "O", "Y", "H"]

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from viser import CameraFrustumHandle, CameraHandle, ViserServer
 
-from mirage_env.camera import Camera, Matrix, pose_from_vector
+from mirage_env.camera import Camera
+from mirage_env.poses import Matrix, pose_from_vector
 from mirage_env.trajectories import up_direction
 from mirage_env.viewer.points import Points
 from mirage_env.viewer.world_tree import World

@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mirage_env.camera import Camera, Matrix, between, inverse
+from mirage_env.camera import Camera, between
 from mirage_env.errors import InvalidOptionError, MirageError
+from mirage_env.poses import Matrix, inverse
 from mirage_env.viewer import key_paths
 from mirage_env.viewer.cache_folder import CacheFolder
 from mirage_env.viewer.command_queue import CommandQueue

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from mirage_env.poses import rotation_from_vector
 from mirage_env.world_model import WorldModel, WorldState
 from policies.planner.costs import ImageGoal
-from policies.planner.imagined_paths import ImaginedPaths, rotations
+from policies.planner.imagined_paths import ImaginedPaths
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,6 @@ def _on_ground(place: Tensor, yaw: Tensor) -> Tensor:  # [N, 2] x and z, [N] -> 
     """Motions along the x and z axes, with a turn about y."""
     T = torch.eye(4, dtype=torch.float64).repeat(len(yaw), 1, 1)
     zero = torch.zeros_like(yaw)
-    T[:, :3, :3] = rotations(torch.stack([zero, yaw, zero], -1).double())
+    T[:, :3, :3] = rotation_from_vector(torch.stack([zero, yaw, zero], -1).double())
     T[:, 0, 3], T[:, 2, 3] = place[:, 0].double(), place[:, 1].double()
     return T

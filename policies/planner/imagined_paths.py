@@ -18,19 +18,12 @@ from torch import Tensor
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Readout
 from mirage_env.memory.latent import LatentMemory
+from mirage_env.poses import pose_from_vector, screw
 from mirage_env.readout.zbuffer import Splat, gather
 from mirage_env.world_model import WorldModel, WorldState
 
 FEELER_GRID = (3, 3)
 """Cells of the narrow view that feels along a step."""
-
-
-def rotations(vectors: Tensor) -> Tensor:  # [..., 3] radians -> [..., 3, 3]
-    """Rotation matrices of rotation vectors."""
-    angle = vectors.norm(dim=-1)[..., None, None]
-    skew = _skew(vectors)
-    half = torch.sinc(0.5 * angle / torch.pi)
-    return torch.eye(3, dtype=vectors.dtype) + torch.sinc(angle / torch.pi) * skew + 0.5 * half**2 * skew @ skew
 
 
 def motions(
@@ -41,17 +34,11 @@ def motions(
 ) -> Tensor:  # [..., 4, 4] float64
     """The motion that an action asks for, or the part of it after that fraction of its constant screw.
 
-    The same numbers as `actions.RelativePose` and `camera.screw` give, for any number of actions.
+    The same numbers as `RelativePose` gives, for any number of actions.
     """
-    translation = max_translation * shares[..., :3].double()
-    rotation = max_rotation * shares[..., 3:].double()
-    T = torch.eye(4, dtype=torch.float64).repeat(*shares.shape[:-1], 1, 1)
-    T[..., :3, :3] = rotations(fraction * rotation)
-    if fraction != 1.0:
-        velocity = torch.linalg.solve(_left_jacobian(rotation), translation[..., None])
-        translation = fraction * (_left_jacobian(fraction * rotation) @ velocity)[..., 0]
-    T[..., :3, 3] = translation
-    return T
+    scale = shares.new_tensor([max_translation] * 3 + [max_rotation] * 3, dtype=torch.float64)
+    T = pose_from_vector(scale * shares)
+    return T if fraction == 1.0 else screw(T, fraction)
 
 
 def roll_out(
@@ -206,20 +193,3 @@ def _facing(way: Tensor, down: Tensor) -> Tensor:  # [V, 3], [V, 3] -> [V, 3, 3]
     x = torch.where(x.norm(dim=-1, keepdim=True) > 1e-3, x, across)
     x = x / x.norm(dim=-1, keepdim=True).clamp_min(1e-9)
     return torch.stack([x, torch.linalg.cross(z, x), z], -1)
-
-
-def _skew(v: Tensor) -> Tensor:  # [..., 3] -> [..., 3, 3]
-    x, y, z = v.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
-
-
-def _left_jacobian(vectors: Tensor) -> Tensor:  # [..., 3] -> [..., 3, 3]
-    """Of SO(3): a constant body velocity v leads to translation J v."""
-    angle = vectors.norm(dim=-1)[..., None, None]
-    small = angle < 1e-4
-    safe = torch.where(small, torch.ones_like(angle), angle)
-    third = torch.where(small, (1.0 - angle**2 / 20.0) / 6.0, (safe - safe.sin()) / safe**3)
-    half = torch.sinc(0.5 * angle / torch.pi)
-    skew = _skew(vectors)
-    return torch.eye(3, dtype=vectors.dtype) + 0.5 * half**2 * skew + third * skew @ skew

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mirage_env.camera import Camera, pose_from_vector
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.images import image_tensor
+from mirage_env.poses import pose_from_vector
 from mirage_env.spaces.actions import RelativePose
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 from policies.planner.costs import Cost, Novelty, Obstacle, PointGoal, PoseGoal, Weighted

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from transforms3d import quaternions
 
-from mirage_env.camera import rigid
 from mirage_env.errors import InvalidPoseError
+from mirage_env.poses import rigid
 
 Matrix = NDArray[np.float64]
 Vector = NDArray[np.float64]

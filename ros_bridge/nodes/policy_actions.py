@@ -12,13 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from mirage_env.camera import pose_from_rotation_vector, screw
 from mirage_env.datasets.photographs import centre_crop
 from mirage_env.errors import InvalidActionError
+from mirage_env.poses import log, pose_from_rotation_vector
 from ros_bridge.messages.optical_frames import Matrix, Vector, body_from_optical, ros_pose_from_matrix, wxyz_from_xyzw
-
-SMALL = 1e-6
-"""Share of a motion that is short enough to be a velocity."""
 
 
 def motion_of(action: ArrayLike, max_translation: float, max_rotation: float) -> Matrix:  # [6] -> [4, 4]
@@ -36,10 +33,8 @@ def motion_of(action: ArrayLike, max_translation: float, max_rotation: float) ->
 
 def velocity_of(T_cam_next: Matrix, seconds: float) -> tuple[Vector, Vector]:  # -> [3] m/s, [3] rad/s
     """The constant velocity of the body (x forward, y left, z up) that makes the motion in that time."""
-    small = body_from_optical(screw(T_cam_next, SMALL))
-    R = small[:3, :3]
-    turn = 0.5 * np.array([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
-    return small[:3, 3] / (SMALL * seconds), turn / (SMALL * seconds)
+    twist = log(body_from_optical(T_cam_next)) / seconds
+    return twist[:3], twist[3:]
 
 
 def goal_of(T_map_base: Matrix, T_cam_next: Matrix) -> Matrix:

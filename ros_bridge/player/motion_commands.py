@@ -15,14 +15,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mirage_env.camera import Camera, inverse, pose_from_rotation_vector, rigid, screw
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidActionError, InvalidOptionError, InvalidPoseError
+from mirage_env.poses import exp, inverse, log, rigid, screw
 from ros_bridge.messages.optical_frames import R_BODY_OPTICAL, Matrix, Vector, optical_from_body
 
-SMALL_ANGLE = 1e-3
-"""Below it, radians, sines are replaced by their series, which is then exact to the last bits."""
-SMALLEST_SINE = 1e-9
-"""Below it a motion is a straight line, as in `camera.screw`."""
 SLACK = 1e-9
 """Seconds that an arrival may be early, for rounding."""
 
@@ -216,30 +213,13 @@ def plan(camera: Camera, command: Command, frames: int, rate: float, limits: Lim
 
 def twist_motion(linear: Vector, angular: Vector, seconds: float) -> Matrix:  # [3] m/s, [3] rad/s -> [4, 4]
     """`T_cam_new` of a camera that moves so long at a velocity given in body axes: exp(seconds * twist) on SE(3)."""
-    u, turn = seconds * (R_BODY_OPTICAL.T @ linear), seconds * (R_BODY_OPTICAL.T @ angular)
-    angle = float(np.linalg.norm(turn))
-    if angle < SMALL_ANGLE:
-        a, b = 1 / 2 - angle**2 / 24, 1 / 6 - angle**2 / 120
-    else:
-        a, b = 2.0 * (math.sin(0.5 * angle) / angle) ** 2, (angle - math.sin(angle)) / angle**3
-    across = np.cross(turn, u)
-    return pose_from_rotation_vector(u + a * across + b * np.cross(turn, across), turn)
+    return exp(seconds * np.concatenate([R_BODY_OPTICAL.T @ linear, R_BODY_OPTICAL.T @ angular]))
 
 
 def screw_length(T_a_b: Matrix) -> ScrewLength:
     """Measure the constant screw of a motion."""
-    # By half the motion: its angle is at most pi/2, where the axis is well defined.
-    half = screw(T_a_b, 0.5)
-    R, t = half[:3, :3], half[:3, 3]
-    axis = 0.5 * np.array([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
-    sine = float(np.linalg.norm(axis))
-    angle = math.atan2(sine, 0.5 * (float(np.trace(R)) - 1.0))
-    if sine < SMALLEST_SINE:
-        return ScrewLength(2.0 * float(np.linalg.norm(t)), 2.0 * angle)
-    along = float(t @ axis) / sine
-    across = float(np.linalg.norm(np.cross(axis / sine, t)))
-    arc = across * 0.5 * angle / math.sin(0.5 * angle)
-    return ScrewLength(2.0 * math.hypot(along, arc), 2.0 * angle)
+    twist = log(T_a_b)
+    return ScrewLength(float(np.linalg.norm(twist[:3])), float(np.linalg.norm(twist[3:])))
 
 
 def _follow(camera: Camera, walk: RemainingPath, frames: int, rate: float, limits: Limits) -> Plan:

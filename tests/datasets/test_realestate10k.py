@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mirage_env.camera import Camera, inverse, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.datasets.realestate10k import (
     TOLERANCE_US,
     PoseList,
@@ -17,6 +17,7 @@ from mirage_env.datasets.realestate10k import (
     write_pose_list,
 )
 from mirage_env.errors import ClipError
+from mirage_env.poses import inverse, pose_from_rotation_vector
 from mirage_env.viz.pictures import write_video
 
 FPS = 10

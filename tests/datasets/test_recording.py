@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from mirage_env.camera import Camera, inverse
+from mirage_env.camera import Camera
 from mirage_env.datasets import record_environment
 from mirage_env.datasets.clips import Clips
 from mirage_env.datasets.reprojection import OPENGL, T_BODY_OPTICAL, Views, check_reprojection
@@ -19,6 +19,7 @@ from mirage_env.errors import (
     InvalidPoseError,
 )
 from mirage_env.interfaces import MOVER, SKY, STATIC
+from mirage_env.poses import inverse
 from mirage_env.rooms.clips import rooms_clip
 from mirage_env.rooms.env import RoomsEnv
 

@@ -11,7 +11,6 @@ import torch
 from stand_ins import Labels
 from tiny import tiny_world_model
 
-from mirage_env.camera import rotation_angle
 from mirage_env.config.world import FilterConfig
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError
 from mirage_env.evaluation import loop, network_parts, report, speed
@@ -21,6 +20,7 @@ from mirage_env.evaluation.oracle import ROWS, oracle_record
 from mirage_env.evaluation.variant_rollout import measure, roll_out, true_views
 from mirage_env.evaluation.variants import BlankMemory, load_paper, variant
 from mirage_env.memory.rgb import RgbMemory
+from mirage_env.poses import rotation_angle
 from mirage_env.rooms import Room
 
 TINY = tiny_world_model()

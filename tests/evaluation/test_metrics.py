@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mirage_env.camera import pose_from_rotation_vector
 from mirage_env.cli import main
 from mirage_env.errors import InvalidDepthError, InvalidOptionError, InvalidPoseError, MissingPackageError, WeightsError
 from mirage_env.evaluation import lpips
 from mirage_env.evaluation.camera_errors import CameraErrors, best_scale, compare_trajectories
 from mirage_env.evaluation.consistency import depth_consistency
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.rooms import Room
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from stand_ins import walled_world_model
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.cli import main
 from mirage_env.datasets.realestate10k import PoseList, read_pose_list, write_pose_list
 from mirage_env.errors import ClipError, InvalidOptionError
@@ -25,6 +25,7 @@ from mirage_env.evaluation.re10k_clips import find_clips, read_clip
 from mirage_env.evaluation.variant_rollout import Rollout
 from mirage_env.models.model_options import ModelOptions
 from mirage_env.models.world_model_loader import load_world_model
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.rooms import Room
 from mirage_env.world_model import frames_from_uint8
 

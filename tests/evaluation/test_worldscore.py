@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from stand_ins import picture, walled_world_model
 
-from mirage_env.camera import Camera, rotation_angle
+from mirage_env.camera import Camera
 from mirage_env.cli import main
 from mirage_env.datasets.realestate10k import read_video_frames
 from mirage_env.errors import ClipError, InvalidImageError, InvalidOptionError
 from mirage_env.evaluation import worldscore
 from mirage_env.evaluation.worldscore_cameras import FOCAL, MOTIONS, key_cameras, path_cameras, their_matrices
 from mirage_env.evaluation.worldscore_data import read_samples
+from mirage_env.poses import rotation_angle
 
 START = Camera.from_fov(1.3, 32, 32)
 paths = st.lists(st.sampled_from(sorted(MOTIONS)), min_size=1, max_size=3)

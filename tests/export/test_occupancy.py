@@ -9,10 +9,10 @@ from PIL import Image
 from room_memories import CONFIG, loop_through, written
 
 from mirage_env import OccupancyGrid, occupancy
-from mirage_env.camera import inverse, pose_from_rotation_vector
 from mirage_env.errors import InvalidOptionError
 from mirage_env.export import FREE, OCCUPIED, UNKNOWN, save_map
 from mirage_env.memory.latent import LatentMemory
+from mirage_env.poses import inverse, pose_from_rotation_vector
 from mirage_env.rooms import Room
 from mirage_env.rooms.scene import clearance
 

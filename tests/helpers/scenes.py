@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.config.world import ReadoutConfig
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.tokens.blocks import FeatureType, Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
 

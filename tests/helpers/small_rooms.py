@@ -3,9 +3,10 @@
 import numpy as np
 from stand_ins import picture
 
-from mirage_env.camera import Camera, pose_from_rotation_vector, pose_from_vector
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import KnownWorld, StartView
+from mirage_env.poses import pose_from_rotation_vector, pose_from_vector
 
 START = Camera.from_fov(1.3, 32, 32, pose_from_vector([1.0, 2.0, 0.5, 0.5, -0.5, 0.5, -0.5]))  # z up
 

@@ -11,10 +11,11 @@ import torch
 from tiny import tiny_world_model
 from torch import Tensor
 
-from mirage_env.camera import Camera, between, pose_from_rotation_vector
+from mirage_env.camera import Camera, between
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import STATIC, StartView
 from mirage_env.memory.latent import LatentMemory
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.world_model import WorldModel
 
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.config.world import GateConfig, MemoryConfig, WorldModelConfig
 from mirage_env.memory.latent import LatentMemory
+from mirage_env.poses import pose_from_rotation_vector
 
 GRID = (6, 8)
 CONFIG = WorldModelConfig("evidence", (48, 64), GRID, 2, memory=MemoryConfig(merge_tokens=0))

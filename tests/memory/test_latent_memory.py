@@ -9,10 +9,11 @@ import reference
 import torch
 from torch import Tensor
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.config.world import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
 from mirage_env.interfaces import Readout
 from mirage_env.memory.latent import LatentMemory
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.tokens.blocks import Frames
 from mirage_env.tokens.packing import Tokens, pack
 

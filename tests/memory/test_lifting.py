@@ -8,9 +8,10 @@ import reference
 import torch
 from torch.nn import functional as F
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidDepthError
 from mirage_env.memory.lifting import depth_edges, depth_to_grid, footprint, lift
+from mirage_env.poses import pose_from_rotation_vector
 
 TILTED = pose_from_rotation_vector([1.0, -2.0, 0.5], [0.3, -0.8, 0.2])
 

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import Reference
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.references import BANK, LEAST_OVERLAP, chosen, intersection_over_union, remembered, shown_tiles
+from mirage_env.poses import pose_from_rotation_vector
 
 CONFIG = WorldModelConfig("test", (64, 64), (16, 16), 4)
 FRONT = Camera.from_fov(1.3, 64, 64)

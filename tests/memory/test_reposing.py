@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins import path, picture, walled_world_model
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.config.world import MemoryConfig, WorldModelConfig
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.reposing import Correction, repose, repose_world
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.tokens.blocks import UNKNOWN_FRAME
 
 GRID, CHANNELS, VIEWS = (6, 8), 5, 3

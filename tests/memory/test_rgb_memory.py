@@ -8,12 +8,13 @@ import torch
 from tiny import tiny_world_model
 from torch.nn import functional as F
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.config.world import MemoryConfig
 from mirage_env.interfaces import Readout
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.reposing import Correction, repose
 from mirage_env.memory.rgb import RgbMemory, cells_to_pixels, fill_holes
+from mirage_env.poses import pose_from_rotation_vector
 
 MODEL = tiny_world_model()
 CONFIG = MODEL.config

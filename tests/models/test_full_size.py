@@ -15,11 +15,12 @@ from tiny_checkpoints import IMAGE_SIZE, SETTINGS, change_weights, save_control,
 from tiny_geometry import save_depth_anything, save_sam3
 
 import mirage_env  # noqa: F401 - registers the environments
-from mirage_env.camera import between, pose_from_rotation_vector
+from mirage_env.camera import between
 from mirage_env.cli import main
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
 from mirage_env.models.io.state_dicts import WEIGHTS
 from mirage_env.models.world_model_loader import fingerprint, load_world_model, save_world_model
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.store import load_world, open_cache, save_world
 
 

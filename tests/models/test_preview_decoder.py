@@ -8,7 +8,6 @@ import pytest
 import torch
 from stand_ins import walled_world_model
 
-from mirage_env.camera import pose_from_rotation_vector
 from mirage_env.datasets.clips import Clips, write_clips
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
 from mirage_env.interfaces import MOVER, Readout
@@ -24,6 +23,7 @@ from mirage_env.models.small.preview_decoder import (
     save_preview,
 )
 from mirage_env.models.world_model_loader import load_world_model
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.rooms import start_view
 from mirage_env.rooms.clips import rooms_clip
 from mirage_env.training.loop import LoopConfig

@@ -8,10 +8,11 @@ from tiny_checkpoints import IMAGE_SIZE, save_lora, save_pipeline, transformer
 from tiny_geometry import save_depth_anything
 from torch import nn
 
-from mirage_env.camera import between, pose_from_rotation_vector
+from mirage_env.camera import between
 from mirage_env.models.io.published_checkpoints import LAYOUTS, convert, published_branch, published_lora
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.world_model_loader import load_world_model
+from mirage_env.poses import pose_from_rotation_vector
 
 HEAD_WIDTH, LAYERS = 24, (0, 2)
 """Of the tiny transformer."""

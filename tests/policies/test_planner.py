@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins import picture, start_view, walled_world_model
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.rgb import RgbMemory
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.spaces.actions import RelativePose
 from policies.planner.costs import ImageGoal, Images, Novelty, Obstacle, PointGoal, PoseGoal, Staged, Weighted
 from policies.planner.image_search import ImageSearch, SearchSettings

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scenes import CONFIGS, GRID, NEAR, block_of, cloud, readouts, views
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.config.world import ReadoutConfig
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.readout import zbuffer_numba as module
 from mirage_env.readout import zbuffer_torch
 from mirage_env.readout.zbuffer import Rule, Splat, gather, projections, visible_tiles

@@ -9,8 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mirage_env.camera import Camera, rotation_angle
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
+from mirage_env.poses import rotation_angle
 from mirage_env.rooms import FOV, FRAME_SECONDS, SPLITS, Room, RoomView, random_walk, start_view
 
 SEEDS = range(10)

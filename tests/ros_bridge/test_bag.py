@@ -16,7 +16,7 @@ from ros_process import needs_ros
 from stand_ins import path as way
 from stand_ins import picture, walled_world_model
 
-from mirage_env.camera import Camera, between, pose_from_rotation_vector
+from mirage_env.camera import Camera, between
 from mirage_env.errors import (
     BagContentError,
     BagError,
@@ -30,6 +30,7 @@ from mirage_env.errors import (
     MirageError,
     MissingPackageError,
 )
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.store import load_frames, open_cache, save_world
 
 pytest.importorskip("rosbags", reason="no rosbags: pip install 'mirage-env[bag]'")

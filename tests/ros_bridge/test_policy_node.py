@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ros_process import Peer, free_domain, needs_ros, node_arguments, ros_process
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidActionError, InvalidOptionError
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.spaces.actions import RelativePose
 from ros_bridge.messages.optical_frames import body_from_optical
 from ros_bridge.nodes.policy_actions import goal_of, motion_of, observation_of, velocity_of

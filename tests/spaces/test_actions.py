@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mirage_env.camera import Camera, inverse, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidActionError, InvalidOptionError
+from mirage_env.poses import inverse, pose_from_rotation_vector
 from mirage_env.spaces.actions import (
     POSITION_LIMIT,
     AbsolutePose,

@@ -220,7 +220,8 @@ def test_lazy_block_tells_what_it_is_before_it_is_read(cache, model, walked):
 
 
 def test_readout_reads_only_what_is_in_view(tmp_path, model):
-    from mirage_env.camera import Camera, pose_from_rotation_vector
+    from mirage_env.camera import Camera
+    from mirage_env.poses import pose_from_rotation_vector
 
     start_state = start(model)[1]
     away = start_state.camera.moved(pose_from_rotation_vector([500.0, 0.0, 0.0], [0.0, 0.0, 0.0]))

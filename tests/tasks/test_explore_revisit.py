@@ -14,8 +14,8 @@ from task_worlds import (
     rooms_made_once,  # noqa: F401
 )
 
-from mirage_env.camera import inverse
 from mirage_env.interfaces import MOVER, STATIC
+from mirage_env.poses import inverse
 from mirage_env.tasks import Explore, Guard, Revisit
 
 # Explore

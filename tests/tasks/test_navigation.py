@@ -19,8 +19,9 @@ from task_worlds import (
     towards,
 )
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidActionError
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.tasks import TASKS, ImageNav, PointNav
 
 # PointNav

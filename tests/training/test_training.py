@@ -12,7 +12,7 @@ from stand_ins import Labels, Recorder, Wall
 from tiny import tiny_world_model
 from torch import nn
 
-from mirage_env.camera import inverse, pluecker_rays
+from mirage_env.camera import pluecker_rays
 from mirage_env.config.world import FilterConfig, MemoryConfig, ReadoutConfig
 from mirage_env.datasets.clip_store import LatentClip
 from mirage_env.datasets.clips import Clips, write_clips
@@ -25,6 +25,7 @@ from mirage_env.models.small.depth_unet import DepthUNet
 from mirage_env.models.small.refiner import BareReadout, ConvRefiner
 from mirage_env.models.small.segmentation_unet import SegmentationUNet
 from mirage_env.models.world_model_loader import load_world_model
+from mirage_env.poses import inverse
 from mirage_env.rooms.clips import rooms_clip
 from mirage_env.tokens.blocks import MemoryBlock
 from mirage_env.training.conditioning import ConditionSampler, Noise

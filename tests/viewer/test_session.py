@@ -13,7 +13,6 @@ from small_rooms import START, open_room
 from stand_ins import picture, walled_world_model
 from tiny_wan import tiny_wan_world_model
 
-from mirage_env.camera import inverse, pose_from_rotation_vector
 from mirage_env.commands.view_options import View
 from mirage_env.errors import (
     CacheExistsError,
@@ -24,6 +23,7 @@ from mirage_env.errors import (
     WorldFailedError,
 )
 from mirage_env.images import frames_to_uint8
+from mirage_env.poses import inverse, pose_from_rotation_vector
 from mirage_env.store import load_world, open_cache
 from mirage_env.trajectories import PRESETS, up_direction
 from mirage_env.viewer import memory_cloud, picture_tiles

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from videos import read_video
 
-from mirage_env.camera import Camera, pose_from_rotation_vector
+from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidImageError, InvalidOptionError
 from mirage_env.memory.latent import LatentMemory
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.tokens.blocks import Frames
 from mirage_env.tokens.packing import Tokens, pack
 from mirage_env.viz.pictures import (
