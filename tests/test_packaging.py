@@ -154,7 +154,7 @@ NO_DEPENDENCIES = {"depth_anything_3", "mapanything"}
 
 def test_imports_are_declared_dependencies():
     owners = packages_distributions()
-    extras = ("bag", "cloud", "data", "full", "notebook", "quantise", "record", "rl", "train", "triton", "viewer")
+    extras = set(PROJECT["optional-dependencies"]) - {"docs", "play", "ros", "test"}
     declared = {canonicalize_name(r.name) for r in requirements(*extras)}
     undeclared = set()
     for path in sorted(PACKAGE_FILES):
@@ -171,11 +171,48 @@ def test_imports_are_declared_dependencies():
     assert not undeclared
 
 
+WITHOUT_PICTURES = "import sys; sys.modules |= {'matplotlib': None, 'imageio_ffmpeg': None}\n"
+
+
+def without_pictures(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_PICTURES + code]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_core_needs_nothing_that_only_pictures_need(tmp_path):
+    code = """
+import gymnasium, mirage_env
+for module in (mirage_env, mirage_env.envs, mirage_env.store, mirage_env.memory, mirage_env.viz, mirage_env.episodes):
+    for name in dir(module):
+        getattr(module, name)
+env = gymnasium.make("Mirage/World-v0")
+env.reset(seed=7)
+print(env.step(env.action_space.sample())[4]["chunk"])
+"""
+    done = without_pictures(code, tmp_path)
+    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
+
+
+@pytest.mark.parametrize("command", ["walk --seed 7 --out w", "play --record w"])
+def test_missing_pictures_are_said_before_a_model_is_loaded(command, tmp_path):
+    script = f"""
+from mirage_env.cli import main
+code = main({command.split()})
+print("diffusers" in sys.modules)
+sys.exit(code)
+"""
+    done = without_pictures(script, tmp_path)
+    assert (done.returncode, done.stdout.split()[-1]) == (2, "False"), done.stderr
+    assert "pip install 'mirage-env[pictures]'" in done.stderr
+    assert not (tmp_path / "w").exists()
+
+
 def test_wheel_holds_the_packages_and_nothing_else(distributions):
     in_wheel, _, entry_points = distributions
     assert in_wheel >= PACKAGE_FILES
     assert {"mirage_env/py.typed"} <= in_wheel
-    assert any(name.startswith("mirage_env/weights/") and name.endswith(".safetensors") for name in in_wheel)
+    shipped = {name.split("/")[2] for name in in_wheel if name.startswith("mirage_env/weights/")}
+    assert shipped == {"previews", "rooms"}, "weights that only an evaluation needs stay out"
     stem = f"{canonicalize_name(PROJECT['name']).replace('-', '_')}-{PROJECT['version']}"
     assert {name.split("/")[0] for name in in_wheel} == {*PACKAGES, f"{stem}.dist-info", f"{stem}.data"}
     assert f"{stem}.data/data/share/ament_index/resource_index/packages/mirage_env" in in_wheel

@@ -15,7 +15,7 @@ from gymnasium.spaces import Discrete
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from mirage_env.commands.walk import Networks, World, saved_world
+from mirage_env.commands.walk import Networks, World, require_pictures, saved_world
 from mirage_env.errors import InvalidOptionError, MissingPackageError
 from mirage_env.models.model_options import ModelOptions
 from mirage_env.spaces.actions import DiscreteControl
@@ -136,6 +136,8 @@ def run_play(options: Play, callback: Callable[..., Any] | None = None) -> None:
         StoreError: the cache cannot be used.
     """
     play = _gymnasium_play()
+    if options.record is not None:
+        require_pictures("--record")
     learned = not options.env.startswith("Rooms/")
     if options.world is not None and not learned:
         raise InvalidOptionError(f"WORLD: {options.env} is no learned world and begins with no cache")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -13,7 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidOptionError, MirageError
+from mirage_env.errors import (
+    InvalidCameraError,
+    InvalidDepthError,
+    InvalidOptionError,
+    MirageError,
+    MissingPackageError,
+)
 from mirage_env.models.model_options import ModelOptions
 from mirage_env.viz.walk_page import CACHE, CURVES, PAGE, SHEET, VIDEO
 
@@ -101,6 +108,7 @@ def run_walk(options: Walk, open_room: OpenRoom) -> tuple[WalkFigures, list[Path
     if there and not options.overwrite:
         raise InvalidOptionError(f"--out: {there[0]} is there already; choose another folder or add --overwrite")
     _check_start(options)
+    require_pictures("mirage walk")
     recording = _check_recording(options)
     if options.threads is not None:
         _set_threads(options.threads)
@@ -126,6 +134,17 @@ def run_walk(options: Walk, open_room: OpenRoom) -> tuple[WalkFigures, list[Path
 def saved_world(place: Path) -> Path:
     """The saved world at a place that the user named: itself, or the one that a walk has left in that folder."""
     return place / CACHE if (place / CACHE).exists() else place
+
+
+def require_pictures(command: str) -> None:
+    """Refuse a command that makes videos and plots where these cannot be made, before a model is loaded.
+
+    Raises:
+        MissingPackageError: the extra `pictures` is not installed.
+    """
+    missing = [name for name in ("imageio_ffmpeg", "matplotlib") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(f"{command} needs {' and '.join(missing)}; pip install 'mirage-env[pictures]'")
 
 
 @contextmanager

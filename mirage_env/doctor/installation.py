@@ -27,8 +27,10 @@ EXTRAS = {
     "cloud": "caches in object stores, worlds with versions",
     "data": "rollouts as Minari and LeRobot datasets",
     "docs": "the documentation as pages",
+    "eval": "mirage eval",
     "full": "full-size models, and parts that wait in main memory",
     "notebook": "worlds shown in Jupyter",
+    "pictures": "mirage walk: videos and plots",
     "play": "mirage play",
     "quantise": "full-size models with 8-bit weights",
     "record": "recordings for Rerun",
@@ -98,7 +100,11 @@ def video(program: Callable[[], str] | None = None) -> Iterator[Finding]:
     try:
         place = (program or importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe)()
         done = subprocess.run([place, "-version"], capture_output=True, text=True, check=True)
-    except (ImportError, RuntimeError, OSError, subprocess.CalledProcessError) as error:
+    except ImportError:
+        yield Finding(
+            "note", "ffmpeg", "not installed", f"pip install '{DISTRIBUTION}[pictures]' for {EXTRAS['pictures']}"
+        )
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
         advice = "pip install --force-reinstall imageio-ffmpeg, or export IMAGEIO_FFMPEG_EXE=PATH"
         yield Finding("problem", "ffmpeg", f"none that runs ({error})", advice)
     else:

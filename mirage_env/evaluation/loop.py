@@ -45,8 +45,8 @@ class LoopConfig:
     out: Path = Path("eval-loop")
     """Folder for results.json, table.md, plots and contact sheets."""
     model: str = "rooms"
-    paper_model: str = "rooms-paper"
-    """Weights of the paper's variant; left out, with a note, where there are none."""
+    paper_model: str = "benchmarks/evaluation/rooms-paper"
+    """Weights of the paper's variant, in a checkout of the repository; left out, with a note, where there are none."""
     first_world: int = 0
     """Seed of the first test world of the closed loops; several processes can each measure a share, and the lines of
     their worlds.jsonl be joined (the first line, the settings, once)."""

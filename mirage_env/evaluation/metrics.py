@@ -6,15 +6,16 @@ Images are float RGB in [-1, 1]. Masks are True where a pixel counts; what they 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mirage_env.errors import InvalidOptionError
+from mirage_env.errors import InvalidOptionError, MissingPackageError
 
 PSNR_LIMIT = 100.0
 """PSNR of identical images, dB: keeps means finite."""
@@ -60,28 +61,35 @@ def ssim(
 ) -> Tensor:  # [F]
     """Structural similarity of every frame (Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5).
 
-    Pixels outside the mask are replaced by the reference first, so they do not leak in through the window.
+    torchmetrics computes it. Pixels outside the mask are replaced by the reference first, so they do not leak in
+    through the window.
 
     Raises:
         InvalidOptionError: shapes that do not belong together, or images smaller than the window.
+        MissingPackageError: torchmetrics is not installed.
     """
     mask = _mask(images, reference, mask)
     if min(images.shape[-2:]) < 11:
         raise InvalidOptionError(f"images are {tuple(images.shape[-2:])}; SSIM needs at least 11 x 11 pixels")
-    x, y = torch.where(mask[:, None], images, reference), reference
-    weights = torch.exp(-0.5 * (torch.arange(-5.0, 6.0) / 1.5) ** 2)
-    weights = (weights / weights.sum()).to(x)
-
-    def blur(a: Tensor) -> Tensor:
-        flat = F.pad(a, (5, 5, 5, 5), mode="reflect").flatten(0, 1)[:, None]
-        flat = F.conv2d(F.conv2d(flat, weights[None, None, :, None]), weights[None, None, None, :])
-        return flat.view(a.shape)
-
-    mx, my = blur(x), blur(y)
-    vx, vy, cov = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
-    c1, c2 = (0.01 * _DATA_RANGE) ** 2, (0.03 * _DATA_RANGE) ** 2
-    full = (2 * mx * my + c1) * (2 * cov + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
+    x = torch.where(mask[:, None], images, reference)
+    # The map is per pixel and channel; the window of 11 pixels follows from sigma.
+    _, full = structural_similarity()(
+        x, reference, sigma=1.5, data_range=_DATA_RANGE, reduction="none", return_full_image=True
+    )
     return _masked_mean(full.mean(1), mask)
+
+
+def structural_similarity() -> Callable[..., Any]:
+    """torchmetrics' function; it is imported late, for only evaluations need the extra that brings it.
+
+    Raises:
+        MissingPackageError: torchmetrics is not installed.
+    """
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+    except ModuleNotFoundError as error:
+        raise MissingPackageError("SSIM needs torchmetrics; pip install 'mirage-env[eval]'") from error
+    return structural_similarity_index_measure
 
 
 def dilate(mask: Tensor, pixels: int) -> Tensor:  # [F, H, W] bool -> [F, H, W] bool

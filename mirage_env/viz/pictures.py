@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from mirage_env.camera import Camera
-from mirage_env.errors import InvalidImageError, InvalidOptionError
+from mirage_env.errors import InvalidImageError, InvalidOptionError, MissingPackageError
 from mirage_env.interfaces import LatentCodec
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.tokens.blocks import MemoryBlock
@@ -80,8 +80,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         return self
 
     def _open(self, size: tuple[int, ...]) -> None:
-        from imageio_ffmpeg import get_ffmpeg_exe
-
+        get_ffmpeg_exe = _ffmpeg_finder()
         self._size = size
         self._factor = max(1, round(VIDEO_SIDE / min(size)))
         height, width = (n * self._factor + n * self._factor % 2 for n in size)
@@ -96,6 +95,14 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             start_new_session=True,
         )
         self._pipe = cast(IO[bytes], self._ffmpeg.stdin)
+
+
+def _ffmpeg_finder() -> Callable[[], str]:
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+    except ModuleNotFoundError as error:
+        raise MissingPackageError("a video needs imageio-ffmpeg; pip install 'mirage-env[pictures]'") from error
+    return get_ffmpeg_exe
 
 
 def write_video(path: str | Path, frames: Picture, fps: float) -> None:  # [N, H, W, 3]

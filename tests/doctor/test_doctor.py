@@ -78,7 +78,7 @@ def test_library_that_breaks_when_it_is_loaded_is_a_problem(tmp_path, monkeypatc
 
 
 def test_damaged_weights_are_named(tmp_path):
-    folder = shutil.copytree(SHIPPED / "rooms-paper", tmp_path / "rooms-paper").parent
+    folder = shutil.copytree(ROOT / "benchmarks/evaluation/rooms-paper", tmp_path / "rooms-paper").parent
     assert levels(installation.weights(folder)) == ["ok"]
     files = sorted(folder.rglob("*.safetensors"))
     for file, damage in zip(files, (lambda b: b[:-1], lambda b: b[:4], lambda b: b[:8] + b"x" + b[9:]), strict=False):

@@ -1,6 +1,7 @@
 """The evaluation measures what it says: metrics, paths, variants, and whole runs with a tiny model."""
 
 import dataclasses
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -88,12 +89,26 @@ class TestMetrics:
         images = pictures(0)
         assert psnr(images, images, torch.zeros(2, 32, 32)).isnan().all()
 
-    def test_ssim_agrees_with_torchmetrics(self):
-        functional = pytest.importorskip("torchmetrics.functional.image")
-        reference = pictures(0, 3)
-        images = (reference + 0.3 * pictures(1, 3)).clamp(-1, 1)
-        theirs = functional.structural_similarity_index_measure(images, reference, data_range=2.0, reduction="none")
-        assert torch.allclose(ssim(images, reference), theirs, atol=1e-5)
+    def test_ssim_is_the_published_formula(self):
+        images, reference = pictures(0, size=13), pictures(1, size=13)
+        mask = torch.zeros(2, 13, 13, dtype=torch.bool)
+        mask[:, 5:8, 5:8] = True
+        seen = torch.where(mask[:, None], images, reference).double()
+        offsets = torch.arange(-5.0, 6.0, dtype=torch.float64)
+        window = torch.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.5**2))
+        window /= window.sum()
+        expected = []
+        for x, y in zip(seen, reference.double(), strict=True):
+            values = []
+            for channel, row, column in itertools.product(range(3), range(5, 8), range(5, 8)):
+                place = (channel, slice(row - 5, row + 6), slice(column - 5, column + 6))
+                a, b = x[place], y[place]
+                ma, mb = (window * a).sum(), (window * b).sum()
+                va, vb, cov = ((window * c).sum() for c in ((a - ma) ** 2, (b - mb) ** 2, (a - ma) * (b - mb)))
+                c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+                values.append((2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
+            expected.append(sum(values) / len(values))
+        assert torch.allclose(ssim(images, reference, mask).double(), torch.stack(expected), atol=1e-5)
 
     @pytest.mark.parametrize("metric", [psnr, ssim])
     def test_shapes_that_do_not_fit_are_refused(self, metric):
