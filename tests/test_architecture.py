@@ -37,7 +37,6 @@ RULES = (
         ("zarr",),
         (
             "mirage_env/store/format/zarr_metadata.py",
-            "mirage_env/episodes/episode_files.py",
             "mirage_env/datasets/clip_store.py",
             "mirage_env/datasets/zip_arrays.py",
         ),

@@ -36,6 +36,8 @@ def from_dict(cls: type[ConfigT], values: Any, where: str) -> ConfigT:
 
 def _from_json(kind: Any, value: Any, where: str) -> Any:
     """A value of a field, checked against the field's type."""
+    if kind is Any:
+        return value
     if dataclasses.is_dataclass(kind):
         return from_dict(cast(type, kind), value, where)
     if get_origin(kind) is tuple:
@@ -45,6 +47,10 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple) or len(value) != len(parts):
             raise InvalidOptionError(f"{where} is {value!r}; give a list of {len(parts)}")
         return tuple(_from_json(part, v, where) for part, v in zip(parts, value, strict=True))
+    if get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise InvalidOptionError(f"{where} is {value!r}; give an object with names and values")
+        return {key: _from_json(get_args(kind)[1], v, f"{where}:{key}") for key, v in value.items()}
     # What a Literal allows is checked by its class. JSON writes 1.0 as 1, and Python counts true as 1.
     allowed: Any = str if get_origin(kind) is Literal else int | float if kind is float else kind
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):

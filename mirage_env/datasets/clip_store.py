@@ -32,6 +32,7 @@ from mirage_env.config.parsing import from_dict
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.zip_arrays import ENDING, read_arrays, write_arrays
 from mirage_env.errors import ClipError, DatasetError, InvalidOptionError
+from mirage_env.files import read_json_object
 
 FORMAT, VERSION = "mirage_clips", 1
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
@@ -151,17 +152,17 @@ def read_info(path: Path) -> DatasetInfo:
     """
     if not (path / "zarr.json").is_file():
         raise DatasetError(f"there is no data set at {path}; import one (mirage train --help)")
+    node = read_json_object(path / "zarr.json", error=DatasetError)
+    attributes = node.get("attributes")
+    if not isinstance(attributes, dict) or (attributes.get("format"), attributes.get("version")) != (FORMAT, VERSION):
+        about = attributes if isinstance(attributes, dict) else {}
+        raise DatasetError(
+            f"{path} has format {about.get('format')!r} version {about.get('version')!r}; this release reads "
+            f"{FORMAT!r} version {VERSION}"
+        )
     try:
-        attributes = dict(zarr.open_group(path, mode="r").attrs)
-        if attributes.get("format") != FORMAT or attributes.get("version") != VERSION:
-            raise DatasetError(
-                f"{path} has format {attributes.get('format')!r} version {attributes.get('version')!r}; this release "
-                f"reads {FORMAT!r} version {VERSION}"
-            )
         return from_dict(DatasetInfo, attributes.get("info"), f"{path}: info")
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, DatasetError):
-            raise
+    except InvalidOptionError as error:
         raise DatasetError(f"the data set {path} is damaged: {error}") from error
 
 
@@ -198,12 +199,15 @@ def read_clip(path: Path, name: str, info: DatasetInfo) -> LatentClip:
     file = path / "clips" / f"{name}{ENDING}"
     arrays, attributes = read_arrays(file)
     _check(arrays, info, str(file))
+    text, provenance = attributes.get("text", ""), attributes.get("provenance", {})
+    if not isinstance(text, str) or not isinstance(provenance, dict):
+        raise ClipError(f"{file} has a text or a provenance of another type; import it again")
     return LatentClip(
         **arrays,
         image_size=info.image_size,
         window=info.window,
-        text=str(attributes.get("text", "")),
-        provenance=dict(attributes.get("provenance", {})),
+        text=text,
+        provenance=provenance,
     )
 
 

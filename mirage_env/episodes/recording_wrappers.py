@@ -14,8 +14,9 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
+from mirage_env.datasets.zip_arrays import ENDING
 from mirage_env.episodes.episode import Episode
-from mirage_env.episodes.episode_files import ENDING, save_episode
+from mirage_env.episodes.episode_files import save_episode
 from mirage_env.errors import InvalidOptionError
 
 CHUNK_KEYS = ("frames", "frame_depth", "frame_labels", "frame_poses", "intrinsics")

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from mirage_env.errors import InvalidOptionError
 from mirage_env.memory.latent import PointMemory
 from mirage_env.poses import inverse, rigid
-from mirage_env.tokens.blocks import UNKNOWN_FRAME, Frames, MemoryBlock
+from mirage_env.tokens.blocks import Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
 
 if TYPE_CHECKING:
@@ -78,10 +78,6 @@ def repose_world(state: WorldState, corrections: Mapping[int, Correction]) -> Wo
 
 def _reposed(block: MemoryBlock, corrections: Mapping[int, Correction], columns: int) -> MemoryBlock:
     rows = block.frames.row
-    if (rows == UNKNOWN_FRAME).any():
-        raise InvalidOptionError(
-            "some tokens do not know the frame they were written from (a cache of format version 1); walk again"
-        )
     if not any(int(row) in corrections for row in rows):
         return block
     poses = np.array([_pose(corrections, int(r), T) for r, T in zip(rows, block.frames.T_world_cam, strict=True)])

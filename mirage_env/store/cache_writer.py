@@ -17,9 +17,9 @@ from mirage_env.errors import InvalidOptionError, StoreError
 from mirage_env.store.backends import locations
 from mirage_env.store.backends.locations import Fsync, Where
 from mirage_env.store.format.world_contents import Contents, Track, storable_memory
-from mirage_env.store.reader import damage_of
+from mirage_env.store.reader import check, damage_of
 from mirage_env.store.resume_state import Resumable
-from mirage_env.store.transaction import Writing, newest_attributes
+from mirage_env.store.transaction import Writing
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
 logger = logging.getLogger(__name__)
@@ -100,8 +100,7 @@ class CacheWriter:
             fsync: as `create`.
 
         Raises:
-            CacheNotFoundError, CacheVersionError, CacheModelError, CacheCorruptError: as `load_world`; and a cache of
-                an older version, which can only be read and copied.
+            CacheNotFoundError, CacheVersionError, CacheModelError, CacheCorruptError: as `load_world`.
             CacheBusyError: another writer holds it.
             InvalidOptionError: an option out of range.
         """
@@ -111,7 +110,7 @@ class CacheWriter:
     def _open(
         cls, path: Where, model: WorldModel, queue: int, fsync: Fsync, state: WorldState | None = None
     ) -> CacheWriter:
-        newest_attributes(locations.to_read(path))  # before a zip is unpacked
+        check(locations.to_read(path))  # before a zip is unpacked
         with ExitStack() as stack:
             place = locations.to_append(path, fsync)
             stack.callback(place.release)
@@ -214,7 +213,7 @@ class CacheWriter:
     def _write(self, state: WorldState, frames: int, chunk: Chunk) -> None:
         track = Track.of(chunk.cameras, [chunk], self._frames)
         blocks = storable_memory(state).blocks
-        self._writing.append(Contents({}, state.chunk, frames, blocks, track, Resumable.of(state)))
+        self._writing.append(Contents(self._writing.root, state.chunk, frames, blocks, track, Resumable.of(state)))
 
     def _compact(self) -> None:
         self._writing.compact()

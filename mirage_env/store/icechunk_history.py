@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from mirage_env.errors import (
+    CacheBusyError,
     CacheExistsError,
     CacheNotFoundError,
     InvalidOptionError,
     MissingPackageError,
     StoreError,
 )
+from mirage_env.files.locks import try_lock
 from mirage_env.store import reader
 from mirage_env.store.backends import locations
-from mirage_env.store.backends.local_folder import Folder
+from mirage_env.store.backends.local_folder import LOCK
 from mirage_env.store.backends.locations import Where
 from mirage_env.store.format.block_diff import Known
 from mirage_env.store.format.world_contents import Contents, Track, storable_memory
@@ -134,7 +136,7 @@ class WorldHistory:
                     )
                 track = Track.of(chunk.cameras, [chunk], writing.marker.images)
                 resumable = Resumable.of(state)
-                writing.append(Contents({}, state.chunk, memory.frames, memory.blocks, track, resumable))
+                writing.append(Contents(writing.root, state.chunk, memory.frames, memory.blocks, track, resumable))
             if not steps:
                 raise InvalidOptionError("no step was given to commit; give at least one (state, chunk)")
             version = session.commit(message or f"chunk {writing.marker.chunk}")
@@ -151,7 +153,7 @@ class WorldHistory:
         with _icechunk_errors(self.where):
             store = self._repository.readonly_session(snapshot_id=self._id(version)).store
             place = StorePlace(store, f"{self.where} ({version})")
-            contents = reader.read(place, lambda opened: opened.contents(lazy), _no_history)
+            contents = reader.read(place, lambda opened: opened.contents(lazy))
             with reader.damage_of(place):
                 return contents.world(model)
 
@@ -236,12 +238,12 @@ class WorldHistory:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    folder = Folder(path)
-    folder.lock()
+    if (lock := try_lock(path / LOCK)) is None:
+        raise CacheBusyError(f"another process is committing to the history {path}; try again when it has ended")
     try:
         yield
     finally:
-        folder.release()
+        lock.release()
 
 
 def _icechunk() -> Any:
@@ -279,7 +281,3 @@ def _storage(place: Path | str) -> Any:
         force_path_style=endpoint is not None,
         from_env=True,
     )
-
-
-def _no_history(place: locations.Place) -> Contents:
-    raise ValueError(f"{place.name} is of version 1 of the format, which had no histories")

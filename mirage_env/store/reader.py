@@ -5,29 +5,35 @@ A reader takes no lock. Where a writer commits while it reads, it starts over.
 
 from __future__ import annotations
 
-import json
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.errors import CacheCorruptError, CacheNotFoundError, CacheVersionError, StoreError
+from mirage_env.errors import CacheCorruptError, CacheNotFoundError, CacheVersionError, InvalidOptionError, StoreError
+from mirage_env.files import parse_json
 from mirage_env.store.backends.local_folder import ROOT
 from mirage_env.store.backends.locations import Place
-from mirage_env.store.format.arrays import Column, Rows, fetch
+from mirage_env.store.format.arrays import Budget, Column, Rows, fetch
 from mirage_env.store.format.block_table import Entry, LazyBlock, Log, read_block
 from mirage_env.store.format.commit_marker import KEY, Marker, Runs, numbers
-from mirage_env.store.format.world_contents import FORMAT, VERSION, Attributes, Contents, Track, columns_of
+from mirage_env.store.format.root_attributes import FORMAT, VERSION, Root
+from mirage_env.store.format.world_contents import Contents, Track, columns_of
 from mirage_env.store.resume_state import NAMES, Resumable, state_checksum
 from mirage_env.tokens.blocks import MemoryBlock
 
 ATTEMPTS = 5
 """How often a reader starts over because a writer has committed in between."""
+ROOT_BYTES, MARKER_BYTES = 2**20, 2**24
+"""Sizes that the root's and the marker's file may have."""
+MOST_TOKENS = 2**31
+"""Of a world: 60 GB of memory."""
 ResultT = TypeVar("ResultT")
 
 
@@ -36,14 +42,18 @@ class Opened:
     """A cache at one commit."""
 
     place: Place
-    attributes: Attributes
+    root: Root
     marker: Marker
     columns: Mapping[str, Column]
+    budget: Budget = field(default_factory=Budget)
 
     def entries(self) -> list[Entry]:
         """The table of blocks."""
         rows = self._runs("blocks", self.marker.blocks)
-        return [Entry.decode(row, values) for row, values in zip(numbers(self.marker.blocks), rows, strict=True)]
+        entries = [Entry.decode(row, values) for row, values in zip(numbers(self.marker.blocks), rows, strict=True)]
+        if (tokens := sum(entry.token.count for entry in entries)) > MOST_TOKENS:
+            raise ValueError(f"its blocks have {tokens} tokens, more than the {MOST_TOKENS} that a world can hold")
+        return entries
 
     def track(self, images: bool = False) -> Track:
         """The path, and its images where they are asked for and kept."""
@@ -60,7 +70,7 @@ class Opened:
         """What the next step needs besides the memory."""
         names = [name for name in NAMES if f"state/{name}" in self.columns]
         wanted = [Rows(self.columns[f"state/{name}"], self.marker.state, 1) for name in names]
-        rows = {name: found[0] for name, found in zip(names, fetch(self.place, wanted), strict=True)}
+        rows = {name: found[0] for name, found in zip(names, fetch(self.place, wanted, self.budget), strict=True)}
         if state_checksum(rows) != self.marker.crc32["state"]:
             raise ValueError("the latents and the noise do not have their checksum")
         return Resumable.from_rows(rows)
@@ -85,11 +95,11 @@ class Opened:
         if not lazy:
             blocks = loaded(blocks, self.place.workers)
         marker = self.marker
-        return Contents(self.attributes, marker.chunk, marker.frames, blocks, self.track(images), resumable)
+        return Contents(self.root, marker.chunk, marker.frames, blocks, self.track(images), resumable)
 
     def _block(self, entry: Entry, log: Log) -> MemoryBlock:
         try:
-            return read_block(self.place, self.columns, entry, log)
+            return read_block(self.place, self.columns, entry, log, math.prod(self.root.memory.grid), self.budget)
         except (OSError, ValueError) as error:
             if moved_on(self.place, self.marker):
                 raise StoreError(
@@ -103,7 +113,7 @@ class Opened:
 
     def _runs(self, name: str, runs: Runs) -> NDArray[Any]:
         column = self.columns[name]
-        parts = fetch(self.place, [Rows(column, start, stop - start) for start, stop in runs])
+        parts = fetch(self.place, [Rows(column, start, stop - start) for start, stop in runs], self.budget)
         return np.concatenate([np.zeros((0, *column.shape), column.dtype), *parts])
 
 
@@ -139,13 +149,12 @@ def loaded(blocks: Sequence[MemoryBlock], workers: int) -> list[MemoryBlock]:
         return list(pool.map(load, blocks))
 
 
-def read(place: Place, what: Callable[[Opened], ResultT], old: Callable[[Place], ResultT]) -> ResultT:
+def read(place: Place, what: Callable[[Opened], ResultT]) -> ResultT:
     """Read something of the last complete step; starts over where a writer commits in between.
 
     Args:
         place: the cache.
-        what: reads it of a cache of this version.
-        old: reads it of a cache of version 1.
+        what: reads it.
 
     Raises:
         CacheCorruptError, CacheVersionError: as `load_world`.
@@ -153,14 +162,12 @@ def read(place: Place, what: Callable[[Opened], ResultT], old: Callable[[Place],
     """
     for _ in range(ATTEMPTS):
         with damage_of(place):
-            attributes = checked_attributes(place)
-            if attributes["version"] == 1:
-                return old(place)
+            root = checked_root(place)
             marker = read_marker(place)
             try:
-                opened = opened_at(place, attributes, marker)
+                opened = opened_at(place, root, marker)
                 result = what(opened)
-            except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, StoreError):
+            except (OSError, ValueError, StoreError):
                 if not moved_on(place, marker):
                     raise
             else:
@@ -169,20 +176,20 @@ def read(place: Place, what: Callable[[Opened], ResultT], old: Callable[[Place],
     raise StoreError(f"{place.name} changes faster than it can be read; stop the writer, or copy the cache")
 
 
-def opened_at(place: Place, attributes: Attributes, marker: Marker) -> Opened:
+def opened_at(place: Place, root: Root, marker: Marker) -> Opened:
     """The cache at a marker.
 
     Raises:
         ValueError: the root does not have its checksum.
     """
-    if zlib.crc32(place.read(ROOT) or b"") != marker.crc32["root"]:
+    if zlib.crc32(place.read(ROOT, ROOT_BYTES) or b"") != marker.crc32["root"]:
         raise ValueError(f"{ROOT} does not have its checksum")
-    return Opened(place, attributes, marker, columns_of(attributes))
+    return Opened(place, root, marker, columns_of(root))
 
 
 def moved_on(place: Place, marker: Marker) -> bool:
     """Whether a writer has committed since."""
-    data = place.read(KEY)
+    data = place.read(KEY, MARKER_BYTES)
     return data is not None and data != marker.encode()
 
 
@@ -192,7 +199,7 @@ def read_marker(place: Place) -> Marker:
     Raises:
         ValueError: it is missing or damaged.
     """
-    data = place.read(KEY)
+    data = place.read(KEY, MARKER_BYTES)
     if data is None:
         raise ValueError(f"the commit marker {KEY} is missing")
     if b'"begun"' in data[:40]:
@@ -200,7 +207,7 @@ def read_marker(place: Place) -> Marker:
     return Marker.decode(data)
 
 
-def checked_attributes(place: Place) -> Attributes:
+def checked_root(place: Place) -> Root:
     """The attributes of the root, of a version that this release reads.
 
     Raises:
@@ -208,26 +215,28 @@ def checked_attributes(place: Place) -> Attributes:
         CacheVersionError: a newer version.
         ValueError: something else is there.
     """
-    data = place.read(ROOT)
-    if data is None and place.read(KEY) is None:
+    data = place.read(ROOT, ROOT_BYTES)
+    if data is None and place.read(KEY, MARKER_BYTES) is None:
         raise CacheNotFoundError(f"there is no cache at {place.name} (no {ROOT}); give the place a walk was written to")
     if data is None:
         raise ValueError(f"{ROOT} is missing")
-    try:
-        attributes = dict(json.loads(data)["attributes"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{ROOT} is damaged: {error!r}") from error
+    node = parse_json(data, ROOT)
+    attributes = node.get("attributes") if isinstance(node, dict) else None
+    if not isinstance(attributes, dict):
+        raise ValueError(f"{ROOT} is damaged: it has no attributes")
     found, version = attributes.get("format"), attributes.get("version")
     if version == VERSION and found == FORMAT:
-        return attributes
+        try:
+            return Root.from_json(attributes)
+        except InvalidOptionError:
+            _check_root(place, data)
+            raise
     _check_root(place, data)
-    if found != FORMAT or type(version) is not int or version < 1:
+    if found != FORMAT or type(version) is not int or version < VERSION:
         raise ValueError(f"{ROOT} has format {found!r} version {version!r}; a cache has {FORMAT!r}")
-    if version > VERSION:
-        raise CacheVersionError(
-            f"{place.name} has version {version} of the format, this release reads up to {VERSION}; update mirage-env"
-        )
-    return attributes
+    raise CacheVersionError(
+        f"{place.name} has version {version} of the format, this release reads up to {VERSION}; update mirage-env"
+    )
 
 
 def _check_root(place: Place, data: bytes) -> None:
@@ -240,14 +249,28 @@ def _check_root(place: Place, data: bytes) -> None:
         raise ValueError(f"{ROOT} does not have its checksum")
 
 
+def check(place: Place) -> None:
+    """Look whether a cache is one that this release reads.
+
+    Raises:
+        CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
+    """
+    with damage_of(place):
+        checked_root(place)
+
+
 @contextmanager
 def damage_of(place: Place) -> Iterator[None]:
-    """What fails inside is a damaged cache."""
+    """Report what cannot be read, or holds what it may not, as a damaged cache; mistakes of this code stay theirs.
+
+    Raises:
+        CacheCorruptError: an `OSError` or a `ValueError` inside.
+    """
     try:
         yield
     except StoreError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise _damaged(place, str(error) or type(error).__name__) from error
 
 

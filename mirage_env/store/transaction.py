@@ -7,34 +7,17 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mirage_env.errors import CacheVersionError, StoreError
-from mirage_env.store.backends.locations import Place, WritablePlace
+from mirage_env.errors import StoreError
+from mirage_env.store.backends.locations import WritablePlace
 from mirage_env.store.format import commits
 from mirage_env.store.format.block_diff import Known
 from mirage_env.store.format.commit_marker import KEY, Marker
 from mirage_env.store.format.commits import Commit
-from mirage_env.store.format.world_contents import VERSION, Attributes, Contents, columns_of
-from mirage_env.store.reader import Opened, checked_attributes, damage_of, loaded, opened_at, read_marker
+from mirage_env.store.format.world_contents import Contents, columns_of
+from mirage_env.store.reader import Opened, checked_root, damage_of, loaded, opened_at, read_marker
 from mirage_env.tokens.blocks import MemoryBlock
 
 logger = logging.getLogger(__name__)
-
-
-def newest_attributes(place: Place) -> Attributes:
-    """The attributes of the root, of a version that can be appended to.
-
-    Raises:
-        CacheNotFoundError, CacheCorruptError: as `load_world`.
-        CacheVersionError: an older or newer version of the format.
-    """
-    with damage_of(place):
-        attributes = checked_attributes(place)
-    if attributes["version"] < VERSION:
-        raise CacheVersionError(
-            f"{place.name} has version {attributes['version']} of the format and can only be read; copy_cache makes a "
-            f"copy of version {VERSION}, which can be appended to"
-        )
-    return attributes
 
 
 class Writing:
@@ -43,6 +26,7 @@ class Writing:
     def __init__(self, opened: Opened, place: WritablePlace, known: Known) -> None:
         self.place = place
         self.marker: Marker = opened.marker
+        self.root = opened.root
         self._columns = opened.columns
         self.known = known
         self._logged: frozenset[int] = frozenset()
@@ -50,9 +34,9 @@ class Writing:
     @staticmethod
     def begin(place: WritablePlace, contents: Contents) -> Writing:
         """Fill an empty place."""
-        columns = columns_of(contents.attributes)
+        columns = columns_of(contents.root)
         commit = commits.first_commit(contents, columns, uuid.uuid4().hex)
-        opened = Opened(place, contents.attributes, commit.marker, columns)
+        opened = Opened(place, contents.root, commit.marker, columns)
         writing = Writing(opened, place, ())
         writing._store(commit)
         return writing
@@ -67,13 +51,13 @@ class Writing:
             CacheBusyError: another writer was faster.
         """
         with damage_of(place):
-            attributes = newest_attributes(place)
+            root = checked_root(place)
             before = read_marker(place)
             marker = replace(before, writer=uuid.uuid4().hex)
             if place.fenced:
                 marker = before.apart(marker.writer)
                 place.commit(KEY, marker.encode())
-            opened = opened_at(place, attributes, marker)
+            opened = opened_at(place, root, marker)
             contents = opened.contents(lazy=True)
             entries = opened.entries()
             log = opened.log()

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.store import cache_info, reader, version1
+from mirage_env.store import cache_info, reader
 from mirage_env.store.backends import locations
 from mirage_env.store.backends.locations import Where
-from mirage_env.store.format.world_contents import VERSION, CacheInfo, Contents
-from mirage_env.store.transaction import Writing, newest_attributes
+from mirage_env.store.format.world_contents import CacheInfo, Contents
+from mirage_env.store.transaction import Writing
 from mirage_env.world_model import Chunk, WorldModel, WorldState
 
 
@@ -46,7 +46,7 @@ def save_world(
 
 
 def copy_cache(source: Where, target: Where, overwrite: bool = False) -> None:
-    """Copy a cache: folder, zip or URL to folder, zip or URL. A copy has the newest version of the format.
+    """Copy a cache: folder, zip or URL to folder, zip or URL.
 
     Raises:
         CacheExistsError: something is at `target`.
@@ -54,10 +54,7 @@ def copy_cache(source: Where, target: Where, overwrite: bool = False) -> None:
         CacheNotFoundError, CacheVersionError, CacheCorruptError: `source` is no whole cache.
     """
     place = locations.to_read(source)
-    contents = reader.read(
-        place, lambda opened: opened.contents(lazy=False, images=True), lambda old: version1.read(old, images=True)
-    )
-    contents = replace(contents, attributes={**contents.attributes, "version": VERSION})
+    contents = reader.read(place, lambda opened: opened.contents(lazy=False, images=True))
     with locations.to_create(target, overwrite) as new:
         Writing.begin(new, contents)
 
@@ -69,7 +66,7 @@ def compact(path: Where) -> None:
         CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
         CacheBusyError: a writer holds it.
     """
-    newest_attributes(locations.to_read(path))  # before a zip is unpacked
+    reader.check(locations.to_read(path))  # before a zip is unpacked
     place = locations.to_append(path)
     try:
         writing, _ = Writing.resume(place)
@@ -97,7 +94,7 @@ def load_world(path: Where, model: WorldModel, lazy: bool = False) -> WorldState
         CacheCorruptError: arrays of the wrong shape or type, non-finite values, wrong checksums, or a missing part.
     """
     place = locations.to_read(path)
-    contents = reader.read(place, lambda opened: opened.contents(lazy), version1.read)
+    contents = reader.read(place, lambda opened: opened.contents(lazy))
     with reader.damage_of(place):
         return contents.world(model)
 
@@ -108,11 +105,7 @@ def load_frames(path: Where) -> NDArray[np.uint8] | None:  # [N, H, W, 3]
     Raises:
         CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
     """
-    return reader.read(
-        locations.to_read(path),
-        lambda opened: opened.track(images=True).images,
-        lambda old: version1.read(old, images=True).path.images,
-    )
+    return reader.read(locations.to_read(path), lambda opened: opened.track(images=True).images)
 
 
 def open_cache(path: Where) -> CacheInfo:
@@ -121,5 +114,5 @@ def open_cache(path: Where) -> CacheInfo:
     Raises:
         CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
     """
-    found = reader.read(locations.to_read(path), cache_info.read_info, cache_info.read_old_info)
+    found = reader.read(locations.to_read(path), cache_info.read_info)
     return replace(found, path=locations.normal(path))

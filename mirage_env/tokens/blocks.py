@@ -23,8 +23,6 @@ from mirage_env.camera import Camera
 
 TILE = 64
 """Most tokens of a tile."""
-UNKNOWN_FRAME = -1
-"""`Frames.row` of tokens whose frame was not recorded (caches of format version 1)."""
 FeatureType = Literal["int8", "float16", "integer"]
 """8 bits with a gain per token; half precision; or whole numbers from -128 to 127 as they are (colours)."""
 

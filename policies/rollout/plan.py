@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mirage_env.episodes.episode_files import ENDING
+from mirage_env.datasets.zip_arrays import ENDING
 from mirage_env.errors import CacheModelError, InvalidOptionError, RolloutError
 from mirage_env.store import open_cache
 from policies.rollout.loop import Recipe, about_cache

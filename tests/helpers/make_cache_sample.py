@@ -7,7 +7,7 @@ from repository import ROOT
 from worlds import open_minded_model, walk
 
 from mirage_env.store import CacheWriter, load_frames, open_cache
-from mirage_env.store.format.world_contents import VERSION
+from mirage_env.store.format.root_attributes import VERSION
 
 DATA = ROOT / "tests/data"
 
@@ -16,7 +16,7 @@ def main() -> None:
     model = open_minded_model(merge_tokens=60)
     walked = walk(model, 3)
     (first, begun), path = walked[0], DATA / f"cache_v{VERSION}.zip"
-    writer = CacheWriter.create(path, begun, model, [first], frames=True, overwrite=True)
+    writer = CacheWriter.create(path, begun, model, [first], frames=True)
     for chunk, state in walked[1:]:
         writer.append(state, chunk)
     writer.close(compact=False)  # with a log of evidence in it

@@ -13,7 +13,6 @@ from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.reposing import Correction, repose, repose_world
 from mirage_env.poses import pose_from_rotation_vector
-from mirage_env.tokens.blocks import UNKNOWN_FRAME
 
 GRID, CHANNELS, VIEWS = (6, 8), 5, 3
 CONFIG = WorldModelConfig("reposing", (48, 64), GRID, CHANNELS)
@@ -128,14 +127,6 @@ def test_a_world_moves_with_its_last_frame():
 def test_unknown_frames_are_refused_by_number(frame):
     with pytest.raises(InvalidOptionError, match=str(frame)):
         repose(written(0)[0], {frame: Correction(np.eye(4))})
-
-
-def test_tokens_that_do_not_know_their_frame_are_refused():
-    memory = written(0)[0]
-    block = memory.blocks[0]
-    nameless = replace(block, frames=replace(block.frames, row=np.full_like(block.frames.row, UNKNOWN_FRAME)))
-    with pytest.raises(InvalidOptionError, match="version 1"):
-        repose(replace(memory, blocks=(nameless,)), {0: Correction(np.eye(4))})
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])

@@ -1,18 +1,32 @@
-"""Caches in local folders, with a lock that the kernel gives back when the process ends, however it ends."""
+"""Caches in local folders: regular files only, reached without following a link, one writer at a time.
+
+Folders of a cache are opened one inside the other (`openat` with `O_NOFOLLOW`) and files are made with `O_EXCL`: what
+a stranger or another process puts there leads nowhere else. A writer holds the folder itself open, so that what is
+renamed to its place meanwhile is never written to.
+"""
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mirage_env.errors import CacheBusyError, StoreError
+from mirage_env.errors import CacheBusyError, CacheCorruptError, StoreError, UnsafeFileError
+from mirage_env.files.regular import KINDS, read_regular
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 ROOT = "zarr.json"
 LOCK = ".lock"
 PARTIAL = ".partial"
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class Folder:
@@ -25,50 +39,57 @@ class Folder:
         self.path = path
         self.name = str(path)
         self._durable = fsync == "commit"
-        self._lock: int | None = None
+        self._lock: BaseFileLock | None = None
+        self._held: int | None = None
+        """Descriptor of the folder, while it is locked."""
 
     def lock(self) -> None:
         """Take the lock.
 
         Raises:
             CacheBusyError: another writer has it.
+            CacheCorruptError: something in it is no regular file.
         """
-        handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
+        from mirage_env.files.locks import try_lock
+
+        self.sizes()
+        if (lock := try_lock(self.path / LOCK)) is None:
             raise CacheBusyError(
                 f"another writer has {self.name} open; close that one first, or copy the cache to another place"
-            ) from None
-        self._lock = handle
+            )
+        self._lock, self._held = lock, os.open(self.path, _FOLDER)
 
     def finish(self) -> None:
         pass
 
     def release(self) -> None:
-        if self._lock is not None:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)  # closing is not enough where a forked child has the file open too
-            os.close(self._lock)
-            self._lock = None
+        if self._lock is not None and self._held is not None:
+            os.close(self._held)
+            self._lock.release()
+            self._lock = self._held = None
 
-    def read(self, key: str) -> bytes | None:
-        try:
-            return (self.path / key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+    def read(self, key: str, most_bytes: int) -> bytes | None:
+        return self.read_many([key], most_bytes)[0]
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [self.read(key) for key in keys]
+    def read_many(self, keys: Sequence[str], most_bytes: int) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        for parent, group in groupby(keys, key=lambda key: key.rpartition("/")[0]):
+            names = list(group)
+            try:
+                with self._opened(parent) as folder:
+                    found += [self._read(folder, key, most_bytes) for key in names]
+            except FileNotFoundError:
+                found += [None] * len(names)
+        return found
 
     def sizes(self) -> dict[str, int]:
-        found = {}
-        for folder, _, names in os.walk(self.path):
-            inside = os.path.relpath(folder, self.path)
-            for name in names:
-                with suppress(FileNotFoundError):  # a writer may be at work
-                    key = name if inside == "." else f"{inside}/{name}"
-                    found[key] = os.stat(os.path.join(folder, name)).st_size
+        """Bytes of every file by name.
+
+        Raises:
+            CacheCorruptError: something is no regular file, by name.
+        """
+        found: dict[str, int] = {}
+        self._list("", found)
         return found
 
     def stored_bytes(self) -> int:
@@ -80,65 +101,127 @@ class Folder:
         Raises:
             StoreError: it has, or was.
         """
-        if self._lock is None:
+        if self._held is None:
             return
         try:
-            there = os.stat(self.path / LOCK)
+            there = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
             there = None
-        if there is None or not os.path.samestat(there, os.fstat(self._lock)):
+        if there is None or not os.path.samestat(there, os.fstat(self._held)):
             raise StoreError(f"the cache {self.name} was removed or replaced while it was being written to")
 
     def write_many(self, files: Mapping[str, bytes]) -> None:
         self.check()
-        for key, data in files.items():
-            self._write(key, data)
+        keys = sorted(files, key=lambda key: key.rpartition("/")[0])
+        for parent, names in groupby(keys, key=lambda key: key.rpartition("/")[0]):
+            with self._opened(parent, make=True) as folder:
+                for key in names:
+                    self._write(folder, key.rpartition("/")[2], files[key])
         if self._durable:
-            for folder in {parent for key in files for parent in (self.path / key).parents if self._inside(parent)}:
-                _sync_folder(folder)
+            for inside in {part for key in files for part in _parents(key)}:
+                with self._opened(inside) as folder:
+                    os.fsync(folder)
 
     def commit(self, key: str, data: bytes) -> None:
         self.check()
-        self._write(key, data)
-        if self._durable:
-            _sync_folder((self.path / key).parent)
+        with self._opened(key.rpartition("/")[0], make=True) as folder:
+            self._write(folder, key.rpartition("/")[2], data)
+            if self._durable:
+                os.fsync(folder)
 
     def delete(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            (self.path / key).unlink(missing_ok=True)
+        for parent, names in groupby(sorted(keys), key=lambda key: key.rpartition("/")[0]):
+            with suppress(FileNotFoundError), self._opened(parent) as folder:
+                for key in names:
+                    with suppress(FileNotFoundError):
+                        os.unlink(key.rpartition("/")[2], dir_fd=folder)
 
     def sweep(self, keep: set[str]) -> None:
-        for key in self.sizes():
-            if key.endswith(PARTIAL) or ("/c." in key and key not in keep):
-                (self.path / key).unlink(missing_ok=True)
+        self.delete([key for key in self.sizes() if key.endswith(PARTIAL) or ("/c." in key and key not in keep)])
 
-    def _write(self, key: str, data: bytes) -> None:
-        """Write a file: in place where it is new, since no marker names it yet; else by replacing the old one."""
-        file = self.path / key
+    @contextmanager
+    def _opened(self, inside: str, make: bool = False) -> Iterator[int]:
+        """Descriptor of a folder of the cache, which is reached without following a link.
+
+        Raises:
+            UnsafeFileError: a part of the way is a link, or a file.
+            FileNotFoundError: it is not there.
+        """
+        folder = os.open(self.path, _FOLDER) if self._held is None else os.dup(self._held)
         try:
-            self._fill(file, "xb", data)
-        except FileNotFoundError:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._fill(file, "xb", data)
-        except FileExistsError:
-            partial = file.with_name(file.name + PARTIAL)
-            self._fill(partial, "wb", data)
-            os.replace(partial, file)
+            for part in inside.split("/") if inside else ():
+                above, folder = folder, _open_folder(folder, part, f"{self.name}: {inside}", make)
+                os.close(above)
+            yield folder
+        finally:
+            os.close(folder)
 
-    def _fill(self, file: Path, mode: str, data: bytes) -> None:
-        with open(file, mode) as handle:
+    def _read(self, folder: int, key: str, most_bytes: int) -> bytes | None:
+        try:
+            return read_regular(key.rpartition("/")[2], most_bytes, follow=False, folder=folder)
+        except FileNotFoundError:
+            return None
+        except UnsafeFileError as error:
+            raise UnsafeFileError(f"in {key.rpartition('/')[0] or 'the cache'}: {error}") from error
+
+    def _list(self, inside: str, found: dict[str, int]) -> None:
+        with self._opened(inside) as folder:
+            folders = []
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    key = f"{inside}/{entry.name}" if inside else entry.name
+                    with suppress(FileNotFoundError):  # a writer may be at work
+                        about = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
+                        if stat.S_ISDIR(about.st_mode):
+                            folders.append(key)
+                        elif stat.S_ISREG(about.st_mode):
+                            found[key] = about.st_size
+                        else:
+                            kind = KINDS.get(stat.S_IFMT(about.st_mode), "no regular file")
+                            raise CacheCorruptError(
+                                f"the cache {self.name} has {kind} in it: {key}; it may hold regular files only, so "
+                                "nothing in it was touched: remove that, or copy the cache from where it came from"
+                            )
+        if inside.count("/") > 8:
+            raise CacheCorruptError(f"the cache {self.name} has folders deeper than any cache: {inside}")
+        for key in folders:
+            with suppress(FileNotFoundError):
+                self._list(key, found)
+
+    def _write(self, folder: int, name: str, data: bytes) -> None:
+        """Write a file: in place where it is new, since no marker names it yet; else by replacing the old one."""
+        try:
+            self._fill(folder, name, data)
+        except FileExistsError:
+            with suppress(FileNotFoundError):  # of a writer that was killed
+                os.unlink(name + PARTIAL, dir_fd=folder)
+            self._fill(folder, name + PARTIAL, data)
+            os.replace(name + PARTIAL, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+    def _fill(self, folder: int, name: str, data: bytes) -> None:
+        with os.fdopen(os.open(name, _NEW, 0o644, dir_fd=folder), "wb") as handle:
             handle.write(data)
             if self._durable:
                 handle.flush()
                 os.fsync(handle.fileno())
 
-    def _inside(self, folder: Path) -> bool:
-        return folder == self.path or self.path in folder.parents
 
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+def _open_folder(above: int, name: str, where: str, make: bool) -> int:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        return os.open(name, _FOLDER, dir_fd=above)
+    except FileNotFoundError:
+        if not make:
+            raise
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise UnsafeFileError(f"{where}: {name} is a link or a file; only folders are entered there") from error
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=above)
+    return os.open(name, _FOLDER, dir_fd=above)
+
+
+def _parents(key: str) -> list[str]:
+    """Folders of a cache on the way to a file, the cache itself first."""
+    parts = key.split("/")[:-1]
+    return ["/".join(parts[:count]) for count in range(len(parts) + 1)]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 from urllib.parse import unquote, urlsplit
 
-from mirage_env.errors import CacheCorruptError, CacheNotFoundError, InvalidOptionError, MissingPackageError
+from mirage_env.errors import CacheNotFoundError, InvalidOptionError, MissingPackageError
+from mirage_env.files.atomic import sweep, target_of
 from mirage_env.store.backends import atomic_create, zip_file
 from mirage_env.store.backends.local_folder import ROOT, Folder
 from mirage_env.store.backends.zip_file import Archive, ZipFolder
@@ -33,10 +34,14 @@ class Place(Protocol):
     workers: int
     """How many files are best read at once."""
 
-    def read(self, key: str) -> bytes | None:
-        """One file; None where there is none."""
+    def read(self, key: str, most_bytes: int) -> bytes | None:
+        """One file; None where there is none.
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]: ...
+        Raises:
+            ValueError, OSError: it is no regular file, or has more bytes.
+        """
+
+    def read_many(self, keys: Sequence[str], most_bytes: int) -> list[bytes | None]: ...
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every file by name."""
@@ -84,10 +89,10 @@ def normal(where: Where) -> str | Path:
     """
     text = str(where)
     if (match := re.match(r"([a-z][a-z0-9+.-]+):/+", text)) is None:
-        return Path(where).expanduser()
+        return _local(Path(where))
     scheme, rest = match.group(1), re.sub(r"\b(https?):/+", r"\1://", text[match.end() :])
     if scheme == "file":
-        return Path("/" + unquote(urlsplit(f"file:///{rest}").path).lstrip("/"))
+        return _local(Path("/" + unquote(urlsplit(f"file:///{rest}").path).lstrip("/")))
     if scheme not in ("s3", "gs", "az", "memory"):
         raise InvalidOptionError(f"{text} is no place for a cache; give a path, or a URL of s3, gs, az, memory or file")
     return f"{scheme}://{rest}"
@@ -105,6 +110,8 @@ def to_read(where: Where) -> Place:
     place = normal(where)
     if isinstance(place, str):
         return _bucket(place)
+    for made in (place, zip_file.unfinished(place)):
+        sweep(made)
     if zip_file.is_zip(place) and zip_file.unfinished(place).exists():
         place = zip_file.unfinished(place)
     if not place.exists():
@@ -113,8 +120,6 @@ def to_read(where: Where) -> Place:
         raise CacheNotFoundError(f"{place} is a folder without a cache (no {ROOT}); caches end in .zarr or .zip")
     if place.is_dir():
         return Folder(place)
-    if not zip_file.is_zip_file(place):
-        raise CacheCorruptError(f"{place} is no whole zip file; copy it again from where it came from")
     return Archive(place)
 
 
@@ -158,6 +163,18 @@ def to_create(where: Where, overwrite: bool, growing: bool = False, fsync: Fsync
         return
     with atomic_create.new_cache(place, overwrite, growing) as path:
         yield Folder(path, fsync)
+
+
+def _local(path: Path) -> Path:
+    """A local path; where it is a link, as what it leads to.
+
+    Raises:
+        InvalidOptionError: a path that no system takes.
+    """
+    try:
+        return target_of(path.expanduser())
+    except (ValueError, OSError, RuntimeError) as error:
+        raise InvalidOptionError(f"{str(path)[:200]!r} is no path ({error}); give another place") from error
 
 
 def _bucket(url: str) -> Bucket:

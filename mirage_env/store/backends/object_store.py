@@ -20,6 +20,7 @@ from obstore.store import MemoryStore, ObjectStore, from_url
 
 from mirage_env.errors import CacheBusyError, CacheExistsError, CacheNotFoundError, InvalidOptionError, StoreError
 from mirage_env.store.backends.local_folder import ROOT
+from mirage_env.store.format.cache_files import reason_against
 from mirage_env.store.format.commit_marker import KEY
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 WORKERS = 16
 ResultT = TypeVar("ResultT")
+MARKER_BYTES = 2**24
 PROBE = ".probe"
 BEGUN = b'{"attributes":{"begun":"%s"},"node_type":"group","zarr_format":3}'
 """The marker while a cache is made; it is no commit, and no two are the same."""
@@ -65,11 +67,11 @@ class Bucket:
         except (BaseError, ValueError, TypeError) as error:
             raise InvalidOptionError(f"{base} with options {sorted(options)}: {_reason(error)}") from error
 
-    def read(self, key: str) -> bytes | None:
-        return self._try(f"reading {key}", lambda: _get(self._store, key))
+    def read(self, key: str, most_bytes: int) -> bytes | None:
+        return self._try(f"reading {key}", lambda: _get(self._store, key, most_bytes))
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return self._each(self.read, keys)
+    def read_many(self, keys: Sequence[str], most_bytes: int) -> list[bytes | None]:
+        return self._each(lambda key: self.read(key, most_bytes), keys)
 
     def sizes(self) -> dict[str, int]:
         def listed() -> dict[str, int]:
@@ -123,7 +125,7 @@ class Bucket:
             put = obstore.put(self._store, key, data, mode=mode, use_multipart=False)
         except (AlreadyExistsError, PreconditionError) as error:
             # Where an answer was lost, the library tries again and finds what it has written itself.
-            if self.read(key) != data:
+            if self.read(key, MARKER_BYTES) != data:
                 raise CacheBusyError(
                     f"another writer has the cache {self.name}; what it committed is kept, what this one wanted to add "
                     "is not: open it again, or write to another place"
@@ -157,8 +159,8 @@ class Bucket:
         there = self.sizes()
         if there and not overwrite:
             raise CacheExistsError(f"there is something at {self.name} already; choose another place or overwrite it")
-        if there and not {ROOT, KEY} & set(there):
-            raise CacheExistsError(f"{self.name} is no cache and will not be overwritten; choose another place")
+        if there and (reason := self._reason_against(there)):
+            raise CacheExistsError(f"{self.name} will not be overwritten: {reason}; choose another place")
         if there:
             self.delete([KEY])
             self.delete(there)
@@ -171,6 +173,11 @@ class Bucket:
             if not whole:
                 self.delete(self.sizes())
             self.release()
+
+    def _reason_against(self, there: Mapping[str, int]) -> str | None:
+        if set(there) == {KEY} and (self.read(KEY, len(BEGUN) + 64) or b"").startswith(BEGUN.partition(b"%s")[0]):
+            return None  # of a writer that was killed before it had written anything else
+        return reason_against(self.read(ROOT, 2**20), there)
 
     def _each(self, do: Callable[[str], ResultT], keys: Sequence[str]) -> list[ResultT]:
         if len(keys) < 2:
@@ -194,11 +201,14 @@ def _reason(error: Exception) -> str:
     return str(error).split("\n\nDebug source")[0].strip()
 
 
-def _get(store: ObjectStore, key: str) -> bytes | None:
+def _get(store: ObjectStore, key: str, most_bytes: int) -> bytes | None:
     try:
-        return bytes(obstore.get(store, key).bytes())
+        found = obstore.get(store, key)
     except FileNotFoundError:
         return None
+    if found.meta["size"] > most_bytes:
+        raise ValueError(f"{key} has {found.meta['size']} bytes; such a file may have {most_bytes}")
+    return bytes(found.bytes())
 
 
 def _remove(store: ObjectStore, keys: list[str]) -> None:

@@ -1,50 +1,98 @@
 """Caches in a zip. It is read as it is, and written in a folder beside it, which is packed at the end.
 
 While that folder is there, it is newer than the zip: a writer that was killed has left it, and the next one goes on
-there.
+there. Members are those of a cache and bounded, whatever the zip says.
 """
 
 from __future__ import annotations
 
-import shutil
+import struct
 import threading
-import uuid
 import zipfile
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from mirage_env.errors import CacheCorruptError
+from mirage_env.files.atomic import new_file, new_folder, remove
+from mirage_env.files.regular import check_regular
 from mirage_env.store.backends.local_folder import LOCK, PARTIAL, Folder
+from mirage_env.store.format.cache_files import foreign_files
+
+MOST_MEMBERS = 2**20
+FREE_BYTES, MOST_EXPANSION = 2**26, 4
+"""A zip may unpack to so many bytes, and beyond them so many times its own. Caches are stored, not compressed again."""
+BAD_ZIP = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, zlib.error, UnicodeError)
+"""What the zip library raises at damaged files."""
 
 
 class Archive:
-    """A cache in a zip (`Place`)."""
+    """A cache in a zip (`Place`).
+
+    Raises:
+        CacheCorruptError: it is no zip, or its members are more or larger than those of a cache.
+    """
 
     workers = 1
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = str(path)
-        self._zip = zipfile.ZipFile(path)
         self._turn = threading.Lock()
-
-    def read(self, key: str) -> bytes | None:
+        check_regular(path, path.stat().st_mode)
         try:
-            with self._turn:
-                return self._zip.read(key)
+            self._zip = zipfile.ZipFile(path)
+        except (*BAD_ZIP, ValueError, OverflowError) as error:
+            raise CacheCorruptError(
+                f"{path} is no whole zip file ({error}); copy it again from where it came from"
+            ) from error
+        sizes = [info.file_size for info in self._zip.infolist()]
+        if len(sizes) > MOST_MEMBERS or sum(sizes) > FREE_BYTES + MOST_EXPANSION * path.stat().st_size:
+            raise CacheCorruptError(
+                f"{path} has {len(sizes)} members of {sum(sizes)} bytes, more than a cache in a file of "
+                f"{path.stat().st_size} bytes; nothing of it was unpacked: copy it again from where it came from"
+            )
+
+    def read(self, key: str, most_bytes: int) -> bytes | None:
+        try:
+            with self._turn, self._zip.open(key) as member:
+                data = member.read(most_bytes + 1)
         except KeyError:
             return None
-        except (zipfile.BadZipFile, EOFError) as error:
+        except (*BAD_ZIP, OverflowError) as error:
             raise ValueError(f"{key}: {error}") from error
+        if len(data) > most_bytes:
+            raise ValueError(f"{key} has more than the {most_bytes} bytes that such a file may have")
+        return data
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [self.read(key) for key in keys]
+    def read_many(self, keys: Sequence[str], most_bytes: int) -> list[bytes | None]:
+        return [self.read(key, most_bytes) for key in keys]
 
     def sizes(self) -> dict[str, int]:
-        return {info.filename: info.file_size for info in self._zip.infolist()}
+        return {info.filename: info.file_size for info in self._zip.infolist() if not info.is_dir()}
 
     def stored_bytes(self) -> int:
         return self.path.stat().st_size
+
+    def unpack(self, folder: Path) -> None:
+        """Write the members to a folder.
+
+        Raises:
+            CacheCorruptError: a member that belongs to no cache, or a damaged one.
+        """
+        if foreign := foreign_files(self.sizes()):
+            raise CacheCorruptError(
+                f"{self.path} holds what belongs to no cache: {', '.join(foreign[:5])}; nothing was unpacked. Take "
+                "that out, or copy_cache makes a cache of the rest"
+            )
+        target = Folder(folder)
+        for key, size in self.sizes().items():
+            try:
+                data = self.read(key, size)
+            except ValueError as error:
+                raise CacheCorruptError(f"the cache {self.path} is damaged: {error}") from error
+            target.write_many({key: data or b""})
 
 
 class ZipFolder(Folder):
@@ -64,51 +112,29 @@ def is_zip(path: Path) -> bool:
     return path.suffix == ".zip"
 
 
-def is_zip_file(path: Path) -> bool:
-    return zipfile.is_zipfile(path)
-
-
 def unfinished(path: Path) -> Path:
     """The folder in which a zip is written to; while it is there, it is newer than the zip."""
     return path.with_name(path.name + ".writing")
 
 
 def unpacked(path: Path) -> Path:
-    """The folder in which a zip is written to, made where it is not there yet."""
+    """The folder in which a zip is written to, made where it is not there yet.
+
+    Raises:
+        CacheCorruptError: as `Archive` and `Archive.unpack`.
+    """
     target = unfinished(path)
     if not target.exists():
-        folder = beside(path)
-        try:
-            with zipfile.ZipFile(path) as archive:
-                archive.extractall(folder)
+        with new_folder(path) as folder:
+            Archive(path).unpack(folder)
             with suppress(FileExistsError, OSError):  # another writer was faster; the lock decides between us
                 folder.rename(target)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     return target
 
 
 def pack(folder: Path, path: Path) -> None:
     """Make a zip of a folder."""
-    packed = beside(path)
-    try:
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-            for file in sorted(f for f in folder.rglob("*") if f.is_file()):
-                if file.name != LOCK and not file.name.endswith(PARTIAL):
-                    archive.write(file, file.relative_to(folder).as_posix())
-        packed.replace(path)
-    finally:
-        packed.unlink(missing_ok=True)
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder in one step as others see it."""
-    if folder.exists():
-        away = beside(folder)
-        folder.rename(away)
-        shutil.rmtree(away)
-
-
-def beside(path: Path) -> Path:
-    """A name for something temporary."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with new_file(path) as packed, zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for key in sorted(Folder(folder).sizes()):
+            if not key.startswith(LOCK) and not key.endswith(PARTIAL):
+                archive.write(folder / key, key)

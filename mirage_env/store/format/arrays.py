@@ -1,28 +1,34 @@
 """The arrays of a cache, and their files: rows in, bytes out, and back with every check.
 
-Every array is a regular Zarr v3 array of far more rows than will ever be used, so that its shape never changes; only
-the files that hold rows exist. A file holds `Column.rows` rows, compressed (zstd) and with a checksum (CRC-32C) of its
-bytes, exactly as the codecs in `zarr.json` say. Files are made and read here rather than by the Zarr library because a
-step writes twenty of them: the library takes five times as long, and does not say which file was at fault.
+Every array is a regular Zarr v3 array that grows along its first axis; its declared length is put right when a cache is
+made and when it is compacted, and means nothing to a reader of this package. A file holds `Column.rows` rows,
+compressed (zstd) and with a checksum (CRC-32C) of its bytes, exactly as the codecs in `zarr.json` say. Files are made
+and read here rather than by the Zarr library because a step writes twenty of them: the library takes five times as
+long, and does not say which file was at fault.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import google_crc32c
 import numpy as np
 from numcodecs.zstd import Zstd
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 LEVEL = 1
 """Of zstd. Features hardly compress; what does (cells, frames, padding) does so at any level."""
 CRC_BYTES = 4
 MOST_ROWS = 2**52
-"""Declared length of every array; row numbers stay exact as float64."""
+"""Row numbers below it are exact as float64."""
+FREE_BYTES, MOST_EXPANSION = 2**28, 256
+"""A reading may unpack so many bytes, and beyond them so many times what is stored. Worlds expand two to four times."""
+BATCH = 256
+"""Files that are asked for at once; where one is missing, no more are."""
 TOKEN_ROWS = 8192
 TABLE_COLUMNS = 25
 CAMERA_NUMBERS = 16 + 9
@@ -33,7 +39,29 @@ _zstd = Zstd(LEVEL)
 class Files(Protocol):
     """What this module needs of a place (`locations.py`)."""
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]: ...
+    def read_many(self, keys: Sequence[str], most_bytes: int) -> list[bytes | None]:
+        """Files, none larger than `most_bytes`."""
+
+
+@dataclass
+class Budget:
+    """An account of what was unpacked and what that took in files."""
+
+    stored: int = 0
+    unpacked: int = 0
+
+    def take(self, stored: int, unpacked: int) -> None:
+        """Enter some rows.
+
+        Raises:
+            ValueError: they expand beyond what a world does.
+        """
+        self.stored += stored
+        self.unpacked += unpacked
+        if self.unpacked > FREE_BYTES + MOST_EXPANSION * self.stored:
+            raise ValueError(
+                f"{self.stored} bytes of files unpack to more than {FREE_BYTES + MOST_EXPANSION * self.stored} bytes"
+            )
 
 
 @dataclass(frozen=True)
@@ -48,6 +76,16 @@ class Column:
     """Of one row."""
     rows: int
     """Rows of one file."""
+    dimensions: tuple[str, ...] = ()
+    """Names of the axes, that of the rows first."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """For people and other libraries: `units`, `description`."""
+
+    @property
+    def most_bytes(self) -> int:
+        """Size of its largest file: incompressible rows as zstd frames them, and the checksum."""
+        size = self.rows * self.row_bytes
+        return size + size // 256 + 64 + CRC_BYTES
 
     @property
     def row_bytes(self) -> int:
@@ -57,9 +95,9 @@ class Column:
         """Name of the file that holds the rows from `part * rows`."""
         return f"{self.name}/c.{part}" + ".0" * len(self.shape)
 
-    def keys(self, start: int, count: int) -> list[str]:
+    def keys(self, start: int, count: int) -> Iterator[str]:
         """Names of the files that hold some rows."""
-        return [self.key(part) for part in self.parts(start, count)]
+        return (self.key(part) for part in self.parts(start, count))
 
     def parts(self, start: int, count: int) -> range:
         return range(start // self.rows, -(-(start + count) // self.rows)) if count else range(0)
@@ -75,7 +113,7 @@ class Rows:
 
 
 def columns(
-    channels: int, latents: Sequence[int], noise: int, image_size: Sequence[int], slots: int = 0
+    channels: int, latents: Sequence[int], noise: int, image_size: tuple[int, int], slots: int = 0
 ) -> dict[str, Column]:
     """All arrays of a cache by name.
 
@@ -86,46 +124,60 @@ def columns(
         image_size: H, W of the frames.
         slots: places for references; the arrays for them are there only if it is not 0.
     """
+    C, H, W = channels, *image_size
+    cells = ("latent", "channel", "y", "x")
+    listed = [
+        _column("tokens/position", "token", "<u2", (3,), TOKEN_ROWS, "axis", "place in the box of the token's tile"),
+        _column("tokens/feature", "token", "i1", (C,), TOKEN_ROWS, "channel", "feature of int8 blocks, times the gain"),
+        _column("tokens/feature_half", "token", "<f2", (C,), TOKEN_ROWS, "channel", "feature of float16 blocks"),
+        _column("tokens/size", "token", "<f2", (2,), TOKEN_ROWS, "footprint_and_gain", "footprint in metres; gain"),
+        _column("tokens/source", "token", "<u4", (2,), TOKEN_ROWS, "frame_and_cell", "frame of the block; cell of it"),
+        _column("evidence/base", "evidence", "u1", (), TOKEN_ROWS, "", "confidence of a token, as written"),
+        _column("evidence/log", "log", "<u8", (2,), 4096, "token_and_confidence", "what has changed since"),
+        _column("tiles/box", "tile", "<f4", (6,), 256, "corner_and_step", "low corner, metres per unit", "m"),
+        _column("tiles/index", "tile", "<i4", (2,), 256, "end_and_birth", "end of the tile in its block; its chunk"),
+        _column("frames/row", "frame", "<i4", (), 64, "", "number of the frame since the world began"),
+        _column("frames/pose", "frame", "<f8", (4, 4), 64, "row column", "T_world_cam, OpenCV axes", "m"),
+        _column("frames/intrinsics", "frame", "<f8", (3, 3), 64, "k_row k_column", "K_latent", "cell"),
+        _column("blocks", "table", "<f8", (TABLE_COLUMNS,), 256, "number", "the table of blocks, docs/store.md"),
+        _column("path/poses", "path", "<f8", (4, 4), 256, "row column", "T_world_cam, OpenCV axes", "m"),
+        _column("path/intrinsics", "path", "<f8", (3, 3), 256, "k_row k_column", "K_image", "pixel"),
+        _column("path/images", "path", "u1", (H, W, 3), 1, "y x rgb", "what was shown, sRGB"),
+        _column("state/latents", "state", "<f4", tuple(latents), 1, " ".join(cells), "clean latents, newest last"),
+        _column("state/noise", "state", "u1", (noise,), 1, "byte", "state of the world's torch.Generator"),
+    ]
+    if slots:
+        bank, views = (slots, *latents[1:]), (slots, CAMERA_NUMBERS)
+        listed += [
+            _column("state/bank", "state", "<f4", bank, 1, "reference channel y x", "latents of references"),
+            _column("state/views", "state", "<f8", views, 1, "reference camera", "their T_world_cam and K_image"),
+        ]
+    return {c.name: c for c in listed}
 
-    def column(name: str, cursor: str, dtype: DTypeLike, shape: Iterable[int], rows: int) -> Column:
-        return Column(name, cursor, np.dtype(dtype), tuple(shape), rows)
 
-    listed = (
-        column("tokens/position", "token", "<u2", (3,), TOKEN_ROWS),
-        column("tokens/feature", "token", "i1", (channels,), TOKEN_ROWS),
-        column("tokens/feature_half", "token", "<f2", (channels,), TOKEN_ROWS),
-        column("tokens/size", "token", "<f2", (2,), TOKEN_ROWS),
-        column("tokens/source", "token", "<u4", (2,), TOKEN_ROWS),
-        column("evidence/base", "evidence", "u1", (), TOKEN_ROWS),
-        column("evidence/log", "log", "<u8", (2,), 4096),
-        column("tiles/box", "tile", "<f4", (6,), 256),
-        column("tiles/index", "tile", "<i4", (2,), 256),
-        column("frames/row", "frame", "<i4", (), 64),
-        column("frames/pose", "frame", "<f8", (4, 4), 64),
-        column("frames/intrinsics", "frame", "<f8", (3, 3), 64),
-        column("blocks", "table", "<f8", (TABLE_COLUMNS,), 256),
-        column("path/poses", "path", "<f8", (4, 4), 256),
-        column("path/intrinsics", "path", "<f8", (3, 3), 256),
-        column("path/images", "path", "u1", (*image_size, 3), 1),
-        column("state/latents", "state", "<f4", latents, 1),
-        column("state/noise", "state", "u1", (noise,), 1),
-    )
-    references = (
-        column("state/bank", "state", "<f4", (slots, *latents[1:]), 1),
-        column("state/views", "state", "<f8", (slots, CAMERA_NUMBERS), 1),
-    )
-    return {c.name: c for c in (*listed, *(references if slots else ()))}
+def _column(
+    name: str, cursor: str, dtype: str, shape: tuple[int, ...], rows: int, axes: str, about: str, units: str = ""
+) -> Column:
+    attributes = {"description": about, **({"units": units} if units else {})}
+    return Column(name, cursor, np.dtype(dtype), shape, rows, (cursor, *axes.split()), attributes)
 
 
-def fetch(files: Files, wanted: Sequence[Rows]) -> list[NDArray[Any]]:
-    """Some rows of several columns, [count, *shape] each, in one round of reading.
+def fetch(files: Files, wanted: Sequence[Rows], budget: Budget) -> list[NDArray[Any]]:
+    """Some rows of several columns, [count, *shape] each, in as few rounds of reading as possible.
 
     Raises:
-        ValueError: a file is missing or damaged, by name.
+        ValueError: a file is missing or damaged, by name, or unpacks to more than the budget allows.
     """
-    keys = [key for rows in wanted for key in rows.column.keys(rows.start, rows.count)]
-    found = dict(zip(keys, files.read_many(keys), strict=True))
-    return [_joined(rows, found) for rows in wanted]
+    most = max((rows.column.most_bytes for rows in wanted), default=0)
+    keys = (key for rows in wanted for key in rows.column.keys(rows.start, rows.count))
+    found: dict[str, bytes] = {}
+    while asked := list(itertools.islice(keys, BATCH)):
+        batch = [key for key in dict.fromkeys(asked) if key not in found]
+        for key, data in zip(batch, files.read_many(batch, most), strict=True):
+            if data is None:
+                raise ValueError(f"{key} is missing")
+            found[key] = data
+    return [_joined(rows, found, budget) for rows in wanted]
 
 
 def put(files: Files, out: MutableMapping[str, bytes], column: Column, start: int, values: NDArray[Any]) -> None:
@@ -139,7 +191,7 @@ def put(files: Files, out: MutableMapping[str, bytes], column: Column, start: in
         raise ValueError(f"{column.name} takes {expected}, not {values.dtype}{list(values.shape)}")
     if before := start % column.rows:
         key = column.key(start // column.rows)
-        found = out.get(key) or files.read_many([key])[0]
+        found = out.get(key) or files.read_many([key], column.most_bytes)[0]
         values = np.concatenate([decode(column, key, found)[:before], values])
     first = start // column.rows
     for part in range(-(-len(values) // column.rows)):
@@ -168,7 +220,7 @@ def decode(column: Column, key: str, data: bytes | None) -> NDArray[Any]:  # [co
     packed, checksum = data[:-CRC_BYTES], data[-CRC_BYTES:]
     if google_crc32c.value(packed).to_bytes(CRC_BYTES, "little") != checksum:
         raise ValueError(f"{key} does not have its checksum")
-    values = np.empty((column.rows, *column.shape), column.dtype)
+    values = np.zeros((column.rows, *column.shape), column.dtype)
     try:
         _zstd.decode(packed, values)
     except (RuntimeError, ValueError) as error:
@@ -176,10 +228,11 @@ def decode(column: Column, key: str, data: bytes | None) -> NDArray[Any]:  # [co
     return values
 
 
-def _joined(rows: Rows, found: Mapping[str, bytes | None]) -> NDArray[Any]:
+def _joined(rows: Rows, found: Mapping[str, bytes], budget: Budget) -> NDArray[Any]:
     column, start, count = rows.column, rows.start, rows.count
     if not count:
         return np.zeros((0, *column.shape), column.dtype)
+    budget.take(sum(len(found[key]) for key in column.keys(start, count)), count * column.row_bytes)
     parts = [decode(column, key, found[key]) for key in column.keys(start, count)]
     first = start % column.rows
     return (parts[0] if len(parts) == 1 else np.concatenate(parts))[first : first + count]

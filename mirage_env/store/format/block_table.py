@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.store.format.arrays import TABLE_COLUMNS, Column, Rows, fetch
+from mirage_env.store.format.arrays import MOST_ROWS, TABLE_COLUMNS, Budget, Column, Files, Rows, fetch
 from mirage_env.tokens.blocks import TILE, FeatureType, Frames, MemoryBlock
 
 FEATURES: tuple[FeatureType, ...] = get_args(FeatureType)
@@ -18,6 +18,8 @@ Part = dict[str, NDArray[Any]]
 """Values by name of column."""
 HALF, FULL = "tokens/feature_half", "tokens/feature"
 FIELDS = frozenset(f.name for f in fields(MemoryBlock))
+MOST_FRAMES = 2**16
+"""Of a block: tokens count them in 16 bits."""
 FRAME_BYTES = 4 + 16 * 8 + 9 * 8
 
 
@@ -69,7 +71,16 @@ class Entry:
         """
         if not np.isfinite(values).all() or values[-1] != _row_checksum(row, values):
             raise ValueError(f"row {row} of the table of blocks does not have its checksum")
-        n = [int(value) for value in values[:15]]
+        whole = values[:15]
+        if (whole < 0).any() or (whole >= MOST_ROWS).any() or (whole != np.floor(whole)).any():
+            raise ValueError(f"row {row} of the table of blocks has numbers that count nothing")
+        n = [int(value) for value in whole]
+        if n[9] >= 2 * len(FEATURES) or max(n[10:14]) >= 2**32 or max(n[7:9]) >= 2**31:
+            raise ValueError(f"row {row} of the table of blocks has a kind, checksum or birth that there is not")
+        if not 0 < n[3] <= n[1] <= n[3] * TILE or not 0 < n[5] <= MOST_FRAMES:
+            raise ValueError(
+                f"row {row} of the table of blocks has {n[1]} tokens in {n[3]} tiles and {n[5]} frames, which cannot be"
+            )
         wide, kind = divmod(n[9], len(FEATURES))
         return Entry(
             row=row,
@@ -147,14 +158,16 @@ Log = tuple[NDArray[np.int64], NDArray[np.uint8]]
 """Tokens [n] of a block whose evidence has changed since it was written, and the new confidence [n]."""
 
 
-def read_block(files: Any, columns: Mapping[str, Column], entry: Entry, log: Log) -> MemoryBlock:
+def read_block(
+    files: Files, columns: Mapping[str, Column], entry: Entry, log: Log, cells: int, budget: Budget
+) -> MemoryBlock:
     """The block of an entry, checked.
 
     Raises:
-        ValueError: a part of it is missing or damaged; says which.
+        ValueError: a part of it is missing or damaged, by name.
     """
     wanted = entry.rows(columns)
-    found = {rows.column.name: values for rows, values in zip(wanted, fetch(files, wanted), strict=True)}
+    found = {rows.column.name: values for rows, values in zip(wanted, fetch(files, wanted, budget), strict=True)}
     parts = [{name: values for name, values in found.items() if name.startswith(part)} for part in PARTS]
     for part, values, expected in zip(PARTS, parts, (*entry.print, entry.evidence_crc32), strict=True):
         if checksum(values) != expected:
@@ -179,23 +192,24 @@ def read_block(files: Any, columns: Mapping[str, Column], entry: Entry, log: Log
         confidence=confidence,
         frames=Frames(found["frames/row"].copy(), found["frames/pose"].copy(), found["frames/intrinsics"].copy()),
     )
-    _check(block, entry)
+    _check(block, entry, cells)
     return block
 
 
 PARTS = ("tokens/", "tiles/", "frames/", "evidence/")
 
 
-def _check(block: MemoryBlock, entry: Entry) -> None:
+def _check(block: MemoryBlock, entry: Entry, cells: int) -> None:
     """Refuse what would lead the readout out of its arrays, whatever its checksums."""
     sizes = np.diff(block.first)
     sound = {
         "tiles": len(sizes) > 0 and sizes.min() > 0 and sizes.max() <= TILE and block.first[-1] == len(block),
-        "frames": len(block.frames.row) > int(block.frame.max(initial=0)),
+        "frames": len(block.frames.row) > int(block.frame.max(initial=0)) and block.frames.row.min(initial=0) >= 0,
+        "cells": int(block.cell.max(initial=0)) < cells,
         "boxes": bool(np.isfinite(block.low).all() and np.isfinite(block.step).all() and (block.step >= 0).all()),
         "footprints": bool(np.isfinite(block.footprint).all() and (block.footprint > 0).all()),
         "features": bool(np.isfinite(block.gain).all() and np.isfinite(block.feature).all()),
-        "births": bool(block.born[0] == entry.newest and block.born[-1] == entry.oldest >= 0),
+        "births": bool(block.born[0] == entry.newest and block.born[-1] == entry.oldest and (block.born >= 0).all()),
         "bounds": np.array_equal(block.bounds, entry.bounds),
         "poses": bool(np.isfinite(block.frames.T_world_cam).all() and np.isfinite(block.frames.K_latent).all()),
     }

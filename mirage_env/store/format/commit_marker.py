@@ -7,11 +7,16 @@ only freed after a later marker no longer names them.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
+from mirage_env.config.parsing import from_dict
+from mirage_env.errors import InvalidOptionError
+from mirage_env.files import parse_json
 from mirage_env.store.format.arrays import MOST_ROWS
 
 KEY = "commit/zarr.json"
@@ -62,14 +67,13 @@ class Marker:
             ValueError: a single byte is not as it was written.
         """
         try:
-            about = dict(json.loads(data)["attributes"])
-            about.pop("check")
-            runs = {name: tuple((int(a), int(b)) for a, b in about[name]) for name in ("blocks", "path", "log")}
-            marker = Marker(**{**about, **runs})
-            whole = marker.encode() == data and marker._fits()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the commit marker {KEY} is damaged: {error!r}") from error
-        if not whole:
+            node = parse_json(data, KEY)
+            about = node.get("attributes") if isinstance(node, dict) else None
+            check = about.pop("check", None) if isinstance(about, dict) else None
+            marker = from_dict(Marker, about, "the marker")
+        except InvalidOptionError as error:
+            raise ValueError(f"the commit marker {KEY} is damaged: {error}") from error
+        if type(check) is not int or marker.encode() != data:
             raise ValueError(f"the commit marker {KEY} does not have its checksum")
         return marker
 
@@ -78,12 +82,25 @@ class Marker:
         moved = {cursor: (row // APART + 1) * APART for cursor, row in self.next.items()}
         return replace(self, serial=self.serial + 1, writer=writer, next=moved)
 
-    def _fits(self) -> bool:
+    def __post_init__(self) -> None:
         rows = [row for runs in (self.blocks, self.path, self.log) for run in runs for row in run]
-        numbers = [self.serial, self.chunk, self.frames, self.state, *rows, *self.next.values(), *self.crc32.values()]
-        whole = all(type(n) is int and 0 <= n < MOST_ROWS for n in numbers)
-        ordered = all(a < b for runs in (self.blocks, self.path, self.log) for a, b in runs)
-        return whole and ordered and set(self.next) == set(CURSORS) and set(self.crc32) == set(CHECKED)
+        numbers = [self.serial, self.state, *rows, *self.next.values()]
+        sound = {
+            "numbers": all(type(n) is int and 0 <= n < MOST_ROWS for n in numbers),
+            "chunk or frames": 0 <= self.chunk < 2**31 and 0 <= self.frames < 2**31,
+            "writer": re.fullmatch("[0-9a-f]{32}", self.writer) is not None,
+            "names": set(self.next) == set(CURSORS) and set(self.crc32) == set(CHECKED),
+            "checksums": all(type(n) is int and 0 <= n < 2**32 for n in self.crc32.values()),
+            "runs": all(map(_apart, (self.path, self.log, tuple(sorted(self.blocks))))),
+        }
+        if wrong := [name for name, good in sound.items() if not good]:
+            raise InvalidOptionError(f"{' and '.join(wrong)} of the marker are those of no cache")
+
+
+def _apart(runs: Runs) -> bool:
+    """Whether no run is empty or begins before the one before it ends."""
+    ends = [row for run in runs for row in run]
+    return all(a < b for a, b in runs) and all(a <= b for a, b in pairwise(ends))
 
 
 def run_length(runs: Runs) -> int:

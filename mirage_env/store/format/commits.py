@@ -7,7 +7,7 @@ Nothing here touches a disk except to read the last, half-full file of an array 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -157,6 +157,12 @@ class _Draft:
         self.crc32["state"] = state_checksum(rows)
         self.marker = replace(self.marker, state=row)
 
+    def describe(self) -> None:
+        """Put the lengths of the arrays right; the root, whose checksum the marker has, stays."""
+        described = {name: c for name, c in self.columns.items() if name != "path/images" or self.marker.images}
+        found = metadata_files(described, {}, self.next)
+        self.files |= {name: data for name, data in found.items() if name != "zarr.json"}
+
     def finished(
         self,
         freed: list[str],
@@ -177,7 +183,7 @@ class _Draft:
 
 def first_commit(contents: Contents, columns: Mapping[str, Column], writer: str) -> Commit:
     """A whole new cache."""
-    files = metadata_files(columns, contents.attributes)
+    files = metadata_files({}, contents.root.to_json(), {})
     marker = Marker(
         serial=0,
         writer=writer,
@@ -196,6 +202,7 @@ def first_commit(contents: Contents, columns: Mapping[str, Column], writer: str)
     draft.add_entries()
     draft.add_track(contents.path)
     draft.add_state(contents.resumable)
+    draft.describe()
     return draft.finished([])
 
 
@@ -254,6 +261,7 @@ def compaction(
     draft.add_entries(aligned=True)
     draft.crc32["log"] = 0
     draft.reserve("log", 0)
+    draft.describe()
     for name, runs in (("evidence/log", marker.log), ("blocks", marker.blocks)):
         freed.update(key for start, stop in runs for key in columns[name].keys(start, stop - start))
     return draft.finished(sorted(freed), log=())
@@ -278,7 +286,7 @@ def live_keys(columns: Mapping[str, Column], marker: Marker, entries: Sequence[E
     return keys | set(_state_keys(columns, marker))
 
 
-def evidence_keys(entry: Entry, columns: Mapping[str, Column]) -> list[str]:
+def evidence_keys(entry: Entry, columns: Mapping[str, Column]) -> Iterator[str]:
     return columns["evidence/base"].keys(entry.evidence, entry.token.count)
 
 
@@ -293,5 +301,5 @@ def _state_keys(columns: Mapping[str, Column], marker: Marker) -> list[str]:
 class _Nothing:
     """The files of a cache that is not there yet."""
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+    def read_many(self, keys: Sequence[str], most_bytes: int) -> list[bytes | None]:
         return [None] * len(keys)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,14 +21,12 @@ from mirage_env.config.world import GateConfig, MemoryConfig, ReadoutConfig, Wor
 from mirage_env.errors import CacheModelError, InvalidOptionError
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.store.format.arrays import Column, columns
+from mirage_env.store.format.root_attributes import MemorySettings, Root, WriterModel
 from mirage_env.store.resume_state import Resumable, slots_for
 from mirage_env.tokens.blocks import MemoryBlock
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
 
-FORMAT = "mirage_cache"
-VERSION = 2
-Attributes = dict[str, Any]
-"""Of the root group."""
+PartT = TypeVar("PartT")
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class Track:
 class Contents:
     """A whole world as it is stored."""
 
-    attributes: Attributes
+    root: Root
     chunk: int
     frames: int
     """Views written to the memory."""
@@ -108,23 +106,19 @@ class Contents:
         memory, config = storable_memory(state, chunks), model.config
         cameras = [camera for chunk in chunks for camera in chunk.cameras] or [state.camera]
         resumable = Resumable.of(state)
-        attributes = {
-            "format": FORMAT,
-            "version": VERSION,
-            "software": _software(),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": {"name": config.name, "identity": model.identity, "config": dataclasses.asdict(config)},
-            "memory": _settings(memory, config),
-            "image_size": list(config.image_size),
-            "latents": list(resumable.latents.shape),
-            "noise": len(resumable.noise),
-        }
-        if config.references:
-            attributes["references"] = slots_for(config.references)
-        if state.prompt:
-            attributes["prompt"] = state.prompt
-        path = Track.of(cameras, chunks, frames)
-        return Contents(attributes, state.chunk, memory.frames, memory.blocks, path, resumable)
+        a, b, c, d = resumable.latents.shape
+        root = Root(
+            software=_software(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            model=WriterModel(config.name, model.identity, dataclasses.asdict(config)),
+            memory=_settings(memory, config),
+            image_size=config.image_size,
+            latents=(a, b, c, d),
+            noise=len(resumable.noise),
+            references=slots_for(config.references),
+            prompt=state.prompt,
+        )
+        return Contents(root, state.chunk, memory.frames, memory.blocks, Track.of(cameras, chunks, frames), resumable)
 
     def world(self, model: WorldModel) -> WorldState:
         """The world, if that model made it.
@@ -134,60 +128,53 @@ class Contents:
             ValueError: what is stored does not fit the model.
         """
         config = model.config
-        settings = checked_settings(self.attributes, model)
+        settings = checked_settings(self.root, model)
         shape = (1 + config.preceding_latents, config.latent_channels, *config.latent_size)
         latents, noise = self.resumable.latents, torch.from_numpy(self.resumable.noise.copy())
-        if latents.shape != shape or tuple(self.attributes["image_size"]) != config.image_size:
-            raise ValueError(f"latents {latents.shape} or images {self.attributes['image_size']} unlike its model's")
+        if latents.shape != shape or self.root.image_size != config.image_size:
+            raise ValueError(f"latents {latents.shape} or images {self.root.image_size} unlike its model's")
         if not (np.isfinite(latents).all() and np.isfinite(self.resumable.bank).all()):
             raise ValueError("the latents of the last frames or of the references hold values that are not finite")
         memory = LatentMemory(
             grid=config.latent_size,
             channels=config.latent_channels,
-            near=float(settings["near"]),
-            readout=_part(settings, ReadoutConfig, "readout", config.readout),
-            gate=_part(settings, GateConfig, "gate", config.gate),
-            layout=_part(settings, MemoryConfig, "layout", config.memory),
+            near=float(settings.near),
+            readout=_part(ReadoutConfig, settings.readout, "readout") or config.readout,
+            gate=_part(GateConfig, settings.gate, "gate") or config.gate,
+            layout=_part(MemoryConfig, settings.layout, "layout") or config.memory,
             blocks=tuple(self.blocks),
             frames=self.frames,
         )
-        torch.Generator().set_state(noise)
+        _check_noise(noise)
         camera = Camera(self.path.poses[-1], self.path.intrinsics[-1], *config.image_size)
-        references, prompt = self.resumable.references(config.image_size), str(self.attributes.get("prompt", ""))
+        references, prompt = self.resumable.references(config.image_size), self.root.prompt
         return WorldState(memory, camera, torch.from_numpy(latents.copy()), self.chunk, noise, prompt, references)
 
 
-def columns_of(attributes: Mapping[str, Any]) -> dict[str, Column]:
+def columns_of(root: Root) -> dict[str, Column]:
     """The arrays of a cache with those attributes."""
-    return columns(
-        int(attributes["memory"]["channels"]),
-        attributes["latents"],
-        attributes["noise"],
-        attributes["image_size"],
-        int(attributes.get("references", 0)),
-    )
+    return columns(root.memory.channels, root.latents, root.noise, root.image_size, root.references)
 
 
-def checked_settings(attributes: Attributes, model: WorldModel) -> dict[str, Any]:
+def checked_settings(root: Root, model: WorldModel) -> MemorySettings:
     """How the memory is read and written.
 
     Raises:
         CacheModelError: another model wrote the cache.
         ValueError: another kind of memory, or one that is unlike the model's.
     """
-    about, config = attributes["model"], model.config
-    if about["identity"] != model.identity:
+    about, config = root.model, model.config
+    if about.identity != model.identity:
         raise CacheModelError(
-            f"the cache was written by the model {about['name']!r} ({about['identity']}), the one given is "
+            f"the cache was written by the model {about.name!r} ({about.identity}), the one given is "
             f"{config.name!r} ({model.identity}); load the model that wrote it, or begin a new world"
         )
-    settings = dict(attributes["memory"])
-    if settings["kind"] != "latent":
-        raise ValueError(f"the memory is of kind {settings['kind']!r} instead of 'latent'")
-    grid = (int(settings["grid"][0]), int(settings["grid"][1]))
-    if (grid, settings["channels"]) != (config.latent_size, config.latent_channels):
-        raise ValueError(f"the memory has {settings['channels']} channels on a grid of {grid}, unlike its model")
-    return settings
+    memory = root.memory
+    if memory.kind != "latent":
+        raise ValueError(f"the memory is of kind {memory.kind!r} instead of 'latent'")
+    if (memory.grid, memory.channels) != (config.latent_size, config.latent_channels):
+        raise ValueError(f"the memory has {memory.channels} channels on a grid of {memory.grid}, unlike its model")
+    return memory
 
 
 def storable_memory(state: WorldState, chunks: Sequence[Chunk] = ()) -> LatentMemory:
@@ -206,17 +193,23 @@ def storable_memory(state: WorldState, chunks: Sequence[Chunk] = ()) -> LatentMe
     return memory
 
 
-def _settings(memory: LatentMemory, config: WorldModelConfig) -> dict[str, Any]:
-    """How a memory is read and written; what is the model's own is left to the model, which the identity pins down."""
-    settings = {"kind": "latent", "grid": list(memory.grid), "channels": memory.channels, "near": memory.near}
-    for part, own in (("readout", config.readout), ("gate", config.gate), ("layout", config.memory)):
-        if getattr(memory, part) != own:
-            settings[part] = dataclasses.asdict(getattr(memory, part))
-    return settings
+def _settings(memory: LatentMemory, config: WorldModelConfig) -> MemorySettings:
+    """Settings of a memory without those that are the model's own, which the identity pins down."""
+    parts = (("readout", config.readout), ("gate", config.gate), ("layout", config.memory))
+    other = {part: getattr(memory, part) for part, own in parts if getattr(memory, part) != own}
+    given = {part: dataclasses.asdict(settings) for part, settings in other.items()}
+    return MemorySettings("latent", memory.grid, memory.channels, memory.near, **given)
 
 
-def _part(settings: dict[str, Any], cls: Any, name: str, otherwise: Any) -> Any:
-    return from_dict(cls, settings[name], name) if name in settings else otherwise
+def _part(cls: type[PartT], values: dict[str, Any], name: str) -> PartT | None:
+    return from_dict(cls, values, name) if values else None
+
+
+def _check_noise(noise: torch.Tensor) -> None:
+    try:
+        torch.Generator().set_state(noise)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"the state of the noise is that of no generator ({error})") from error
 
 
 def _same_view(a: Camera, b: Camera) -> bool:

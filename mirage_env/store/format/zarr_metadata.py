@@ -6,6 +6,7 @@ The library describes the arrays, so that it reads what `arrays.py` writes. It i
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,14 +17,22 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
-from mirage_env.store.format.arrays import LEVEL, MOST_ROWS, Column
+from mirage_env.store.format.arrays import LEVEL, Column
 
 HISTORY_ROWS = 2**31
 """Declared length of arrays inside a history."""
 
 
-def metadata_files(columns: Mapping[str, Column], attributes: dict[str, Any]) -> dict[str, bytes]:
-    """The description of an empty cache by file name."""
+def metadata_files(
+    columns: Mapping[str, Column], attributes: dict[str, Any], lengths: Mapping[str, int]
+) -> dict[str, bytes]:
+    """The description of a cache by file name.
+
+    Args:
+        columns: its arrays.
+        attributes: of the root.
+        lengths: rows by cursor.
+    """
     files: dict[str, Any] = {}
     root = zarr.create_group(MemoryStore(files), attributes=attributes, zarr_format=3)
     for group in sorted({c.name.split("/")[0] for c in columns.values() if "/" in c.name}):
@@ -31,11 +40,13 @@ def metadata_files(columns: Mapping[str, Column], attributes: dict[str, Any]) ->
     for column in columns.values():
         root.create_array(
             column.name,
-            shape=(MOST_ROWS, *column.shape),
+            shape=(lengths[column.cursor], *column.shape),
             chunks=(column.rows, *column.shape),
             dtype=column.dtype,
             compressors=[ZstdCodec(level=LEVEL), Crc32cCodec()],
             fill_value=0,
+            dimension_names=column.dimensions,
+            attributes=dict(column.attributes),
             chunk_key_encoding={"name": "default", "separator": "."},
         )
     return {name: data.to_bytes() for name, data in files.items()}
@@ -51,10 +62,10 @@ class StorePlace:
         self.name = name
         self._store = store
 
-    def read(self, key: str) -> bytes | None:
-        return self.read_many([key])[0]
+    def read(self, key: str, most_bytes: int) -> bytes | None:
+        return self.read_many([key], most_bytes)[0]
 
-    def read_many(self, keys: Sequence[str]) -> list[bytes | None]:
+    def read_many(self, keys: Sequence[str], most_bytes: int) -> list[bytes | None]:
         async def read() -> list[bytes | None]:
             found = [self._store.get(_slashed(key), default_buffer_prototype()) for key in keys]
             return [None if data is None else data.to_bytes() for data in await asyncio.gather(*found)]
@@ -108,8 +119,10 @@ def _slashed(key: str) -> str:
 
 
 def _described(key: str, data: bytes) -> bytes:
-    """Descriptions of arrays as icechunk takes them: slashes, and no more files than 32 bits can count."""
+    """Descriptions of arrays as icechunk takes them: slashes, and a length that never changes."""
     if not key.endswith("/zarr.json") or b'"chunk_grid"' not in data:
         return data
-    shorter = data.replace(str(MOST_ROWS).encode(), str(HISTORY_ROWS).encode())
-    return shorter.replace(b'"separator": "."', b'"separator": "/"')
+    node = json.loads(data)
+    node["shape"][0] = HISTORY_ROWS
+    node["chunk_key_encoding"]["configuration"]["separator"] = "/"
+    return json.dumps(node).encode()

@@ -1,0 +1,9 @@
+from .cache_writer import CacheWriter as CacheWriter
+from .format.world_contents import CacheInfo as CacheInfo
+from .icechunk_history import WorldHistory as WorldHistory
+from .world_io import compact as compact
+from .world_io import copy_cache as copy_cache
+from .world_io import load_frames as load_frames
+from .world_io import load_world as load_world
+from .world_io import open_cache as open_cache
+from .world_io import save_world as save_world
