@@ -17,7 +17,8 @@ from torch import Tensor
 from mirage_env.camera import Camera, pluecker_rays
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidCameraError
-from mirage_env.images import depth_tensor, frames_from_uint8, frames_to_uint8, image_tensor
+from mirage_env.files.any_picture import Picture
+from mirage_env.images import FittedViews, fit_views, frames_from_uint8, frames_to_uint8
 from mirage_env.interfaces import (
     ChunkGenerator,
     DepthEstimator,
@@ -41,6 +42,7 @@ __all__ = ["Chunk", "WorldModel", "WorldState", "frames_from_uint8", "frames_to_
 
 MemoryFactory = Callable[[WorldModelConfig], Memory]
 Cameras = Sequence[Camera]
+Given = FittedViews | None
 
 
 @dataclass(frozen=True)
@@ -63,33 +65,35 @@ class WorldModel:
     @torch.inference_mode()
     def start(
         self,
-        image: NDArray[np.uint8],  # [H, W, 3]
+        image: Picture,
         camera: Camera | None = None,
         depth: NDArray[np.floating] | None = None,  # [H, W] metres
         seed: int = 0,
         prompt: str = "",
+        labels: NDArray[np.integer] | None = None,  # [H, W] STATIC, MOVER, SKY
     ) -> tuple[Chunk, WorldState]:
         """Open a world from one view: encode, estimate depth if none is given, filter, lift, write.
 
         Args:
             image: RGB of the configured image size.
-            camera: where it was taken; the world's origin with the configured field of view if not given.
-            depth: true z-depth, metres; inf where there is none (sky).
+            camera: where it was taken, in pixels of the picture; at the world's origin with the field of view of EXIF
+            or
+                of the configuration if not given.
+            depth: true z-depth, metres; 0 or NaN where it was not measured, inf where there is none (sky).
             seed: seed of the world's noise.
             prompt: what the world should look like, for models that read text.
+            labels: seen by the segmenter if not given.
 
         Raises:
-            InvalidImageError: wrong size, channels or type.
-            InvalidDepthError: wrong size, NaN, or non-positive values.
+            InvalidImageError: no picture that can be read, or one beyond the limits.
+            InvalidDepthError: wrong size, or negative values.
             InvalidCameraError: a camera of another image size.
         """
-        height, width = self.config.image_size
-        camera = camera or Camera.from_fov(self.config.fov, height, width)
-        self._check_cameras([camera])
-        frames = image_tensor(image, self.config.image_size)
-        metres = self.depth.estimate(frames, [camera]) if depth is None else depth_tensor(depth, self.config.image_size)
-        labels = self.segmenter.segment(frames)
-        keep = self._keep(metres, labels)
+        view = fit_views([image], [camera], [depth], [labels], self.config.image_size, self.config.fov)
+        (camera,), frames = view.cameras, view.frames
+        metres = self.depth.estimate(frames, [camera]) if view.metres is None else view.metres
+        kinds = self.segmenter.segment(frames) if view.labels is None else view.labels
+        keep = self._keep(metres, kinds)
         latents = self.codec.encode(frames)
         memory = self.memory_factory(self.config).write(latents, frames, metres, keep, [camera], born=0)
         readout = memory.read([camera], now=0)
@@ -102,7 +106,7 @@ class WorldModel:
             prompt=prompt,
             references=remembered((), Reference(latents[0], camera), self.config.references),
         )
-        return Chunk((camera,), frames, metres, labels, keep, readout, self.refiner.refine(readout), latents), state
+        return Chunk((camera,), frames, metres, kinds, keep, readout, self.refiner.refine(readout), latents), state
 
     def step(self, state: WorldState, cameras: Sequence[Camera]) -> tuple[Chunk, WorldState]:
         """Generate the next chunk: one camera per new frame (`config.frames_per_chunk`).
@@ -155,7 +159,7 @@ class WorldModel:
         chunks, after = [], []
         for i, state in enumerate(states):
             frames = self.codec.decode_chunk(latents[i, 1:], first=latents[i, 0])
-            chunk = self._look(frames, cameras[i], readouts[i][1:], known[i][1:], latents[i, 1:].clone(), None)
+            chunk = self._look(frames, cameras[i], readouts[i][1:], known[i][1:], latents[i, 1:].clone())
             chunks.append(chunk)
             after.append(replace(self._remember(state, chunk, splats[i][1:]), noise=generators[i].get_state()))
         return chunks, after
@@ -164,25 +168,23 @@ class WorldModel:
     def observe(
         self,
         state: WorldState,
-        images: NDArray[np.uint8],  # [F, H, W, 3]
-        cameras: Sequence[Camera],  # F
-        depth: NDArray[np.floating] | None = None,  # [F, H, W] metres
+        images: Sequence[Picture] | NDArray[np.uint8],  # F
+        cameras: Sequence[Camera],  # F, each in pixels of its picture
+        depth: Sequence[NDArray[np.floating]] | NDArray[np.floating] | None = None,  # [F, H, W] metres
+        labels: Sequence[NDArray[np.integer]] | NDArray[np.integer] | None = None,  # [F, H, W]
     ) -> tuple[Chunk, WorldState]:
-        """Write real views into the world, as `step` writes imagined ones: a robot's own camera, a simulator.
+        """Write real views, of any kind and size that `start` takes, as `step` writes imagined ones.
 
         Raises:
             InvalidImageError, InvalidDepthError: as `start`.
             InvalidCameraError: no view at all, not one camera per image, or another image size.
         """
-        self._check_cameras(cameras, max(len(images), 1))
-        size, metres = self.config.image_size, None
-        frames = torch.cat([image_tensor(image, size) for image in images])
-        if depth is not None:
-            metres = torch.cat([depth_tensor(view, size) for view in depth])
+        view = fit_views(images, cameras, depth, labels, self.config.image_size, self.config.fov)
+        cameras, frames = view.cameras, view.frames
         splat = state.memory.splat(cameras)
         readout = state.memory.read(cameras, state.chunk + 1, splat)
         known, latents = self.refiner.refine(readout), self.codec.encode(frames)
-        chunk = self._look(frames, cameras, readout, known, latents, metres)
+        chunk = self._look(frames, cameras, readout, known, latents, view)
         return chunk, self._remember(state, chunk, splat)
 
     def _known(self, state: WorldState, readout: Readout) -> Tensor:  # [T, C, h, w]
@@ -194,13 +196,14 @@ class WorldModel:
         return torch.from_numpy(pluecker_rays(views, inverse(views[0].T_world_cam), *self.config.latent_size))
 
     def _look(
-        self, frames: Tensor, cameras: Cameras, readout: Readout, known: Tensor, latents: Tensor, metres: Tensor | None
+        self, frames: Tensor, cameras: Cameras, readout: Readout, known: Tensor, latents: Tensor, given: Given = None
     ) -> Chunk:
         """See what may be remembered of frames: of all of them, or of one for every latent."""
         stride = len(frames) // len(latents)
         shown, seen_from = frames[stride - 1 :: stride], cameras[stride - 1 :: stride]
+        metres, labels = (None, None) if given is None else (given.metres, given.labels)
         depth = self.depth.estimate(shown, seen_from, known=readout.depth) if metres is None else metres
-        labels = self.segmenter.segment(shown)
+        labels = self.segmenter.segment(shown) if labels is None else labels
         keep, fit = self._keep(depth, labels), None
         if self.config.alignment.enabled and metres is None:
             cells = depth_to_grid(depth.float().cpu(), self.config.latent_size).numpy()
@@ -236,7 +239,7 @@ class WorldModel:
         c = self.config
         return keep_cells(depth, labels, c.latent_size, c.filters, c.near, c.far)
 
-    def _check_cameras(self, cameras: Sequence[Camera], count: int = 1) -> None:
+    def _check_cameras(self, cameras: Sequence[Camera], count: int) -> None:
         if len(cameras) != count:
             raise InvalidCameraError(f"{len(cameras)} cameras were given; a chunk needs {count}, one per new frame")
         for camera in cameras:

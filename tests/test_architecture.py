@@ -84,7 +84,7 @@ RULES = (
 LAYERS = (
     ("errors", "files", "config"),
     ("poses", "camera"),
-    ("interfaces", "images", "tokens"),
+    ("interfaces", "images", "fit_view", "tokens"),
     ("readout",),
     ("memory", "world_state"),
     ("world_model",),

@@ -2,7 +2,6 @@ from .clips import Clip as Clip
 from .clips import Clips as Clips
 from .clips import write_clips as write_clips
 from .latent_clips import LatentClips as LatentClips
-from .photographs import centre_crop as centre_crop
 from .photographs import start_view_from_files as start_view_from_files
 from .realestate10k import PoseList as PoseList
 from .realestate10k import read_pose_list as read_pose_list

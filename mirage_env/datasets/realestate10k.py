@@ -286,6 +286,6 @@ def _fit(frame: Picture, size: tuple[int, int]) -> Picture:
 
 
 def _crop(frame_size: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    from mirage_env.datasets.photographs import centre_crop
+    from mirage_env.fit_view import centre_crop
 
     return centre_crop((frame_size[1], frame_size[0]), size[1] / size[0])

@@ -19,6 +19,7 @@ from mirage_env.envs.base import ChunkEnv
 from mirage_env.envs.frame_views import every_frame, look
 from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidOptionError
+from mirage_env.fit_view import fit_view
 from mirage_env.interfaces import StartViews
 from mirage_env.poses import rotation_angle
 from mirage_env.spaces.observations import Info, Observation, Shown, WorldFormat
@@ -48,9 +49,10 @@ class MirageEnv(ChunkEnv[WorldState]):
     Without a `task` the reward is 0 and episodes do not end by themselves; a task may add `goal` to the observation and
     keys to `info` (module `tasks`).
 
-    Options of `reset`: `image` (uint8 [H, W, 3]) with its true `depth` (metres, [H, W]) and `camera` (a `Camera`, a
-    4 x 4 pose or a pose vector) where they are known; `cache`, the path of a saved world; `prompt`, for world models
-    that take one. With neither image nor cache a start view is drawn.
+    Options of `reset`: `image` (a path, PIL image or array of any size and type, see `fit_view`) with its true `depth`
+    (metres, [H, W]) and `camera` (a `Camera` of the picture, a 4 x 4 pose or a pose vector) where they are known;
+    `cache`, the path of a saved world; `prompt`, for world models that take one. With neither image nor cache a start
+    view is drawn.
 
     Args:
         model: a world model, or a name or folder for `load_world_model`.
@@ -90,10 +92,11 @@ class MirageEnv(ChunkEnv[WorldState]):
             state = self._read(options["cache"])
             return state, self.look(state)
         if "image" in options:
-            image, depth = options["image"], options.get("depth")
-            camera = Camera.from_fov(self.model.config.fov, *self.model.config.image_size)
-            if options.get("camera") is not None:
-                camera = as_camera(options["camera"], camera)
+            image, depth, camera = options["image"], options.get("depth"), options.get("camera")
+            if camera is not None and not isinstance(camera, Camera):  # a pose; the lens is the picture's
+                c = self.model.config
+                fitted = fit_view(image, c.image_size, depth=depth, fov=c.fov)
+                image, depth, camera = fitted.image, fitted.depth, as_camera(camera, fitted.camera)
         elif self.start_views is None:
             raise InvalidOptionError("there is no view to start from; give options={'image': ...} or `start_views`")
         else:

@@ -137,8 +137,7 @@ def find_floor(memory: PointMemory, T_world_map: Matrix, frames: Frames) -> floa
         raise InvalidOptionError("nothing was seen below the cameras; give the height of the floor: floor=")
     heights, area = heights[below], area[below]
     bins = np.floor((heights - heights.min()) / FLOOR_BIN).astype(int)
-    surface = np.bincount(bins, area)
-    surface = np.convolve(surface, np.ones(3), "same")  # a floor may lie across two bins
+    surface = np.convolve(np.bincount(bins, area), np.ones(3), "same")  # a floor may lie across two bins
     lowest = int(np.argmax(surface >= FLOOR_SHARE * surface.max()))
     peak = lowest + int(np.argmax(surface[lowest : lowest + 3]))
     near = np.abs(bins - peak) <= 1

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from mirage_env.datasets.photographs import centre_crop
 from mirage_env.errors import InvalidActionError
+from mirage_env.fit_view import centre_crop
 from mirage_env.poses import log, pose_from_rotation_vector
 from ros_bridge.messages.optical_frames import Matrix, Vector, body_from_optical, ros_pose_from_matrix, wxyz_from_xyzw
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
-from mirage_env.datasets.photographs import centre_crop, start_view_from_files
-from mirage_env.errors import InvalidCameraError, InvalidDepthError
+from mirage_env.datasets.photographs import start_view_from_files
+from mirage_env.fit_view import fit_view
 from mirage_env.interfaces import StartView
 from ros_bridge.messages.optical_frames import R_BODY_OPTICAL
 from ros_bridge.parameters.world_parameters import WorldParameters
@@ -55,24 +54,6 @@ def camera_view(
         InvalidCameraError: intrinsics that no pinhole camera has, or whose optical axis misses the image.
         InvalidDepthError: a depth map of another size than the image.
     """
-    height, width = image.shape[:2]
-    if depth is not None and depth.shape != (height, width):
-        raise InvalidDepthError(f"the depth has shape {depth.shape} and the image {(height, width)}; they must agree")
-    camera = Camera(np.eye(4), K_image, height, width)
-    cx, cy = camera.K_image[0, 2], camera.K_image[1, 2]
-    if not (0.0 < cx < width and 0.0 < cy < height):
-        raise InvalidCameraError(
-            f"the principal point {(float(cx), float(cy))} lies outside the image of {width} x {height} pixels; send "
-            "the CameraInfo that belongs to the image"
-        )
-    H, W = config.image_size
-    box = centre_crop((width, height), W / H)
-    K_cropped = camera.K_image.copy()
-    K_cropped[:2, 2] -= box[:2]
-    scale = np.diag([W / (box[2] - box[0]), H / (box[3] - box[1]), 1.0])
-    picture = np.asarray(Image.fromarray(image).resize((W, H), Image.Resampling.LANCZOS, box))
-    metres = None
-    if depth is not None:
-        # Nearest: a mean of two surfaces would be a point between them.
-        metres = np.asarray(Image.fromarray(depth).resize((W, H), Image.Resampling.NEAREST, box))
-    return StartView(picture, Camera(np.eye(4), scale @ K_cropped, H, W), metres)
+    camera = Camera(np.eye(4), K_image, image.shape[0], image.shape[1])
+    view = fit_view(image, config.image_size, camera, depth, fov=config.fov)
+    return StartView(view.image, view.camera, view.depth)

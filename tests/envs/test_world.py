@@ -169,10 +169,10 @@ def test_memory_grows_on_new_ground_and_covers_the_way_back(env):
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"image": IMAGE[:30]}, InvalidImageError, r"\(30, 32, 3\)"),
-        ({"image": IMAGE[..., :1]}, InvalidImageError, r"\(32, 32, 1\)"),
-        ({"image": IMAGE / 255.0}, InvalidImageError, "float64"),
-        ({"image": IMAGE, "depth": np.full((16, 16), 2.0)}, InvalidDepthError, r"\(16, 16\)"),
+        ({"image": IMAGE[:1]}, InvalidImageError, "32 x 1 pixels"),
+        ({"image": IMAGE[..., :2]}, InvalidImageError, r"\(32, 32, 2\)"),
+        ({"image": IMAGE * 999.0}, InvalidImageError, "float64"),
+        ({"image": IMAGE, "depth": np.full((16, 17), 2.0)}, InvalidDepthError, r"\(16, 17\)"),
         ({"image": IMAGE, "depth": np.full((32, 32), np.nan)}, InvalidDepthError, "no known pixel"),
         ({"image": IMAGE, "depth": np.full((32, 32), -1.0)}, InvalidDepthError, "1024 negative"),
         ({"image": IMAGE, "camera": 2.0 * np.eye(4)}, InvalidPoseError, "last row"),
