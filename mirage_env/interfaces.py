@@ -92,8 +92,16 @@ class Memory(Protocol):
         cameras: Sequence[Camera],
         born: int,
         splat: Splat | None = None,
+        shifts: int = 0,
     ) -> Memory:
-        """The memory with what is new in the views; `splat`: what this one shows of them, if it is known already."""
+        """The memory with what is new in the views, or, with `shifts`, with all that true views show.
+
+        Args:
+            latents, images, depth, keep, cameras, born: the views; see above.
+            splat: what this memory shows of them, if it is known already.
+            shifts: true views come at so many sub-cell shifts each, one after the other, the unshifted one first
+                (`memory/true_views.py`); 0: the views are imagined.
+        """
         ...
 
     def splat(self, cameras: Sequence[Camera]) -> Splat:

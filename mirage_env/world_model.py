@@ -34,6 +34,7 @@ from mirage_env.memory.filters import keep_cells
 from mirage_env.memory.latent import LatentMemory, splat_batch
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.references import chosen, remembered
+from mirage_env.memory.true_views import written_start
 from mirage_env.poses import inverse
 from mirage_env.readout.zbuffer import Splat
 from mirage_env.world_state import Chunk, WorldState
@@ -95,7 +96,8 @@ class WorldModel:
         kinds = self.segmenter.segment(frames) if view.labels is None else view.labels
         keep = self._keep(metres, kinds)
         latents = self.codec.encode(frames)
-        memory = self.memory_factory(self.config).write(latents, frames, metres, keep, [camera], born=0)
+        memory = self.memory_factory(self.config)
+        memory = written_start(memory, self.codec, (latents, frames, metres, keep, [camera]), self.config.memory.shifts)
         readout = memory.read([camera], now=0)
         state = WorldState(
             memory=memory,
@@ -185,7 +187,7 @@ class WorldModel:
         readout = state.memory.read(cameras, state.chunk + 1, splat)
         known, latents = self.refiner.refine(readout), self.codec.encode(frames)
         chunk = self._look(frames, cameras, readout, known, latents, view)
-        return chunk, self._remember(state, chunk, splat)
+        return chunk, self._remember(state, chunk, splat, int(self.config.memory.shifts > 0))
 
     def _known(self, state: WorldState, readout: Readout) -> Tensor:  # [T, C, h, w]
         """Refined readout of a chunk; its first latent is the clean one shared with the chunk before."""
@@ -211,7 +213,7 @@ class WorldModel:
             depth, keep = depth * fit.scale, keep & (not fit.refused)
         return Chunk(tuple(cameras), frames, depth, labels, keep, readout, known, latents, fit)
 
-    def _remember(self, state: WorldState, chunk: Chunk, splat: Splat) -> WorldState:
+    def _remember(self, state: WorldState, chunk: Chunk, splat: Splat, shifts: int = 0) -> WorldState:
         """Re-encode the frames to clean latents, lift the cells that were kept, write them.
 
         `splat` is what the memory showed at the key cameras.
@@ -225,7 +227,8 @@ class WorldModel:
             latents = self.codec.encode_chunk(frames, first=state.latents[-1])
             still = self.codec.encode(frames[-1:])
             recent = torch.cat([state.latents, latents, still])
-        memory = state.memory.write(latents, frames[chunk.key_frames], chunk.depth, chunk.keep, cameras, now, splat)
+        views = (latents, frames[chunk.key_frames], chunk.depth, chunk.keep, cameras)
+        memory = state.memory.write(*views, now, splat, shifts)
         return replace(
             state,
             memory=memory,

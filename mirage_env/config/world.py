@@ -59,6 +59,9 @@ class GateConfig:
     """A cell whose depth differs from the memory's by more than this share of its own depth is new."""
     coarser: float = 0.6
     """A cell is written again where log(footprint of the point shown / footprint of the cell) is above this."""
+    close: float = 0.1
+    """A true view is written whole, but for cells whose token lies within so many cells (plus |log scale|) of the
+    place where the view would put its own."""
     max_confidence: int = 4
     """Views of one chunk that agree with a token add 1 to its confidence, up to this; the start view begins with it."""
     contradiction: int = 2
@@ -67,7 +70,8 @@ class GateConfig:
     """So many views of the chunk must see through the token, and none agree with it."""
 
     def __post_init__(self) -> None:
-        at_least(0.0, depth_change=self.depth_change, coarser=self.coarser, contradiction=self.contradiction)
+        at_least(0.0, depth_change=self.depth_change, coarser=self.coarser, close=self.close)
+        at_least(0, contradiction=self.contradiction)
         at_least(1, contradicting_views=self.contradicting_views)
         if not 0 <= self.max_confidence <= 255:
             raise InvalidOptionError(f"max_confidence is {self.max_confidence}; it must lie between 0 and 255")
@@ -83,6 +87,9 @@ class MemoryConfig:
 
     features: Literal["int8", "float16"] = "int8"
     """8-bit features with a gain per token, or half precision at nearly twice the bytes."""
+    shifts: int = 0
+    """The start view is written whole, at shifts x shifts sub-cell shifts (`memory/true_views.py`), and views that
+    `observe` brings are written whole; 0: both pass the gate, as imagined views do."""
     merge_tokens: int = 8192
     """Blocks of consecutive writes become one while it has at most this many tokens."""
     max_bytes: int = 0
@@ -91,7 +98,7 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         one_of(("int8", "float16"), features=self.features)
-        at_least(0, merge_tokens=self.merge_tokens, max_bytes=self.max_bytes)
+        at_least(0, shifts=self.shifts, merge_tokens=self.merge_tokens, max_bytes=self.max_bytes)
 
 
 @dataclass(frozen=True)
@@ -188,6 +195,11 @@ class SamplerConfig:
     minus data)."""
     couple: bool = True
     """Start observed cells from the refined readout instead of noise."""
+    exact: float = 0.0
+    """Known latents are left as they are where they are read within about so many cells of the place they were written
+    from (`prediction="sample"` only); 0: the network may change them anywhere."""
+    anchored: bool = False
+    """Noise stays with the world over the frames of a chunk (`models/wan/anchored_noise.py`) instead of being drawn for each."""
     solver: Literal["euler", "unipc", "renoise"] = "euler"
     """Euler steps along the flow; diffusers' UniPC of order 2 (the paper's); or, for distilled few-step weights, the
     predicted clean latent with fresh noise of the next level."""
@@ -199,6 +211,7 @@ class SamplerConfig:
         one_of(("sample", "flow"), prediction=self.prediction)
         one_of(("euler", "unipc", "renoise"), solver=self.solver)
         at_least(1, steps=self.steps)
+        at_least(0.0, exact=self.exact)
         if not self.shift > 0.0:
             raise InvalidOptionError(f"shift is {self.shift}; it must be positive")
         levels = (1000.0 + 1e-6, *self.timesteps, 0.0)
@@ -258,6 +271,17 @@ class WorldModelConfig:
         at_least(0, references=self.references)
         if self.version > FORMAT_VERSION:
             raise InvalidOptionError(f"mirage.json has version {self.version}; this release reads {FORMAT_VERSION}")
+
+    def at(self, image_size: tuple[int, int]) -> WorldModelConfig:
+        """The same at another image size, with as many pixels per cell.
+
+        Raises:
+            InvalidOptionError: no whole number of cells.
+        """
+        if any(side < 1 or side % self.stride for side in image_size):
+            raise InvalidOptionError(f"image_size is {image_size}; give multiples of {self.stride} pixels (a cell)")
+        latent_size = (image_size[0] // self.stride, image_size[1] // self.stride)
+        return dataclasses.replace(self, image_size=image_size, latent_size=latent_size)
 
     @property
     def stride(self) -> int:

@@ -40,6 +40,16 @@ def new_cells(
     return new
 
 
+def shown_closely(
+    shown: Splat,  # V views of a memory
+    depth: NDArray[np.float32],  # [V, h, w] metres that the views found
+    gate: GateConfig,
+) -> NDArray[np.bool_]:  # [V, h, w]
+    """Cells whose token lies where a true view would put its own, so that a camera which stands still adds nothing."""
+    near = np.abs(shown.offset).max(1) + np.abs(shown.scale) <= gate.close
+    return shown.observed & near & (np.abs(shown.depth - depth) <= gate.depth_change * depth)
+
+
 def _known(
     blocks: Sequence[MemoryBlock],
     wanted: NDArray[np.float32],  # [V, h, w] depth that is asked for, 0 where nothing is

@@ -22,7 +22,7 @@ from mirage_env.camera import Camera
 from mirage_env.config.world import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
 from mirage_env.interfaces import Memory, Readout
 from mirage_env.memory.evidence import weigh
-from mirage_env.memory.gate import new_cells
+from mirage_env.memory.gate import new_cells, shown_closely
 from mirage_env.memory.lifting import depth_to_grid, footprint, lift
 from mirage_env.readout import backends
 from mirage_env.readout.backends import BackendName
@@ -136,23 +136,25 @@ class PointMemory:
         cameras: Sequence[Camera],
         born: int,
         splat: Splat | None = None,
+        shifts: int = 0,
     ) -> Self:
         """A memory with the new cells as one block, and with what the views say about the old ones (`evidence.py`).
 
-        `splat` is what this memory shows of the same views; it is computed where it is not given.
+        `splat` is what this memory shows of the same views; it is computed where it is not given. With `shifts`, these
+        are true views at so many shifts each, written whole; of others only what is new is written (`gate.py`).
         """
         # Sky has infinite depth: it is never kept, but its cells are lifted with the others.
         depth = torch.where(torch.isfinite(depth) & (depth > self.near), depth, 0.0)
         metres = depth.numpy()
         keep = keep & (metres > 0.0)
         before = self.splat(cameras) if splat is None else splat
-        tokens = self._new_tokens(feature, depth, keep, cameras, before)
+        tokens = self._new_tokens(feature, depth, keep, cameras, before, shifts)
         blocks = tuple(b for b in weigh(self.blocks, before, metres, keep, self.gate) if b is not None)
         if len(tokens.positions):
             confidence = np.full(len(tokens.positions), 0 if born else self.gate.max_confidence, np.uint8)
             blocks = (*blocks, pack(replace(tokens, confidence=confidence), born, self.features))
         blocks = _within(self.layout.max_bytes, _merged(self.layout.merge_tokens, blocks))
-        return replace(self, blocks=blocks, frames=self.frames + len(cameras))
+        return replace(self, blocks=blocks, frames=self.frames + len(cameras) // max(shifts, 1))
 
     def _new_tokens(
         self,
@@ -161,15 +163,19 @@ class PointMemory:
         keep: NDArray[np.bool_],
         cameras: Sequence[Camera],
         before: Splat,
+        shifts: int,
     ) -> Tokens:
         """What is new in each view against the memory before and against the views before it."""
         views: list[Tokens] = []
         written: list[MemoryBlock] = []
-        frames = Frames.of(cameras, self.grid, self.frames)
+        frames = Frames.of(cameras, self.grid, self.frames, max(shifts, 1))
         metres = depth.numpy()
-        write = keep & new_cells(self.blocks, before, metres, cameras, self._rule, self.gate)
+        if shifts:
+            write = keep & ~shown_closely(before, metres, self.gate)
+        else:
+            write = keep & new_cells(self.blocks, before, metres, cameras, self._rule, self.gate)
         for t, camera in enumerate(cameras):
-            if written and write[t].any():
+            if written and not shifts and write[t].any():
                 shown = backends.load(self.backend, self.device)(written, [camera], self.grid, self._rule, 1)
                 write[t] &= new_cells(written, shown, metres[t][None], [camera], self._rule, self.gate)[0]
             cells = np.flatnonzero(write[t])
@@ -207,11 +213,12 @@ class LatentMemory(PointMemory):
         cameras: Sequence[Camera],
         born: int,
         splat: Splat | None = None,
+        shifts: int = 0,
     ) -> Self:
-        """Lift the kept cells of T views and add those that pass the gate (`Memory.write`)."""
+        """Lift the kept cells of T views and add those that pass the gate, or all of true views."""
         feature = latents.detach().permute(0, 2, 3, 1).to("cpu", torch.float32).numpy()
         grid_depth = depth_to_grid(depth.detach().float().cpu(), self.grid)
-        return self.insert(feature, grid_depth, keep.cpu().numpy(), cameras, born, splat)
+        return self.insert(feature, grid_depth, keep.cpu().numpy(), cameras, born, splat, shifts)
 
     def read(self, cameras: Sequence[Camera], now: int, splat: Splat | None = None) -> Readout:
         """Read the memory at T cameras (`Memory.read`)."""

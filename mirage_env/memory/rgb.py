@@ -87,15 +87,22 @@ class RgbMemory(PointMemory):
         cameras: Sequence[Camera],
         born: int,
         splat: Splat | None = None,
+        shifts: int = 0,
     ) -> Self:
-        """Lift every pixel of the kept cells that has valid depth and lies on no edge (`Memory.write`)."""
+        """Lift every pixel of the kept cells that has valid depth and lies on no edge (`Memory.write`).
+
+        Of true views that come shifted the first is enough: pixels lie as close as pixels can.
+        """
+        every = max(shifts, 1)
+        images, depth, keep, cameras = images[::every], depth[::every], keep[::every], cameras[::every]
         depth = depth.detach().float().cpu()
         valid = torch.isfinite(depth) & (depth > self.near) & (depth < self.far)
         depth = torch.where(valid, depth, self.far)
         write = cells_to_pixels(keep.cpu(), self.grid) & valid & (depth_edges(depth) <= self.edge_jump)
         colour = images.detach().permute(0, 2, 3, 1).to("cpu", torch.float32)
         levels = (colour + 1.0) * HALF_RANGE - MIDDLE
-        return self.insert(levels.numpy(), depth, write.numpy(), cameras, born, splat)
+        known = None if splat is None else splat[::every]
+        return self.insert(levels.numpy(), depth, write.numpy(), cameras, born, known, min(shifts, 1))
 
     @torch.no_grad()
     def read(self, cameras: Sequence[Camera], now: int, splat: Splat | None = None) -> Readout:

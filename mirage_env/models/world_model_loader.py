@@ -2,10 +2,10 @@
 
 A small model of our own classes is a folder with a subfolder per network plus `mirage.json`:
 
-    mirage.json  codec/  depth/  segmentation/  refiner/  transformer/  control/  lora/
+    mirage.json  codec/  depth/  segmentation/  refiner/  transformer/  control/  detail/  lora/
 
-Each subfolder holds `config.json` and `diffusion_pytorch_model.safetensors`. `refiner/` and `control/` may be absent:
-the readout is then used as it is, the memory reaches the network only through the sampler's source. The layout of
+Each subfolder holds `config.json` and `diffusion_pytorch_model.safetensors`. `refiner/`, `control/` and `detail/` may be
+absent: the readout is then used as it is, the memory reaches the network only through the sampler's source. The layout of
 full-size models is in `pipeline_parts.py`. Loading is strict: missing, unexpected or misshapen weights raise with the
 list.
 """
@@ -31,6 +31,7 @@ from mirage_env.models.io.state_dicts import WEIGHTS, load_module, load_strictly
 from mirage_env.models.offload import Placed, PlacedCodec, PlacedDepth, PlacedSegmenter, cast, native_dtype
 from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.depth_unet import DepthUNet
+from mirage_env.models.small.detail_head import DetailHead
 from mirage_env.models.small.refiner import BareReadout, ConvRefiner
 from mirage_env.models.small.segmentation_unet import SegmentationUNet
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
@@ -93,7 +94,7 @@ def load_world_model(
         lora: low-rank update of the transformer that was trained with the branch: a folder or a weights file.
         depth: depth model (`docs/geometry.md`), in the place of the one that `mirage.json` names.
         segmentation: SAM 3 checkpoint that finds movers and sky, the same.
-        image_size: H, W. This and all that follows is for models in the diffusers layout only.
+        image_size: H, W, in the place of the model's own; a small model takes multiples of 16 cells.
         prompts: folder of embeddings of prompts, which need no text encoder.
         prompt_cache: where embeddings of new prompts are kept; by default `mirage/prompts` in the user's cache
             folder, with None in memory only.
@@ -123,12 +124,12 @@ def load_world_model(
         sources = sources_of(folder, control, lora, depth, segmentation, prompts, image_size=image_size)
         networks = load_full_size(sources, running, _cache_folder(prompt_cache), text_encoder)
         return WorldModel(**vars(networks))
-    if running != Running(device, dtype) or image_size is not None or prompts is not None or revision is not None:
+    if running != Running(device, dtype) or prompts is not None or revision is not None:
         raise InvalidOptionError(
-            f"{str(name)!r} is a small model, which takes device, dtype, control, lora, depth and segmentation only; "
+            f"{str(name)!r} is a small model, which takes device, dtype, control, lora, depth, segmentation and image_size only; "
             "leave the other options out"
         )
-    return _load_small(folder, device, dtype, control, lora, depth, segmentation)
+    return _load_small(folder, device, dtype, control, lora, depth, segmentation, image_size)
 
 
 def _load_small(
@@ -139,8 +140,10 @@ def _load_small(
     lora: str | Path | None,
     depth: str | Path | None,
     segmentation: str | Path | None,
+    image_size: tuple[int, int] | None,
 ) -> WorldModel:
-    config = WorldModelConfig.load(folder)
+    own = WorldModelConfig.load(folder)
+    config = own if image_size is None else own.at(image_size)
     base = folder / config.shares if config.shares else folder
 
     def place_of(name: str) -> Path:
@@ -159,6 +162,7 @@ def _load_small(
     transformer = cast(transformer, device, dtype)
     trained = control is not None or (folder / "control").is_dir()
     branch = part(ControlBranch, "control", control) if trained else None
+    detail = part(DetailHead, "detail") if (folder / "detail").is_dir() else None
     given = {"control": control, "lora": lora, "depth": depth, "segmentation": segmentation}
     added = {name: place for name, place in given.items() if place is not None}
     return WorldModel(
@@ -171,8 +175,8 @@ def _load_small(
         if segmentation is None
         else load_segmentation(segmentation, config, device, dtype),
         refiner=part(ConvRefiner, "refiner") if (folder / "refiner").is_dir() else BareReadout(),
-        generator=ChunkDenoiser(transformer, branch, config.sampler).eval(),
-        identity=fingerprint(folder, added),
+        generator=ChunkDenoiser(transformer, branch, config.sampler, detail=detail).eval(),
+        identity=fingerprint(folder, added) + ("" if config == own else "-%dx%d" % config.image_size),
     )
 
 
@@ -221,6 +225,7 @@ def save_world_model(model: WorldModel, folder: Path) -> None:
         "refiner": model.refiner,
         "transformer": getattr(generator, "transformer", None),
         "control": getattr(generator, "branch", None),
+        "detail": getattr(generator, "detail", None),
     }
     for name, part in parts.items():
         module = part.module if isinstance(part, Placed) else part

@@ -43,10 +43,10 @@ class Frames:
         return Frames(self.row[index], self.T_world_cam[index], self.K_latent[index])
 
     @staticmethod
-    def of(cameras: Sequence[Camera], grid: tuple[int, int], first: int) -> Frames:
-        """Frames numbered from `first`."""
+    def of(cameras: Sequence[Camera], grid: tuple[int, int], first: int, shifts: int = 1) -> Frames:
+        """Frames numbered from `first`; of a view at several shifts all have its number."""
         return Frames(
-            np.arange(first, first + len(cameras), dtype=np.int32),
+            (first + np.arange(len(cameras)) // shifts).astype(np.int32),
             np.array([c.T_world_cam for c in cameras]).reshape(-1, 4, 4),
             np.array([c.K_at(*grid) for c in cameras]).reshape(-1, 3, 3),
         )

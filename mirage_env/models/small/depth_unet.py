@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mirage_env.camera import Camera
-from mirage_env.models.small.unet import UNet
+from mirage_env.models.small.unet import UNet, halved
 
 
 class DepthUNet(ModelMixin, ConfigMixin):
@@ -20,7 +20,8 @@ class DepthUNet(ModelMixin, ConfigMixin):
 
     The known depth is an input, as the prompt of PromptDepthAnything is: what the world's geometry already says fixes
     the scale, so that a long walk does not drift. Depth is predicted for `canonical_focal` (pixels per image width)
-    and scaled to the camera's own, the usual way to be right for other lenses.
+    and scaled to the camera's own, the usual way to be right for other lenses. Images with more than `largest` pixels
+    on a side are halved before, and the depth doubled after: a cell of the memory needs one depth, not 64.
     """
 
     config_name = "config.json"
@@ -32,6 +33,7 @@ class DepthUNet(ModelMixin, ConfigMixin):
         canonical_focal: float = 0.6516,
         near: float = 0.1,
         far: float = 50.0,
+        largest: int = 0,
     ) -> None:
         super().__init__()
         self.unet = UNet(in_channels=5, out_channels=1, widths=widths)
@@ -56,5 +58,8 @@ class DepthUNet(ModelMixin, ConfigMixin):
         zoom = torch.tensor([c.K_image[0, 0] / c.width / self.config.canonical_focal for c in cameras])
         zoom = zoom.to(images)[:, None, None]
         known = images.new_zeros(len(images), 1, 1) if known is None else known.to(images) / zoom
-        depth = cast(Tensor, self(images, known)).float().exp() * zoom
+        small = halved(images, self.config.largest)
+        depth = cast(Tensor, self(small, known)).float().exp() * zoom
+        # Nearest: a mean of two surfaces would be a point between them.
+        depth = F.interpolate(depth[:, None], size=images.shape[-2:], mode="nearest")[:, 0]
         return depth.clamp(self.config.near, self.config.far)

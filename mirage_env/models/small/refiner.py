@@ -28,13 +28,28 @@ def winner_channels(readout: Readout) -> Tensor:  # [T, 5, h, w]
     return torch.cat([readout.offset, torch.stack([readout.scale, inverse_depth, age], 1)], 1)
 
 
+def displacement(readout: Readout) -> Tensor:  # [T, h, w]
+    """How far each winner is from being written at this very place: cells, plus |log scale|, both squared and added."""
+    return (readout.offset**2).sum(1) + readout.scale**2
+
+
+def misplaced(readout: Readout, width: float) -> Tensor:  # [T, 1, h, w] in [0, 1]
+    """0 where the memory shows a latent as it was written, 1 where that is farther away than `width`, or unknown."""
+    far = 1.0 - torch.exp(-0.5 * displacement(readout) / width**2)
+    return torch.where(readout.observed > 0, far, 1.0)[:, None]
+
+
 class ConvRefiner(ModelMixin, ConfigMixin):
-    """Residual convolutions on the latent grid (`ReadoutRefiner`)."""
+    """Residual convolutions on the latent grid (`ReadoutRefiner`).
+
+    With `exact`, the correction vanishes where a latent is read at the place it was written from (within about that
+    many cells): what is known exactly is left alone, so a camera that stands still sees one picture for ever.
+    """
 
     config_name = "config.json"
 
     @register_to_config
-    def __init__(self, latent_channels: int = 16, width: int = 128, blocks: int = 6) -> None:
+    def __init__(self, latent_channels: int = 16, width: int = 128, blocks: int = 6, exact: float = 0.0) -> None:
         super().__init__()
         self.stem = nn.Conv2d(latent_channels + 1 + WINNER_CHANNELS, width, 3, padding=1)
         self.body = nn.Sequential(*[ResidualBlock(width) for _ in range(blocks)])
@@ -46,7 +61,10 @@ class ConvRefiner(ModelMixin, ConfigMixin):
         observed = readout.observed[:, None]
         x = torch.cat([readout.latent, observed, winner_channels(readout)], 1)
         x = self.stem(x.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last))
-        return observed * (readout.latent + self.head(self.body(x)).to(readout.latent.dtype))
+        correction = self.head(self.body(x)).to(readout.latent.dtype)
+        if self.config.exact:
+            correction = correction * misplaced(readout, self.config.exact)
+        return observed * (readout.latent + correction)
 
     def refine(self, readout: Readout) -> Tensor:  # [T, C, h, w]
         """See `ReadoutRefiner.refine`."""

@@ -8,18 +8,22 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
+from torch.nn import functional as F
 
 from mirage_env.interfaces import MOVER, SKY, STATIC
-from mirage_env.models.small.unet import UNet
+from mirage_env.models.small.unet import UNet, halved
 
 
 class SegmentationUNet(ModelMixin, ConfigMixin):
-    """Logits of (STATIC, MOVER, SKY) for every pixel (`StaticSegmenter`)."""
+    """Logits of (STATIC, MOVER, SKY) for every pixel (`StaticSegmenter`).
+
+    Images with more than `largest` pixels on a side are halved before, and the labels doubled after.
+    """
 
     config_name = "config.json"
 
     @register_to_config
-    def __init__(self, widths: Sequence[int] = (24, 48, 72, 96)) -> None:
+    def __init__(self, widths: Sequence[int] = (24, 48, 72, 96), largest: int = 0) -> None:
         super().__init__()
         self.unet = UNet(in_channels=3, out_channels=len((STATIC, MOVER, SKY)), widths=widths)
 
@@ -28,7 +32,8 @@ class SegmentationUNet(ModelMixin, ConfigMixin):
 
     def segment(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, H, W] int64
         """See `StaticSegmenter.segment`."""
-        return self(images).argmax(1)
+        labels = self(halved(images, self.config.largest)).argmax(1)
+        return F.interpolate(labels[:, None].float(), size=images.shape[-2:], mode="nearest")[:, 0].long()
 
 
 class AllStatic:

@@ -48,3 +48,10 @@ class UNet(nn.Module):
         for block, skip in zip(reversed(self.up), reversed(skips[:-1]), strict=True):
             x = block(torch.cat([skip, F.interpolate(x, size=skip.shape[-2:], mode="nearest")], 1))
         return self.head(x)
+
+
+def halved(images: Tensor, largest: int) -> Tensor:  # [F, C, H, W]
+    """Images halved until no side has more than `largest` pixels; 0: as they are."""
+    while largest and max(images.shape[-2:]) > largest:
+        images = F.avg_pool2d(images, 2)
+    return images

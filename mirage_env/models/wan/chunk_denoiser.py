@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from mirage_env.config.world import SamplerConfig
 from mirage_env.interfaces import Readout
+from mirage_env.models.small.detail_head import DetailHead
+from mirage_env.models.small.refiner import misplaced
+from mirage_env.models.wan.anchored_noise import anchored, panorama_size
 from mirage_env.models.wan.flow_solvers import TRAIN_TIMESTEPS, noise_levels, solver_of
 from mirage_env.models.wan.known_tokens import FREE, known_levels
 from mirage_env.models.wan.side_branch import ControlBranch
@@ -36,12 +39,14 @@ class ChunkDenoiser(nn.Module):
         branch: ControlBranch | None,
         sampler: SamplerConfig,
         text: TextEncoder | None = None,
+        detail: DetailHead | None = None,
     ) -> None:
         super().__init__()
         self.transformer = transformer
         self.branch = branch
         self.sampler = sampler
         self.text = text
+        self.detail = detail
         self.bring: Callable[[], torch.device] | None = None
         """Brings the weights to where they are needed and says where, if they wait elsewhere between calls."""
 
@@ -70,6 +75,7 @@ class ChunkDenoiser(nn.Module):
         cond: Tensor | None,  # [B, channels, T, h, w]
         references: Tensor | None = None,  # [B, R, C, h, w]
         text: Tensor | None = None,  # [B, S, D] embedded prompts; one empty token if not given
+        free: Tensor | None = None,  # [B, T, 1, h, w] in [0, 1], see `free`; 1 if not given
     ) -> Tensor:  # [B, T, C, h, w]
         """The clean chunk as the network sees it from x at those noise levels."""
         B, T, _, h, w = x.shape
@@ -92,7 +98,26 @@ class ChunkDenoiser(nn.Module):
         out = out[:, :, R : R + T].transpose(1, 2).to(x.dtype)
         if self.sampler.prediction == "flow":
             return x - level[:, :, None] * out
-        return prior + out
+        return self.finish(out, prior, x, free)
+
+    def finish(
+        self,
+        out: Tensor,  # [..., C, h, w] what the transformer adds to the prior
+        prior: Tensor,  # [..., C, h, w]
+        x: Tensor,  # [..., C, h, w]
+        free: Tensor | None,  # [..., 1, h, w]
+    ) -> Tensor:  # [..., C, h, w]
+        """The clean latents of some frames: prior, what the transformer adds, and detail; the known is left alone."""
+        if self.detail is not None:
+            observed = (prior != 0).any(-3, keepdim=True).to(prior)
+            out = out + self.detail(prior + out, prior, x, observed)
+        return prior + (out if free is None else free * out)
+
+    def free(self, readout: Sequence[Readout]) -> Tensor | None:  # [B, T, 1, h, w] in [0, 1]
+        """Where latents may change: not where the memory shows them as they were written, at the same place."""
+        if not self.sampler.exact:
+            return None
+        return torch.stack([misplaced(r, self.sampler.exact) for r in readout])
 
     def condition(self, known: Tensor, readout: Sequence[Readout], rays: Tensor) -> Tensor | None:
         """The branch's condition, None without a branch."""
@@ -147,7 +172,12 @@ class ChunkDenoiser(nn.Module):
 
         def draw() -> Tensor:
             # On the CPU, so that a world's seed means the same on every device.
-            return torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(here)
+            if not self.sampler.anchored:
+                return torch.stack([torch.randn(known.shape[1:], generator=g) for g in generators]).to(here)
+            views, channels = rays.cpu().float(), known.shape[2]
+            size = [panorama_size(r) for r in views]
+            panoramas = [torch.randn(channels, *s, generator=g) for s, g in zip(size, generators, strict=True)]
+            return torch.stack([anchored(p, r) for p, r in zip(panoramas, views, strict=True)]).to(here)
 
         noise = draw()
         known, rays, preceding = known.to(here), rays.to(here), preceding.to(here)
@@ -158,11 +188,12 @@ class ChunkDenoiser(nn.Module):
         cond = self.condition(known, readout, rays)
         level = self._levels(known, readout)  # [B, T, h, w]; frame 0 is clean
         placed = (1.0 - level[:, :, None]) * known + level[:, :, None] * noise
+        free = self.free(readout)
         solver = solver_of(self.sampler, draw)
         for i, sigma in enumerate(solver.sigmas[:-1]):
             held = level < sigma
             seen = torch.where(held[:, :, None], placed, x)
-            clean = self.predict(seen, level.clamp(max=sigma), prior, preceding, cond, references, text)
+            clean = self.predict(seen, level.clamp(max=sigma), prior, preceding, cond, references, text, free)
             x = solver.step(x, clean, i)
         return torch.cat([known[:, :1], x[:, 1:]], 1).to(home)
 

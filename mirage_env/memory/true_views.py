@@ -1,0 +1,112 @@
+"""Writing true views densely: the same view at sub-cell shifts.
+
+A latent stands for the middle of its cell; read at another camera it lies up to half a cell beside the place that is
+asked for. A view that a camera really saw is worth more tokens than a generated one: its image is shifted by parts of a
+cell (its principal point with it), encoded again and written too, so that tokens lie closer together than cells do.
+Measured at 256 x 256 with 2 x 2 shifts: +1.9 dB of the bare readout, +1.0 dB of the refined one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mirage_env.camera import Camera
+from mirage_env.interfaces import LatentCodec, Memory
+
+MemoryT = TypeVar("MemoryT", bound=Memory)
+
+
+@dataclass(frozen=True, eq=False)
+class Shifted:
+    """F views at S shifts each, view by view; the first shift of every view is none."""
+
+    images: Tensor  # [F S, 3, H, W]
+    depth: Tensor  # [F S, H, W] metres
+    keep: Tensor  # [F S, h, w] bool; cells that reach beyond the image are left out
+    cameras: tuple[Camera, ...]  # F S
+    count: int
+    """S."""
+
+
+Views = tuple[Tensor, Tensor, Tensor, Tensor, Sequence[Camera]]
+"""Latents [F, C, h, w], images, depth, kept cells and cameras, as `Memory.write` takes them."""
+
+
+def written_start(memory: MemoryT, codec: LatentCodec, views: Views, per_side: int) -> MemoryT:
+    """The memory of a world that begins with these views; without shifts (0) they are written as imagined ones are."""
+    if not per_side:
+        return memory.write(*views, 0)  # type: ignore[return-value]
+    dense = shifted(*views[1:], per_side)
+    latents = codec.encode(dense.images)
+    written = memory.write(latents, dense.images, dense.depth, dense.keep, dense.cameras, 0, shifts=dense.count)
+    return written  # type: ignore[return-value]
+
+
+def shifts(per_side: int, stride: int) -> list[tuple[int, int]]:
+    """Shifts (down, right) in pixels that divide a cell of `stride` pixels evenly, (0, 0) first; at most half a cell."""
+    steps = [i * stride // per_side for i in range(per_side)]
+    centred = [s if 2 * s <= stride else s - stride for s in steps]
+    return [(down, right) for down in centred for right in centred]
+
+
+def shifted(
+    images: Tensor,  # [F, 3, H, W]
+    depth: Tensor,  # [F, H, W] metres
+    keep: Tensor,  # [F, h, w] bool
+    cameras: Sequence[Camera],  # F
+    per_side: int,
+) -> Shifted:
+    """The views as cameras would show them whose principal points lie parts of a cell aside."""
+    stride = images.shape[-1] // keep.shape[-1]
+    all_shifts = shifts(per_side, stride)
+    parts = [_moved(images, depth, keep, cameras, down, right, stride) for down, right in all_shifts]
+
+    def by_view(tensors: list[Tensor]) -> Tensor:
+        return torch.stack(tensors, 1).flatten(0, 1)
+
+    return Shifted(
+        by_view([p[0] for p in parts]),
+        by_view([p[1] for p in parts]),
+        by_view([p[2] for p in parts]),
+        tuple(p[3][view] for view in range(len(cameras)) for p in parts),
+        len(all_shifts),
+    )
+
+
+def _moved(
+    images: Tensor, depth: Tensor, keep: Tensor, cameras: Sequence[Camera], down: int, right: int, stride: int
+) -> tuple[Tensor, Tensor, Tensor, list[Camera]]:
+    if not (down or right):
+        return images, depth, keep, list(cameras)
+    whole = (_window(images, down, right), _window(depth[:, None], down, right)[:, 0])
+    return *whole, _kept(keep, down, right), [_aside(camera, down, right) for camera in cameras]
+
+
+def _window(x: Tensor, down: int, right: int) -> Tensor:  # [F, C, H, W]
+    """The image seen through a window moved by (down, right); beyond the border the last pixels go on."""
+    sides = (max(-right, 0), max(right, 0), max(-down, 0), max(down, 0))
+    wide = F.pad(x, sides, mode="replicate")
+    top, left = max(down, 0), max(right, 0)
+    return wide[..., top : top + x.shape[-2], left : left + x.shape[-1]]
+
+
+def _kept(keep: Tensor, down: int, right: int) -> Tensor:  # [F, h, w]
+    """A moved cell is kept if all cells are that it lies on; none lies beyond the border."""
+    for axis, step in ((-2, down), (-1, right)):
+        if step:
+            beside = torch.roll(keep, -1 if step > 0 else 1, axis)
+            beside.select(axis, -1 if step > 0 else 0).fill_(False)
+            keep = keep & beside
+    return keep
+
+
+def _aside(camera: Camera, down: int, right: int) -> Camera:
+    K_image = camera.K_image.copy()
+    K_image[:2, 2] -= (right, down)
+    return Camera(camera.T_world_cam, K_image, camera.height, camera.width)

@@ -1,0 +1,134 @@
+"""What is known exactly is left alone, noise stays with the world, detail begins as nothing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_world_model
+
+from mirage_env.camera import Camera, pluecker_rays
+from mirage_env.config.world import MemoryConfig
+from mirage_env.interfaces import Readout
+from mirage_env.models.small.detail_head import DetailHead
+from mirage_env.models.small.refiner import ConvRefiner, misplaced
+from mirage_env.models.wan.anchored_noise import anchored, panorama_size
+from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
+from mirage_env.rooms import Room
+
+CAMERA = Camera.from_fov(1.3, 32, 32)
+
+
+def readout(offset: float, observed: float = 1.0) -> Readout:
+    shape = (2, 4, 4)
+    return Readout(
+        latent=torch.randn(2, 8, 4, 4) * observed,
+        observed=torch.full(shape, observed),
+        depth=torch.full(shape, 2.0 * observed),
+        offset=torch.full((2, 2, 4, 4), offset * observed),
+        scale=torch.zeros(shape),
+        age=torch.zeros(shape),
+    )
+
+
+def restless_refiner(exact: float) -> ConvRefiner:
+    refiner = ConvRefiner(latent_channels=8, width=8, blocks=1, exact=exact).eval()
+    torch.nn.init.normal_(refiner.head.weight)
+    torch.nn.init.normal_(refiner.head.bias)
+    return refiner
+
+
+def test_misplaced_rises_from_nothing_to_all():
+    shares = [float(misplaced(readout(offset), 0.1).mean()) for offset in (0.0, 0.03, 0.1, 0.5)]
+    assert shares == sorted(shares)
+    assert shares[0] == 0.0
+    assert shares[-1] > 0.99
+    assert (misplaced(readout(0.0, observed=0.0), 0.1) == 1.0).all()
+
+
+@torch.no_grad()
+def test_a_refiner_leaves_alone_what_lies_where_it_was_written():
+    refiner, there, aside = restless_refiner(0.1), readout(0.0), readout(0.4)
+    assert torch.equal(refiner.refine(there), there.latent)
+    assert not torch.allclose(refiner.refine(aside), aside.latent, atol=0.1)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 64)])
+def test_a_camera_that_stands_still_keeps_what_it_knows(size):
+    model = standing_model()
+    model = replace(model, config=replace(model.config.at(size), memory=MemoryConfig(shifts=2)))
+    room = Room.generate(3, "train")
+    camera = room.start_camera(np.random.default_rng(0), *size)
+    view = room.render(camera, 0.0)
+    start, state = model.start(view.image, camera)
+    known = (start.readout.observed[0] > 0) & (start.readout.offset[0].abs().amax(0) < 1e-3)
+    assert known.float().mean() > 0.5
+    for _ in range(4):
+        chunk, state = model.step(state, [camera] * 4)
+        error = (chunk.latents - start.readout.latent)[:, :, known].abs().max()
+        assert error < 1e-2 * start.readout.latent.abs().max()
+
+
+def standing_model():
+    """A tiny model with an exact refiner and generator, whose networks would change everything if they could."""
+    model = tiny_world_model()
+    sampler = replace(model.config.sampler, exact=0.05, anchored=True)
+    detail = DetailHead(latent_channels=8, width=8, blocks=1).eval()
+    torch.nn.init.normal_(detail.head.weight)
+    old = model.generator
+    generator = ChunkDenoiser(old.transformer, old.branch, sampler, detail=detail).eval()
+    config = replace(model.config, sampler=sampler)
+    return replace(model, config=config, generator=generator, refiner=restless_refiner(0.1))
+
+
+def rays(cameras: list[Camera]) -> torch.Tensor:
+    return torch.from_numpy(pluecker_rays(cameras, np.eye(4), 8, 8))
+
+
+def turned(angle: float) -> Camera:
+    T = np.eye(4)
+    T[0, 0] = T[2, 2] = np.cos(angle)
+    T[0, 2], T[2, 0] = np.sin(angle), -np.sin(angle)
+    return CAMERA.at(T)
+
+
+def test_noise_turns_with_the_world():
+    """A direction has one noise, whichever camera looks there."""
+    views = rays([turned(a) for a in (0.0, 0.0, 0.1, 1.0)])
+    panorama = torch.randn(1, *panorama_size(views), generator=torch.Generator().manual_seed(0))
+    noise = anchored(panorama, views)
+    assert torch.equal(noise[0], noise[1])
+    assert not torch.equal(noise[0], noise[2])
+    by_direction: dict[tuple[int, ...], set[float]] = {}
+    rows, columns = panorama.shape[1:]
+    x, y, z = views[:, :3].unbind(1)
+    column = ((torch.atan2(x, z) / (2 * np.pi) + 0.5) * columns).long() % columns
+    row = ((torch.atan2(y, torch.hypot(x, z)) / np.pi + 0.5) * rows).long()
+    for r, c, value in zip(row.flatten().tolist(), column.flatten().tolist(), noise.flatten().tolist(), strict=True):
+        by_direction.setdefault((r, c), set()).add(value)
+    assert max(map(len, by_direction.values())) == 1
+
+
+def test_noise_is_as_strong_as_it_was_drawn():
+    views = rays([turned(a) for a in np.linspace(0.0, 6.0, 24)])
+    noise = anchored(torch.randn(16, *panorama_size(views), generator=torch.Generator().manual_seed(0)), views)
+    assert noise.shape == (24, 16, 8, 8)
+    assert float(noise.std()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_another_seed_is_another_picture():
+    model = standing_model()
+    room = Room.generate(3, "train")
+    camera = room.start_camera(np.random.default_rng(0), 32, 32)
+    view = room.render(camera, 0.0)
+    path = [camera.at(camera.T_world_cam @ turned(0.3 * i).T_world_cam) for i in range(1, 5)]
+    frames = [model.step(model.start(view.image, camera, view.depth, seed=s)[1], path)[0].frames for s in (0, 0, 1)]
+    assert torch.equal(frames[0], frames[1])
+    assert not torch.equal(frames[0], frames[2])
+
+
+def test_detail_begins_as_nothing():
+    head = DetailHead(latent_channels=8, width=8, blocks=1)
+    x = torch.randn(2, 5, 8, 4, 4)
+    assert not head(x, x, x, x[:, :, :1]).any()
+    assert head(x, x, x, x[:, :, :1]).shape == x.shape
