@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mirage_env.training.finetune_options import Finetune
     from mirage_env.training.importing import ImportClips, ImportRe10k
     from mirage_env.training.pipeline import TrainConfig
+    from mirage_env.training.whole_run import TrainAll
 
 FSDP_CONFIG = Path(__file__).parents[1] / "training" / "fsdp.yaml"
 FULL_SIZE = ("branch", "imagine", "lora")
@@ -46,6 +47,14 @@ def run_stage(options: TrainConfig | Finetune) -> int:
     from mirage_env.training.pipeline import run
 
     run(options)
+    return 0
+
+
+def everything(options: TrainAll) -> int:
+    """`mirage train all`."""
+    from mirage_env.training.whole_run import run
+
+    print(run(options))
     return 0
 
 

@@ -82,9 +82,13 @@ STAGES = {
     "branch": "Train the side branch; with --model of a full-size model.",
     "imagine": "Walk through clips with the model, for training on its own latents; with --model, too.",
     "lora": "Train the LoRA with the branch; with --model of a full-size model.",
+    "sharp-codec": "Train the decoder to be sharp.",
+    "sharp-refiner": "Train the refiner on decoded pictures.",
+    "sharp-world": "Train refiner and generator in the loop they run in, on decoded pictures.",
     "export": "Write the model folder.",
 }
 TRAINING = {
+    "all": _dataset("Run every stage, from clips to a model folder, and go on where it was stopped.", "whole_run:TrainAll", "everything"),
     **{name: _stage(summary) for name, summary in STAGES.items()},
     "import-re10k": _dataset(
         "Import clips in RealEstate10K's layout into a data set (docs/training.md).", "importing:ImportRe10k", "re10k"

@@ -33,6 +33,8 @@ Loss = Callable[[int, torch.Generator], dict[str, Tensor]]
 """(step, generator) -> named scalars of one part of the batch; "loss" is what is minimised, the rest is logged."""
 Sample = Callable[[int], None]
 """Shows what the averaged weights do after so many steps. Every process calls it; only the first one writes."""
+Pace = Callable[[str], float]
+"""Learning rate of a parameter, by its name, as a multiple of the common one."""
 
 
 MOST_PARTS = 2**20
@@ -81,9 +83,16 @@ class LoopConfig:
 
 
 def train(
-    module: nn.Module, loss_fn: Loss, folder: Path, config: LoopConfig, sample: Sample | None = None
+    module: nn.Module,
+    loss_fn: Loss,
+    folder: Path,
+    config: LoopConfig,
+    sample: Sample | None = None,
+    pace: Pace = lambda name: 1.0,
 ) -> nn.Module:
     """Minimise `loss_fn` over the parameters of `module` that require a gradient; returns it with averaged weights.
+
+    `pace` gives the learning rate of every parameter as a multiple of the common one.
 
     `folder` gets `log.csv` (step, seconds, learning rate, gradient norm, every scalar, each the mean since the row
     before) and a checkpoint that a second call with the same folder resumes from. On a CPU a resumed run equals one
@@ -92,7 +101,7 @@ def train(
     Raises:
         InvalidOptionError, WeightsError: the checkpoint in `folder` is damaged, or of another network.
     """
-    return Run(module, loss_fn, folder, config, Accelerator(cpu=config.device == "cpu"), sample).go()
+    return Run(module, loss_fn, folder, config, Accelerator(cpu=config.device == "cpu"), sample, pace).go()
 
 
 class Run:
@@ -106,13 +115,18 @@ class Run:
         config: LoopConfig,
         accelerator: Accelerator,
         sample: Sample | None = None,
+        pace: Pace = lambda name: 1.0,
     ) -> None:
         self.config, self.accelerator, self.folder = config, accelerator, folder
         self.loss_fn, self.sample = loss_fn, sample
         self.folder.mkdir(parents=True, exist_ok=True)
         self.inside = _Inside(module, config.bf16, accelerator.device.type)
         self.inside.to(accelerator.device)
-        trainable = [p for p in module.parameters() if p.requires_grad]
+        paces: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                paces.setdefault(pace(name), []).append(parameter)
+        trainable = [{"params": some, "pace": factor} for factor, some in paces.items()]
         optimiser = torch.optim.AdamW(trainable, config.lr, betas=config.betas, weight_decay=config.weight_decay)
         self.wrapped, self.optimiser = accelerator.prepare(self.inside, optimiser)
         parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
@@ -181,7 +195,7 @@ class Run:
         """One optimiser step; means of all scalars over the whole batch."""
         config, accelerator = self.config, self.accelerator
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["pace"]
         self.inside.train()
         self.optimiser.zero_grad(set_to_none=True)
         total: dict[str, Tensor] = {}

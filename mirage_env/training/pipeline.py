@@ -1,15 +1,19 @@
 """`mirage train STAGE`: every stage from clips to a model folder, each a command that can be repeated.
 
-    record -> codec, scene -> encode -> refiner -> base -> branch -> imagine -> lora -> export
+    record -> codec, scene -> encode -> refiner -> base -> branch -> imagine -> lora
+           -> sharp-codec -> sharp-refiner -> sharp-world -> export
 
 A stage reads what earlier stages left in `--out` and adds its own: `runs/<stage>` holds the log and the checkpoint it
 resumes from, `model/` the world model as it grows. The stages `branch` and `lora` take `--paper` for the paper's
-condition (one-cell nearest readout and mask only), which the evaluation compares with.
+condition (one-cell nearest readout and mask only), which the evaluation compares with. The three sharp stages train on
+decoded pictures; they need no encoded clips, and may begin with a model that is trained already. `all` runs every stage
+(`whole_run.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import shutil
 from collections.abc import Iterable
@@ -26,26 +30,53 @@ from torch import nn
 from mirage_env.datasets.clips import Clips
 from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.errors import InvalidOptionError
+from mirage_env.evaluation.lpips import INSTALL, Lpips, has_lpips, load_lpips
+from mirage_env.models.io.state_dicts import read_weights
 from mirage_env.models.offload import PlacedCodec, PlacedDepth, PlacedSegmenter
 from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.depth_unet import DepthUNet
-from mirage_env.models.small.refiner import BareReadout, ConvRefiner
+from mirage_env.models.small.detail_head import DetailHead
+from mirage_env.models.small.refiner import BareReadout, ConvRefiner, exact_refiner
 from mirage_env.models.small.segmentation_unet import SegmentationUNet
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
+from mirage_env.models.wan.lora import fuse_lora
+from mirage_env.models.wan.pipeline_parts import LORA_WEIGHTS
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.world_model_loader import frozen, load_module, load_world_model, save_module
 from mirage_env.rooms.clips import record_rooms
+from mirage_env.training.closed_loop import train_closed_loop
 from mirage_env.training.conditioning import ConditionSampler
 from mirage_env.training.curves import plot_curves
 from mirage_env.training.encoding import encode_clips
 from mirage_env.training.imagining import imagine_clips
 from mirage_env.training.loop import LoopConfig
-from mirage_env.training.rooms_settings import rooms_config, rooms_parts, rooms_transformer
+from mirage_env.training.rooms_settings import rooms_config, rooms_parts, rooms_patch, rooms_transformer
 from mirage_env.training.samples import SampleVideos
 from mirage_env.training.stage0 import ScenePair, train_codec, train_scene
+from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner
 from mirage_env.training.stages import Variant, train_denoiser, train_refiner
+from mirage_env.training.wider_patches import wider_branch, wider_transformer
 
-Stage = Literal["record", "codec", "scene", "encode", "refiner", "base", "branch", "imagine", "lora", "export"]
+logger = logging.getLogger(__name__)
+
+WORKING_SIZE = 128
+"""Depth and segmentation networks see larger images halved."""
+
+Stage = Literal[
+    "record",
+    "codec",
+    "scene",
+    "encode",
+    "refiner",
+    "base",
+    "branch",
+    "imagine",
+    "lora",
+    "sharp-codec",
+    "sharp-refiner",
+    "sharp-world",
+    "export",
+]
 
 
 @dataclass(frozen=True)
@@ -113,6 +144,9 @@ def run(config: TrainConfig) -> None:
         "branch": _branch,
         "imagine": _imagine,
         "lora": _lora,
+        "sharp-codec": _sharp_codec,
+        "sharp-refiner": _sharp_refiner,
+        "sharp-world": _sharp_world,
         "export": _export,
     }[config.stage](config)
 
@@ -148,8 +182,13 @@ def _codec(config: TrainConfig) -> None:
 
 
 def _scene(config: TrainConfig) -> None:
-    grid = rooms_config(config.size).latent_size
-    pair: ScenePair = train_scene(_clips(config), _run(config, "scene"), _loop(config, lr=2e-3), grid=grid)
+    grid, model = rooms_config(config.size).latent_size, config.out / "model"
+    largest = WORKING_SIZE if config.size > WORKING_SIZE else 0
+    pair = ScenePair(DepthUNet(largest=largest), SegmentationUNet(largest=largest))
+    if (model / "depth").is_dir() and (model / "segmentation").is_dir():  # trained on another world
+        pair.depth.load_state_dict(load_module(DepthUNet, model / "depth").state_dict())
+        pair.segmentation.load_state_dict(load_module(SegmentationUNet, model / "segmentation").state_dict())
+    pair = train_scene(_clips(config), _run(config, "scene"), _loop(config, lr=2e-3), pair, grid=grid)
     save_module(pair.depth, config.out / "model" / "depth")
     save_module(pair.segmentation, config.out / "model" / "segmentation")
 
@@ -203,7 +242,7 @@ def _variant(config: TrainConfig, transformer: WanTransformer3DModel, branch: Co
 
 def _base(config: TrainConfig) -> None:
     """The backbone alone: half of the chunks start from noise, half from what the memory shows."""
-    variant = _variant(config, rooms_transformer(), None)
+    variant = _variant(config, rooms_transformer(config.size), None)
     loop = _loop(config, lr=1e-3, warmup=200)
     trainable = list(variant.denoiser.parameters())
     trained = _train(config, "base", variant, trainable, loop, drop=0.5)
@@ -253,6 +292,61 @@ def _lora(config: TrainConfig) -> None:
     save_file(state, _folder(config) / "lora" / "pytorch_lora_weights.safetensors")
     if trained.denoiser.branch is not None:
         save_module(trained.denoiser.branch, _folder(config) / "control")
+
+
+def _lpips() -> Lpips | None:
+    """The perceptual distance, if its weights are installed."""
+    if has_lpips():
+        return load_lpips()
+    logger.warning("LPIPS is not installed, pictures will be softer; %s", INSTALL)
+    return None
+
+
+def _sharp_codec(config: TrainConfig) -> None:
+    codec = load_module(ConvCodec, config.out / "model" / "codec")
+    loop = _loop(config, lr=3e-4, warmup=50)
+    save_module(
+        sharpen_decoder(_clips(config), _run(config, "sharp-codec"), loop, codec, _lpips()),
+        config.out / "model" / "codec",
+    )
+
+
+def _sharp_refiner(config: TrainConfig) -> None:
+    model, world = config.out / "model", rooms_config(config.size)
+    refiner = exact_refiner(load_module(ConvRefiner, model / "refiner"))
+    codec, loop = load_module(ConvCodec, model / "codec"), _loop(config, lr=4e-4, warmup=30, ema=0.99)
+    folder = _run(config, "sharp-refiner")
+    save_module(sharpen_refiner(_clips(config), folder, loop, world, codec, refiner, _lpips()), model / "refiner")
+
+
+def _sharp_world(config: TrainConfig) -> None:
+    """Refiner and generator in the loop they will run in; the LoRA becomes part of the weights."""
+    model, world = config.out / "model", rooms_config(config.size)
+    transformer = load_module(WanTransformer3DModel, model / "transformer")
+    if (model / "lora").is_dir():
+        fuse_lora(transformer, read_weights(model / "lora" / LORA_WEIGHTS))
+    branch = load_module(ControlBranch, model / "control")
+    patch = rooms_patch(config.size)
+    while transformer.config.patch_size[-1] < patch:
+        transformer = wider_transformer(transformer)
+    while branch.config.patch_size[-1] < patch:
+        branch = wider_branch(branch)
+    detail = load_module(DetailHead, model / "detail") if (model / "detail").is_dir() else DetailHead()
+    denoiser = ChunkDenoiser(transformer, branch, world.sampler, detail=detail)
+    refiner, denoiser = train_closed_loop(
+        _clips(config),
+        _run(config, "sharp-world"),
+        _loop(config, lr=1.5e-4, warmup=40, ema=0.99),
+        world,
+        load_module(ConvCodec, model / "codec"),
+        exact_refiner(load_module(ConvRefiner, model / "refiner")),
+        denoiser,
+        _lpips(),
+    )
+    parts = {"refiner": refiner, "transformer": transformer, "control": branch, "detail": detail}
+    for name, part in parts.items():
+        save_module(part, model / name)
+    shutil.rmtree(model / "lora", ignore_errors=True)
 
 
 def _export(config: TrainConfig) -> None:

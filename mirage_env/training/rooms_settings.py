@@ -6,7 +6,7 @@ import dataclasses
 
 from diffusers import WanTransformer3DModel
 
-from mirage_env.config.world import FilterConfig, ReadoutConfig, SamplerConfig, WorldModelConfig
+from mirage_env.config.world import FilterConfig, MemoryConfig, ReadoutConfig, SamplerConfig, WorldModelConfig
 
 PAPER_READOUT = ReadoutConfig(winner="nearest", footprint=0.0)
 PAPER_SAMPLER = SamplerConfig(steps=1, shift=1.0, couple=False)
@@ -19,13 +19,19 @@ def rooms_config(size: int = 128, paper: bool = False) -> WorldModelConfig:
         image_size=(size, size),
         latent_size=(size // 8, size // 8),
         latent_channels=16,
-        sampler=SamplerConfig(steps=1, shift=1.0),
+        sampler=SamplerConfig(steps=1, shift=1.0, exact=0.05, anchored=True),
+        memory=MemoryConfig(shifts=2),
         filters=FilterConfig(edge_share=1.0),
     )
     if not paper:
         return config
     return dataclasses.replace(
-        config, name="rooms-paper", readout=PAPER_READOUT, sampler=PAPER_SAMPLER, shares="../rooms"
+        config,
+        name="rooms-paper",
+        readout=PAPER_READOUT,
+        sampler=PAPER_SAMPLER,
+        memory=MemoryConfig(),
+        shares="../rooms",
     )
 
 
@@ -34,10 +40,16 @@ def rooms_parts(paper: bool) -> tuple[str, ...]:
     return ("readout", "observed") if paper else ("known", "observed", "winner", "rays")
 
 
-def rooms_transformer() -> WanTransformer3DModel:
+def rooms_patch(size: int) -> int:
+    """Cells on a side of the transformer's patches: 8 x 8 tokens a frame, but at least 2 x 2 cells each."""
+    return max(2, size // 64)
+
+
+def rooms_transformer(size: int = 128) -> WanTransformer3DModel:
     """The backbone, untrained."""
+    patch = rooms_patch(size)
     return WanTransformer3DModel(
-        patch_size=(1, 2, 2),
+        patch_size=(1, patch, patch),
         num_attention_heads=4,
         attention_head_dim=48,
         in_channels=16,

@@ -15,6 +15,7 @@ from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.depth_unet import DepthUNet
 from mirage_env.models.small.segmentation_unet import SegmentationUNet
+from mirage_env.models.small.unet import halved
 from mirage_env.training.loop import LoopConfig, channels_last, train
 
 
@@ -100,6 +101,9 @@ def train_scene(
         labels = torch.from_numpy(clips.labels[index].astype(np.int64))
         if step % 2:
             images, depth, labels = images.flip(-1), depth.flip(-1), labels.flip(-1)
+        images = halved(images, pair.depth.config.largest)
+        factor = depth.shape[-1] // images.shape[-1]
+        depth, labels = depth[:, ::factor, ::factor], labels[:, ::factor, ::factor]
         # The network predicts depth as its canonical lens would see it.
         focal = clips.intrinsics[index[0], 0, 0] / images.shape[-1] / pair.depth.config.canonical_focal
         depth = depth / torch.from_numpy(focal).float()[:, None, None]

@@ -69,7 +69,7 @@ class Written:
         def __init__(self, memory: LatentMemory, writes: list[dict[str, Any]]) -> None:
             self.memory, self.writes = memory, writes
 
-        def write(self, latents, images, depth, keep, cameras, born, splat=None):
+        def write(self, latents, images, depth, keep, cameras, born, splat=None, shifts=0):
             self.writes.append(
                 {"latents": latents, "images": images, "depth": depth, "keep": keep, "cameras": cameras, "born": born}
             )

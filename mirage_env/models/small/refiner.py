@@ -71,6 +71,14 @@ class ConvRefiner(ModelMixin, ConfigMixin):
         return self(readout.to(self.stem.weight.device)).to(readout.latent)
 
 
+def exact_refiner(refiner: ConvRefiner, width: float = 0.1) -> ConvRefiner:
+    """The same refiner with `exact`, which a trained one may learn to use at once: far from exact nothing changes."""
+    config = {name: value for name, value in refiner.config.items() if not name.startswith("_")}
+    exact: ConvRefiner = ConvRefiner.from_config(config | {"exact": width})
+    exact.load_state_dict(refiner.state_dict())
+    return exact
+
+
 class BareReadout:
     """The paper's condition: read-out latents as they are (`ReadoutRefiner`)."""
 

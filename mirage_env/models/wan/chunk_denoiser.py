@@ -78,14 +78,27 @@ class ChunkDenoiser(nn.Module):
         free: Tensor | None = None,  # [B, T, 1, h, w] in [0, 1], see `free`; 1 if not given
     ) -> Tensor:  # [B, T, C, h, w]
         """The clean chunk as the network sees it from x at those noise levels."""
+        out = self.added(x, sigma, preceding, cond, references, text)
+        if self.sampler.prediction == "flow":
+            return x - _levels_of(sigma, x)[:, :, None] * out
+        return self.finish(out, prior, x, free)
+
+    def added(
+        self,
+        x: Tensor,  # [B, T, C, h, w]; frame 0 clean
+        sigma: Tensor,  # see `predict`
+        preceding: Tensor,  # [B, P, C, h, w]
+        cond: Tensor | None,  # [B, channels, T, h, w]
+        references: Tensor | None = None,  # [B, R, C, h, w]
+        text: Tensor | None = None,  # [B, S, D]
+    ) -> Tensor:  # [B, T, C, h, w]
+        """What the transformer says of the chunk: its velocity, or what is added to the prior."""
         B, T, _, h, w = x.shape
         R, P = 0 if references is None else references.shape[1], preceding.shape[1]
         weight = self.transformer.patch_embedding.weight
         _, ph, pw = self.transformer.config.patch_size
-        level = sigma[(...,) + (None,) * (4 - sigma.ndim)].expand(B, T, h, w).clone()
-        level[:, 0] = 0.0
         time = x.new_zeros(B, R + T + P, h // ph, w // pw, dtype=torch.float32)
-        time[:, R : R + T] = TRAIN_TIMESTEPS * level[..., ::ph, ::pw]
+        time[:, R : R + T] = TRAIN_TIMESTEPS * _levels_of(sigma, x)[..., ::ph, ::pw]
         video = [x, preceding] if references is None else [references.to(x), x, preceding]
         tokens = torch.cat(video, 1).transpose(1, 2).to(weight.dtype)
         if text is None:
@@ -95,10 +108,8 @@ class ChunkDenoiser(nn.Module):
             out = self.branch.run(self.transformer, tokens, time.flatten(1), text, cond, references=R)
         else:
             out = self.transformer(tokens, time.flatten(1), text, return_dict=False)[0]
-        out = out[:, :, R : R + T].transpose(1, 2).to(x.dtype)
-        if self.sampler.prediction == "flow":
-            return x - level[:, :, None] * out
-        return self.finish(out, prior, x, free)
+        said: Tensor = out[:, :, R : R + T].transpose(1, 2).to(x.dtype)
+        return said
 
     def finish(
         self,
@@ -207,3 +218,11 @@ class ChunkDenoiser(nn.Module):
             level = known.new_full((B, T, h, w), FREE)
         level[:, 0] = 0.0
         return level
+
+
+def _levels_of(sigma: Tensor, x: Tensor) -> Tensor:  # [B], [B, T] or [B, T, h, w] -> [B, T, h, w]
+    """Noise level of every cell; frame 0 is clean."""
+    B, T, _, h, w = x.shape
+    level = sigma[(...,) + (None,) * (4 - sigma.ndim)].expand(B, T, h, w).clone()
+    level[:, 0] = 0.0
+    return level
