@@ -88,7 +88,11 @@ STAGES = {
     "export": "Write the model folder.",
 }
 TRAINING = {
-    "all": _dataset("Run every stage, from clips to a model folder, and go on where it was stopped.", "whole_run:TrainAll", "everything"),
+    "all": _dataset(
+        "Render or take clips, train every part on them, export a model.",
+        "whole_run:TrainAll",
+        "everything",
+    ),
     **{name: _stage(summary) for name, summary in STAGES.items()},
     "import-re10k": _dataset(
         "Import clips in RealEstate10K's layout into a data set (docs/training.md).", "importing:ImportRe10k", "re10k"

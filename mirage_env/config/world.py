@@ -199,7 +199,7 @@ class SamplerConfig:
     """Known latents are left as they are where they are read within about so many cells of the place they were written
     from (`prediction="sample"` only); 0: the network may change them anywhere."""
     anchored: bool = False
-    """Noise stays with the world over the frames of a chunk (`models/wan/anchored_noise.py`) instead of being drawn for each."""
+    """Noise stays with the world over the frames of a chunk (`models/wan/anchored_noise.py`), not drawn for each."""
     solver: Literal["euler", "unipc", "renoise"] = "euler"
     """Euler steps along the flow; diffusers' UniPC of order 2 (the paper's); or, for distilled few-step weights, the
     predicted clean latent with fresh noise of the next level."""

@@ -49,7 +49,7 @@ def written_start(memory: MemoryT, codec: LatentCodec, views: Views, per_side: i
 
 
 def shifts(per_side: int, stride: int) -> list[tuple[int, int]]:
-    """Shifts (down, right) in pixels that divide a cell of `stride` pixels evenly, (0, 0) first; at most half a cell."""
+    """Shifts (down, right) that divide a cell of `stride` pixels evenly, (0, 0) first; at most half a cell."""
     steps = [i * stride // per_side for i in range(per_side)]
     centred = [s if 2 * s <= stride else s - stride for s in steps]
     return [(down, right) for down in centred for right in centred]

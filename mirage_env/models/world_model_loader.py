@@ -4,10 +4,10 @@ A small model of our own classes is a folder with a subfolder per network plus `
 
     mirage.json  codec/  depth/  segmentation/  refiner/  transformer/  control/  detail/  lora/
 
-Each subfolder holds `config.json` and `diffusion_pytorch_model.safetensors`. `refiner/`, `control/` and `detail/` may be
-absent: the readout is then used as it is, the memory reaches the network only through the sampler's source. The layout of
-full-size models is in `pipeline_parts.py`. Loading is strict: missing, unexpected or misshapen weights raise with the
-list.
+Each subfolder holds `config.json` and `diffusion_pytorch_model.safetensors`. `refiner/`, `control/` and `detail/` may
+be absent: the readout is then used as it is, the memory reaches the network only through the sampler's source. The
+layout of full-size models is in `pipeline_parts.py`. Loading is strict: missing, unexpected or misshapen weights raise
+with the list.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def load_world_model(
         lora: low-rank update of the transformer that was trained with the branch: a folder or a weights file.
         depth: depth model (`docs/geometry.md`), in the place of the one that `mirage.json` names.
         segmentation: SAM 3 checkpoint that finds movers and sky, the same.
-        image_size: H, W, in the place of the model's own; a small model takes multiples of 16 cells.
+        image_size: H, W, in the place of the model's own; a small model takes multiples of its transformer's patch
+            (32 pixels for "rooms"). This and all that follows is otherwise for models in the diffusers layout only.
         prompts: folder of embeddings of prompts, which need no text encoder.
         prompt_cache: where embeddings of new prompts are kept; by default `mirage/prompts` in the user's cache
             folder, with None in memory only.
@@ -126,8 +127,8 @@ def load_world_model(
         return WorldModel(**vars(networks))
     if running != Running(device, dtype) or prompts is not None or revision is not None:
         raise InvalidOptionError(
-            f"{str(name)!r} is a small model, which takes device, dtype, control, lora, depth, segmentation and image_size only; "
-            "leave the other options out"
+            f"{str(name)!r} is a small model, which takes device, dtype, control, lora, depth, segmentation and "
+            "image_size only; leave the other options out"
         )
     return _load_small(folder, device, dtype, control, lora, depth, segmentation, image_size)
 
@@ -176,7 +177,7 @@ def _load_small(
         else load_segmentation(segmentation, config, device, dtype),
         refiner=part(ConvRefiner, "refiner") if (folder / "refiner").is_dir() else BareReadout(),
         generator=ChunkDenoiser(transformer, branch, config.sampler, detail=detail).eval(),
-        identity=fingerprint(folder, added) + ("" if config == own else "-%dx%d" % config.image_size),
+        identity=fingerprint(folder, added) + ("" if config == own else "-{}x{}".format(*config.image_size)),
     )
 
 
@@ -194,6 +195,12 @@ def _check_sizes(folder: Path, config: WorldModelConfig, codec: ConvCodec, trans
             f"{folder / 'mirage.json'} says {config.stride} pixels per cell and {config.latent_channels} "
             f"latent_channels, the codec has {stride} and {channels[0]}, the transformer {channels[1]} channels: they "
             "must agree"
+        )
+    _, *patch = transformer.config.patch_size
+    if any(cells % side for cells, side in zip(config.latent_size, patch, strict=True)):
+        raise InvalidOptionError(
+            f"image_size {config.image_size} makes {config.latent_size} cells, the transformer's patches have {patch}; "
+            f"give multiples of {[config.stride * side for side in patch]} pixels"
         )
 
 

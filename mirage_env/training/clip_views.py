@@ -18,7 +18,6 @@ from mirage_env.memory.filters import keep_cells
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.true_views import written_start
 
-
 SMALLEST = 64
 """Sides below this are not trained on beside the full size, pixels."""
 PATCH = 32

@@ -111,11 +111,13 @@ def train_closed_loop(
         latents = denoiser.finish(drawn.out[pick], prior, x, _free(denoiser, readout)).float()
         made = codec.reconstruct(latents).float()
         true = (readout.age >= walk.chunk + 1)[:, None] & (observed > 0)
-        return _losses(made, shown.images, latents, prior, observed, true, shown.labels, painters, lpips, step, generator)
+        return _losses(
+            made, shown.images, latents, prior, observed, true, shown.labels, painters, lpips, step, generator
+        )
 
     trained = train(painters, loss_fn, folder, config, pace=_pace)
     trained.requires_grad_(False)
-    return trained.refiner, trained.denoiser  # type: ignore[union-attr, return-value]
+    return trained.refiner, trained.denoiser  # type: ignore[return-value]
 
 
 def _losses(
@@ -195,8 +197,8 @@ class _Loop:
         with torch.no_grad():
             known = self.painters.refiner(readout).float()
             known = torch.cat([walk.first[None], known[1:]])[None]
-            rays = pluecker_rays(cameras, inverse(cameras[0].T_world_cam), *world.latent_size)
-            rays = torch.from_numpy(rays).float()
+            T_chunk_world = inverse(cameras[0].T_world_cam)
+            rays = torch.from_numpy(pluecker_rays(cameras, T_chunk_world, *world.latent_size)).float()
             observed = readout.observed[None, :, None]
             if denoiser.sampler.anchored:
                 panorama = torch.randn(known.shape[2], *panorama_size(rays), generator=generator)

@@ -40,7 +40,9 @@ def energy_gap(images: Tensor, truth: Tensor, weight: Tensor | None = None) -> T
     for picture in (images, truth):
         energy = gradient_energy(picture)[:, None]
         energy = energy if weight is None else energy * weight[..., :-1, :-1]
-        logs.append(torch.log(F.avg_pool2d(energy, min(ENERGY_PATCH, *energy.shape[-2:]), ceil_mode=True) + ENERGY_FLOOR))
+        logs.append(
+            torch.log(F.avg_pool2d(energy, min(ENERGY_PATCH, *energy.shape[-2:]), ceil_mode=True) + ENERGY_FLOOR)
+        )
     return ((logs[0] - logs[1]) ** 2).mean()
 
 

@@ -52,8 +52,8 @@ from mirage_env.training.imagining import imagine_clips
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.rooms_settings import rooms_config, rooms_parts, rooms_patch, rooms_transformer
 from mirage_env.training.samples import SampleVideos
-from mirage_env.training.stage0 import ScenePair, train_codec, train_scene
 from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner
+from mirage_env.training.stage0 import ScenePair, train_codec, train_scene
 from mirage_env.training.stages import Variant, train_denoiser, train_refiner
 from mirage_env.training.wider_patches import wider_branch, wider_transformer
 

@@ -71,7 +71,7 @@ def sharpen_decoder(
         }
 
     trained = train(rivals, loss_fn, folder, config)
-    return trained.artist.requires_grad_(False)  # type: ignore[union-attr, return-value]
+    return trained.artist.requires_grad_(False)  # type: ignore[return-value]
 
 
 def _crop(clips: Clips, halved: bool, generator: torch.Generator) -> Tensor:  # [1, 3, <= CROP, <= CROP]
@@ -136,7 +136,7 @@ def sharpen_refiner(
         }
 
     trained = train(rivals, loss_fn, folder, config)
-    return trained.artist.requires_grad_(False)  # type: ignore[union-attr, return-value]
+    return trained.artist.requires_grad_(False)  # type: ignore[return-value]
 
 
 def _remembered(

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,6 +13,7 @@ from stand_ins import path, picture
 from tiny import tiny_world_model
 from torch import nn
 
+from mirage_env.camera import Camera
 from mirage_env.config.world import FORMAT_VERSION, ReadoutConfig, SamplerConfig
 from mirage_env.errors import InvalidOptionError, MirageError, ModelNotFoundError, WeightsError
 from mirage_env.models.small.refiner import BareReadout
@@ -397,3 +399,21 @@ def test_misfitting_lora_is_refused_by_name_and_changes_nothing(problem):
     with pytest.raises(WeightsError, match=culprit):
         fuse_lora(plain, {k: v for k, v in (lora_state(adapted) | changes).items() if v is not None})
     assert all(torch.equal(v, before[k]) for k, v in plain.state_dict().items())
+
+
+def test_a_small_model_works_at_other_image_sizes_and_says_so_in_its_identity():
+    own, smaller = load_world_model("rooms"), load_world_model("rooms", image_size=(64, 96))
+    assert smaller.config.image_size == (64, 96)
+    assert smaller.config.latent_size == (8, 12)
+    assert smaller.identity != own.identity
+    assert load_world_model("rooms", image_size=own.config.image_size).identity == own.identity
+    camera = Camera.from_fov(1.3, 64, 96)
+    _, state = smaller.start(np.zeros((64, 96, 3), np.uint8), camera)
+    chunk, _ = smaller.step(state, [camera] * 8)
+    assert chunk.frames.shape == (8, 3, 64, 96)
+
+
+@pytest.mark.parametrize("size", [(64, 100), (72, 64), (0, 64)])
+def test_an_image_size_that_is_no_whole_number_of_patches_is_refused(size):
+    with pytest.raises(InvalidOptionError, match="multiples of"):
+        load_world_model("rooms", image_size=size)
