@@ -16,7 +16,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mirage_env.camera import Camera, inverse, pluecker_rays
+from mirage_env.camera import Camera, pluecker_rays
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.clips import Clips
 from mirage_env.evaluation.lpips import Lpips
@@ -26,6 +26,7 @@ from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.refiner import ConvRefiner
 from mirage_env.models.wan.anchored_noise import anchored, panorama_size
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
+from mirage_env.poses import inverse
 from mirage_env.training.clip_views import sizes_of, views_of, wobbled, write_true
 from mirage_env.training.loop import LoopConfig, channels_last, train
 from mirage_env.training.perceptual import Game, energy_gap, lattice, perceptual_loss, pixel_loss

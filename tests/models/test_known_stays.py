@@ -10,7 +10,7 @@ from tiny import tiny_world_model
 from mirage_env.camera import Camera, pluecker_rays
 from mirage_env.config.world import MemoryConfig
 from mirage_env.interfaces import Readout
-from mirage_env.models.small.detail_head import DetailHead
+from mirage_env.models.small.detail_head import DetailHead, without_seams
 from mirage_env.models.small.refiner import ConvRefiner, misplaced
 from mirage_env.models.wan.anchored_noise import anchored, panorama_size
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
@@ -132,3 +132,14 @@ def test_detail_begins_as_nothing():
     x = torch.randn(2, 5, 8, 4, 4)
     assert not head(x, x, x, x[:, :, :1]).any()
     assert head(x, x, x, x[:, :, :1]).shape == x.shape
+
+
+@pytest.mark.parametrize("patch", [2, 4])
+def test_what_repeats_from_patch_to_patch_leaves_no_trace(patch):
+    pattern = torch.randn(1, 2, 3, patch, patch).repeat(1, 1, 1, 6, 6)
+    smooth = without_seams(pattern, patch)
+    inner = smooth[..., patch:-patch, patch:-patch]
+    assert smooth.shape == pattern.shape
+    assert (inner - inner[..., :1, :1]).abs().max() < 1e-5
+    plain = torch.full((2, 3, 8, 8), 0.7)
+    torch.testing.assert_close(without_seams(plain, patch), plain)

@@ -11,6 +11,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mirage_env.models.small.conv_codec import ResidualBlock
 
@@ -42,3 +43,17 @@ class DetailHead(ModelMixin, ConfigMixin):
         together = together.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last)
         added = self.head(self.body(self.stem(together)))
         return added.to(clean.dtype).unflatten(0, frames)
+
+
+def without_seams(latents: Tensor, patch: int) -> Tensor:  # [..., C, h, w]
+    """Latents smoothed so that nothing of the patches' grid is left: means over a patch, and over two of them.
+
+    What repeats from patch to patch has the period of a patch, and its mean over one is the same everywhere. So tokens
+    say what is where, and only convolutions, which know of no grid, add detail.
+    """
+    box, two = latents.new_ones(patch), latents.new_ones(2)
+    kernel = torch.conv1d(F.pad(box, (1, 1))[None, None], two[None, None])[0, 0] / (2.0 * patch)  # 1 2 .. 2 1
+    side = patch // 2
+    flat = F.pad(latents.flatten(0, -3)[:, None], (side,) * 4, mode="replicate")
+    flat = F.conv2d(F.conv2d(flat, kernel[None, None, None, :]), kernel[None, None, :, None])
+    return flat[:, 0].unflatten(0, latents.shape[:-2])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mirage_env.config.world import SamplerConfig
 from mirage_env.interfaces import Readout
-from mirage_env.models.small.detail_head import DetailHead
+from mirage_env.models.small.detail_head import DetailHead, without_seams
 from mirage_env.models.small.refiner import misplaced
 from mirage_env.models.wan.anchored_noise import anchored, panorama_size
 from mirage_env.models.wan.flow_solvers import TRAIN_TIMESTEPS, noise_levels, solver_of
@@ -120,6 +120,7 @@ class ChunkDenoiser(nn.Module):
     ) -> Tensor:  # [..., C, h, w]
         """The clean latents of some frames: prior, what the transformer adds, and detail; the known is left alone."""
         if self.detail is not None:
+            out = without_seams(out, self.transformer.config.patch_size[-1])
             observed = (prior != 0).any(-3, keepdim=True).to(prior)
             out = out + self.detail(prior + out, prior, x, observed)
         return prior + (out if free is None else free * out)
