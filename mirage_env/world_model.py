@@ -78,8 +78,7 @@ class WorldModel:
         Args:
             image: RGB of the configured image size.
             camera: where it was taken, in pixels of the picture; at the world's origin with the field of view of EXIF
-            or
-                of the configuration if not given.
+                or of the configuration if not given.
             depth: true z-depth, metres; 0 or NaN where it was not measured, inf where there is none (sky).
             seed: seed of the world's noise.
             prompt: what the world should look like, for models that read text.
@@ -214,10 +213,7 @@ class WorldModel:
         return Chunk(tuple(cameras), frames, depth, labels, keep, readout, known, latents, fit)
 
     def _remember(self, state: WorldState, chunk: Chunk, splat: Splat, shifts: int = 0) -> WorldState:
-        """Re-encode the frames to clean latents, lift the cells that were kept, write them.
-
-        `splat` is what the memory showed at the key cameras.
-        """
+        """Re-encode the frames, lift the cells that were kept, write them; `splat`: what the key cameras showed."""
         frames, cameras, now = chunk.frames, chunk.key_cameras, state.chunk + 1
         if len(frames) == len(chunk.latents):  # every frame has a latent of its own
             latents = self.codec.encode(frames)
