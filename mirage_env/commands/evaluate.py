@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mirage_env.evaluation.camera_errors import CamerasConfig
+    from mirage_env.evaluation.crispness import CrispnessConfig
     from mirage_env.evaluation.export_rooms import ExportConfig
     from mirage_env.evaluation.loop import LoopConfig
     from mirage_env.evaluation.network_parts import PartsConfig
@@ -29,6 +30,14 @@ def network_parts(options: PartsConfig) -> int:
 
     run(options)
     return _show(options.out / "parts.md")
+
+
+def crispness(options: CrispnessConfig) -> int:
+    """`mirage eval crispness`."""
+    from mirage_env.evaluation.crispness import run
+
+    run(options)
+    return _show(options.out / "crispness.md")
 
 
 def speed(options: SpeedConfig) -> int:

@@ -56,6 +56,11 @@ EVAL = {
     "speed": _evaluation(
         "Measure frames per second, the share of each part, and memory.", "speed:SpeedConfig", "speed"
     ),
+    "crispness": _evaluation(
+        "Measure sharpness and LPIPS by chunk, and how a world fades while the camera stands still.",
+        "crispness:CrispnessConfig",
+        "crispness",
+    ),
     "re10k": _evaluation(
         "Measure novel views along true cameras of RealEstate10K, and the way back.", "re10k:Re10kConfig", "re10k"
     ),

@@ -134,3 +134,10 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:  # [F, H, W], [F, H, W
     total = torch.where(mask, values, 0.0).flatten(1).sum(1)
     least = LEAST_SHARE * mask.shape[-2] * mask.shape[-1]
     return torch.where(count > least, total / count.clamp_min(1), torch.nan)
+
+
+def gradient_energy(images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, H - 1, W - 1]
+    """Squared differences of grey neighbours. Its sum, imagined over true, is what we call sharpness."""
+    grey = images.mean(1)
+    across, down = grey[:, :-1, 1:] - grey[:, :-1, :-1], grey[:, 1:, :-1] - grey[:, :-1, :-1]
+    return across**2 + down**2

@@ -15,18 +15,12 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from mirage_env.evaluation.lpips import Lpips
+from mirage_env.evaluation.metrics import gradient_energy
 
 ENERGY_FLOOR = 2e-4
 """Gradient energy below this, per pixel, counts as none: a plain wall has no sharpness."""
 ENERGY_PATCH = 32
 """Side of the patches whose gradient energy is compared, pixels."""
-
-
-def gradient_energy(images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, H - 1, W - 1]
-    """Squared differences of grey neighbours. Its sum, imagined over true, is what we call sharpness."""
-    grey = images.mean(1)
-    across, down = grey[:, :-1, 1:] - grey[:, :-1, :-1], grey[:, 1:, :-1] - grey[:, :-1, :-1]
-    return across**2 + down**2
 
 
 def energy_gap(images: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:

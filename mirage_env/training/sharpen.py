@@ -16,12 +16,13 @@ from torch.nn import functional as F
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.clips import Clips
 from mirage_env.evaluation.lpips import Lpips
+from mirage_env.evaluation.metrics import gradient_energy
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.refiner import ConvRefiner
 from mirage_env.training.clip_views import sizes_of, views_of, wobbled, write_imagined, write_true
 from mirage_env.training.loop import LoopConfig, channels_last, train
-from mirage_env.training.perceptual import Game, energy_gap, gradient_energy, perceptual_loss, pixel_loss
+from mirage_env.training.perceptual import Game, energy_gap, perceptual_loss, pixel_loss
 
 CROP = 128
 """Side of the pictures that a step of the decoder sees, pixels."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mirage_env.config.world import MemoryConfig
 from mirage_env.datasets.clips import Clips, write_clips
 from mirage_env.errors import InvalidOptionError
+from mirage_env.evaluation.metrics import gradient_energy
 from mirage_env.models.small.detail_head import DetailHead
 from mirage_env.models.small.refiner import exact_refiner
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
@@ -22,7 +23,7 @@ from mirage_env.rooms.clips import rooms_clip
 from mirage_env.training.clip_views import sizes_of, views_of, wobbled
 from mirage_env.training.closed_loop import train_closed_loop
 from mirage_env.training.loop import LoopConfig, train
-from mirage_env.training.perceptual import Game, energy_gap, gradient_energy, lattice, pixel_loss
+from mirage_env.training.perceptual import Game, energy_gap, lattice, pixel_loss
 from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner, sharpness
 from mirage_env.training.whole_run import SHARES, TrainAll, run
 from mirage_env.training.wider_patches import wider_branch, wider_transformer
