@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from mirage_env.errors import InvalidOptionError, StoreError
+from mirage_env.files.system_errors import system_errors_as
 from mirage_env.store.backends import locations
 from mirage_env.store.backends.locations import Fsync, Where
 from mirage_env.store.format.world_contents import Contents, Track, storable_memory
@@ -83,9 +84,13 @@ class CacheWriter:
             CacheExistsError: something is there.
             CacheBusyError: another writer holds the cache that is there.
             InvalidOptionError: as `save_world`, or an option out of range.
+            StoreError: it cannot be written; what was there stays.
         """
         contents = Contents.of(state, model, chunks, frames)
-        with locations.to_create(path, overwrite, growing=True, fsync=fsync) as place:
+        with (
+            system_errors_as(StoreError, path),
+            locations.to_create(path, overwrite, growing=True, fsync=fsync) as place,
+        ):
             Writing.begin(place, contents)
         return cls._open(path, model, queue, fsync, state)
 
@@ -110,8 +115,8 @@ class CacheWriter:
     def _open(
         cls, path: Where, model: WorldModel, queue: int, fsync: Fsync, state: WorldState | None = None
     ) -> CacheWriter:
-        check(locations.to_read(path))  # before a zip is unpacked
-        with ExitStack() as stack:
+        with system_errors_as(StoreError, path), ExitStack() as stack:
+            check(locations.to_read(path))  # before a zip is unpacked
             place = locations.to_append(path, fsync)
             stack.callback(place.release)
             writing, contents = Writing.resume(place)
@@ -185,7 +190,8 @@ class CacheWriter:
                 self._handed += 1
                 self._queue.put(self._compact)
                 self.flush()
-            self._writing.place.finish()
+            with system_errors_as(StoreError, self.path):
+                self._writing.place.finish()
         finally:
             self._closed = True
             self._queue.put(None)

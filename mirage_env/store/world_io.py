@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mirage_env.errors import StoreError
+from mirage_env.files.system_errors import system_errors_as
 from mirage_env.store import cache_info, reader
 from mirage_env.store.backends import locations
 from mirage_env.store.backends.locations import Where
@@ -39,9 +42,10 @@ def save_world(
         CacheExistsError: something is there.
         CacheBusyError: a writer holds the cache that is there.
         InvalidOptionError: a memory that is no `LatentMemory`, or chunks that do not end at the state's camera.
+        StoreError: it cannot be written (a full disk, a name that is too long, a missing bucket); what was there stays.
     """
     contents = Contents.of(state, model, chunks, frames)
-    with locations.to_create(path, overwrite) as place:
+    with system_errors_as(StoreError, path), locations.to_create(path, overwrite) as place:
         Writing.begin(place, contents)
 
 
@@ -52,10 +56,12 @@ def copy_cache(source: Where, target: Where, overwrite: bool = False) -> None:
         CacheExistsError: something is at `target`.
         CacheBusyError: a writer holds the cache that is at `target`.
         CacheNotFoundError, CacheVersionError, CacheCorruptError: `source` is no whole cache.
+        StoreError: `target` cannot be written.
     """
-    place = locations.to_read(source)
+    with system_errors_as(StoreError, source):
+        place = locations.to_read(source)
     contents = reader.read(place, lambda opened: opened.contents(lazy=False, images=True))
-    with locations.to_create(target, overwrite) as new:
+    with system_errors_as(StoreError, target), locations.to_create(target, overwrite) as new:
         Writing.begin(new, contents)
 
 
@@ -65,16 +71,16 @@ def compact(path: Where) -> None:
     Raises:
         CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
         CacheBusyError: a writer holds it.
+        StoreError: it cannot be written; the world in it stays as it was.
     """
-    reader.check(locations.to_read(path))  # before a zip is unpacked
-    place = locations.to_append(path)
-    try:
+    with system_errors_as(StoreError, path), ExitStack() as stack:
+        reader.check(locations.to_read(path))  # before a zip is unpacked
+        place = locations.to_append(path)
+        stack.callback(place.release)
         writing, _ = Writing.resume(place)
         writing.compact()
         writing.sweep()
         place.finish()
-    finally:
-        place.release()
 
 
 def load_world(path: Where, model: WorldModel, lazy: bool = False) -> WorldState:
@@ -93,7 +99,8 @@ def load_world(path: Where, model: WorldModel, lazy: bool = False) -> WorldState
         CacheModelError: another model wrote it.
         CacheCorruptError: arrays of the wrong shape or type, non-finite values, wrong checksums, or a missing part.
     """
-    place = locations.to_read(path)
+    with system_errors_as(StoreError, path):
+        place = locations.to_read(path)
     contents = reader.read(place, lambda opened: opened.contents(lazy))
     with reader.damage_of(place):
         return contents.world(model)
@@ -105,7 +112,8 @@ def load_frames(path: Where) -> NDArray[np.uint8] | None:  # [N, H, W, 3]
     Raises:
         CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
     """
-    return reader.read(locations.to_read(path), lambda opened: opened.track(images=True).images)
+    with system_errors_as(StoreError, path):
+        return reader.read(locations.to_read(path), lambda opened: opened.track(images=True).images)
 
 
 def open_cache(path: Where) -> CacheInfo:
@@ -114,5 +122,6 @@ def open_cache(path: Where) -> CacheInfo:
     Raises:
         CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.
     """
-    found = reader.read(locations.to_read(path), cache_info.read_info)
+    with system_errors_as(StoreError, path):
+        found = reader.read(locations.to_read(path), cache_info.read_info)
     return replace(found, path=locations.normal(path))

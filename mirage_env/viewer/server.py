@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import http
 import io
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
+import websockets.asyncio.server
 from viser import ViserServer
-from viser.infra import WebsockClientConnection
 from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request, Response
 
 from mirage_env.errors import InvalidOptionError
+from mirage_env.files import printable
 
 logger = logging.getLogger(__name__)
-REFUSED = 1008
-"""WebSocket's code for a broken rule."""
+HEADERS = {
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""Of every answer: no other page may show the viewer in a frame and lead clicks to it."""
+Answer = Callable[[ServerConnection, Request], Response | None]
+"""What answers a request before the WebSocket opens; None opens it."""
 
 
 class LocalServer(ViserServer):
@@ -41,9 +52,8 @@ def serving(host: str, port: int) -> Iterator[LocalServer]:
     """
     _check_address(host)
     # viser greets on standard output; what the user is told is the command line's to say.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), only_from_own_page(host):
         server = LocalServer(host=host, port=port, label="Mirage", verbose=False)
-    only_from_own_page(server, host)
     try:
         yield server
     finally:
@@ -76,21 +86,40 @@ def is_own_page(origin: str | None, host: str, listening: str) -> bool:
     return urlsplit(origin).netloc == host and (is_loopback(named) or not is_loopback(listening))
 
 
-def only_from_own_page(server: LocalServer, listening: str) -> None:
-    """Close connections from other pages before a message of theirs is read."""
-    sockets = server._websock_server  # viser has no public way to see the request of a connection
+@contextlib.contextmanager
+def only_from_own_page(listening: str) -> Iterator[None]:
+    """Let servers that start within the block refuse other pages in the handshake, before a message of theirs is read.
 
-    async def check(connection: WebsockClientConnection) -> None:
-        live: ServerConnection = sockets._live_connections[connection.client_id]
-        request = live.request
-        origin, host = (
-            (None, "") if request is None else (request.headers.get("Origin"), request.headers.get("Host", ""))
-        )
+    viser has no way to give its server a check, so what it starts servers with is replaced meanwhile.
+
+    Args:
+        listening: the address that the server listens at.
+    """
+    serve = websockets.asyncio.server.serve
+
+    def guarded_serve(*arguments: Any, process_request: Answer, **options: Any) -> Any:
+        return serve(*arguments, process_request=_guarded(process_request, listening), **options)
+
+    setattr(websockets.asyncio.server, "serve", guarded_serve)  # noqa: B010 - to its annotations it is a class
+    try:
+        yield
+    finally:
+        setattr(websockets.asyncio.server, "serve", serve)  # noqa: B010
+
+
+def _guarded(answer: Answer, listening: str) -> Answer:
+    def check(connection: ServerConnection, request: Request) -> Response | None:
+        origin, host = request.headers.get("Origin"), request.headers.get("Host", "")
         if not is_own_page(origin, host, listening):
-            logger.warning("a page of %s tried to connect and was refused", origin)
-            await live.close(REFUSED, "only the viewer's own page may connect")
+            logger.warning("a page of %s tried to connect and was refused", printable(origin or "nowhere"))
+            return connection.respond(http.HTTPStatus.FORBIDDEN, "only the viewer's own page may connect\n")
+        response = answer(connection, request)
+        if response is not None:
+            for name, value in HEADERS.items():
+                response.headers[name] = value
+        return response
 
-    sockets.on_client_connect(check)
+    return check
 
 
 def _check_address(host: str) -> None:

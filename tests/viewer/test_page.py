@@ -2,7 +2,9 @@
 
 import contextlib
 import shutil
+import socket
 import sys
+import time
 import urllib.request
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -12,10 +14,11 @@ import pytest
 
 pytest.importorskip("viser", reason="no viser: pip install 'mirage-env[viewer]'")
 
+import msgspec
 import viser
 from small_rooms import open_room
 from stand_ins import walled_world_model
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from worlds import open_minded_model
 
@@ -28,7 +31,7 @@ from mirage_env.viewer.memory_cloud import Cloud
 from mirage_env.viewer.page import Page
 from mirage_env.viewer.points import FEWER, thinned
 from mirage_env.viewer.scene import MOST_FRUSTA, path_cameras
-from mirage_env.viewer.server import REFUSED, address_of, is_own_page, serving
+from mirage_env.viewer.server import address_of, is_own_page, serving
 from mirage_env.viewer.session import Session
 from mirage_env.viewer.world_sources import Openings
 
@@ -188,11 +191,12 @@ def connected(viewer, origin, host=None):
     port = viewer.server.get_port()
     address = f"ws://{host or f'127.0.0.1:{port}'}"
     place = {} if host is None else {"host": "127.0.0.1", "port": port}
-    with connect(address, origin=origin, subprotocols=[f"viser-v{viser.__version__}"], **place) as socket:
-        with contextlib.suppress(ConnectionClosed):
-            socket.recv(10)
-            return True
-        return socket.close_code != REFUSED
+    with (
+        contextlib.suppress(InvalidStatus),
+        connect(address, origin=origin, subprotocols=[f"viser-v{viser.__version__}"], **place) as opened,
+    ):
+        return bool(opened.recv(10))
+    return False
 
 
 def test_only_the_viewers_own_page_may_connect(viewer):
@@ -201,6 +205,48 @@ def test_only_the_viewers_own_page_may_connect(viewer):
     assert connected(viewer, None)
     assert not connected(viewer, "https://elsewhere.example")
     assert not connected(viewer, f"http://localhost:{port + 1}")
+
+
+UPGRADE = """\
+GET / HTTP/1.1\r
+Host: 127.0.0.1:{port}\r
+Origin: {origin}\r
+Connection: Upgrade\r
+Upgrade: websocket\r
+Sec-WebSocket-Version: 13\r
+Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r
+Sec-WebSocket-Protocol: viser-v{version}\r
+\r
+"""
+
+
+@pytest.mark.parametrize(("own", "status"), [(True, b"101"), (False, b"403")])
+def test_another_page_is_refused_in_the_handshake_and_nothing_it_sends_at_once_is_handled(
+    viewer, monkeypatch, own, status
+):
+    server, port = viewer.server, viewer.server.get_port()
+    handled = []
+    sockets = server._websock_server
+
+    async def handle(client_id, message):
+        handled.append(message)
+
+    monkeypatch.setattr(sockets, "_handle_incoming_message", handle)
+    origin = f"http://127.0.0.1:{port}" if own else "https://elsewhere.example"
+    message = msgspec.msgpack.encode({"type": "GuiUpdateMessage", "uuid": "x", "updates": {}})
+    frame = bytes([0x82, 0x80 | len(message), 0, 0, 0, 0]) + message  # binary, masked with zeros
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+        request = UPGRADE.format(port=port, origin=origin, version=viser.__version__).encode()
+        raw.sendall(request + 5 * frame)
+        assert raw.recv(12) == b"HTTP/1.1 " + status
+        time.sleep(0.3)
+    assert bool(handled) is own
+
+
+def test_no_other_page_may_show_it_in_a_frame(viewer):
+    with urllib.request.urlopen(viewer.address, timeout=10) as answer:
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
 
 
 @pytest.mark.parametrize(

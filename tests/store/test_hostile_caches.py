@@ -1,0 +1,504 @@
+"""A cache made to do harm is refused with one class of error, quickly, and nothing outside it is touched."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import time
+import zipfile
+import zlib
+
+import endless_writer
+import numpy as np
+import pytest
+from endless_writer import MODEL, is_step, made_up
+
+from mirage_env.errors import (
+    CacheBusyError,
+    CacheCorruptError,
+    CacheExistsError,
+    CacheNotFoundError,
+    MirageError,
+    StoreError,
+)
+from mirage_env.files import atomic
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.store import CacheWriter, compact, copy_cache, load_frames, load_world, open_cache, save_world
+from mirage_env.store.format.arrays import Budget, encode, fetch
+from mirage_env.store.format.block_table import _row_checksum
+from mirage_env.store.format.commit_marker import KEY, Marker
+from mirage_env.store.format.root_attributes import Root
+from mirage_env.store.format.world_contents import columns_of
+
+
+def first():
+    chunk, state = made_up(0, LatentMemory.empty(endless_writer.CONFIG))
+    return state, MODEL, [chunk]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    path = tmp_path_factory.mktemp("original") / "world.zarr"
+    state, model, chunks = first()
+    with CacheWriter.create(path, state, model, chunks, frames=True) as writer:
+        for _ in range(2):
+            chunk, state = made_up(state.chunk + 1, state.memory)
+            writer.append(state, chunk)
+    return path
+
+
+@pytest.fixture
+def cache(tmp_path, original):
+    return shutil.copytree(original, tmp_path / "home/world.zarr")
+
+
+@pytest.fixture
+def thesis(tmp_path):
+    """A file outside the cache."""
+    file = tmp_path / "thesis.txt"
+    file.write_text("years of work")
+    return file
+
+
+def listing(folder):
+    """Everything below a folder, with its content."""
+    return {
+        str(p.relative_to(folder)): os.readlink(p) if p.is_symlink() else p.read_bytes() if p.is_file() else None
+        for p in folder.rglob("*")
+    }
+
+
+READS = (
+    open_cache,
+    load_frames,
+    lambda path: load_world(path, MODEL),
+    lambda path: CacheWriter.open(path, MODEL).close(),
+)
+OPERATIONS = (
+    *READS,
+    compact,
+    lambda path: copy_cache(path, path.with_name("copy.zarr")),
+    lambda path: save_world(path, *first(), overwrite=True),
+)
+
+
+def refusal(do, *arguments):
+    """The error, which must be one of ours and come within 5 seconds of work; None where it worked."""
+    began = time.process_time()
+    try:
+        do(*arguments)
+    except StoreError as error:
+        return error
+    finally:
+        assert time.process_time() - began < 5.0
+    return None
+
+
+# Links, pipes, devices, sockets
+
+
+def unix_socket(place):
+    with socket.socket(socket.AF_UNIX) as made:
+        here = os.getcwd()
+        os.chdir(place.parent)  # the name of a socket may have 107 bytes
+        made.bind(place.name)
+        os.chdir(here)
+
+
+SPECIAL = {
+    "link": lambda place, thesis: place.symlink_to(thesis),
+    "dangling link": lambda place, thesis: place.symlink_to(thesis.with_name("made.txt")),
+    "link to a device": lambda place, _: place.symlink_to("/dev/zero"),
+    "pipe": lambda place, _: os.mkfifo(place),
+    "socket": lambda place, _: unix_socket(place),
+}
+
+
+@pytest.mark.parametrize(
+    "where", ["zarr.json", KEY, f"{KEY}.partial", ".lock", "blocks/c.0.0", "tokens/position/c.0.0"]
+)
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_what_is_no_regular_file_is_refused_and_leads_nowhere(cache, thesis, tmp_path, kind, where):
+    (cache / where).unlink(missing_ok=True)
+    SPECIAL[kind](cache / where, thesis)
+    before = listing(tmp_path)
+    for do in (compact, lambda path: CacheWriter.open(path, MODEL), lambda p: save_world(p, *first(), overwrite=True)):
+        assert refusal(do, cache) is not None
+        assert listing(tmp_path) == before
+    for do in READS[:3]:
+        error = refusal(do, cache)
+        assert error is None or isinstance(error, CacheCorruptError | CacheNotFoundError)
+
+
+@pytest.mark.parametrize("where", ["blocks", "tokens", "tokens/position", "commit"])
+def test_folders_that_are_links_are_not_entered(cache, tmp_path, where):
+    other = shutil.copytree(cache, tmp_path / "other.zarr")
+    shutil.rmtree(cache / where)
+    (cache / where).symlink_to(other / where)
+    before = listing(other)
+    for do in OPERATIONS:
+        error = refusal(do, cache)
+        assert "link" in str(error) or isinstance(error, CacheExistsError) or (do, error) == (load_frames, None)
+    assert listing(other) == before
+
+
+def test_link_that_appears_while_a_writer_is_at_work_leads_nowhere(cache, thesis, tmp_path):
+    """Nobody looks between two steps; each open says that it follows none."""
+    writer = CacheWriter.open(cache, MODEL)
+    writer.flush()
+    other = shutil.copytree(cache, tmp_path / "other.zarr")
+    before = listing(other)
+    (cache / f"{KEY}.partial").symlink_to(thesis)
+    chunk, state = made_up(writer.state.chunk + 1, writer.state.memory)
+    writer.append(state, chunk)
+    writer.flush()
+    assert thesis.read_text() == "years of work"
+    assert is_step(load_world(cache, MODEL), state.chunk)
+    shutil.rmtree(cache / "tokens")
+    (cache / "tokens").symlink_to(other / "tokens")
+    chunk, state = made_up(state.chunk + 1, state.memory)
+    writer.append(state, chunk)
+    with pytest.raises(StoreError, match="link"):
+        writer.close()
+    assert listing(other) == before
+
+
+# Overwriting
+
+
+def episode_like(place):
+    with zipfile.ZipFile(place, "w") as archive:
+        archive.writestr("zarr.json", json.dumps({"attributes": {"format": "mirage_episode"}}))
+
+
+def other_format(place):
+    place.mkdir()
+    (place / "zarr.json").write_text(json.dumps({"attributes": {"format": "mirage_clips"}}))
+
+
+def my_notes_inside(place):
+    save_world(place, *first())
+    (place / "notes.txt").write_text("years of work")
+
+
+def my_folder_inside(place):
+    save_world(place, *first())
+    (place / "tokens/mine").mkdir()
+    (place / "tokens/mine/c.0.0").write_text("years of work")
+
+
+def notes_in_the_zip(place):
+    save_world(place, *first())
+    with zipfile.ZipFile(place, "a") as archive:
+        archive.writestr("notes.txt", "years of work")
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "says"),
+    [
+        ("e.zip", episode_like, "no cache"),
+        ("set.zarr", other_format, "no cache"),
+        ("w.zarr", my_notes_inside, "belongs to no cache: notes.txt"),
+        ("w.zarr", my_folder_inside, "belongs to no cache: tokens/mine/c.0.0"),
+        ("w.zip", notes_in_the_zip, "belongs to no cache: notes.txt"),
+    ],
+)
+def test_only_a_cache_that_holds_nothing_else_is_overwritten(tmp_path, name, make, says):
+    make(tmp_path / name)
+    before = listing(tmp_path)
+    with pytest.raises(CacheExistsError, match=says):
+        save_world(tmp_path / name, *first(), overwrite=True)
+    with pytest.raises(CacheExistsError, match=says):
+        CacheWriter.create(tmp_path / name, *first(), overwrite=True)
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["w.zarr", "w.zip"])
+def test_link_to_a_cache_stays_and_its_target_is_overwritten(tmp_path, name):
+    (tmp_path / "disk").mkdir()
+    save_world(tmp_path / "disk" / name, *first())
+    (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    chunk, state = made_up(1, first()[0].memory)
+    save_world(tmp_path / name, state, MODEL, [chunk], overwrite=True)
+    assert (tmp_path / name).is_symlink()
+    assert is_step(load_world(tmp_path / "disk" / name, MODEL), 1)
+    with CacheWriter.open(tmp_path / name, MODEL) as writer:
+        chunk, state = made_up(2, state.memory)
+        writer.append(state, chunk)
+    assert (tmp_path / name).is_symlink()
+    assert is_step(load_world(tmp_path / name, MODEL), 2)
+    assert sorted(p.name for p in (tmp_path / "disk").iterdir()) == [name]
+
+
+def test_damaged_cache_can_be_overwritten(cache):
+    (cache / KEY).write_bytes(b"half")
+    save_world(cache, *first(), overwrite=True)
+    assert is_step(load_world(cache, MODEL), 0)
+
+
+# Kills around a rename
+
+
+class Killed(BaseException):
+    """A kill that leaves everything as it is."""
+
+
+def die(*_, **__):
+    raise Killed
+
+
+@pytest.mark.parametrize("exchanging", [True, False])
+@pytest.mark.parametrize("at", range(6))
+def test_kill_at_any_moment_of_overwriting_leaves_a_cache_at_its_name_and_no_litter(
+    tmp_path, monkeypatch, at, exchanging
+):
+    path = tmp_path / "w.zarr"
+    save_world(path, *first())
+    chunk, state = made_up(1, first()[0].memory)
+    calls = []
+
+    def counted(do):
+        def call(*arguments, **options):
+            if len(calls) == at:
+                raise Killed
+            calls.append(do)
+            return do(*arguments, **options)
+
+        return call
+
+    if not exchanging:
+        monkeypatch.setattr(atomic, "exchange", lambda *_: False)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", counted(os.rename))
+        patched.setattr(shutil, "rmtree", die if at < 5 else counted(shutil.rmtree))
+        patched.setattr(atomic, "exchange", counted(atomic.exchange))
+        patched.setattr(os, "getpid", lambda: 2**22 + 1)  # beyond the largest process number: it has ended
+        with contextlib.suppress(Killed):
+            save_world(path, state, MODEL, [chunk], overwrite=True)
+    found = load_world(path, MODEL)
+    assert is_step(found, found.chunk)
+    assert [p.name for p in tmp_path.iterdir()] == ["w.zarr"]
+
+
+def test_what_a_running_process_is_making_is_left_alone(tmp_path):
+    mine, theirs = atomic.beside(tmp_path / "w.zarr"), tmp_path / f".w.zarr.{'0' * 8}-1-{'0' * 8}.new.tmp"
+    look_alike = tmp_path / ".w.zarr.notes.tmp"
+    for folder in (mine, theirs, look_alike):
+        folder.mkdir()
+    save_world(tmp_path / "w.zarr", *first())
+    assert mine.is_dir()
+    assert theirs.is_dir()
+    assert look_alike.is_dir()
+    os.utime(theirs, (0, 0))
+    open_cache(tmp_path / "w.zarr")
+    assert not theirs.exists()
+
+
+def test_long_names_have_short_temporary_ones(tmp_path):
+    path = tmp_path / ("w" * 240 + ".zarr")
+    save_world(path, *first())
+    assert is_step(load_world(path, MODEL), 0)
+    with pytest.raises(MirageError, match="too long"):
+        save_world(tmp_path / ("w" * 300 + ".zarr"), *first())
+
+
+# Numbers that lie, with right checksums
+
+
+def signed(cache, **changes):
+    """The marker with other values and a right checksum."""
+    content = json.loads((cache / KEY).read_text())["attributes"]
+    content.pop("check")
+    for name, value in changes.items():
+        content[name] = {**content[name], **value} if isinstance(value, dict) else value
+    content["check"] = zlib.crc32(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+    node = {"attributes": content, "node_type": "group", "zarr_format": 3}
+    (cache / KEY).write_text(json.dumps(node, sort_keys=True, separators=(",", ":")))
+
+
+MARKERS = {
+    "a path of 2^51 frames": {"path": [[0, 2**51]]},
+    "a log of 2^51 rows": {"log": [[0, 2**51]]},
+    "a table of 2^51 rows": {"blocks": [[0, 2**51]]},
+    "runs that overlap": {"path": [[0, 3]] * 100_000},
+    "runs that go back": {"path": [[4, 8], [0, 4]]},
+    "blocks twice": {"blocks": [[0, 1]] * 1000},
+    "an empty run": {"path": [[3, 3]]},
+    "negative rows": {"path": [[-4, 4]]},
+    "broken numbers": {"path": [[0, 1.5]]},
+    "a negative state": {"state": -1},
+    "a chunk beyond 32 bits": {"chunk": 2**31},
+    "frames beyond 32 bits": {"frames": 2**40},
+    "true as a number": {"serial": True},
+    "text as a number": {"serial": "1"},
+    "no writer": {"writer": "../../x"},
+    "an unknown key": {"colour": 3},
+    "null": {"next": None},
+    "a list": {"next": []},
+    "a checksum of 2^70": {"crc32": {"root": 2**70}},
+    "a cursor of 2^60": {"next": {"token": 2**60}},
+}
+
+
+@pytest.mark.parametrize("lie", MARKERS)
+def test_marker_that_lies_is_refused(cache, tmp_path, lie):
+    signed(cache, **MARKERS[lie])
+    before = listing(tmp_path)
+    for do in (lambda path: load_world(path, MODEL), lambda path: CacheWriter.open(path, MODEL), compact):
+        assert isinstance(refusal(do, cache), CacheCorruptError)
+    assert isinstance(refusal(open_cache, cache), CacheCorruptError) or lie.startswith(
+        "a log"
+    )  # which it does not read
+    assert listing(tmp_path).keys() - {"home/world.zarr/.lock"} == before.keys() - {"home/world.zarr/.lock"}
+
+
+def lying_row(cache, number, value):
+    """The newest row of the table with one other number, and right checksums."""
+    marker = Marker.decode((cache / KEY).read_bytes())
+    root = Root.from_json(json.loads((cache / "zarr.json").read_text())["attributes"])
+    from mirage_env.store.backends.local_folder import Folder
+    from mirage_env.store.format.arrays import Rows
+
+    column, row = columns_of(root)["blocks"], marker.blocks[-1][1] - 1
+    part = row // column.rows
+    start = part * column.rows
+    values = fetch(Folder(cache), [Rows(column, start, column.rows)], Budget())[0].copy()
+    values[row - start, number] = value
+    values[row - start, -1] = _row_checksum(row, values[row - start])
+    (cache / column.key(part)).write_bytes(encode(column, values))
+
+
+ROWS = {
+    "2^50 tokens": (1, 2.0**50),
+    "2^50 tiles": (3, 2.0**50),
+    "negative tokens": (1, -8.0),
+    "no tiles": (3, 0.0),
+    "half a token": (1, 100.5),
+    "2^50 frames": (5, 2.0**50),
+    "tokens from 2^51 on": (0, 2.0**51),
+    "kind 99": (9, 99.0),
+    "a birth of 2^40": (7, 2.0**40),
+    "a bound of nan": (18, np.nan),
+    "an anchor of inf": (15, np.inf),
+}
+
+
+@pytest.mark.parametrize("lie", ROWS)
+def test_row_of_the_table_that_lies_is_refused(cache, lie):
+    lying_row(cache, *ROWS[lie])
+    assert isinstance(refusal(lambda path: load_world(path, MODEL), cache), CacheCorruptError)
+    for do in (compact, open_cache):  # which read no tokens
+        assert isinstance(refusal(do, cache), CacheCorruptError | None)
+
+
+def rooted(cache, change):
+    """Another root, with the right checksum in the marker."""
+    node = json.loads((cache / "zarr.json").read_text())
+    change(node["attributes"])
+    (cache / "zarr.json").write_text(json.dumps(node))
+    signed(cache, crc32={"root": zlib.crc32((cache / "zarr.json").read_bytes())})
+
+
+ROOTS = {
+    "no memory": lambda a: a.pop("memory"),
+    "memory of text": lambda a: a.update(memory="latent"),
+    "2^40 channels": lambda a: a["memory"].update(channels=2**40),
+    "images of 2^40": lambda a: a.update(image_size=[2**20, 2**20]),
+    "negative images": lambda a: a.update(image_size=[-4, -4]),
+    "latents of 2^60": lambda a: a.update(latents=[2**15] * 4),
+    "latents of text": lambda a: a.update(latents="many"),
+    "2^40 bytes of noise": lambda a: a.update(noise=2**40),
+    "10^9 references": lambda a: a.update(references=10**9),
+    "model of a list": lambda a: a.update(model=[]),
+    "no rate": lambda a: a["model"].update(config={}),
+    "an unknown key": lambda a: a.update(colour="red"),
+    "a prompt of a number": lambda a: a.update(prompt=3),
+    "300 MB": lambda a: a.update(prompt="x" * 3 * 2**20),
+}
+
+
+@pytest.mark.parametrize("lie", ROOTS)
+def test_root_that_lies_is_refused(cache, lie):
+    rooted(cache, ROOTS[lie])
+    for do in (open_cache, lambda path: load_world(path, MODEL), lambda path: CacheWriter.open(path, MODEL)):
+        assert isinstance(refusal(do, cache), CacheCorruptError)
+
+
+def test_rows_that_unpack_to_more_than_a_world_does_are_refused(cache, monkeypatch):
+    monkeypatch.setattr("mirage_env.store.format.arrays.FREE_BYTES", 2**12)
+    monkeypatch.setattr("mirage_env.store.format.arrays.MOST_EXPANSION", 4)
+    with pytest.raises(CacheCorruptError, match="unpack to more than"):
+        load_frames(cache)  # frames of one colour
+
+
+def test_file_that_is_larger_than_its_rows_is_not_read(cache):
+    with (cache / "path/poses/c.0.0.0").open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(CacheCorruptError, match=r"1099511627776 bytes; such a file may have"):
+        open_cache(cache)
+
+
+# Zips
+
+
+def packed(cache, tmp_path, compression=zipfile.ZIP_STORED, **more):
+    path = tmp_path / "packed.zip"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for file in sorted(p for p in cache.rglob("*") if p.is_file() and p.name != ".lock"):
+            archive.write(file, file.relative_to(cache).as_posix())
+        for name, content in more.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_zip_of_another_tool_is_read(cache, tmp_path):
+    assert is_step(load_world(packed(cache, tmp_path, zipfile.ZIP_DEFLATED), MODEL), 2)
+
+
+def test_zip_bomb_is_refused_before_anything_is_unpacked(cache, tmp_path):
+    for name in ("tokens/position/c.999.0", "zarr.json"):
+        with pytest.warns(UserWarning, match="Duplicate") if name == "zarr.json" else contextlib.nullcontext():
+            path = packed(cache, tmp_path, zipfile.ZIP_DEFLATED, **{name: bytes(2**28)})
+        assert path.stat().st_size < 2**21
+        before = listing(tmp_path).keys()
+        for do in OPERATIONS:
+            assert refusal(do, path) is not None
+        assert listing(tmp_path).keys() == before
+
+
+@pytest.mark.parametrize("name", ["../escape", "/escape", "notes.txt", "tokens/../../escape", "C:\\escape"])
+def test_foreign_members_are_never_unpacked(cache, tmp_path, name):
+    path = packed(cache, tmp_path, **{name: "here"})
+    before = listing(tmp_path).keys()
+    for do in (compact, lambda p: CacheWriter.open(p, MODEL)):
+        assert "belongs to no cache" in str(refusal(do, path))
+    assert listing(tmp_path).keys() == before
+
+
+def test_lease_stands_in_where_a_file_system_has_no_locks(cache, monkeypatch):
+    import errno
+
+    from mirage_env.files import locks
+
+    class NoLocks:
+        def __init__(self, *_, **__):
+            pass
+
+        def acquire(self):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks, "FileLock", NoLocks)
+    with CacheWriter.open(cache, MODEL), pytest.raises(CacheBusyError):
+        CacheWriter.open(cache, MODEL)
+    CacheWriter.open(cache, MODEL).close()
+    assert not (cache / ".lock.lease").exists()
+
+
+def test_mistake_of_this_code_is_not_called_damage(cache, monkeypatch):
+    for mistake in (AttributeError, TypeError, KeyError, IndexError):
+        monkeypatch.setattr(
+            "mirage_env.store.reader.Opened.resumable", lambda _, m=mistake: (_ for _ in ()).throw(m("oops"))
+        )
+        with pytest.raises(mistake, match="oops"):
+            load_world(cache, MODEL)
