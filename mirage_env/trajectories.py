@@ -1,4 +1,4 @@
-"""Paths of cameras: named presets that are safe inside a room, and pose files.
+"""Paths of cameras: named presets that are safe inside a room, and the cameras of a file.
 
 A preset is a curve through the start pose. It stays gentle (at most `MAX_STEP` metres and `MAX_TURN` radians from one
 frame to the next): what asks for more in the frames given is made smaller, never faster.
@@ -13,13 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
-from mirage_env.datasets.realestate10k import COLUMNS, matrix_of_row
+from mirage_env.datasets.camera_files.read import read_cameras
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
-from mirage_env.files import read_json, read_npy, read_regular
-from mirage_env.poses import Matrix, inverse, pose_from_rotation_vector, pose_from_vector, rigid, rotation_angle
+from mirage_env.poses import inverse, pose_from_rotation_vector, rotation_angle
 
 MAX_STEP = 0.12
 """Longest way between two frames of a preset, metres."""
@@ -31,8 +30,6 @@ PRESET_SIZES = (0.8, 0.6, 0.4, 0.2)
 """Sizes of a preset to try, largest first, where a room may be narrow, metres."""
 UPRIGHT = math.cos(math.radians(30.0))
 """A camera tilted less than this (as a cosine) stands on the nearest axis of the world."""
-MOST_BYTES = 2**26
-"""Of a text file of poses."""
 Curve = Callable[[float, float, float], tuple[float, float, float]]
 """(s in [0, 1], size in metres, turn in radians) -> metres right, metres forward, yaw to the right in radians."""
 
@@ -143,65 +140,19 @@ PRESETS: dict[str, tuple[Curve, float]] = {
 
 
 def path_from_file(file: str | Path, camera: Camera) -> list[Camera]:
-    """Cameras of a pose file, moved as a whole so that its first pose is `camera`; that first one is left out.
+    """Cameras of a file of others (`datasets.camera_files.read_cameras`), moved so that the first is `camera`.
 
-    | file | rows |
-    |---|---|
-    | `.json` | list of 4 x 4 matrices `T_world_cam`, or of x, y, z, qw, qx, qy, qz |
-    | `.npy` | array [N, 4, 4] or [N, 7] of the same |
-    | text, 8 columns | TUM: timestamp x y z qx qy qz qw |
-    | text, 19 columns | RealEstate10K, with or without its link: timestamp fx fy cx cy 0 0, 3 x 4 `T_cam_world` |
-
-    Axes are OpenCV's, lengths metres. Intrinsics in a file are not used: the world keeps those of its start view.
+    That first one is left out. Lengths are taken as metres; intrinsics of the file are not used: the world keeps those
+    of its start view.
 
     Raises:
         InvalidOptionError: no such file, or no such format.
         InvalidPoseError: a pose that is no rigid motion (named by its number), or fewer than two.
     """
-    file = Path(file)
-    if not file.is_file():
+    if not Path(file).exists():
         raise InvalidOptionError(f"there is no pose file {file}; presets are {', '.join(PRESETS)}")
-    rows = _rows(file)
-    if len(rows) < 2:
-        raise InvalidPoseError(f"{file} holds {len(rows)} poses; a path needs the start and at least one more")
-    poses = []
-    for number, row in enumerate(rows):
-        try:
-            poses.append(_pose(row))
-        except InvalidPoseError as error:
-            raise InvalidPoseError(f"{file}, pose {number}: {error}") from error
+    poses = read_cameras(file).T_world_cam
+    if len(poses) < 2:
+        raise InvalidPoseError(f"{file} holds {len(poses)} poses; a path needs the start and at least one more")
     T_start_file = camera.T_world_cam @ inverse(poses[0])
     return [camera.at(T_start_file @ T) for T in poses[1:]]
-
-
-def _rows(file: Path) -> list[NDArray[np.float64]]:
-    try:
-        if file.suffix == ".json":
-            return [np.asarray(row, np.float64) for row in read_json(file)]
-        if file.suffix == ".npy":
-            return list(read_npy(file).astype(np.float64))
-        text = read_regular(file, MOST_BYTES).decode()
-        lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
-        if lines and lines[0] and lines[0][0].startswith(("http://", "https://")):
-            lines = lines[1:]
-        return [_text_row(line) for line in lines if line]
-    except (OSError, ValueError, TypeError, OverflowError) as error:
-        raise InvalidOptionError(
-            f"{file} is no pose file ({error}); give JSON or .npy with 4 x 4 matrices or 7 numbers a pose, TUM text "
-            "with 8 columns, or RealEstate10K text with 19"
-        ) from error
-
-
-def _text_row(words: list[str]) -> NDArray[np.float64]:
-    values = np.array([float(word) for word in words])
-    if len(values) == 8:
-        x, y, z, qx, qy, qz, qw = values[1:]
-        return np.array([x, y, z, qw, qx, qy, qz])
-    if len(values) == COLUMNS:
-        return inverse(matrix_of_row(values))
-    raise ValueError(f"a line has {len(values)} columns")
-
-
-def _pose(row: ArrayLike) -> Matrix:
-    row = np.asarray(row, np.float64)
-    return pose_from_vector(row) if row.shape == (7,) else rigid(row)

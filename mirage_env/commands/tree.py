@@ -153,6 +153,11 @@ MIRAGE = Command(
             "policies.rollout.command:Rollout",
             f"{RUN}:rollout",
         ),
+        "camera": Command(
+            "Recognise a camera file of others: format, axes, units, lens, and what contradicts itself.",
+            "mirage_env.commands.camera:CameraReport",
+            "mirage_env.commands.camera:camera",
+        ),
         "export": Command(
             "Write recorded episodes as a dataset of another format, or bring a Minari dataset here.",
             "mirage_env.commands.export:Export",

@@ -64,8 +64,9 @@ class Walk:
     fov: Number = None
     """Horizontal field of view of --image, degrees. Without it the model's own is assumed."""
     path: str = "loop"
-    """Where to walk: forward, out_and_back, loop, orbit, look_around or look_away_and_back; or a file of poses (JSON,
-    .npy, TUM or RealEstate10K text), moved so that its first pose is the start."""
+    """Where to walk: forward, out_and_back, loop, orbit, look_around or look_away_and_back; or a file of cameras
+    (COLMAP, nerfstudio, npz, KITTI, TUM, RealEstate10K, Open3D ...; see `mirage camera`), moved so that its first is
+    the start."""
     chunks: Count = None
     """How many chunks of frames to walk; 8 for a named path, all of a pose file."""
     size: Number = None
