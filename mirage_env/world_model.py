@@ -50,7 +50,7 @@ Given = FittedViews | None
 class WorldModel:
     """The networks of a world model and its configuration.
 
-    `start` opens a world from an image, `step` walks on, `step_batch` walks many worlds through one network call.
+    `start` opens a world from an image, `step` walks on, `step_batch` walks many worlds with one call of the generator.
     """
 
     config: WorldModelConfig
@@ -122,9 +122,10 @@ class WorldModel:
     def step_batch(
         self, states: Sequence[WorldState], cameras: Sequence[Sequence[Camera]]
     ) -> tuple[list[Chunk], list[WorldState]]:
-        """`step` for many worlds in one network call; no world's result depends on the others.
+        """`step` for many worlds; no world's result depends on the others.
 
-        (Up to rounding: matrix products of another batch size may differ in the last bits.)
+        The generator runs once for all; codec, depth, segmentation and refiner run world by world. (Up to rounding:
+        matrix products of another batch size may differ in the last bits.)
 
         Raises:
             InvalidCameraError: no world, not one path per world, not one camera per new frame, or another image size.

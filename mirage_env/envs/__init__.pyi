@@ -6,3 +6,4 @@ from .vector import ChunkVectorEnv as ChunkVectorEnv
 from .world import MirageEnv as MirageEnv
 from .world import MirageVectorEnv as MirageVectorEnv
 from .wrappers import RecordChunks as RecordChunks
+from .wrappers import RepeatResetFrame as RepeatResetFrame

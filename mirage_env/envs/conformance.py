@@ -194,9 +194,9 @@ def a_failed_reset_changes_nothing(env: Env) -> Iterator[str]:
     """An unknown option raises InvalidOptionError, and the world and its randomness go on as before."""
     expected = [*_rollout(env), env.reset()]
     results: list[Any] = [env.reset(seed=0)]
-    for action in _actions(env):
+    for seed, action in zip((5, None, 5), _actions(env), strict=True):
         try:
-            env.reset(seed=5, options={"no such option": 1})
+            env.reset(seed=seed, options={"no such option": 1})
         except InvalidOptionError:
             results.append(env.step(action))
         else:
@@ -212,23 +212,13 @@ def a_failed_reset_changes_nothing(env: Env) -> Iterator[str]:
 def forks_are_independent(env: Env) -> Iterator[str]:
     """A fork goes on as its original would, and neither changes the other."""
     base: Any = env.unwrapped
-    if not hasattr(base, "fork"):
-        return
-    actions = _actions(base)
-    expected = _rollout(base)
-    base.reset(seed=0)
-    base.step(actions[0])
-    twin, other = base.fork(), base.fork()
-    if not _same(twin.step(actions[1]), expected[2]):
-        yield "the next step of a fork is not that of its original"
-    other.reset(seed=9)
-    other.step(actions[2])
-    for call in (2, 3):
-        if not _same(base.step(actions[call - 1]), expected[call]):
-            yield "stepping a fork changes its original"
-            return
-    if not _same(twin.step(actions[2]), expected[3]):
-        yield "stepping an environment changes its fork"
+    if hasattr(base, "fork"):
+        yield from _copies_go_on_alone(base, base.fork, "fork")
+
+
+def deep_copies_are_independent(env: Env) -> Iterator[str]:
+    """A deep copy, wrappers included, goes on as its original would, and neither changes the other."""
+    yield from _copies_go_on_alone(env, lambda: copy.deepcopy(env), "deep copy")
 
 
 def states_bring_a_world_back(env: Env) -> Iterator[str]:
@@ -264,9 +254,28 @@ PROMISES: tuple[Promise, ...] = (
     a_failed_step_changes_nothing,
     a_failed_reset_changes_nothing,
     forks_are_independent,
+    deep_copies_are_independent,
     states_bring_a_world_back,
 )
 """All of them, in the order in which `check_world_env` looks."""
+
+
+def _copies_go_on_alone(env: Env, copied: Callable[[], Env], kind: str) -> Iterator[str]:
+    actions = _actions(env)
+    expected = _rollout(env)
+    env.reset(seed=0)
+    env.step(actions[0])
+    twin, other = copied(), copied()
+    if not _same(twin.step(actions[1]), expected[2]):
+        yield f"the next step of a {kind} is not that of its original"
+    other.reset(seed=9)
+    other.step(actions[2])
+    for call in (2, 3):
+        if not _same(env.step(actions[call - 1]), expected[call]):
+            yield f"stepping a {kind} changes its original"
+            return
+    if not _same(twin.step(actions[2]), expected[3]):
+        yield f"stepping an environment changes its {kind}"
 
 
 def _actions(env: Env) -> list[Any]:

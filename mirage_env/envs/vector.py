@@ -41,7 +41,7 @@ class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], 
         env: the first world; the others are its forks.
         num_envs: number of worlds.
         max_episode_steps: truncate episodes after so many steps.
-        threads: shares of the worlds that walk at the same time, each on one core and in a network call of its own:
+        threads: shares of the worlds that walk at the same time, each on one core and with a generator call of its own:
             small networks gain less from sharing an operation between cores than from having one of their own. None: as
             many as torch has threads.
         autoreset_mode: what becomes of a world whose episode ended (`gymnasium.vector.AutoresetMode`). NEXT_STEP: the

@@ -107,7 +107,7 @@ class MirageEnv(ChunkEnv[WorldState]):
         return state, self._shown(chunk, state)
 
     def walk(self, states: Sequence[WorldState], paths: Sequence[Sequence[Camera]]) -> list[tuple[WorldState, Shown]]:
-        """The next chunk of each world, all in one network call."""
+        """Generate the next chunk of each world, with one call of the generator."""
         chunks, after = self.model.step_batch(states, paths)
         return [(state, self._shown(chunk, state)) for chunk, state in zip(chunks, after, strict=True)]
 

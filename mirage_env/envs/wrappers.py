@@ -12,9 +12,32 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from mirage_env.errors import InvalidOptionError
+from mirage_env.spaces.observations import PER_FRAME
 
 if TYPE_CHECKING:
     from mirage_env.viz.pictures import VideoWriter
+
+
+class RepeatResetFrame(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Repeats the one frame of a reset in `info` as often as a step has frames, F.
+
+    Gymnasium's own vector environments (`vectorization_mode="sync"` and `"async"`) stack the arrays of `info` and fail
+    where one world was just reset (one row) while another walked (F rows). The native vector environments need no such
+    help.
+
+    Args:
+        env: an environment of this package, wrapped or not.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment; every key of `PER_FRAME` has F rows."""
+        observation, info = super().reset(seed=seed, options=options)
+        frames = self.get_wrapper_attr("world").frames
+        return observation, info | {key: info[key].repeat(frames, axis=0) for key in PER_FRAME if key in info}
 
 
 class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

@@ -265,6 +265,39 @@ class ForksAreReset(Small):
         return twin
 
 
+@breaks("deep_copies_are_independent")
+class CopiesShareTheirClock(Small):
+    clock = np.zeros(1)
+
+    def reset(self, *, seed=None, options=None):
+        self.clock = np.zeros(1)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        result = super().step(action)
+        self.clock += 1.0
+        return *result[:-1], result[-1] | {"clock": float(self.clock[0])}
+
+    def changed_info(self, info):
+        return info | {"clock": float(self.clock[0])}
+
+    def fork(self):
+        twin = super().fork()
+        twin.clock = self.clock.copy()
+        return twin
+
+    def __deepcopy__(self, memo):
+        return super().fork()
+
+
+@breaks("a_failed_reset_changes_nothing")
+class DrawsBeforeItChecks(Small):
+    def reset(self, *, seed=None, options=None):
+        if seed is None:
+            self.np_random.random(1)
+        return super().reset(seed=seed, options=options)
+
+
 @breaks("states_bring_a_world_back")
 class ForgetsTheTime(Small):
     def set_state(self, state):

@@ -105,7 +105,7 @@ def test_shares_use_one_core_each_and_give_back_the_others(model):
 
     class Asking(Recorder):
         def generate(self, **kwargs):
-            seen.append((torch.get_num_threads(), threading.current_thread().name))
+            seen.append((torch.get_num_threads(), threading.current_thread()))
             return self.part.generate(**kwargs)
 
     before = torch.get_num_threads()
@@ -119,8 +119,7 @@ def test_shares_use_one_core_each_and_give_back_the_others(model):
         torch.set_num_threads(before)
     assert [cores for cores, _ in seen] == [1, 1]
     envs.close()
-    alive = {thread.name for thread in threading.enumerate()}
-    assert not alive & {name for _, name in seen}
+    assert not set(threading.enumerate()) & {thread for _, thread in seen}
 
 
 def test_a_share_that_fails_leaves_all_worlds_as_they_were(model):
@@ -242,6 +241,53 @@ def test_bad_argument_is_refused(model, call, says):
 def test_stepping_before_reset_is_refused(envs):
     with pytest.raises(ResetNeeded):
         envs.step(actions(0))
+
+
+@pytest.mark.parametrize(("given", "steps"), [({}, 50), ({"max_episode_steps": 3}, 3)])
+def test_specification_states_how_long_episodes_are(model, given, steps):
+    envs = gym.make_vec("Mirage/PointNav-v0", 2, model=model, start_views=start_view, **given)
+    assert envs.spec.max_episode_steps == envs.max_episode_steps == steps
+    assert MirageVectorEnv(2, model=model).spec is None
+
+
+def test_attributes_of_all_worlds_are_read_called_and_set(envs):
+    envs.reset(seed=0)
+    assert envs.get_attr("info_frames") == (False,) * N
+    worlds = envs.call("get_world")
+    assert all(world is envs.get_state(i) for i, world in enumerate(worlds))
+    forks = envs.call("fork")
+    assert len({id(fork) for fork in forks}) == N
+    envs.set_attr("info_frames", [True, False, False])
+    assert envs.get_attr("info_frames") == (True, False, False)
+    envs.set_attr("info_frames", True)
+    assert envs.get_attr("info_frames") == (True,) * N
+    with pytest.raises(InvalidOptionError, match="2 values were given; 3 worlds"):
+        envs.set_attr("info_frames", [True, True])
+
+
+@pytest.mark.parametrize("name", ["Mirage/World-v0", "Mirage/Readout-v0", "Rooms/World-v0"])
+def test_every_family_walks_in_threads(model, name):
+    world = {"image_size": (16, 16)} if name.startswith("Rooms") else {"model": model, "start_views": start_view}
+    one, two = (gym.make_vec(name, 2, threads=threads, **world) for threads in (1, 2))
+    assert (one.threads, two.threads) == (1, 2)
+    one.reset(seed=0)
+    two.reset(seed=0)
+    (a, *_), (b, *_) = one.step(actions(0)[:2]), two.step(actions(0)[:2])
+    assert np.abs(a["pixels"].astype(int) - b["pixels"]).max() <= 1
+    two.close()
+
+
+def test_seeds_may_be_numpys(envs):
+    expected, _ = envs.reset(seed=3)
+    for seed in (np.int64(3), np.arange(3, 6), (3, np.int32(4), 5)):
+        observations, _ = envs.reset(seed=seed)
+        np.testing.assert_array_equal(observations["pixels"], expected["pixels"])
+
+
+def test_actions_with_a_gradient_are_refused(envs):
+    envs.reset(seed=0)
+    with pytest.raises(InvalidActionError, match="requires grad"):
+        envs.step(torch.zeros(N, 6, requires_grad=True))
 
 
 def test_rooms_step_together_too():

@@ -1,5 +1,6 @@
 """`Mirage/World-v0`: what it promises, what it refuses, and worlds that are saved, forked and undone."""
 
+import inspect
 import subprocess
 import sys
 from dataclasses import replace
@@ -33,6 +34,7 @@ from mirage_env.errors import (
     ModelNotFoundError,
 )
 from mirage_env.spaces.actions import POSITION_LIMIT
+from mirage_env.spaces.observations import observation_of
 
 F = 4
 IMAGE = picture(3)
@@ -107,6 +109,24 @@ def test_every_public_name_resolves():
     assert set(mirage_env.__all__) <= set(dir(mirage_env))
     with pytest.raises(AttributeError, match="Dream"):
         _ = mirage_env.Dream
+
+
+def test_a_step_returns_its_observation_within_four_calls(make, monkeypatch):
+    """`step` can be read: from it to the dictionary that it returns there are few functions."""
+    depths = []
+
+    def observed(*args):
+        names = [frame.function for frame in inspect.stack(context=0)]
+        depths.append(names.index("step") + 1)
+        return observation_of(*args)
+
+    env = make()
+    env.reset(seed=0)
+    monkeypatch.setattr("mirage_env.envs.base.observation_of", observed)
+    observation, *_ = env.step(np.zeros(6, np.float32))
+    assert set(observation) == {"pixels", "agent_pos"}
+    assert len(depths) == 1
+    assert depths[0] <= 4, depths
 
 
 def test_reset_shows_the_image_it_is_given(make):

@@ -10,7 +10,7 @@ from mirage_env.config.world import WorldModelConfig
 from mirage_env.memory.filters import keep_cells
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.rooms import Room
-from mirage_env.rooms.camera_walks import upright
+from mirage_env.rooms.camera_poses import upright
 from mirage_env.rooms.scene import CELL
 
 CONFIG = WorldModelConfig(name="rays", image_size=(64, 64), latent_size=(16, 16), latent_channels=2)

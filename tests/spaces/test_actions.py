@@ -6,6 +6,7 @@ from itertools import pairwise
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box
 from gymnasium.vector.utils import batch_space, iterate
 from hypothesis import given
@@ -174,6 +175,23 @@ def test_rounding_beyond_a_bound_is_put_on_it():
 def test_bad_control_is_refused(arguments, says):
     with pytest.raises(InvalidOptionError, match=says):
         make_control(*arguments, *(() if len(arguments) > 1 else (F,)))
+
+
+def test_batching_poses_draws_nothing_from_the_single_space():
+    """Gymnasium's rule for every space: the batch begins with a copy of the generator."""
+    single, same, again = PoseBox(seed=0), PoseBox(seed=0), PoseBox(seed=0)
+    batch = batch_space(single, 4)
+    np.testing.assert_array_equal([single.sample() for _ in range(3)], [same.sample() for _ in range(3)])
+    poses = batch.sample()
+    np.testing.assert_array_equal(poses, batch_space(again, 4).sample())
+    assert poses in batch
+    assert len(np.unique(poses, axis=0)) == 4
+
+
+@pytest.mark.parametrize("action", [torch.zeros(6, requires_grad=True), [[1.0], [1.0, 2.0]], {"x": 1}])
+def test_what_is_no_array_is_refused(action):
+    with pytest.raises(InvalidActionError, match="action"):
+        RelativePose(F).cameras(action, Camera.from_fov(1.3, 32, 32))
 
 
 class Relative(gym.Env):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
@@ -289,3 +290,46 @@ def test_bad_option_of_reset_is_refused_and_the_episode_goes_on(world, task, opt
         env.reset(seed=5, options=options)
     assert equal(env.step(STAY), twin.step(STAY))
     assert equal(env.reset(), twin.reset())
+
+
+# Ends
+
+
+@pytest.mark.parametrize("world", [mirage, rooms])
+def test_episode_that_terminated_pays_no_more(world):
+    env = world(PointNav(stop="action"))
+    env.reset(seed=0)
+    stop = np.append(STAY, np.float32(1.0))
+    *_, terminated, _, _ = env.step(stop)
+    assert terminated
+    for _ in range(2):
+        with pytest.raises(ResetNeeded, match="has terminated"):
+            env.step(stop)
+    twin = env.fork()
+    with pytest.raises(ResetNeeded):
+        twin.step(stop)
+    env.reset()
+    env.step(-stop)
+
+
+def test_task_that_is_done_from_the_start_has_a_first_step():
+    env = rooms(Explore(target_area=0.1))
+    _, info = env.reset(seed=0)
+    assert info["is_success"]
+    assert env.step(STAY)[2]
+
+
+@pytest.mark.parametrize("name", ["Mirage/PointNav-v0", "Rooms/World-v0", "Mirage/Readout-v0"])
+def test_unknown_argument_is_a_type_error_too(name):
+    """Libraries try arguments such as `frameskip` and look for Python's own error."""
+    for cls in (TypeError, InvalidOptionError):
+        with pytest.raises(cls, match="got an unexpected keyword argument 'frameskip'"):
+            gym.make(name, frameskip=1)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the library itself
+def test_torchrl_builds_an_id_by_name():
+    torchrl = pytest.importorskip("torchrl.envs")
+    env = torchrl.GymEnv("Rooms/PointNav-v0", **SMALL)
+    assert "goal" in env.reset()
+    assert len(env.rollout(2)) == 2
