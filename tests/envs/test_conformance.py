@@ -270,16 +270,14 @@ class CopiesShareTheirClock(Small):
     clock = np.zeros(1)
 
     def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed, options=options)
         self.clock = np.zeros(1)
-        return super().reset(seed=seed, options=options)
+        return observation, info | {"clock": 0.0}
 
     def step(self, action):
-        result = super().step(action)
+        *result, info = super().step(action)
         self.clock += 1.0
-        return *result[:-1], result[-1] | {"clock": float(self.clock[0])}
-
-    def changed_info(self, info):
-        return info | {"clock": float(self.clock[0])}
+        return *result, info | {"clock": float(self.clock[0])}
 
     def fork(self):
         twin = super().fork()
