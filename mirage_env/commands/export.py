@@ -1,4 +1,4 @@
-"""`mirage export`: recorded episodes in other formats."""
+"""`mirage export`: saved worlds as maps, clouds, splats and meshes; recorded episodes as datasets."""
 
 from __future__ import annotations
 
@@ -9,21 +9,36 @@ from typing import Annotated, Literal
 import tyro
 
 from mirage_env.commands.progress import progress
+from mirage_env.commands.walk import Text, blaming, saved_world
 from mirage_env.datasets.zip_arrays import ENDING
 from mirage_env.episodes.episode_files import episode_files, load_episode, save_episode
-from mirage_env.errors import EpisodeError
+from mirage_env.errors import EpisodeError, InvalidOptionError
+
+WORLD_FORMATS = ("ply", "pcd", "splat", "glb", "map")
+Metres = Annotated[float | None, tyro.conf.arg(metavar="METRES", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
 class Export:
-    """Write recorded episodes as a dataset of another format, or bring a Minari dataset here."""
+    """Write a saved world as a map, cloud, splat or mesh, or recorded episodes as a dataset of another format."""
 
     source: Annotated[Path, tyro.conf.Positional]
-    """Folder of episodes (the --out of `mirage rollout`); with --to episodes, the folder of a Minari dataset."""
+    """A saved world for ply, pcd, splat, glb and map; a folder of episodes (the --out of `mirage rollout`) for minari
+    and lerobot; the folder of a Minari dataset for episodes."""
     out: Path
-    """Folder of the new dataset, which must not be there yet."""
-    to: Literal["minari", "lerobot", "episodes"] = "minari"
-    """minari (lossless), lerobot (what a policy sees and does at every step), or episodes (from Minari)."""
+    """File of the world, or folder of the new dataset, which must not be there yet."""
+    to: Literal["ply", "pcd", "splat", "glb", "map", "minari", "lerobot", "episodes"] = "minari"
+    """Of a world: ply or pcd (coloured points), splat (3D Gaussians as .ply), glb (a mesh, with Open3D), map (pgm and
+    yaml for map_server). Of episodes: minari (lossless), lerobot (what a policy sees and does at every step), or
+    episodes (from Minari)."""
+    resolution: float = 0.05
+    """Cell of a map, metres."""
+    floor: Metres = None
+    """Height of the floor of a map; found if not given."""
+    height: float = 1.5
+    """What is higher above the floor does not stand in the way of a map's robot, metres."""
+    model: Text = None
+    """The model that wrote the world, where it is neither shipped nor found under the name in the world."""
 
 
 def run_export(options: Export) -> str:
@@ -31,8 +46,14 @@ def run_export(options: Export) -> str:
 
     Raises:
         EpisodeError: no episodes, or something is there already.
-        MissingPackageError: the packages of the extra `data` are not installed.
+        StoreError: there is no world, or it is damaged.
+        InvalidOptionError: the world holds nothing of which the format could be made.
+        MissingPackageError: the packages of the extras `data` or `mesh` are not installed.
     """
+    if options.to in WORLD_FORMATS:
+        return _export_world(options)
+    if (options.source / "zarr.json").exists() or saved_world(options.source) != options.source:
+        raise InvalidOptionError(f"{options.source} is a saved world; add --to {', '.join(WORLD_FORMATS)}")
     if options.out.exists():
         raise EpisodeError(f"--out: {options.out} is there already; choose another folder")
     if options.to == "episodes":
@@ -53,3 +74,29 @@ def run_export(options: Export) -> str:
 
         export_lerobot(episodes, options.out)
     return f"{options.out}: {len(files)} episodes as a {options.to} dataset"
+
+
+def _export_world(options: Export) -> str:
+    from mirage_env import export
+    from mirage_env.memory.latent import LatentMemory
+    from mirage_env.models.world_model_loader import load_world_model
+    from mirage_env.store import load_world, open_cache
+
+    place = saved_world(options.source)
+    with blaming("--model"):
+        model = load_world_model(options.model or open_cache(place).model)
+    memory = load_world(place, model).memory
+    if not isinstance(memory, LatentMemory):
+        raise InvalidOptionError(f"{place} keeps a {type(memory).__name__}; only latent memories are exported")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.to == "map":
+        grid = export.occupancy(memory, options.resolution, high=options.height, floor=options.floor)
+        picture, about = export.save_map(grid, options.out)
+        rows, columns = grid.cells.shape
+        free = int((grid.cells == export.FREE).sum()) * grid.resolution**2
+        return f"{about} and {picture.name}: {columns} x {rows} cells of {grid.resolution} m, {free:.1f} m2 free"
+    if options.to == "glb":
+        return f"{export.save_mesh(memory, model.codec, options.out)}: a mesh of {memory.points} tokens"
+    patches = export.patches_of(memory, model.codec)
+    save = {"ply": export.save_ply, "pcd": export.save_pcd, "splat": export.save_splat}[options.to]
+    return f"{save(patches, options.out)}: {len(patches)} {'Gaussians' if options.to == 'splat' else 'points'}"

@@ -159,7 +159,7 @@ MIRAGE = Command(
             "mirage_env.commands.camera:camera",
         ),
         "export": Command(
-            "Write recorded episodes as a dataset of another format, or bring a Minari dataset here.",
+            "Write a saved world as a map, cloud, splat or mesh, or recorded episodes as a dataset of another format.",
             "mirage_env.commands.export:Export",
             f"{RUN}:export",
         ),

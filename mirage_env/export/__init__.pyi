@@ -1,6 +1,12 @@
 from .map_server import save_map as save_map
+from .mesh import save_mesh as save_mesh
 from .occupancy import FREE as FREE
 from .occupancy import OCCUPIED as OCCUPIED
 from .occupancy import UNKNOWN as UNKNOWN
 from .occupancy import OccupancyGrid as OccupancyGrid
 from .occupancy import occupancy as occupancy
+from .patches import Patches as Patches
+from .patches import patches_of as patches_of
+from .point_files import save_pcd as save_pcd
+from .point_files import save_ply as save_ply
+from .point_files import save_splat as save_splat

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from mirage_env.config.world import GateConfig, MemoryConfig, ReadoutConfig
+from mirage_env.export.latent_colors import Palette
 from mirage_env.interfaces import Memory
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.lifting import lift
 from mirage_env.trajectories import up_direction
 from mirage_env.viewer.world_tree import Moment, World
-from mirage_env.viz.latent_colors import Palette
 from mirage_env.viz.pictures import age_colours, mixed
 
 Colouring = Literal["colour", "age", "confidence", "gate"]

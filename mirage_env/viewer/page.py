@@ -8,6 +8,7 @@ import time
 
 from viser import ViserServer
 
+from mirage_env.export.latent_colors import Palette
 from mirage_env.viewer.memory_cloud import cloud_of
 from mirage_env.viewer.panel import Panel
 from mirage_env.viewer.picture_tiles import picture_of
@@ -15,7 +16,6 @@ from mirage_env.viewer.scene import Scene
 from mirage_env.viewer.session import Session
 from mirage_env.viewer.snapshots import Snapshot
 from mirage_env.viewer.world_tree import Moment, Sight, World
-from mirage_env.viz.latent_colors import Palette
 
 logger = logging.getLogger(__name__)
 HASTE = 2.0

@@ -230,7 +230,7 @@ def test_look_tells_and_draws(tmp_path, walked, model, capsys):
         ("view --port 70000", "--port: it is 70000; give a number from 0 to 65535"),
         ("view nowhere.zarr --no-browser --port 0", "no cache at nowhere.zarr"),
         ("play C --env Rooms/World-v0", "WORLD: Rooms/World-v0 is no learned world"),
-        ("export nowhere --to wav --out OUT", "'minari', 'lerobot', 'episodes'"),
+        ("export nowhere --to wav --out OUT", "'minari'"),
         ("export nowhere --out OUT", "nowhere"),
         ("rollout nowhere", "--out: give a folder"),
         ("rollout --out OUT --policy-options speed", "is no name=value"),

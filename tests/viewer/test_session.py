@@ -22,6 +22,7 @@ from mirage_env.errors import (
     InvalidPoseError,
     WorldFailedError,
 )
+from mirage_env.export.latent_colors import Palette
 from mirage_env.images import frames_to_uint8
 from mirage_env.poses import inverse, pose_from_rotation_vector
 from mirage_env.store import load_world, open_cache
@@ -34,7 +35,6 @@ from mirage_env.viewer.session import MOST_WAITING, Session
 from mirage_env.viewer.view_motion import PAUSE, Motion
 from mirage_env.viewer.world_sources import Openings
 from mirage_env.viewer.world_tree import HISTORY
-from mirage_env.viz.latent_colors import Palette
 
 
 class Patient:
