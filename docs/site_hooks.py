@@ -1,4 +1,4 @@
-"""What `mkdocs build` needs besides docs/: pages that live elsewhere in the repository, because people look there too.
+"""Hooks of `mkdocs build`: pages that live elsewhere in the repository, and the API reference.
 
 Links between these pages and those of docs/ are written so that they work on a repository's web page; here they are
 turned into links of the site.
@@ -6,6 +6,7 @@ turned into links of the site.
 
 from __future__ import annotations
 
+import importlib.util
 import posixpath
 import re
 from pathlib import Path
@@ -15,6 +16,11 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
+_spec = importlib.util.spec_from_file_location("api_pages", Path(__file__).with_name("api_pages.py"))
+assert _spec
+assert _spec.loader
+api_pages = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(api_pages)
 PAGES = {
     "model_card.md": "mirage_env/weights/rooms/README.md",
     "benchmarks.md": "benchmarks/README.md",
@@ -27,18 +33,30 @@ SITE = {path: name for name, path in (PAGES | PICTURES).items()} | {"README.md":
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")
 
 
+def on_config(config: MkDocsConfig) -> None:
+    """Fill the navigation of the API reference."""
+    names = sorted((*api_pages.PACKAGES, *api_pages.MODULES))
+    [reference] = [entry for entry in config.nav or [] if isinstance(entry, dict) and "API reference" in entry]
+    reference["API reference"] = [{name: f"reference/{name}.md"} for name in names]
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files from elsewhere."""
     for name, path in PAGES.items():
         files.append(File.generated(config, name, content=(ROOT / path).read_text()))
     for name, path in PICTURES.items():
         files.append(File.generated(config, name, abs_src_path=str(ROOT / path)))
+    entries = config.plugins["mkdocstrings"].config.enabled
+    for name in (*api_pages.PACKAGES, *api_pages.MODULES):
+        files.append(File.generated(config, f"reference/{name}.md", content=api_pages.page_of(name, entries)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links into those of the site; one that leads nowhere stays, and mkdocs complains about it."""
     name = page.file.src_uri
+    if name.startswith("reference/"):
+        return markdown
     source = PAGES.get(name, f"docs/{name}")
 
     def target(link: re.Match[str]) -> str:

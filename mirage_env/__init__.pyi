@@ -5,6 +5,7 @@ from . import envs as envs
 from . import episodes as episodes
 from . import errors as errors
 from . import evaluation as evaluation
+from . import export as export
 from . import memory as memory
 from . import models as models
 from . import notebook as notebook

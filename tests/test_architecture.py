@@ -299,8 +299,8 @@ def test_vocabulary_is_complete_and_resolves():
 
 
 PUBLIC = {module_of(path) for path in PYTHON_FILES if matches(path, LIBRARY) and path.endswith("/__init__.py")}
-PUBLIC |= {"mirage_env.errors", "mirage_env.notebook"}
-"""Modules whose names are for users: the packages, and two modules that are part of the vocabulary."""
+PUBLIC |= {"mirage_env.errors", "mirage_env.notebook", "mirage_env.poses"}
+"""Modules whose names are for users: the packages, and three modules that are part of the vocabulary."""
 SHOWN_TO_USERS = tuple(path for path in PYTHON_FILES if path.startswith(("examples/", "docs/")))
 
 

@@ -1,14 +1,17 @@
 """Every code block of the documentation runs, every command is one, and the pages build without a warning."""
 
 import dataclasses
+import importlib.util
 import inspect
 import json
+import os
 import re
 import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -19,7 +22,7 @@ import pytest
 import yaml
 from doc_blocks import FENCE, PAGES, blocks_of, inline_commands, script_of, unresolved
 from PIL import Image
-from repository import ROOT
+from repository import ROOT, repository_files
 from shell_words import commands_of
 
 import mirage_env
@@ -31,6 +34,9 @@ from mirage_env.rooms.env import RoomsEnv
 from mirage_env.spaces.actions import CONTROLS, make_control
 from mirage_env.spaces.observations import EXTRAS
 
+_spec = importlib.util.spec_from_file_location("api_pages", ROOT / "docs/api_pages.py")
+api_pages = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(api_pages)
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 ENVIRONMENT = "docs/environment.md"
 SHELL = [block for block in BLOCKS if block.language == "bash"]
@@ -102,6 +108,14 @@ def test_block_says_what_it_is(block):
         json.loads(block.code.text)
 
 
+def test_blocks_that_are_not_run_are_listed_with_their_reasons():
+    listed = re.findall(
+        r"^\| \[(\S+)\]\(\S+\) \| (\d+) \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE
+    )
+    found = Counter((block.page, block.reason) for block in BLOCKS if block.reason is not None)
+    assert {(page, reason): int(count) for page, count, reason in listed} == dict(found)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_no_command_hides_in_an_indented_block(page):
     text = FENCE.sub("", (ROOT / page).read_text())
@@ -115,18 +129,31 @@ def test_site_builds_without_a_warning(tmp_path):
     for page in ("index.html", "model_card/index.html", "benchmarks/index.html", "faq/index.html"):
         assert (tmp_path / page).is_file()
     assert (tmp_path / "curves.png").is_file()
+    for package in api_pages.PACKAGES:
+        page = (tmp_path / f"reference/{package}/index.html").read_text()
+        missing = [name for name in api_pages.public_names(package) if f'id="{package}.{name}"' not in page]
+        assert not missing, package
+    index = json.loads((tmp_path / "search/search_index.json").read_text())["docs"]
+    for words in ("WorldModel.step", "cmd_vel", "fork", "check_world_env"):
+        assert any(words in entry["title"] + entry["text"] for entry in index), words
+
+
+def test_every_package_with_public_names_is_in_the_reference():
+    stubs = [path for path in repository_files() if path.endswith("/__init__.pyi")]
+    assert {path.removesuffix("/__init__.pyi").replace("/", ".") for path in stubs} <= {*api_pages.PACKAGES}
 
 
 def test_site_does_not_build_with_dead_links(tmp_path):
     for path in ("docs", "benchmarks", "mirage_env/weights/rooms"):
         shutil.copytree(ROOT / path, tmp_path / path, ignore=shutil.ignore_patterns("*.safetensors"))
+    environment = {**os.environ, "API_REFERENCE": "false"}
     for path in ("CHANGELOG.md", "CONTRIBUTING.md", "mkdocs.yml"):
         shutil.copy(ROOT / path, tmp_path / path)
     dead = ("nowhere.md", "store.md#nowhere", "nowhere.png", "../setup.py")
     with (tmp_path / "docs/index.md").open("a") as page:
         page.writelines(f"\n![a]({link})\n" if link.endswith("png") else f"\n[a]({link})\n" for link in dead)
     command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     warnings = [line for line in done.stderr.splitlines() if line.startswith("WARNING")]
     assert len(warnings) == len(dead), done.stderr

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import tyro
 
+from mirage_env.commands.checks import blaming, saved_world
 from mirage_env.commands.text_tables import cache_table
-from mirage_env.commands.walk import File, Text, blaming, saved_world
+from mirage_env.commands.walk import File, Text
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from gymnasium.spaces import Discrete
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from mirage_env.commands.walk import Networks, World, require_pictures, saved_world
+from mirage_env.commands.checks import require_pictures, saved_world
+from mirage_env.commands.walk import Networks, World
 from mirage_env.errors import InvalidOptionError, MissingPackageError
 from mirage_env.models.model_options import ModelOptions
 from mirage_env.spaces.actions import DiscreteControl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from mirage_env.commands.walk import blaming
+from mirage_env.commands.checks import blaming
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import KnownWorld
 

@@ -10,8 +10,8 @@ import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 
+from mirage_env.commands.checks import saved_world
 from mirage_env.commands.view_options import View
-from mirage_env.commands.walk import saved_world
 from mirage_env.errors import InvalidImageError, MissingPackageError
 from mirage_env.interfaces import OpenRoom
 from mirage_env.models.world_model_loader import shipped_models

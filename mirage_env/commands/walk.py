@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -14,20 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mirage_env.errors import (
-    InvalidCameraError,
-    InvalidDepthError,
-    InvalidOptionError,
-    MirageError,
-    MissingPackageError,
-)
+from mirage_env.commands.checks import CACHE, blaming, require_pictures, saved_world
+from mirage_env.commands.walk_start import StartingWorld, starting_world
+from mirage_env.errors import InvalidOptionError
 from mirage_env.models.model_options import ModelOptions
-from mirage_env.viz.walk_page import CACHE, CURVES, PAGE, SHEET, VIDEO
+from mirage_env.viz.walk_page import CURVES, PAGE, SHEET, VIDEO
 
 if TYPE_CHECKING:
     from mirage_env.camera import Camera
-    from mirage_env.commands.walk_outputs import Start, Subscriber, WalkFigures
-    from mirage_env.interfaces import KnownWorld, OpenRoom, StartView, Truth
+    from mirage_env.commands.walk_outputs import Subscriber, WalkFigures
+    from mirage_env.interfaces import OpenRoom, Truth
+    from mirage_env.viz.animations import Animation
     from mirage_env.world_model import WorldModel
 
 Count = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
@@ -38,6 +34,7 @@ World = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[WOR
 Networks = Annotated[ModelOptions, tyro.conf.OmitArgPrefixes]
 
 logger = logging.getLogger(__name__)
+ANIMATIONS = (".webp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -92,6 +89,9 @@ class Walk:
     record: File = None
     """Also write a Rerun recording to this file (.rrd): images, depth, labels, poses, memory and figures on one time
     line, for `rerun FILE`."""
+    animation: File = None
+    """Also write a moving picture of the drive to this file (.webp or .gif), the true one beside it where there is a
+    simulator; under 3 MB."""
     overwrite: bool = False
     """Replace what an earlier walk has left in --out."""
 
@@ -110,7 +110,7 @@ def run_walk(options: Walk, open_room: OpenRoom) -> tuple[WalkFigures, list[Path
         raise InvalidOptionError(f"--out: {there[0]} is there already; choose another folder or add --overwrite")
     _check_start(options)
     require_pictures("mirage walk")
-    recording = _check_recording(options)
+    recording, animation = _check_recording(options), _check_animation(options)
     if options.threads is not None:
         _set_threads(options.threads)
     from mirage_env.commands.walk_outputs import walk
@@ -121,40 +121,18 @@ def run_walk(options: Walk, open_room: OpenRoom) -> tuple[WalkFigures, list[Path
         raise InvalidOptionError(f"--prompt: the model {options.model!r} reads no text; leave it out")
     if options.steps is not None:
         model = _with_steps(model, options.steps)
-    world = _starting_world(options, model, open_room)
+    world = starting_world(options, model, open_room)
     cameras = _cameras(options, model, world)
     options.out.mkdir(parents=True, exist_ok=True)
     truth = world.room.truth if world.room else None
+    drive = animation(model, truth)
     with recording(model, truth) as subscribers:
-        figures = walk(model, world.begin(place), cameras, options.out, truth, subscribers=subscribers)
+        figures = walk(model, world.begin(place), cameras, options.out, truth, subscribers=[*subscribers, *drive])
+    for each in drive:
+        each.write()
     if options.show:
         _write_page(options, model, figures, place)
-    return figures, [*files, place, *([options.record] if options.record else [])]
-
-
-def saved_world(place: Path) -> Path:
-    """The saved world at a place that the user named: itself, or the one that a walk has left in that folder."""
-    return place / CACHE if (place / CACHE).exists() else place
-
-
-def require_pictures(command: str) -> None:
-    """Refuse a command that makes videos and plots where these cannot be made, before a model is loaded.
-
-    Raises:
-        MissingPackageError: the extra `pictures` is not installed.
-    """
-    missing = [name for name in ("imageio_ffmpeg", "matplotlib") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingPackageError(f"{command} needs {' and '.join(missing)}; pip install 'mirage-env[pictures]'")
-
-
-@contextmanager
-def blaming(option: str) -> Iterator[None]:
-    """Name the option at fault in errors."""
-    try:
-        yield
-    except MirageError as error:
-        raise InvalidOptionError(f"{option}: {error}") from error
+    return figures, [*files, place, *(file for file in (options.record, options.animation) if file)]
 
 
 def _check_start(options: Walk) -> None:
@@ -195,6 +173,24 @@ def _check_recording(options: Walk) -> Callable[[WorldModel, Truth | None], Abst
     return recording
 
 
+def _check_animation(options: Walk) -> Callable[[WorldModel, Truth | None], list[Animation]]:
+    """Factory of the moving picture that was asked for, checked before anything else is done."""
+    file = options.animation
+    if file is None:
+        return lambda model, truth: []
+    if file.exists() and not options.overwrite:
+        raise InvalidOptionError(f"--animation: {file} is there already; choose another file or add --overwrite")
+    if file.suffix.lower() not in ANIMATIONS:
+        raise InvalidOptionError(f"--animation: {file} is neither {' nor '.join(ANIMATIONS)}")
+
+    def animation(model: WorldModel, truth: Truth | None) -> list[Animation]:
+        from mirage_env.viz.animations import Animation
+
+        return [Animation(file, model.config.frames_per_second, truth)]
+
+    return animation
+
+
 def _write_page(options: Walk, model: WorldModel, figures: WalkFigures, cache: Path) -> None:
     from mirage_env.commands.text_tables import walk_rows
     from mirage_env.memory.latent import LatentMemory
@@ -230,69 +226,7 @@ def _with_steps(model: WorldModel, steps: int) -> WorldModel:
     return replace(model, config=config, generator=denoiser)
 
 
-@dataclass(frozen=True)
-class _StartingWorld:
-    """Where a walk will begin; `begin` is the first to write, so a wrong path leaves no half-made folder."""
-
-    camera: Camera
-    begin: Callable[[Path], Start]
-    room: KnownWorld | None = None
-
-
-def _starting_world(options: Walk, model: WorldModel, open_room: OpenRoom) -> _StartingWorld:
-    if options.world is not None:
-        return _stored_start(options, model, saved_world(options.world))
-    room = None
-    if options.image is not None:
-        view = _image_start(model, options.image, options.depth, options.fov)
-    else:
-        room = open_room(model, options.seed or 0)
-        view = replace(room.view, depth=None) if options.estimate_depth else room.view
-
-    def begin(place: Path) -> Start:
-        from mirage_env.commands.walk_outputs import Start
-        from mirage_env.store import CacheWriter
-
-        with blaming("--depth" if options.depth else "--image"):
-            chunk, state = model.start(view.image, view.camera, view.depth, options.seed or 0, options.prompt or "")
-        with blaming("--out"):
-            writer = CacheWriter.create(place, state, model, [chunk], options.store_frames, options.overwrite)
-        return Start(state, chunk, writer)
-
-    return _StartingWorld(view.camera, begin, room)
-
-
-def _stored_start(options: Walk, model: WorldModel, cache: Path) -> _StartingWorld:
-    from mirage_env.commands.walk_outputs import Start
-    from mirage_env.store import CacheWriter, copy_cache, load_world
-
-    with blaming("WORLD"):
-        camera = load_world(cache, model, lazy=True).camera
-
-    def begin(place: Path) -> Start:
-        with blaming("WORLD"):
-            if cache.resolve() != place.resolve():
-                copy_cache(cache, place, options.overwrite)
-            writer = CacheWriter.open(place, model)
-        return Start(writer.state, None, writer)
-
-    return _StartingWorld(camera, begin)
-
-
-def _image_start(model: WorldModel, image: Path, depth: Path | None, fov: float | None) -> StartView:
-    from mirage_env.datasets.photographs import start_view_from_files
-
-    height, width = model.config.image_size
-    try:
-        view = start_view_from_files(model.config, image, depth, None if fov is None else math.radians(fov))
-    except MirageError as error:
-        option = {InvalidCameraError: "--fov", InvalidDepthError: "--depth"}.get(type(error), "--image")
-        raise InvalidOptionError(f"{option}: {error}") from error
-    logger.info("%s: centre-cropped and resized to %d x %d pixels", image, width, height)
-    return view
-
-
-def _cameras(options: Walk, model: WorldModel, world: _StartingWorld) -> list[Camera]:
+def _cameras(options: Walk, model: WorldModel, world: StartingWorld) -> list[Camera]:
     """One camera per frame, a whole number of chunks."""
     from mirage_env.trajectories import PRESET_SIZES, PRESETS, path_from_file, preset_path
 

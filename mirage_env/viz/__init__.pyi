@@ -1,3 +1,4 @@
+from .animations import Animation as Animation
 from .pictures import BLANK as BLANK
 from .pictures import VideoWriter as VideoWriter
 from .pictures import contact_sheet as contact_sheet

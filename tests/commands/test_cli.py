@@ -204,6 +204,7 @@ def test_look_tells_and_draws(tmp_path, walked, model, capsys):
         ("walk --seed 7", "missing .* --out"),
         ("walk --out OUT --seed", "--seed"),
         ("walk --out OUT --seed 1 --chunks 0", "--chunks: it is 0"),
+        ("walk --out OUT --seed 1 --animation a.mp4", "--animation: a.mp4 is neither .webp nor .gif"),
         ("walk --out OUT --seed 1 --threads 0", "--threads: it is 0"),
         ("walk --out OUT --seed 1 --turn -9", "--turn: it is -9 degrees"),
         ("walk --out OUT --seed 1 --model nowhere", "--model: no world model 'nowhere'"),

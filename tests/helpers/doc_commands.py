@@ -150,6 +150,11 @@ def _pip(arguments: Sequence[str]) -> None:
                 Requirement(word)
 
 
+def _uv(arguments: Sequence[str]) -> None:
+    assert arguments[:2] == ["pip", "install"], arguments
+    _pip([word for word in arguments[1:] if word not in ("--torch-backend=cpu", "--torch-backend=auto")])
+
+
 def _pytest(arguments: Sequence[str]) -> None:
     paths = [word for word in arguments if not word.startswith("-")]
     assert all((ROOT / path.partition("::")[0]).exists() for path in paths), paths
@@ -181,4 +186,5 @@ CHECKS: dict[str, Callable[[Sequence[str]], None]] = {
     "python": _python,
     "python3": _python,
     "ros2": _ros2,
+    "uv": _uv,
 }

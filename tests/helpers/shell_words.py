@@ -20,6 +20,7 @@ PROGRAMS = (
     "rosdep",
     "sudo",
     "torchrun",
+    "uv",
 )
 """What the documentation may call; anything else is an error, so that no command goes unchecked."""
 END = "\x1e"

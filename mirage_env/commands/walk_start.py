@@ -1,0 +1,84 @@
+"""The start of a walk: a room of the simulator, a picture, or a saved world."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirage_env.commands.checks import blaming, saved_world
+from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidOptionError, MirageError
+
+if TYPE_CHECKING:
+    from mirage_env.camera import Camera
+    from mirage_env.commands.walk import Walk
+    from mirage_env.commands.walk_outputs import Start
+    from mirage_env.interfaces import KnownWorld, OpenRoom, StartView
+    from mirage_env.world_model import WorldModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StartingWorld:
+    """Where a walk will begin; `begin` is the first to write, so a wrong path leaves no half-made folder."""
+
+    camera: Camera
+    begin: Callable[[Path], Start]
+    room: KnownWorld | None = None
+
+
+def starting_world(options: Walk, model: WorldModel, open_room: OpenRoom) -> StartingWorld:
+    if options.world is not None:
+        return _stored_start(options, model, saved_world(options.world))
+    room = None
+    if options.image is not None:
+        view = _image_start(model, options.image, options.depth, options.fov)
+    else:
+        room = open_room(model, options.seed or 0)
+        view = replace(room.view, depth=None) if options.estimate_depth else room.view
+
+    def begin(place: Path) -> Start:
+        from mirage_env.commands.walk_outputs import Start
+        from mirage_env.store import CacheWriter
+
+        with blaming("--depth" if options.depth else "--image"):
+            chunk, state = model.start(view.image, view.camera, view.depth, options.seed or 0, options.prompt or "")
+        with blaming("--out"):
+            writer = CacheWriter.create(place, state, model, [chunk], options.store_frames, options.overwrite)
+        return Start(state, chunk, writer)
+
+    return StartingWorld(view.camera, begin, room)
+
+
+def _stored_start(options: Walk, model: WorldModel, cache: Path) -> StartingWorld:
+    from mirage_env.commands.walk_outputs import Start
+    from mirage_env.store import CacheWriter, copy_cache, load_world
+
+    with blaming("WORLD"):
+        camera = load_world(cache, model, lazy=True).camera
+
+    def begin(place: Path) -> Start:
+        with blaming("WORLD"):
+            if cache.resolve() != place.resolve():
+                copy_cache(cache, place, options.overwrite)
+            writer = CacheWriter.open(place, model)
+        return Start(writer.state, None, writer)
+
+    return StartingWorld(camera, begin)
+
+
+def _image_start(model: WorldModel, image: Path, depth: Path | None, fov: float | None) -> StartView:
+    from mirage_env.datasets.photographs import start_view_from_files
+
+    height, width = model.config.image_size
+    try:
+        view = start_view_from_files(model.config, image, depth, None if fov is None else math.radians(fov))
+    except MirageError as error:
+        option = {InvalidCameraError: "--fov", InvalidDepthError: "--depth"}.get(type(error), "--image")
+        raise InvalidOptionError(f"{option}: {error}") from error
+    logger.info("%s: centre-cropped and resized to %d x %d pixels", image, width, height)
+    return view
