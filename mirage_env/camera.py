@@ -110,6 +110,22 @@ def between(start: Camera, end: Camera, steps: int) -> list[Camera]:
     return [end.at(T) for T in interpolate(start.T_world_cam, end.T_world_cam, shares)]
 
 
+def check_path(cameras: Sequence[Camera], count: int, image_size: tuple[int, int]) -> None:
+    """Refuse a path of another length, or with cameras of another image size.
+
+    Raises:
+        InvalidCameraError: with what came and what is needed.
+    """
+    if len(cameras) != count:
+        raise InvalidCameraError(f"{len(cameras)} cameras were given; a chunk needs {count}, one per new frame")
+    for camera in cameras:
+        if (camera.height, camera.width) != image_size:
+            raise InvalidCameraError(
+                f"a camera has image size {(camera.height, camera.width)}; the model works at {image_size}: use "
+                "camera.resized(*image_size)"
+            )
+
+
 def pluecker_rays(
     cameras: Sequence[Camera],
     T_ref_world: Matrix,  # [4, 4], the frame the rays are expressed in

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_env.camera import Camera, pluecker_rays
+from mirage_env.camera import Camera, check_path, pluecker_rays
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidCameraError
 from mirage_env.files.any_picture import Picture
@@ -34,6 +34,7 @@ from mirage_env.memory.filters import keep_cells
 from mirage_env.memory.latent import LatentMemory, splat_batch
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.references import chosen, remembered
+from mirage_env.memory.standing import held, standing
 from mirage_env.memory.true_views import written_start
 from mirage_env.poses import inverse
 from mirage_env.readout.zbuffer import Splat
@@ -135,12 +136,13 @@ class WorldModel:
                 f"{len(states)} worlds and {len(cameras)} paths were given; give one path per world, and at least one"
             )
         for path in cameras:
-            self._check_cameras(path, self.config.frames_per_chunk)
+            check_path(path, self.config.frames_per_chunk, self.config.image_size)
         views = [(s.camera, *path[self.config.key_frames]) for s, path in zip(states, cameras, strict=True)]
         splats = splat_batch([s.memory for s in states], views)
         seen = list(zip(states, views, splats, strict=True))
         readouts = [state.memory.read(v, state.chunk + 1, splat) for state, v, splat in seen]
-        known = torch.stack([self._known(s, r) for s, r in zip(states, readouts, strict=True)])
+        given = [self._held(s, v, r) for s, v, r in zip(states, views, readouts, strict=True)]
+        known = torch.stack([self._known(s, r) for s, r in zip(states, given, strict=True)])
         most = self.config.references
         references = [chosen(s.memory, s.references, v, most, splat) for s, v, splat in seen]
         generators = [torch.Generator() for _ in states]
@@ -148,7 +150,7 @@ class WorldModel:
             generator.set_state(state.noise)
         latents = self.generator.generate(
             known=known,
-            readout=readouts,
+            readout=given,
             rays=torch.stack([self._rays(v) for v in views]),
             preceding=torch.stack([s.latents[:-1] for s in states]),
             generators=generators,
@@ -193,6 +195,11 @@ class WorldModel:
         """Refined readout of a chunk; its first latent is the clean one shared with the chunk before."""
         return torch.cat([state.latents[-1:], self.refiner.refine(readout[1:])])
 
+    def _held(self, state: WorldState, views: Cameras, readout: Readout) -> Readout:
+        """What the generator is told: a camera that stands still knows all that it saw last."""
+        stands = standing(state.camera, views) & (self.config.sampler.exact > 0.0)
+        return held(readout, state.latents[-1], stands, self.config.far)
+
     def _rays(self, views: Sequence[Camera]) -> Tensor:  # [T, 6, h, w]
         """Camera rays in the frame of the chunk's first camera, so that nothing depends on where the world began."""
         return torch.from_numpy(pluecker_rays(views, inverse(views[0].T_world_cam), *self.config.latent_size))
@@ -218,6 +225,9 @@ class WorldModel:
         frames, cameras, now = chunk.frames, chunk.key_cameras, state.chunk + 1
         if len(frames) == len(chunk.latents):  # every frame has a latent of its own
             latents = self.codec.encode(frames)
+            if self.config.sampler.exact:
+                stands = standing(state.camera, cameras)
+                latents = torch.where(stands[:, None, None, None], chunk.latents.to(latents), latents)
             still = latents[-1:]
             recent = torch.cat([state.latents, latents])
         else:  # a video; its last frame is also the still that the next chunk begins with
@@ -238,13 +248,3 @@ class WorldModel:
     def _keep(self, depth: Tensor, labels: Tensor) -> Tensor:
         c = self.config
         return keep_cells(depth, labels, c.latent_size, c.filters, c.near, c.far)
-
-    def _check_cameras(self, cameras: Sequence[Camera], count: int) -> None:
-        if len(cameras) != count:
-            raise InvalidCameraError(f"{len(cameras)} cameras were given; a chunk needs {count}, one per new frame")
-        for camera in cameras:
-            if (camera.height, camera.width) != self.config.image_size:
-                raise InvalidCameraError(
-                    f"a camera has image size {(camera.height, camera.width)}; the model {self.config.name!r} works at "
-                    f"{self.config.image_size}: use camera.resized(*image_size)"
-                )

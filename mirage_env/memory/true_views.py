@@ -18,8 +18,14 @@ from torch.nn import functional as F
 
 from mirage_env.camera import Camera
 from mirage_env.interfaces import LatentCodec, Memory
+from mirage_env.memory.lifting import depth_to_grid
 
 MemoryT = TypeVar("MemoryT", bound=Memory)
+
+
+EVEN = 1.08
+"""Depth of a cell over that of a moved one upon it, up to which the moved one is written: below the readout's
+tolerance (`ReadoutConfig.depth_tolerance`), within which the better fit is shown and not the nearer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +71,7 @@ def shifted(
     """The views as cameras would show them whose principal points lie parts of a cell aside."""
     stride = images.shape[-1] // keep.shape[-1]
     all_shifts = shifts(per_side, stride)
-    parts = [_moved(images, depth, keep, cameras, down, right, stride) for down, right in all_shifts]
+    parts = [_moved(images, depth, keep, cameras, down, right) for down, right in all_shifts]
 
     def by_view(tensors: list[Tensor]) -> Tensor:
         return torch.stack(tensors, 1).flatten(0, 1)
@@ -80,12 +86,13 @@ def shifted(
 
 
 def _moved(
-    images: Tensor, depth: Tensor, keep: Tensor, cameras: Sequence[Camera], down: int, right: int, stride: int
+    images: Tensor, depth: Tensor, keep: Tensor, cameras: Sequence[Camera], down: int, right: int
 ) -> tuple[Tensor, Tensor, Tensor, list[Camera]]:
     if not (down or right):
         return images, depth, keep, list(cameras)
-    whole = (_window(images, down, right), _window(depth[:, None], down, right)[:, 0])
-    return *whole, _kept(keep, down, right), [_aside(camera, down, right) for camera in cameras]
+    moved, grid = _window(depth[:, None], down, right)[:, 0], (keep.shape[-2], keep.shape[-1])
+    keep = _kept(keep, down, right) & _behind(depth, moved, down, right, grid)
+    return _window(images, down, right), moved, keep, [_aside(camera, down, right) for camera in cameras]
 
 
 def _window(x: Tensor, down: int, right: int) -> Tensor:  # [F, C, H, W]
@@ -104,6 +111,18 @@ def _kept(keep: Tensor, down: int, right: int) -> Tensor:  # [F, h, w]
             beside.select(axis, -1 if step > 0 else 0).fill_(False)
             keep = keep & beside
     return keep
+
+
+def _behind(depth: Tensor, moved: Tensor, down: int, right: int, grid: tuple[int, int]) -> Tensor:  # [F, h, w] bool
+    """Moved cells that hide none of the cells they lie on.
+
+    At a silhouette a token beside its cell would hide, being nearer, the one that was written for the cell itself.
+    """
+    farthest = depth_to_grid(depth, grid)
+    for axis, step in ((-2, down), (-1, right)):
+        if step:
+            farthest = torch.maximum(farthest, torch.roll(farthest, -1 if step > 0 else 1, axis))
+    return farthest <= EVEN * depth_to_grid(moved, grid)
 
 
 def _aside(camera: Camera, down: int, right: int) -> Camera:

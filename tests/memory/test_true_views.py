@@ -123,3 +123,16 @@ def test_a_world_begins_with_a_dense_view_and_takes_true_views_whole():
     _, after = dense.observe(many, view.image[None], [camera])
     assert after.memory.points == many.memory.points
     assert after.memory.frames == 2
+
+
+def test_shifted_tokens_never_hide_a_cell_of_the_view_itself():
+    """At silhouettes too: every cell that is kept reads back at its own place."""
+    room = Room.generate(5, "train")
+    camera = room.start_camera(np.random.default_rng(1), 64, 64)
+    view = room.render(camera, 0.0)
+    depth = torch.from_numpy(np.where(np.isfinite(view.depth), view.depth, 50.0)).float()[None]
+    image = torch.from_numpy(view.image).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+    views = (MODEL.codec.encode(image), image, depth, torch.ones(1, 8, 8, dtype=torch.bool), [camera])
+    memory = written_start(LatentMemory.empty(DENSE.at((64, 64))), MODEL.codec, views, 2)
+    assert memory.points > 64 * 2
+    assert memory.read([camera], now=0).offset.abs().max() < 1e-3

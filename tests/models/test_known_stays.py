@@ -10,6 +10,7 @@ from tiny import tiny_world_model
 from mirage_env.camera import Camera, pluecker_rays
 from mirage_env.config.world import MemoryConfig
 from mirage_env.interfaces import Readout
+from mirage_env.memory.standing import held, standing
 from mirage_env.models.small.detail_head import DetailHead, without_seams
 from mirage_env.models.small.refiner import ConvRefiner, misplaced
 from mirage_env.models.wan.anchored_noise import anchored, panorama_size
@@ -143,3 +144,34 @@ def test_what_repeats_from_patch_to_patch_leaves_no_trace(patch):
     assert (inner - inner[..., :1, :1]).abs().max() < 1e-5
     plain = torch.full((2, 3, 8, 8), 0.7)
     torch.testing.assert_close(without_seams(plain, patch), plain)
+
+
+def test_a_camera_that_stands_still_sees_one_picture_whatever_is_unknown():
+    """Sky and movers, which no memory holds, stay too; another camera of the chunk sees what it would see anyway."""
+    model = standing_model()
+    room = Room.generate(3, "train")
+    camera = room.start_camera(np.random.default_rng(0), 32, 32)
+    view = room.render(camera, 0.0)
+    everything_moves = np.ones((32, 32), np.int64)
+    start, state = model.start(view.image, camera, labels=everything_moves)
+    assert not start.readout.observed.any()
+    first = model.codec.decode(start.latents)
+    for _ in range(3):
+        chunk, state = model.step(state, [camera] * 4)
+        torch.testing.assert_close(chunk.frames, first.expand_as(chunk.frames))
+    moved = [camera.at(camera.T_world_cam @ turned(0.1 * i).T_world_cam) for i in range(1, 5)]
+    assert not torch.allclose(model.step(state, moved)[0].frames, first.expand(4, -1, -1, -1), atol=0.1)
+
+
+def test_standing_is_a_matter_of_pose_and_lens():
+    zoomed = Camera.from_fov(1.0, 32, 32)
+    assert standing(CAMERA, [CAMERA, CAMERA.at(np.eye(4)), turned(0.01), zoomed]).tolist() == [True, True, False, False]
+
+
+def test_only_standing_cameras_are_held():
+    before = readout(0.4)
+    after = held(before, torch.ones(8, 4, 4), torch.tensor([True, False]), far=50.0)
+    assert (after.latent[0] == 1.0).all()
+    assert not after.offset[0].any()
+    assert torch.equal(after.latent[1], before.latent[1])
+    assert torch.equal(after.offset[1], before.offset[1])
