@@ -21,6 +21,8 @@ from tyro.conf import subcommand
 from mirage_env.commands.os_errors import has_compiled, message_of
 from mirage_env.commands.tree import MIRAGE, Command
 from mirage_env.errors import InvalidOptionError, MirageError, MissingPackageError
+from mirage_env.files import printable
+from mirage_env.interrupts import signals_interrupt
 
 NOISY = ("torchao", "torch.utils._pytree", "diffusers.quantizers", "diffusers.utils.import_utils")
 """Loggers that warn at import, about kernels of other machines and about each other."""
@@ -67,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[0] in COMPILING and not has_compiled():
             print("the first start compiles, which takes about a minute", file=sys.stderr)
         try:
-            return run(options)
+            with signals_interrupt():
+                return run(options)
         except ModuleNotFoundError as error:
             raise _missing(error, path) from error
     except SystemExit as left:  # after a help text
@@ -77,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (MirageError, OSError) as error:
         text = str(error) if isinstance(error, MirageError) else message_of(error)
-        print(f"{' '.join(path)}: {text}", file=sys.stderr)
+        print(f"{' '.join(path)}: {printable(text)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{' '.join(path)}: stopped", file=sys.stderr)

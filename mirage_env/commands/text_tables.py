@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mirage_env.files import printable
+
 if TYPE_CHECKING:
     from mirage_env.commands.walk_outputs import WalkFigures
     from mirage_env.store import CacheInfo
@@ -68,7 +70,7 @@ def counted(count: int, what: str) -> str:
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows) + 2
-    return "\n".join(f"{name:<{width}}{value}" for name, value in rows)
+    return "\n".join(printable(f"{name:<{width}}{value}", keep="") for name, value in rows)
 
 
 def _bytes(count: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Literal
 
 from mirage_env.config.geometry import GeometryConfig
 from mirage_env.config.parsing import at_least, from_dict, one_of
-from mirage_env.errors import InvalidOptionError
+from mirage_env.errors import InvalidOptionError, ModelNotFoundError
 from mirage_env.files import read_json
 
 FORMAT_VERSION = 1
@@ -256,6 +257,8 @@ class WorldModelConfig:
     version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        if self.shares is not None and re.fullmatch(r"(\.\./)?[\w-][\w.-]*", self.shares) is None:
+            raise InvalidOptionError(f"shares is {self.shares!r}; name a folder beside the model's: ../NAME")
         (H, W), (h, w) = self.image_size, self.latent_size
         if min(H, W, h, w) < 1 or H % h or W % w or H // h != W // w:
             raise InvalidOptionError(f"image_size {(H, W)} must be one whole multiple of latent_size {(h, w)}")
@@ -301,6 +304,19 @@ class WorldModelConfig:
     def save(self, folder: Path) -> None:
         """Write `mirage.json` into `folder`."""
         (folder / "mirage.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    def parts_folder(self, folder: Path) -> Path | None:
+        """The model beside `folder` that gives the parts `folder` does not hold itself; None without `shares`.
+
+        Raises:
+            ModelNotFoundError: there is none.
+        """
+        if self.shares is None:
+            return None
+        shared = folder / self.shares
+        if shared.is_symlink() or not (shared / "mirage.json").is_file():
+            raise ModelNotFoundError(f"{folder / 'mirage.json'} shares {self.shares!r}, where there is no model")
+        return shared
 
     @staticmethod
     def load(folder: Path) -> WorldModelConfig:

@@ -45,8 +45,13 @@ def torch(name: str = "torch") -> Iterator[Finding]:
         return
     build = f"CUDA {found.version.cuda}" if found.version.cuda else "CPU build"
     yield Finding("ok", "PyTorch", f"{found.__version__}, {build}")
-    yield from threads(found.get_num_threads(), len(os.sched_getaffinity(0)))
+    yield from threads(found.get_num_threads(), usable_cores())
     yield from arithmetic(found.cpu._is_avx512_bf16_supported())
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; where the system does not say, all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads(count: int, cores: int) -> Iterator[Finding]:
@@ -80,7 +85,11 @@ def waiting(policy: str | None = None) -> Iterator[Finding]:
 def memory(available: float | None = None) -> Iterator[Finding]:
     """Main memory, GiB."""
     if available is None:
-        table = dict(re.findall(r"^(\w+): +(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE))
+        known = Path("/proc/meminfo")
+        table = dict(re.findall(r"^(\w+): +(\d+) kB$", known.read_text() if known.exists() else "", re.MULTILINE))
+        if "MemAvailable" not in table:
+            yield Finding("note", "memory", "this system does not say how much is free", "a walk takes 1 GiB")
+            return
         available = int(table["MemAvailable"]) * 1024 / GIB
     says = f"{available:.1f} GiB available"
     if available < LEAST_MEMORY:

@@ -111,6 +111,13 @@ def sweep(path: Path) -> None:
             remove(left)
 
 
+def sweep_folder(folder: Path) -> None:
+    """Remove what killed processes have left while they made files or folders in `folder`, whatever their names."""
+    for left in _left_in(folder, r"[^/]*", NEW):
+        with suppress(OSError):
+            remove(left)
+
+
 def beside(path: Path, kind: str = NEW) -> Path:
     """A name beside `path` that no other process uses, for something temporary."""
     return path.with_name(f".{_stem(path)}.{MADE_HERE}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}.tmp")
@@ -134,10 +141,14 @@ def exchange(a: Path, b: Path) -> bool:
 
 
 def _left(path: Path, kind: str) -> list[Path]:
-    pattern = re.compile(rf"\.{re.escape(_stem(path))}\.([0-9a-f]{{8}})-(\d+)-[0-9a-f]{{8}}\.{kind}\.tmp")
+    return _left_in(path.parent, re.escape(_stem(path)), kind)
+
+
+def _left_in(folder: Path, stem: str, kind: str) -> list[Path]:
+    pattern = re.compile(rf"\.{stem}\.([0-9a-f]{{8}})-(\d+)-[0-9a-f]{{8}}\.{kind}\.tmp")
     found = []
     try:
-        with os.scandir(path.parent) as entries:
+        with os.scandir(folder) as entries:
             for entry in entries:
                 match = pattern.fullmatch(entry.name)
                 if match and not entry.is_symlink() and _is_gone(match[1], int(match[2]), Path(entry.path)):

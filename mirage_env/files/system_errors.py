@@ -29,7 +29,7 @@ ADVICE = {
 """By error number."""
 
 
-def explain(error: OSError) -> str:
+def message_of(error: OSError) -> str:
     """The message of a system error, with what to do."""
     advice = ADVICE.get(error.errno or 0)
     if advice is None:

@@ -20,6 +20,24 @@ PLACES = ("transformer", "vae", "text_encoder", "depth", "segmentation")
 """Parts that `device_map` can put on devices of their own; the side branch goes with the transformer."""
 
 
+def available(device: str | torch.device) -> torch.device:
+    """The device of that name, if this machine and this build of PyTorch have it.
+
+    Raises:
+        InvalidOptionError: there is no such device.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # builds without CUDA assert
+        count = torch.cuda.device_count()
+        there = ", ".join(["cpu", *(f"cuda:{n}" for n in range(count))])
+        raise InvalidOptionError(
+            f"device {str(device)!r} is not available here ({error}); give one of {there}"
+        ) from error
+    return found
+
+
 @dataclass(frozen=True)
 class Running:
     """Options of `load_world_model` that do not change what a model is.

@@ -23,7 +23,7 @@ from diffusers import ModelMixin, WanTransformer3DModel
 
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidOptionError
-from mirage_env.models.device_placement import Offload, Running
+from mirage_env.models.device_placement import Offload, Running, available
 from mirage_env.models.geometry.loader import load_depth, load_segmentation
 from mirage_env.models.io.fingerprint import fingerprint
 from mirage_env.models.io.hub import find_model, find_part, is_pipeline, shipped_models
@@ -117,7 +117,7 @@ def load_world_model(
         MissingPackageError: an option needs a package that is not installed.
     """
     folder = find_model(name, revision, text_encoder)
-    device = torch.device(device)
+    device = available(device)
     dtype = dtype or native_dtype(device)
     backend = compile if isinstance(compile, str) else ("inductor" if compile else None)
     running = Running(device, dtype, offload, quantise, backend, device_map, vae_tiling, fuse_lora)
@@ -145,7 +145,7 @@ def _load_small(
 ) -> WorldModel:
     own = WorldModelConfig.load(folder)
     config = own if image_size is None else own.at(image_size)
-    base = folder / config.shares if config.shares else folder
+    base = config.parts_folder(folder) or folder
 
     def place_of(name: str) -> Path:
         return folder / name if (folder / name).is_dir() else base / name

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +11,9 @@ from typing import Any
 
 from mirage_env.datasets.zip_arrays import ENDING
 from mirage_env.errors import CacheModelError, InvalidOptionError, RolloutError
+from mirage_env.files import read_json_object
+from mirage_env.files.atomic import new_file, sweep_folder
+from mirage_env.files.locks import try_lock
 from mirage_env.store import open_cache
 from policies.rollout.loop import Recipe, about_cache
 
@@ -76,37 +77,39 @@ def claimed(folder: Path, plan: RolloutPlan) -> Iterator[None]:
         RolloutError: it holds rollouts of another plan, or another run writes there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RolloutError(f"another run writes to {folder}; wait for it, or choose another folder") from error
+    if (lock := try_lock(folder / LOCK)) is None:
+        raise RolloutError(f"another run writes to {folder}; wait for it, or choose another folder")
+    try:
+        sweep_folder(folder)
         _write_plan(folder, plan)
-        for left in folder.glob(".*.partial"):
-            left.unlink(missing_ok=True)
         yield
+    finally:
+        lock.release()
 
 
 def _write_plan(folder: Path, plan: RolloutPlan) -> None:
     place, wanted = folder / PLAN, plan.encode()
     if place.exists():
-        try:
-            there = dict(json.loads(place.read_text()))
-        except ValueError as error:
-            raise RolloutError(f"{place} is no plan of rollouts: {error}; choose another folder") from error
+        there = read_json_object(place, error=RolloutError, advice="choose another folder")
         different = sorted(n for n in {*there, *wanted} - {"episodes"} if there.get(n) != wanted.get(n))
         if different and any(folder.glob(f"*{ENDING}")):  # a plan of which nothing was done is of no use to anybody
             raise RolloutError(
                 f"{folder} holds rollouts of another plan (another {', '.join(different)}, see {PLAN}); give the same "
                 "options to go on, or choose another folder"
             )
-        if not different and there["episodes"] >= plan.episodes:
+        if not different and _count(there) >= plan.episodes:
             return
     elif any(folder.glob(f"*{ENDING}")):
         raise RolloutError(f"{folder} holds episodes and no {PLAN}; choose another folder")
-    partial = folder / f".{PLAN}.partial"
-    partial.write_text(json.dumps(wanted, indent=1) + "\n")
-    os.replace(partial, place)
+    with new_file(place) as partial:
+        partial.write_text(json.dumps(wanted, indent=1) + "\n")
+
+
+def _count(plan: Mapping[str, Any]) -> int:
+    count = plan.get("episodes")
+    if type(count) is not int or count < 0:
+        raise RolloutError(f"{PLAN} says {count!r} episodes; choose another folder")
+    return count
 
 
 def _caches_in(place: Path) -> list[Path]:

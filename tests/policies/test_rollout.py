@@ -17,6 +17,7 @@ from worlds import open_minded_model, start, walk
 from mirage_env.cli import main
 from mirage_env.episodes import differences, episode_files, load_episode
 from mirage_env.errors import CacheModelError, InvalidActionError, InvalidOptionError, RolloutError
+from mirage_env.files.atomic import MADE_HERE
 from mirage_env.models.world_model_loader import load_world_model, save_world_model
 from mirage_env.store import save_world
 from policies.base import Policy
@@ -123,12 +124,12 @@ def test_second_run_records_only_what_is_missing_and_more_may_be_asked_for(tmp_p
     plan = RolloutPlan.of(recipe, 3, caches=caches)
     recorded(plan, tmp_path)
     plan.file(tmp_path, 1).unlink()
-    (tmp_path / ".rollout_000001.zarr.zip.x.partial").write_bytes(b"left by a kill")
+    (tmp_path / f".rollout_000001.zarr.zip.{MADE_HERE}-{2**22 + 1}-01234567.new.tmp").write_bytes(b"left by a kill")
     before = {path: path.stat().st_mtime_ns for path in episode_files(tmp_path)}
     numbers, _ = recorded(replace(plan, episodes=4), tmp_path)
     assert numbers == [1, 3]
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    assert not list(tmp_path.glob(".*.partial"))
+    assert not list(tmp_path.glob(".*.tmp"))
     assert json.loads((tmp_path / "plan.json").read_text())["episodes"] == 4
 
 

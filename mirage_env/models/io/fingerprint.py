@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mirage_env.config.world import WorldModelConfig
+from mirage_env.files import read_regular
 from mirage_env.models.io.hub import is_pipeline
 from mirage_env.models.io.safetensors_files import read_header
 from mirage_env.models.wan.pipeline_parts import NAME, Sources, said_in, sources_of
@@ -23,6 +24,8 @@ COUNTED = ("mirage.json", "transformer", "vae", "scheduler", "depth", "segmentat
 """Parts that the latents and the memory of a world depend on; the text encoder only gives prompts their meaning."""
 SAMPLE = 2048
 """Bytes of either end of a tensor."""
+MOST_BYTES = 2**33
+"""Of a file that is hashed whole."""
 HEADER_LENGTH = 8
 """Bytes of the number in front of a safetensors header."""
 
@@ -42,11 +45,11 @@ def fingerprint(folder: Path, added: Mapping[str, str | Path] | None = None) -> 
         return sampled_fingerprint(sources_of(folder))
     digest = hashlib.sha256()
     config = WorldModelConfig.load(folder)
-    folders = [folder / config.shares] if config.shares else []
-    for root in (*folders, folder):
+    shared = config.parts_folder(folder)
+    for root in (folder,) if shared is None else (shared, folder):
         for path in sorted([*root.rglob("*.safetensors"), *root.rglob("*.json")]):
             digest.update(str(path.relative_to(root)).encode())
-            digest.update(path.read_bytes())
+            digest.update(read_regular(path, MOST_BYTES))
     for part, place in sorted((added or {}).items()):
         digest.update(part.encode() + _hash_of(place))
     return f"{config.name}-{digest.hexdigest()[:16]}"
@@ -81,7 +84,7 @@ def sampled_hash(place: Path) -> bytes:
     for path in files:
         digest.update((str(path.relative_to(place)) if place.is_dir() else path.name).encode())
         if path.suffix != ".safetensors":
-            digest.update(path.read_bytes())
+            digest.update(read_regular(path, MOST_BYTES))
             continue
         header = read_header(path)
         digest.update(str(path.stat().st_size).encode())

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mirage_env.errors import InvalidOptionError, MissingPackageError, ModelNotFoundError, WeightsError
+from mirage_env.models.io.bounded_build import built
 from mirage_env.models.io.safetensors_files import PICKLED, TEXT_WEIGHTS, WEIGHTS, WeightFiles, read_json
 from mirage_env.models.wan.lora import LowRank
 
@@ -73,12 +74,13 @@ def load_module(cls: type[ModuleT], folder: Path) -> ModuleT:
     Raises:
         ModelNotFoundError: no such folder, or no weights in it.
         WeightsError: truncated file, missing, unexpected or misshapen weights, or pickled ones only.
-        InvalidOptionError: `config.json` is no JSON.
+        InvalidOptionError: `config.json` is no JSON, or describes no such network, or a larger one than its weights.
     """
     if not (folder / "config.json").is_file():
         raise ModelNotFoundError(f"{folder} holds no config.json; a world model needs the folder {folder.name!r}")
-    module = cls.from_config(read_json(folder / "config.json"))
-    load_strictly(module, dict(WeightFiles.of(folder).tensors()), folder)
+    config, files = read_json(folder / "config.json"), WeightFiles.of(folder)
+    module = built(lambda: cls.from_config(config), config, files.shapes(), folder)
+    load_strictly(module, dict(files.tensors()), folder)
     return module.eval()
 
 
@@ -96,22 +98,26 @@ def empty(build: Callable[[], BuiltT]) -> BuiltT:
         return build()
 
 
-def empty_module(cls: type[ModuleT], config: dict[str, Any], folder: Path) -> ModuleT:
+def empty_module(cls: type[ModuleT], config: dict[str, Any], folder: Path, shapes: Shapes | None = None) -> ModuleT:
     """`empty` for a network in the diffusers layout.
 
     Args:
         cls: the class that `config` must name, or a parent of it, if it names one.
         config: what `config.json` says.
         folder: for the message.
+        shapes: of the tensors in its weight file, if it must not become larger than that.
 
     Raises:
         MissingPackageError: accelerate is not installed.
-        InvalidOptionError: the configuration is for another class, or has a value that the class refuses.
+        InvalidOptionError: the configuration is for another class, has a value that the class refuses, or describes a
+            larger network.
     """
     config = dict(config)
     names = [c.__name__ for c in cls.__mro__]
     if (named := config.pop("_class_name", cls.__name__)) not in names:
         raise InvalidOptionError(f"{folder} holds a {named}; a world model needs a {cls.__name__} there")
+    if shapes is not None:
+        return built(lambda: empty(lambda: cls.from_config(config)), config, shapes, folder)
     try:
         return empty(lambda: cls.from_config(config))
     except (TypeError, ValueError, RuntimeError) as error:
@@ -140,10 +146,11 @@ def load_published(
         ModelNotFoundError, WeightsError, InvalidOptionError: as `load_module`; also for another class.
         MissingPackageError: accelerate is not installed.
     """
-    module = empty_module(cls, read_json(folder / "config.json"), folder)
-    files = WeightFiles.of(folder)
+    config, files = read_json(folder / "config.json"), WeightFiles.of(folder)
+    there = files.shapes()
+    module = empty_module(cls, config, folder, there)
     shapes = _shapes(module.state_dict())
-    _refuse(misfits(shapes, files.shapes()), module, folder)
+    _refuse(misfits(shapes, there), module, folder)
     updates = LowRank.of(lora, shapes) if lora else None
     weights, problems = {}, []
     for name, value in files.tensors():

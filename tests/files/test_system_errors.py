@@ -7,20 +7,22 @@ import pytest
 
 from mirage_env import cli
 from mirage_env.cli import main
-from mirage_env.commands.os_errors import ADVICE, has_compiled, told
+from mirage_env.commands.os_errors import has_compiled
+from mirage_env.errors import CacheBusyError, StoreError
+from mirage_env.files.system_errors import ADVICE, message_of, system_errors_as
 
 
 @pytest.mark.parametrize("number", sorted(ADVICE))
 def test_advice_names_the_place_and_what_to_do(number):
-    message = told(OSError(number, os.strerror(number), "some/place"))
+    message = message_of(OSError(number, os.strerror(number), "some/place"))
     assert message.startswith("some/place: ")
     assert ";" in message
-    assert told(OSError(number, "said")).startswith("said: ")
+    assert message_of(OSError(number, "said")).startswith("said: ")
 
 
 def test_other_errors_are_told_as_they_are():
-    assert told(OSError(errno.ELOOP, "too many links", "a")) == str(OSError(errno.ELOOP, "too many links", "a"))
-    assert told(OSError("ffmpeg could not write a.mp4")) == "ffmpeg could not write a.mp4"
+    assert message_of(OSError(errno.EXDEV, "another disk", "a")) == str(OSError(errno.EXDEV, "another disk", "a"))
+    assert message_of(OSError("ffmpeg could not write a.mp4")) == "ffmpeg could not write a.mp4"
 
 
 def test_command_says_what_to_do_about_a_place_that_cannot_be_written(tmp_path, capsys, monkeypatch):
@@ -42,3 +44,11 @@ def test_first_start_is_announced_until_kernels_are_there(tmp_path, capsys, monk
     monkeypatch.setattr(cli, "has_compiled", lambda: False)
     assert main(["walk", "--seed", "-1", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("the first start compiles")
+
+
+def test_system_errors_become_ours_and_ours_stay():
+    says = r"world\.zarr: No space left on device: its disk is full; make room"
+    with pytest.raises(StoreError, match=says), system_errors_as(StoreError, "world.zarr"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b")
+    with pytest.raises(CacheBusyError), system_errors_as(StoreError, "world.zarr"):
+        raise CacheBusyError("busy")
