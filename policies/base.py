@@ -1,4 +1,4 @@
-"""What a policy is."""
+"""Policy interface."""
 
 from typing import Any, Protocol
 

@@ -36,7 +36,7 @@ Algorithm = Literal["ppo", "sac"]
 
 @dataclass(frozen=True)
 class View:
-    """What of an observation a policy looks at.
+    """Part of an observation that a policy looks at.
 
     Attributes:
         keys: out of `KEYS`.
@@ -79,7 +79,7 @@ class View:
         return spaces.Dict({key: self._space(space[key]) for key in self.keys})
 
     def __call__(self, observation: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        """What the policy gets of an observation, or of a batch of them ([B, ...])."""
+        """Select the policy's part of an observation, or of a batch of them ([B, ...])."""
         return {key: self._seen(np.asarray(observation[key])) for key in self.keys}
 
     def _space(self, space: Space[Any]) -> Space[Any]:
@@ -239,7 +239,7 @@ class LearnedPolicy:
 
 
 def is_image(space: Space[Any]) -> bool:
-    """Whether a space holds images, uint8 [H, W, 3]."""
+    """Check for a space of images, uint8 [H, W, 3]."""
     return space.dtype == np.uint8 and len(space.shape or ()) == 3
 
 

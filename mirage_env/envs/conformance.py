@@ -311,7 +311,7 @@ def _arrays(value: Any, name: str = "result") -> Iterator[tuple[str, NDArray[Any
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two results are equal, bit for bit."""
+    """Compare two results, bit for bit."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):

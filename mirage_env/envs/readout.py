@@ -50,7 +50,7 @@ class Preview(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Glance(Shown):
-    """What a memory shows at one camera. The picture is drawn when it is first asked for."""
+    """View of a memory from one camera. The picture is drawn when it is first asked for."""
 
     frames: NDArray[np.uint8] = field(init=False)  # [1, H, W, 3]
     readout: NDArray[np.uint8] | None = field(init=False)
@@ -152,7 +152,7 @@ class ReadoutEnv(ChunkEnv[Visit]):
 
     @torch.inference_mode()
     def look(self, state: Visit) -> Glance:
-        """What the memory holds at the camera.
+        """Read the memory at the camera of a visit.
 
         Raises:
             InvalidOptionError: not a `Visit`.
@@ -178,7 +178,7 @@ class ReadoutEnv(ChunkEnv[Visit]):
         )
 
     def picture(self, state: Visit, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
-        """What the memory holds there."""
+        """Draw the memory at another camera."""
         return self.look(replace(state, camera=camera)).frames[0]
 
     def _results(self, time_step: TimeStep[Visit]) -> tuple[Observation, Info]:

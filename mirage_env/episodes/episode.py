@@ -70,7 +70,7 @@ class Episode:
 
 
 def differences(one: Episode, other: Episode) -> list[str]:
-    """Where two episodes differ, a line for each array; none where they are equal to the bit."""
+    """List the differences of two episodes, a line for each array; none where they are equal to the bit."""
     a, b = dict(one.arrays()), dict(other.arrays())
     lines = [f"{name}: only one of the two has it" for name in sorted(a.keys() ^ b.keys())]
     return lines + [line for name in a if name in b and (line := _difference(name, a[name], b[name]))]

@@ -68,7 +68,7 @@ def load_episode(path: str | Path) -> Episode:
 
 
 def _is_whole(arrays: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether the arrays that every episode has are there, and all have rows."""
+    """Check for the arrays that every episode has, and that all have rows."""
     kinds = {"rewards": "f", "terminated": "b", "truncated": "b", "counts": "i"}
     typed = all(name in arrays and arrays[name].dtype.kind == k and arrays[name].ndim == 1 for name, k in kinds.items())
     return typed and "actions" in arrays and all(values.ndim > 0 for values in arrays.values())

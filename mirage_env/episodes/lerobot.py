@@ -133,7 +133,7 @@ def _table(arrow: Any, columns: list[_Column]) -> Any:
 def _row(
     columns: list[_Column], number: int, start: int, steps: int, task: str, place: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What meta/episodes tells of an episode."""
+    """Row of meta/episodes for one episode."""
     return {
         "episode_index": number,
         "tasks": [task],

@@ -62,7 +62,7 @@ class Builder:
                 self._standing(furniture.standing(rng, self.palette, self.courtyard))
 
     def scene(self) -> Scene:
-        """What was placed, as the arrays that the ray-caster takes."""
+        """Pack everything that was placed into the arrays that the ray-caster takes."""
         material, label = self._shell_materials()
         lights, ambient, sky = self._light()
         geometry = np.array([part.row() for part, _, _ in self.parts]).reshape(-1, 8)

@@ -1,4 +1,4 @@
-"""Where one can stand in a room, and how far it is around the obstacles."""
+"""Free space of a room: places to stand, and shortest ways around the obstacles."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _nearest(free: NDArray[np.bool_], position: Array) -> tuple[tuple[int, int],
 
 
 def _open(free: NDArray[np.bool_], a: Array, b: Array) -> bool:
-    """Whether the straight line between two points of the plan stays in free cells."""
+    """Check that the straight line between two points of the plan stays in free cells."""
     count = int(np.hypot(*(a[:2] - b[:2])) / (0.5 * CELL)) + 2
     cells = np.floor(np.linspace(a[:2], b[:2], count) / CELL).astype(np.int64)
     if (cells < 0).any() or (cells >= free.shape).any():

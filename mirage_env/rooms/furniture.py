@@ -1,4 +1,4 @@
-"""What stands and moves in a room, each in its own frame (floor at z = 0, back towards -y), metres."""
+"""Furniture and movers, each in its own frame (floor at z = 0, back towards -y), metres."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where rays meet primitives and the room: numba helpers of the ray-caster. The arrays are those of `raycast`."""
+"""Intersections of rays with primitives and the room, for the ray-caster (numba); its arrays are those of `raycast`."""
 
 from __future__ import annotations
 

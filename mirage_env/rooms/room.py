@@ -25,7 +25,7 @@ FRAME_SECONDS = 1.0 / 8.0
 
 @dataclass(frozen=True, eq=False)
 class RoomView:
-    """What a camera sees. Depth, instance, mover and sky belong to the ray through the pixel centre.
+    """View of a camera. Depth, instance, mover and sky belong to the ray through the pixel centre.
 
     Attributes:
         depth: z in metres, infinite in the sky.
@@ -92,7 +92,7 @@ class Room:
         return RoomView(image, depth, instance, mover, instance == 0)
 
     def is_free(self, position: ArrayLike, radius: float = 0.25) -> bool:
-        """Whether a walker with eyes at that point [3] keeps `radius` metres from walls, things and mover paths.
+        """Check that a walker with eyes at that point [3] keeps `radius` metres from walls, things and mover paths.
 
         Raises:
             InvalidPoseError: not three finite numbers.

@@ -1,4 +1,4 @@
-"""What a hit looks like: numba helpers of the ray-caster. The arrays are those of `raycast`."""
+"""Shading of a hit: numba helpers of the ray-caster. The arrays are those of `raycast`."""
 
 from __future__ import annotations
 

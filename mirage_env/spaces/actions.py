@@ -51,7 +51,7 @@ class PoseBox(Box):
         return pose
 
     def contains(self, x: Any) -> bool:
-        """Whether `x` has the shape, type and bounds of the box and unit quaternions within 1 %."""
+        """Check for the shape, type and bounds of the box, and for unit quaternions within 1 %."""
         return super().contains(x) and bool(
             (np.abs(np.linalg.norm(np.asarray(x)[..., 3:], axis=-1) - 1.0) <= 1e-2).all()
         )
@@ -64,7 +64,7 @@ def _batch_pose_box(space: PoseBox, n: int = 1) -> PoseBox:
 
 
 class Control(Protocol):
-    """How actions are given."""
+    """Control of the camera: an action space, and the cameras that an action stands for."""
 
     @property
     def space(self) -> Box:

@@ -1,4 +1,4 @@
-"""What an environment returns of what a world showed: spaces, observations and info. All arrays are copies."""
+"""Observations: their spaces, and the observation and info of what a world showed. All arrays are copies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class WorldFormat:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a reset (one frame) or a step (F frames) showed, in the types of the edges."""
+    """Frames of a reset (one) or a step (F) with depth, labels and readout, as NumPy arrays."""
 
     cameras: tuple[Camera, ...]  # F
     frames: NDArray[np.uint8]  # [F, H, W, 3]
@@ -87,7 +87,7 @@ def observation_of(
 
 
 def info_of(shown: Shown, frames: bool) -> Info:
-    """What `info` holds after every call; with `frames` also the whole chunk."""
+    """Build `info`; with `frames` it holds the whole chunk."""
     info: Info = {
         "poses": np.stack([camera.as_vector() for camera in shown.cameras]),
         "chunk": shown.chunk,

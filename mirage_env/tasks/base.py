@@ -1,4 +1,4 @@
-"""What a task is: it begins with a world, and judges every step in it.
+"""Task interface: a task begins with a world, and judges every step in it.
 
 A task is immutable and may be shared by many environments. Whatever changes in an episode is in the verdicts that it
 returns, which is what lets an episode be forked and taken back like the world that it takes place in.
@@ -30,7 +30,7 @@ STOPS = ("automatic", "action")
 
 
 class World(Protocol):
-    """What a task may ask the world, as it is at that moment."""
+    """World as a task may query it, in the state of that moment."""
 
     def distance_to(self, goal: Point) -> Distance:
         """Way to a point: around obstacles where they are known (Rooms), else straight."""
@@ -45,13 +45,13 @@ class World(Protocol):
         ...
 
     def picture(self, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
-        """What the world shows there; the world stays as it is. In a learned world this walks there on a fork."""
+        """Show the world from there; it stays as it is. In a learned world this walks there on a fork."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What a task learns when an episode begins."""
+    """Beginning of an episode."""
 
     shown: Shown  # one frame
     world: World
@@ -61,16 +61,16 @@ class Start:
 
     @property
     def camera(self) -> Camera:
-        """Where the episode begins."""
+        """Camera of the start view."""
         return self.shown.cameras[-1]
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """What a task learns of a step."""
+    """Step of an episode."""
 
     before: Camera
-    """Where the step began."""
+    """Camera that the step began at."""
     shown: Shown  # F frames
     world: World
     action: NDArray[Any]
@@ -79,13 +79,13 @@ class Step:
 
     @property
     def camera(self) -> Camera:
-        """Where the step ended."""
+        """Camera of the last frame."""
         return self.shown.cameras[-1]
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What a task makes of a start or a step.
+    """Judgement of a start or a step.
 
     Attributes:
         progress: given to the next `evaluate`; never changed in place.

@@ -22,7 +22,7 @@ SIDE = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Explored:
-    """What was seen so far."""
+    """Ground that was seen so far."""
 
     T_ground_world: NDArray[np.float64]  # [4, 4], x and z along the ground, y down
     cells: NDArray[np.int64]  # [N] sorted

@@ -36,5 +36,5 @@ class Guard:
             raise InvalidOptionError("a guard without penalty and truncation does nothing; give one of them")
 
     def acts(self, coverage: float) -> bool:
-        """Whether a step with that coverage is punished."""
+        """Check for a step with too little coverage."""
         return coverage < self.min_coverage

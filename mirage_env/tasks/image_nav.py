@@ -19,7 +19,7 @@ from mirage_env.tasks.navigation import Rules, Trip, check_goal, check_positive,
 
 @dataclass(frozen=True, eq=False)
 class ImageTrip:
-    """How far an episode of ImageNav is."""
+    """Progress of an episode of ImageNav."""
 
     trip: Trip
     image: NDArray[np.uint8]  # [H, W, 3]

@@ -1,4 +1,4 @@
-"""What the navigation tasks share: reaching a pose, and how well that was done.
+"""Navigation: reaching a pose, and the measures of how well that was done.
 
 Success, SPL and SoftSPL are those of Anderson et al., "On Evaluation of Embodied Navigation Agents" (2018), and of
 Habitat: with S success, l the distance at the start, p the way travelled and d the distance left,
@@ -27,7 +27,7 @@ GOAL_LIMIT = 4.0 * POSITION_LIMIT
 
 @dataclass(frozen=True)
 class Rules:
-    """When a pose counts as reached, and what that is worth; base of `PointNav` and `ImageNav`.
+    """Rules of navigation: when a pose counts as reached, and its reward; base of `PointNav` and `ImageNav`.
 
     Attributes:
         radius: metres. The default is twice the 0.25 m that a walker needs around it (Habitat: twice the agent's
@@ -64,13 +64,13 @@ class Rules:
             )
 
     def distance_to(self, goal: Point, world: World) -> Distance:
-        """How far it is to a goal: around obstacles where they are known, unless the goal was seen."""
+        """Return the distance to a goal: around obstacles where they are known, unless the goal was seen."""
         return StraightDistance(goal) if self.goals == "seen" else world.distance_to(goal)
 
 
 @dataclass(frozen=True, eq=False)
 class Trip:
-    """How far an episode of navigation is."""
+    """Progress of an episode of navigation."""
 
     target: Camera
     distance: Distance

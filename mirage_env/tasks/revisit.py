@@ -26,7 +26,7 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Return:
-    """How far an episode of Revisit is."""
+    """Progress of an episode of Revisit."""
 
     trip: Trip
     first: NDArray[np.uint8]  # [H, W, 3] the start view

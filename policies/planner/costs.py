@@ -1,4 +1,4 @@
-"""What candidate paths cost (`memory_model.py`): small objects that look at `ImaginedPaths` and give one number each.
+"""Costs of candidate paths (`memory_model.py`): small objects that look at `ImaginedPaths` and give one number each.
 
 A cost of one's own is any function of the paths:
 
@@ -48,7 +48,7 @@ class PoseGoal:
 
 @dataclass(frozen=True, eq=False)
 class ImageGoal:
-    """How far the best view of a path is from an image, by the mean squared difference of latents.
+    """Distance of the best view of a path from an image: the mean squared difference of latents.
 
     A cell counts no more than `cap`: how much it differs once it differs says nothing (rooms model: the same place read
     from elsewhere and another place are told apart by differences below 0.3). Latents have unit variance.

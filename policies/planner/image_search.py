@@ -1,4 +1,4 @@
-"""Where in a world an image was taken: poses are proposed, and judged by what the memory shows there."""
+"""Localisation of an image in a world: poses are proposed, and judged by what the memory shows there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from policies.planner.imagined_paths import ImaginedPaths
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How an image is searched for.
+    """Settings of the search for an image.
 
     Attributes:
         proposals: poses drawn anew in every search.

@@ -1,4 +1,4 @@
-"""What a memory shows along many candidate paths at once.
+"""Views of a memory along many candidate paths at once.
 
 A candidate is a sequence of H actions of `control="relative_pose"`; its path is looked at from the camera at the end of
 every chunk, or from several cameras of each. Everything is found when it is first asked for, so a cost pays for what it
@@ -82,7 +82,7 @@ class ImaginedPaths:
 
     @cached_property
     def splat(self) -> Splat:
-        """What wins each cell of all views, S * L of them."""
+        """Winner of each cell of all views, S * L of them."""
         K_latent = self.world.camera.K_at(*self.model.config.latent_size)
         return self._memory.glimpse(self.poses.reshape(-1, 4, 4).numpy(), K_latent)
 

@@ -74,7 +74,7 @@ class MemoryModel:
         return torch.stack([cost(self.paths(world, actions)) for cost, world, actions in scored])
 
     def paths(self, world: WorldState, actions: Tensor) -> ImaginedPaths:  # [S, H, D]
-        """Where candidates lead in a world."""
+        """Cameras that candidates lead to in a world."""
         start = torch.tensor(world.camera.T_world_cam)
         poses = roll_out(start, self.full(actions), self.max_translation, self.max_rotation, self.looks)
         return ImaginedPaths(self.model, world, poses, self.looks)

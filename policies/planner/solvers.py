@@ -20,7 +20,7 @@ Info = Mapping[str, Any]
 
 
 class CostModel(Protocol):
-    """What can be planned in."""
+    """Model that a solver plans in: costs of candidate action sequences."""
 
     def get_cost(
         self,
@@ -32,7 +32,7 @@ class CostModel(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a solver found for B problems."""
+    """Solutions of B problems."""
 
     actions: Tensor  # [B, H, D]
     cost: Tensor  # [B] of `actions`

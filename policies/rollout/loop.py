@@ -40,7 +40,7 @@ def roll_out(
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all rollouts of a run have in common; plain JSON values.
+    """Recipe that all rollouts of a run share; plain JSON values.
 
     Attributes:
         env: id of the environment.
@@ -77,7 +77,7 @@ class Recipe:
 
     @property
     def learned(self) -> bool:
-        """Whether the world is imagined, and may begin with a cache."""
+        """True for a learned world, which may begin with a cache."""
         return not self.env.startswith("Rooms/")
 
     def make_env(self) -> gymnasium.Env[Any, Any]:
@@ -230,7 +230,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def about_cache(path: str) -> dict[str, Any]:
-    """What tells one cache, at one moment, from others."""
+    """Fingerprint of a cache at one moment."""
     info = open_cache(path)
     return {"path": path, "chunk": info.chunks, "points": info.points, "created": info.created}
 

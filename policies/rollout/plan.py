@@ -1,4 +1,4 @@
-"""Which rollouts a folder shall hold. The plan is written first, so that a run which was killed can go on."""
+"""Plan of the rollouts that a folder shall hold. It is written first, so that a run which was killed can go on."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RolloutPlan:
         return RolloutPlan(recipe, episodes, seed, tuple(about_cache(str(path)) for path in found))
 
     def file(self, folder: Path, number: int) -> Path:
-        """Where a rollout is written."""
+        """File that a rollout is written to."""
         return folder / f"rollout_{number:06d}{ENDING}"
 
     def missing(self, folder: Path) -> list[int]:

@@ -1,4 +1,4 @@
-"""How well a policy does: many episodes of known seeds, and what is certain about the result."""
+"""Evaluation of a policy: many episodes of known seeds, and the confidence interval of the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Episode:
-    """What was reached in one episode."""
+    """Result of one episode."""
 
     seed: int
     success: bool

@@ -1,4 +1,4 @@
-"""What a training leaves for eyes: a CSV file, TensorBoard where it is installed, and the curve as a picture."""
+"""Log of a training: a CSV file, TensorBoard where it is installed, and the curve as a picture."""
 
 from __future__ import annotations
 

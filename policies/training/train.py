@@ -51,7 +51,7 @@ class MakeWorlds(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """What a training came to."""
+    """Result of a training."""
 
     steps: int
     policy: Path
@@ -239,7 +239,7 @@ def _together(worlds: Worlds, options: TrainPolicy) -> TogetherVecEnv:
 
 
 def _due(options: TrainPolicy, steps: int) -> bool:
-    """Whether the segment that ended at `steps` passed a multiple of `evaluate_every`."""
+    """Check that the segment that ended at `steps` passed a multiple of `evaluate_every`."""
     every, before = options.evaluate_every, steps - options.segment_steps
     return bool(every) and before >= 0 and before // every < steps // every
 

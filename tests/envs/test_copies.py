@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -27,6 +28,7 @@ from task_worlds import (
 from tiny import tiny_world_model
 
 from mirage_env.envs.world import MirageVectorEnv
+from mirage_env.store import load_world, save_world
 
 MODEL = tiny_world_model()
 COPIES = [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))]
@@ -95,6 +97,18 @@ def test_states_go_through_a_pickle(name):
     other = of_real_parts(name).unwrapped
     other.set_state(state)
     assert equal(tuple(rollout(other)), tuple(expected))
+
+
+def test_world_whose_blocks_are_still_on_disk_goes_through_a_pickle(tmp_path):
+    env = of_real_parts("Mirage/World-v0").unwrapped
+    env.reset(seed=0)
+    env.step(FORWARD)
+    save_world(tmp_path / "world.zarr", env.get_world(), MODEL)
+    state = pickle.loads(pickle.dumps(load_world(tmp_path / "world.zarr", MODEL, lazy=True)))
+    shutil.rmtree(tmp_path / "world.zarr")
+    expected = rollout(env)
+    env.set_state(state)
+    assert equal(tuple(rollout(env)), tuple(expected))
 
 
 # Other processes

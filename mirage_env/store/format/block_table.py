@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -249,6 +250,9 @@ class LazyBlock(MemoryBlock):
         block = MemoryBlock(**{name: vars(self)[name] for name in FIELDS})
         vars(block).update(bounds=self.bounds, nbytes=self.nbytes)
         return block
+
+    def __reduce__(self) -> Any:
+        return copy.copy, (self.whole(),)  # another process cannot read on in the cache of this one
 
     def __getattr__(self, name: str) -> Any:
         if name not in FIELDS or self._entry is None:
