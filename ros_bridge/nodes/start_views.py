@@ -29,7 +29,8 @@ def start_view(config: WorldModelConfig, options: WorldParameters) -> StartView:
         return replace(room_view(config, options.seed), prompt=options.prompt)
     fov = math.radians(options.fov) if options.fov else None
     view = start_view_from_files(config, Path(options.start_image).expanduser(), fov=fov)
-    return replace(view, prompt=options.prompt)
+    mounted = view.camera.at(options.start_mount.camera(np.eye(4)))
+    return replace(view, camera=mounted, prompt=options.prompt)
 
 
 def room_view(config: WorldModelConfig, seed: int) -> StartView:
@@ -49,13 +50,15 @@ def camera_view(
     image: NDArray[np.uint8],  # [H', W', 3]
     K_image: NDArray[np.float64],  # [3, 3]
     depth: NDArray[np.float32] | None = None,  # [H', W'] metres, inf where there is no surface
+    T_world_cam: NDArray[np.float64] | None = None,  # [4, 4]
 ) -> StartView:
-    """A view of a real camera, centre-cropped and resized; its place is the origin of a new world.
+    """Centre-crop and resize a view of a real camera to the size of a model; without a pose it is at the origin.
 
     Raises:
         InvalidCameraError: intrinsics that no pinhole camera has, or whose optical axis misses the image.
         InvalidDepthError: a depth map of another size than the image.
     """
-    camera = Camera(np.eye(4), K_image, image.shape[0], image.shape[1])
+    pose = np.eye(4) if T_world_cam is None else T_world_cam
+    camera = Camera(pose, K_image, image.shape[0], image.shape[1])
     view = fit_view(image, config.image_size, camera, depth, fov=config.fov)
     return StartView(view.image, view.camera, view.depth)
