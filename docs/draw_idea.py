@@ -124,13 +124,13 @@ def turning(camera: Camera, model: WorldModel, chunks: int, turn: float) -> list
 
 @torch.inference_mode()
 def decoded(model: WorldModel, latent: torch.Tensor, observed: NDArray[np.float32]) -> Picture:
-    """What the memory shows, decoded; grey where it shows nothing."""
+    """Decoded readout; grey where the memory knows nothing."""
     seen = np.kron(observed, np.ones((model.config.stride,) * 2))[..., None]
     return (frames_to_uint8(model.codec.decode(latent))[0] * seen + BLANK * (1.0 - seen)).astype(np.uint8)
 
 
 def written(chunk: Chunk) -> Picture:
-    """What becomes of each cell of the last frame."""
+    """Draw the fate of each cell of the last frame."""
     colours = np.full((*chunk.keep.shape[1:], 3), KNOWN, np.uint8)
     colours[chunk.readout.observed[-1].numpy() == 0] = KEPT
     colours[~chunk.keep[-1].numpy().astype(bool)] = LEFT_OUT

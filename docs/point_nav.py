@@ -36,7 +36,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Options:
-    """What to test.
+    """Options of the test.
 
     Attributes:
         mirage: folder of the policy that was trained in the learned world.
@@ -132,7 +132,7 @@ def draw(scores: dict[str, Any]) -> None:
 
 
 def _run_of(policy: Path) -> dict[str, Any]:
-    """What is known of a training: its provenance, and how far the policy's checkpoint was."""
+    """Provenance of a training, and the steps of the policy's checkpoint."""
     counters = policy / "training.json"
     root = next(parent for parent in (policy, *policy.parents) if (parent / "run.json").exists())
     found = counters if counters.exists() else sorted(root.glob("checkpoints/*/training.json"))[-1]

@@ -36,11 +36,11 @@ class Cautious:
 
 def record(world: str, name: str, seed: int, steps: int) -> Episode:
     """One episode in one of the worlds."""
-    taken: list[Episode] = []
-    env = RecordEpisodes(gym.make(world, max_episode_steps=steps), taken.append)
+    episodes: list[Episode] = []
+    env = RecordEpisodes(gym.make(world, max_episode_steps=steps), episodes.append)
     roll_out(env, Cautious(make_policy(name, env)), seed)
     env.close()
-    return taken[0]
+    return episodes[0]
 
 
 def main(policy: str = "orbit", seed: int = 7, steps: int = 5) -> None:

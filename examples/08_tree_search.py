@@ -34,7 +34,7 @@ class Branch:
 
 
 def grown(branch: Branch) -> list[Branch]:
-    """What may come next: one fork per move. The branch itself stays as it is."""
+    """Grow a branch by one fork per move. The branch itself stays as it is."""
     branches = []
     for action in MOVES:
         fork = branch.env.fork()

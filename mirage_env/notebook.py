@@ -60,7 +60,7 @@ def enable(model: WorldModel | None = None, shell: InteractiveShell | None = Non
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """What `%load_ext mirage_env.notebook` calls."""
+    """Enable the display of worlds for `%load_ext mirage_env.notebook`."""
     enable(shell=shell)
 
 
@@ -81,7 +81,7 @@ def memory_html(memory: LatentMemory, model: WorldModel | None = None) -> str:
 
 
 def world_html(state: WorldState, model: WorldModel | None = None) -> str:
-    """A world: its memory from above, and where it stands."""
+    """A world: its memory from above, and its current pose."""
     x, y, z = state.camera.position
     about = caption_html(f"after {state.chunk} chunks, at ({x:.2f}, {y:.2f}, {z:.2f}) m")
     if not isinstance(state.memory, LatentMemory):
@@ -90,7 +90,7 @@ def world_html(state: WorldState, model: WorldModel | None = None) -> str:
 
 
 def cache_html(info: CacheInfo) -> str:
-    """What is in a cache, and its path from above (its points are not read)."""
+    """Contents of a cache, and its path from above (its points are not read)."""
     return table_html(cache_rows(info)) + picture_html(memory_map(None, None, info.cameras, MAP_SIDE), "the path")
 
 
@@ -106,7 +106,7 @@ def _map(memory: LatentMemory, model: WorldModel | None, path: Sequence[Camera])
 
 
 def _list_html(values: list[Any], fps: float) -> str | None:
-    """Lists of other things are shown as ever."""
+    """Show lists of chunks as one video, other lists as usual."""
     return chunks_html(values, fps) if values and all(isinstance(v, Chunk) for v in values) else None
 
 

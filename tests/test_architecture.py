@@ -4,6 +4,7 @@ import ast
 import graphlib
 import importlib
 import importlib.metadata
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -341,6 +342,28 @@ def test_pages_import_public_names_only(page):
 def test_private_import_is_seen(source, wrong):
     assert private_imports(source) == [wrong]
     assert private_imports("import numpy\nfrom mirage_env import Camera\nimport mirage_env.store") == []
+
+
+RIDDLE = re.compile(r"^(?:What|Where|Which|Whether|How|Who|Those|It)\b|\btold\b")
+"""A first line of a docstring begins with a verb in the imperative or a noun of the field."""
+PLAIN = tuple(f"mirage_env/{name}/*" for name in ("commands", "doctor", "evaluation", "viewer", "viz"))
+PLAIN += ("mirage_env/__init__.py", "mirage_env/cli.py", "mirage_env/notebook.py", "docs/*.py", "examples/*")
+
+
+def riddles(source: str) -> list[str]:
+    """First lines of docstrings that do not say plainly what a thing is or does."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    texts = (ast.get_docstring(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds))
+    return [first for text in texts if text and RIDDLE.search(first := text.splitlines()[0])]
+
+
+@pytest.mark.parametrize("path", [path for path in PYTHON_FILES if matches(path, PLAIN)])
+def test_first_lines_of_docstrings_are_plain(path):
+    assert not riddles((ROOT / path).read_text())
+
+
+def test_riddle_is_seen():
+    assert riddles('"""What it takes."""\ndef f():\n    """Return one."""') == ["What it takes."]
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,11 @@ def test_blocks_that_are_not_run_are_listed_with_their_reasons():
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_no_sentence_runs_on_after_a_code_block(page):
+    assert not re.findall(r"^ *```\n\n *[a-z][^\n]*", (ROOT / page).read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_no_command_hides_in_an_indented_block(page):
     text = FENCE.sub("", (ROOT / page).read_text())
     assert not re.findall(r"^ {4,}(?:mirage|pip|python) .*", text, re.MULTILINE), "fence it with ```bash"

@@ -1,4 +1,4 @@
-"""`mirage camera`: what a camera file of others is, and what contradicts itself in it."""
+"""`mirage camera`: recognise camera files of other programs, and their contradictions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def camera(options: CameraReport) -> int:
 
 
 def report(path: CameraPath) -> list[str]:
-    """What was found and why, one line each."""
+    """Findings and their reasons, one line each."""
     import numpy as np
 
     from mirage_env.datasets.camera_files import contradictions

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mirage_env.commands.checks import blaming, saved_world
 from mirage_env.commands.progress import progress
-from mirage_env.commands.walk import Text, blaming, saved_world
+from mirage_env.commands.walk import Text
 from mirage_env.datasets.zip_arrays import ENDING
 from mirage_env.episodes.episode_files import episode_files, load_episode, save_episode
 from mirage_env.errors import EpisodeError, InvalidOptionError

@@ -1,4 +1,4 @@
-"""`mirage model`: what a checkpoint is before it is loaded, and published weights brought into our layout."""
+"""`mirage model`: reports on checkpoints before they are loaded, and conversion of published weights."""
 
 from __future__ import annotations
 

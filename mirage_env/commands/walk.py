@@ -157,7 +157,7 @@ def _check_start(options: Walk) -> None:
 
 
 def _check_recording(options: Walk) -> Callable[[WorldModel, Truth | None], AbstractContextManager[list[Subscriber]]]:
-    """What opens the recording that was asked for; that it can be opened is known before anything else is done."""
+    """Factory of the recording that was asked for, checked before anything else is done."""
     file = options.record
     if file is None:
         return lambda model, truth: nullcontext([])

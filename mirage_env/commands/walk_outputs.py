@@ -28,12 +28,12 @@ COLUMNS = 12
 """Frames per row of the contact sheet."""
 TRUE, IMAGINED, KNOWN, NEW = "true simulator", "imagined", "what the memory knew", "new to the memory (orange)"
 Subscriber = Callable[[Chunk, WorldState], None]
-"""Told of the start view, if there is one, and of every chunk, with the state after it."""
+"""Called with the start view, if there is one, and with every chunk and the state after it."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a walk begins: a world, how it came about (None when it was loaded), and the cache it is kept in."""
+    """Start of a walk: a world, its first chunk (None when it was loaded), and the cache it is kept in."""
 
     state: WorldState
     chunk: Chunk | None
@@ -42,7 +42,7 @@ class Start:
 
 @dataclass(frozen=True)
 class WalkFigures:
-    """What a walk measured. Bytes are those of the memory; PSNR in dB, None where there is no truth."""
+    """Figures of a walk. Bytes are those of the memory; PSNR in dB, None where there is no truth."""
 
     chunks: int
     frames: int
@@ -86,21 +86,21 @@ def walk(
     record = _Record(model, truth, len(cameras) // model.config.temporal_stride + 1)
     bar = Progress(len(cameras), "walk", "frame", progress)
 
-    def tell(chunk: Chunk, state: WorldState, frame: int) -> None:
+    def publish(chunk: Chunk, state: WorldState, frame: int) -> None:
         video.write(record.add(chunk, state, frame))
         for subscriber in subscribers:
             subscriber(chunk, state)
 
     with start.writer, bar, VideoWriter(out / VIDEO, model.config.frames_per_second) as video:
         if start.chunk is not None:
-            tell(start.chunk, state, frame=0)
+            publish(start.chunk, state, frame=0)
         try:
             for first in range(0, len(cameras), per_chunk):
                 began = time.perf_counter()
                 chunk, state = model.step(state, cameras[first : first + per_chunk])
                 start.writer.append(state, chunk)
                 record.seconds.append(time.perf_counter() - began)
-                tell(chunk, state, frame=first + 1)
+                publish(chunk, state, frame=first + 1)
                 bar.update(per_chunk, f"memory knew {100 * chunk.coverage:.0f} %")
         except KeyboardInterrupt:
             stopped = True

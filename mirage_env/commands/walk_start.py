@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StartingWorld:
-    """Where a walk will begin; `begin` is the first to write, so a wrong path leaves no half-made folder."""
+    """Start of a walk before anything is written: only `begin` writes, so a wrong path leaves no half-made folder."""
 
     camera: Camera
     begin: Callable[[Path], Start]

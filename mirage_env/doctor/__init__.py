@@ -1,4 +1,4 @@
-"""`mirage doctor`: what this machine has, what it lacks, and what to do about it. Each check gives one line."""
+"""`mirage doctor`: checks of this machine and of the installation, one finding per line."""
 
 from __future__ import annotations
 

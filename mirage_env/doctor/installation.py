@@ -1,4 +1,4 @@
-"""Checks of the package and of the libraries it stands on. What a check looks at can be given instead.
+"""Checks of the package and of its libraries; arguments replace what a check looks at.
 
 Libraries are imported here by their names, to see whether they load; nothing of them is used.
 """
@@ -45,7 +45,7 @@ EXTRAS = {
 
 
 def libraries(names: Sequence[str] = ("diffusers", "transformers", "zarr", "gymnasium")) -> Iterator[Finding]:
-    """Those that break most often when something else is installed beside them."""
+    """Libraries that break most often when something else is installed beside them."""
     for name in names:
         try:
             importlib.import_module(name)
@@ -56,7 +56,7 @@ def libraries(names: Sequence[str] = ("diffusers", "transformers", "zarr", "gymn
 
 
 def kernels() -> Iterator[Finding]:
-    """Whether compiled kernels are kept from run to run."""
+    """Cache of compiled kernels between runs."""
     try:
         place = importlib.import_module("mirage_env.readout.zbuffer_numba")._scan.stats.cache_path
     except (ImportError, RuntimeError) as error:
@@ -67,7 +67,7 @@ def kernels() -> Iterator[Finding]:
 
 
 def weights(folder: Path = Path(__file__).parents[1] / "weights") -> Iterator[Finding]:
-    """Whether the shipped models are whole."""
+    """Integrity of the shipped models."""
     files = sorted(folder.rglob("*.safetensors"))
     models = sorted(path.parent.name for path in folder.glob("*/mirage.json"))
     broken = ", ".join(str(file.relative_to(folder)) for file in files if not _whole(file))
@@ -81,7 +81,7 @@ def weights(folder: Path = Path(__file__).parents[1] / "weights") -> Iterator[Fi
 
 
 def _whole(file: Path) -> bool:
-    """Whether a safetensors file is as long as its header says."""
+    """True if a safetensors file is as long as its header says."""
     content = file.stat().st_size
     with file.open("rb") as opened:
         start = opened.read(8)
@@ -96,7 +96,7 @@ def _whole(file: Path) -> bool:
 
 
 def video(program: Callable[[], str] | None = None) -> Iterator[Finding]:
-    """The ffmpeg that writes videos; `program` tells where it is."""
+    """The ffmpeg that writes videos; `program` returns its path."""
     try:
         place = (program or importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe)()
         done = subprocess.run([place, "-version"], capture_output=True, text=True, check=True)
@@ -128,7 +128,7 @@ def ros() -> Iterator[Finding]:
 
 
 def extras(lines: Sequence[str] | None = None) -> Iterator[Finding]:
-    """Which extras are installed, and what the others would give; `lines` are the requirements of the package."""
+    """Installed and missing extras; `lines` are the requirements of the package."""
     try:
         lines = requires(DISTRIBUTION) or [] if lines is None else lines
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Checks of the machine. What a check looks at can be given instead."""
+"""Checks of the machine; arguments replace what a check looks at."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def threads(count: int, cores: int) -> Iterator[Finding]:
 
 
 def arithmetic(bfloat16: bool) -> Iterator[Finding]:
-    """What the networks calculate in on the CPU."""
+    """Arithmetic of the networks on the CPU."""
     if bfloat16:
         yield Finding("ok", "arithmetic", "bfloat16 on this processor")
     else:
@@ -73,7 +73,7 @@ def arithmetic(bfloat16: bool) -> Iterator[Finding]:
 
 
 def waiting(policy: str | None = None) -> Iterator[Finding]:
-    """How threads wait for each other."""
+    """Waiting of idle threads (OMP_WAIT_POLICY)."""
     policy = os.environ.get("OMP_WAIT_POLICY", "") if policy is None else policy
     if policy.upper() == "PASSIVE":
         yield Finding("ok", "OMP_WAIT_POLICY", "PASSIVE; mirage sets it, programs of your own must export it")

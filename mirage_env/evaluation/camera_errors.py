@@ -1,4 +1,4 @@
-"""How well a video follows the cameras it was asked for, as something else sees them in it (`mirage eval cameras`).
+"""Errors of the cameras that an estimator sees in a video against those that were asked for (`mirage eval cameras`).
 
 The definitions are those of WorldScore's camera control (Duan et al. 2025, arXiv 2504.00983, section 4 and appendix C),
 which estimates the cameras with DROID-SLAM; any estimate will do here, as long as both lists begin at the same pose.

@@ -36,7 +36,7 @@ SIDE = 96
 
 @dataclass(frozen=True)
 class FittedScale:
-    """What was found."""
+    """Result of `fit_scale`."""
 
     metres: float
     """Per unit of the clip; 1 if nothing was found."""

@@ -1,4 +1,4 @@
-"""Whether frames agree on one geometry, judged by their own depth: reprojection there and back, and colour.
+"""Agreement of frames on one geometry, by their own depth: reprojection there and back, and colour.
 
 A pixel of one frame is lifted by that frame's depth, projected into another frame, lifted again by the depth there and
 projected back. On one consistent world it comes back to itself wherever the other frame sees the same surface (the
@@ -22,7 +22,7 @@ SAME_SURFACE = 0.1
 
 @dataclass(frozen=True)
 class Consistency:
-    """What one frame and another agree on."""
+    """Agreement of two frames."""
 
     shared: float
     """Share of the pixels that land inside the other frame."""
@@ -39,7 +39,7 @@ def depth_consistency(
     depth: Tensor,  # [2, H, W] metres, inf where there is no surface
     cameras: tuple[Camera, Camera],
 ) -> Consistency:
-    """How well the first frame fits the second.
+    """Measure how well the first frame fits the second.
 
     Raises:
         InvalidDepthError: depth of another size than the frames.
@@ -78,7 +78,7 @@ def _project(
     source: Camera,
     target: Camera,
 ) -> tuple[Tensor, Tensor]:  # [2, H, W] pixels, [H, W] depth
-    """Where the target camera sees what the source camera sees at those places."""
+    """Project pixels of the source camera into the target camera."""
     K_source, K_target = torch.tensor(source.K_image), torch.tensor(target.K_image)
     T_target_source = torch.from_numpy(target.T_cam_world @ source.T_world_cam)
     rays = torch.cat([places, torch.ones_like(places[:1])]).flatten(1)

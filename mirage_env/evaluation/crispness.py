@@ -1,4 +1,4 @@
-"""How crisp pictures are, and whether a camera that stands still sees one picture (`mirage eval crispness`).
+"""Sharpness of pictures, and fading while a camera stands still (`mirage eval crispness`).
 
 Sharpness is gradient energy, imagined over true: 1 is as sharp as the truth, .1 is fog, above 1 is noise. Worlds of the
 test split are opened from one true image, without its depth, and walked at random.

@@ -104,7 +104,7 @@ def load_lpips(net: Net = "alex", weights: Path | None = None) -> Lpips:
 
 
 def has_lpips(net: Net = "alex") -> bool:
-    """Whether the weights are installed."""
+    """True if the weights are installed."""
     try:
         return _installed(net).is_file()
     except MissingPackageError:
@@ -140,7 +140,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _level(name: str) -> int | None:
-    """How deep in a checkpoint a name stands; None for what names no place (the types of arrays are texts too)."""
+    """Depth of a name in a checkpoint; None for texts that name no place, such as the types of arrays."""
     if name in (*_TRUNKS.values(), "kernel", "bias"):
         return 2 if name in ("kernel", "bias") else 0
     return {"NetLinLayer": 0, "Conv": 1}.get(name.rpartition("_")[0])

@@ -1,4 +1,4 @@
-"""What is lost where: both memories written with true images and true depth, read at the same new views.
+"""Losses by cause: both memories written with true images and true depth, read at the same new views.
 
 With nothing imagined in the memory, the distance from the codec's ceiling splits into what the points lose by standing
 beside their pixels or cells, what encoding loses, and what the networks win back.

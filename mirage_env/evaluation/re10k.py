@@ -180,7 +180,7 @@ def _there_and_back(model: WorldModel, views: ClipViews, scale: float) -> Truth:
 
 
 def _figures(truth: Truth, rollout: Rollout, distance: Lpips | None) -> Record:
-    """What one clip shows: per frame of the way out, and of the loop's end."""
+    """Figures of one clip: per frame of the way out, and of the loop's end."""
     shown, seen, half = rollout.frames, rollout.seen, len(truth.images) // 2
     out, cameras = range(1, half + 1), truth.walk.cameras
 
@@ -220,7 +220,7 @@ def _compare(image: Tensor, reference: Tensor, distance: Lpips | None) -> dict[s
 
 
 def _settings(config: Re10kConfig, model: WorldModel, net: str) -> dict[str, Any]:
-    """What a clip's figures depend on, besides the clip."""
+    """Settings that a clip's figures depend on."""
     kept = ("split", "chunks", "every", "scale", "prompt", "seed")
     return {
         "model": model.identity,

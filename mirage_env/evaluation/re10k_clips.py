@@ -38,7 +38,7 @@ class Clip:
 
 @dataclass(frozen=True, eq=False)
 class ClipViews:
-    """What a clip shows, frame by frame of a walk."""
+    """Views of a clip, frame by frame of a walk."""
 
     clip: Clip
     images: NDArray[np.uint8]  # [N, H, W, 3]

@@ -216,7 +216,7 @@ def _drift(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _bars(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the model has to reach."""
+    """Bars that the model has to reach."""
     everything, pairs = results["loop"].get(ALL, {}), results["paired"].get(ALL, {})
     bars = []
 

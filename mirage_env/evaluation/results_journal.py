@@ -38,7 +38,7 @@ class Journal:
             self.records += [with_nan(record) for record in json.loads(line)]
 
     def has(self, **wanted: object) -> bool:
-        """Whether there is a record with those values."""
+        """True if there is a record with those values."""
         return any(all(r.get(key) == value for key, value in wanted.items()) for r in self.records)
 
     def add(self, records: Sequence[Record]) -> None:

@@ -203,7 +203,7 @@ def import_seconds(repeats: int = 3) -> tuple[float, list[str]]:
 
 
 def compare(results: Mapping[str, Any], baseline: Path) -> dict[str, float]:
-    """How every figure stands against an older `speed.json`: above 1 is better.
+    """Ratio of every figure to that of an older `speed.json`: above 1 is better.
 
     Raises:
         InvalidOptionError: the file is missing or holds no figures.

@@ -24,7 +24,7 @@ NEW_VIEW_CHUNKS = 2
 
 @dataclass(frozen=True)
 class Truth:
-    """What the simulator shows along a walk of N frames, the start view included."""
+    """True views along a walk of N frames, the start view included."""
 
     seed: int
     walk: LoopWalk
@@ -38,7 +38,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Rollout:
-    """What a variant shows along a walk of N frames; frame 0 is the start image."""
+    """Views of a variant along a walk of N frames; frame 0 is the start image."""
 
     frames: Tensor  # [N, 3, H, W]
     seen: Tensor  # [N, H, W] bool, pixels of cells that the memory knew before the frame was made

@@ -38,7 +38,7 @@ class BlankMemory:
 
     @staticmethod
     def empty(config: WorldModelConfig) -> BlankMemory:
-        """What `WorldModel.memory_factory` takes."""
+        """Create an empty memory (`WorldModel.memory_factory`)."""
         return BlankMemory(config.latent_channels, config.latent_size)
 
     @property

@@ -75,8 +75,8 @@ class WorldScoreConfig:
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a run left."""
+class GeneratedVideos:
+    """Result of a run."""
 
     made: int
     """Samples that were generated now."""
@@ -84,7 +84,7 @@ class Made:
     """Samples that were there already."""
 
 
-def run(config: WorldScoreConfig, load: Load | None = None) -> Made:
+def run(config: WorldScoreConfig, load: Load | None = None) -> GeneratedVideos:
     """Generate the samples into `config.out`.
 
     Args:
@@ -117,11 +117,11 @@ def run(config: WorldScoreConfig, load: Load | None = None) -> Made:
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_sample(folder, sample, images, cameras, model.config.frames_per_second, config.speed, seconds)
         made += 1
-    return Made(made, len(samples) - made)
+    return GeneratedVideos(made, len(samples) - made)
 
 
-def summary(made: Made, config: WorldScoreConfig) -> str:
-    """What there is now, what to do with it, and what others scored."""
+def summary(made: GeneratedVideos, config: WorldScoreConfig) -> str:
+    """Text on the videos, the next command, and the published scores."""
     yaml = config.out / f"{config.name}.yaml"
     return "\n\n".join(
         [

@@ -44,7 +44,7 @@ class Sample:
 
     @property
     def folder(self) -> Path:
-        """Where the toolkit looks for it, below its output folder."""
+        """Folder of the sample, below the toolkit's output folder."""
         image, e = Path(self.entry["image"]), self.entry
         kind = (e["scene_type"], image.parent.name) if self.movement == "static" else (e["motion_type"],)
         return Path(self.movement, e["visual_style"], *kind, image.stem)
@@ -56,7 +56,7 @@ class Sample:
 
     @property
     def prompts(self) -> list[str]:
-        """What each scene should look like, in the toolkit's wording."""
+        """Prompts of the scenes, in the toolkit's wording."""
         texts = self.entry["prompt_list"] if self.movement == "static" else [self.entry["prompt"]]
         styled = [f"{text}{'' if text.endswith('.') else '.'} {self.entry['style']}" for text in texts]
         motions = [name.replace("_", " ") for name in self.camera_path]
@@ -95,7 +95,7 @@ def read_samples(data: Path, movement: str) -> list[Sample]:
 
 
 def is_complete(folder: Path, movement: str, frames: int) -> bool:
-    """Whether the toolkit would take that sample as generated."""
+    """True if the toolkit would take that sample as generated."""
     files = ["image_data.json", "input_image.png", *(["camera_data.json"] if movement == "static" else [])]
     return all((folder / name).is_file() for name in files) and len(list(folder.glob("frames/*.png"))) >= frames
 
@@ -131,10 +131,10 @@ def write_sample(
     write_video(partial / "videos" / "output.mp4", images, frames_per_second)
     scenes = len(sample.camera_path)
     per_scene = (len(images) - 1) // scenes
-    told = {**sample.entry, "num_scenes": scenes, "total_frames": len(images)}
+    description = {**sample.entry, "num_scenes": scenes, "total_frames": len(images)}
     if sample.movement == "static":
         anchors = [i * per_scene for i in range(scenes + 1)]
-        told["anchor_frame_idx"] = anchors
+        description["anchor_frame_idx"] = anchors
         keys = their_matrices([cameras[i] for i in anchors])
         data = {
             "focal_length": float(cameras[0].K_image[0, 0]),
@@ -145,7 +145,7 @@ def write_sample(
         (partial / "camera_data.json").write_text(json.dumps(data, indent=4) + "\n")
     poses = [camera.T_world_cam.tolist() for camera in cameras]
     (partial / "poses.json").write_text(json.dumps(poses) + "\n")
-    (partial / "image_data.json").write_text(json.dumps(told, indent=4) + "\n")
+    (partial / "image_data.json").write_text(json.dumps(description, indent=4) + "\n")
     (partial / "time.txt").write_text(f"generate_time: {seconds:.4f}\n")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

@@ -27,7 +27,7 @@ class CacheFolder:
         return sorted(p.name for p in self.folder.iterdir() if p.suffix in SUFFIXES and self._is_inside(p))
 
     def to_save(self, name: str) -> Path:
-        """Where a new cache of that name goes; `.zarr` is added where it has no ending. Makes the folder.
+        """Path of a new cache of that name; `.zarr` is added where it has no ending. Makes the folder.
 
         Raises:
             InvalidOptionError: it is no plain name.

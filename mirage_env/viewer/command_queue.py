@@ -14,9 +14,9 @@ class CommandQueue:
 
     Args:
         most: how many commands may wait.
-        began: told the name of a command that begins.
-        ended: told why a command failed, or None. Not called for commands that were dropped.
-        refused: told why a command was not taken.
+        began: called with the name of a command that begins.
+        ended: called with the reason why a command failed, or None. Not called for commands that were dropped.
+        refused: called with the reason why a command was refused.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class CommandQueue:
         """Carry out a command after those that came before.
 
         Returns:
-            A future that is done once `ended` was told. It raises what the command raised, `CancelledError` if it was
-            dropped, or `WorldFailedError` if it was not taken.
+            A future that is done once `ended` was called. It raises what the command raised, `CancelledError` if it was
+            dropped, or `WorldFailedError` if it was refused.
 
         Raises:
             WorldFailedError: the queue is closed.

@@ -1,4 +1,4 @@
-"""What a chunk looks like, as soon as its frames are decoded: before its depth is known and it is remembered."""
+"""Preview of a chunk as soon as its frames are decoded, before its depth is known and it is written to memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where keys, presets and clicks lead: paths of cameras that fill whole chunks."""
+"""Camera paths of keys, presets and clicks; they fill whole chunks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MOST_CHUNKS = 32
 
 @dataclass(frozen=True)
 class Stride:
-    """How far one key leads.
+    """Distance and angle of one key.
 
     Raises:
         InvalidOptionError: a length or angle that is not positive and finite, or above 2 m or 90 degrees.

@@ -1,4 +1,4 @@
-"""A memory as points with colours: what it looks like, how old and how sure it is, and what the gate did."""
+"""Point cloud of a memory, coloured by appearance, age, confidence or by what the gate did."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Cloud:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Of all blocks, in order."""
+    """Tokens of all blocks, in order."""
 
     xyz: NDArray[np.float64]  # [N, 3]
     right: NDArray[np.float64]  # [N, 3] from the middle of its patch of surface to its right edge
@@ -121,7 +121,7 @@ def cloud_of(world: World, colouring: Colouring, palette: Palette, ceiling: bool
 
 
 def gate_colours(moment: Moment, tokens: Tokens) -> Colours:
-    """What the last chunk did to each token that is there."""
+    """Colours of tokens by what the last chunk did to them."""
     colours = np.tile(np.array(KEPT, np.uint8), (len(tokens.name), 1))
     if moment.before is not None:
         before = Tokens.of(moment.before.memory)
@@ -135,7 +135,7 @@ def gate_colours(moment: Moment, tokens: Tokens) -> Colours:
 
 
 def _removed(moment: Moment, tokens: Tokens) -> NDArray[np.float64]:  # [N, 3]
-    """Where tokens were that the last chunk has removed."""
+    """Positions of tokens that the last chunk has removed."""
     if moment.before is None:
         return np.zeros((0, 3))
     before = Tokens.of(moment.before.memory)
@@ -143,7 +143,7 @@ def _removed(moment: Moment, tokens: Tokens) -> NDArray[np.float64]:  # [N, 3]
 
 
 def _rejected(moment: Moment) -> NDArray[np.float64]:  # [N, 3]
-    """Where the cells of the last chunk would lie that the filters kept out."""
+    """Positions of the last chunk's cells that the filters kept out."""
     if moment.before is None:
         return np.zeros((0, 3))
     found = []

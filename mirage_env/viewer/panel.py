@@ -1,4 +1,4 @@
-"""What stands beside the scene: the picture, the state of things, buttons, and the keys."""
+"""Panel beside the scene: picture, status, buttons and keys."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Panel:
 
     @property
     def stride(self) -> Stride:
-        """How far a key leads."""
+        """Distance and angle of one key."""
         return Stride(float(self._metres.value), math.radians(float(self._degrees.value)))
 
     def show(self, snapshot: Snapshot, share: float) -> None:
@@ -204,7 +204,7 @@ class Panel:
 
 
 def _status(snapshot: Snapshot) -> str:
-    """State of things as HTML; texts may hold anything that somebody has typed."""
+    """Status as HTML; texts are escaped, for users type names."""
     lines = []
     if snapshot.error:
         lines.append(f'<div role="alert" style="color:#b3261e">{html.escape(snapshot.error)}</div>')

@@ -1,4 +1,4 @@
-"""The picture beside the scene: what was imagined, what the memory knew, what is new, and the truth."""
+"""Tiles of the picture beside the scene: imagined, known to the memory, new, and true."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tiles_of(world: World, frame: int, coming: Sight | None = None) -> list[tupl
 
 
 def picture_of(world: World, frame: int, coming: Sight | None = None) -> Picture:
-    """Those images as one: two beside each other, or the first large and two below it."""
+    """Compose the tiles of a frame: two beside each other, or the first large and two below it."""
     tiles = tiles_of(world, frame, coming)
     rows = [tiles[:2], tiles[2:]] if len(tiles) == 4 else [tiles[:1], tiles[1:]]
     return np.concatenate([_row(row) for row in rows])

@@ -102,7 +102,7 @@ def path_cameras(world: World) -> list[tuple[str, Camera]]:
 
 
 def overview(start: Camera) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """From where a new world is looked at, and at what: from behind and above its first camera."""
+    """Viewpoint and target of a new world: from behind and above its first camera."""
     up = up_direction(start)
     forward = start.T_world_cam[:3, 2] - up * (up @ start.T_world_cam[:3, 2])
     forward /= np.linalg.norm(forward)
@@ -110,7 +110,7 @@ def overview(start: Camera) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def stand(camera: CameraHandle, world: World, from_eyes: bool) -> None:
-    """Move the view of one browser to the eyes of the walker, or to where all of the world is in sight."""
+    """Move the view of one browser to the current camera, or back until the whole world is in sight."""
     up = up_direction(world.path[0])
     if from_eyes:
         position, look_at = world.camera.position, world.camera.position + world.camera.T_world_cam[:3, 2]
@@ -122,5 +122,5 @@ def stand(camera: CameraHandle, world: World, from_eyes: bool) -> None:
 
 
 def pose_of(camera: CameraHandle) -> Matrix:
-    """Where the view of a browser is, as `T_world_cam` (OpenCV axes, as viser's)."""
+    """Pose of the view of a browser, `T_world_cam` (OpenCV axes, as viser's)."""
     return pose_from_vector(np.concatenate([camera.position, camera.wxyz]))

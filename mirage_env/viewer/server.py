@@ -51,7 +51,7 @@ def serving(host: str, port: int) -> Iterator[LocalServer]:
         InvalidOptionError: the address is none of this machine's.
     """
     _check_address(host)
-    # viser greets on standard output; what the user is told is the command line's to say.
+    # viser greets on standard output; the command line prints the address.
     with contextlib.redirect_stdout(io.StringIO()), only_from_own_page(host):
         server = LocalServer(host=host, port=port, label="Mirage", verbose=False)
     try:
@@ -62,14 +62,14 @@ def serving(host: str, port: int) -> Iterator[LocalServer]:
 
 
 def address_of(server: LocalServer) -> str:
-    """What to open in a browser."""
+    """Address of the page."""
     host = server.get_host()
     shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     return f"http://{shown}:{server.get_port()}"
 
 
 def is_own_page(origin: str | None, host: str, listening: str) -> bool:
-    """Whether a connection comes from the page that this server has sent.
+    """True if a connection comes from the page that this server has sent.
 
     Browsers let every web page connect to every WebSocket and say which page it is. Without this check any site that
     is open in the user's browser could drive and save worlds. Programs that are no browser send no origin.
@@ -135,7 +135,7 @@ def _check_address(host: str) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """True if only this machine reaches an address."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""What a session shows of itself: values that a page draws."""
+"""Snapshots of a session: values that a page draws."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mirage_env.viewer.world_tree import Sight, World
 
 @dataclass(frozen=True)
 class Busy:
-    """What is being done."""
+    """Command in progress."""
 
     what: str
     began: float
@@ -21,7 +21,7 @@ class Busy:
     """Chunks."""
 
     def share(self, now: float) -> float:
-        """How far it has come, in [0, 1]; within a chunk it is estimated from the time the last one took."""
+        """Progress in [0, 1]; within a chunk it is estimated from the time the last one took."""
         chunk = min((now - self.began) / max(self.expected, 1e-3), 0.95)
         return min((self.done + chunk) / self.total, 1.0)
 

@@ -1,4 +1,4 @@
-"""Whether the view of a browser moves, and whether the browser keeps up with drawing it."""
+"""Motion of a browser's view, and its lag in drawing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRAMES = 5
 
 @dataclass
 class Motion:
-    """Told when the view has moved: a browser says so once per frame that it draws, at most 50 times a second."""
+    """Track motion from the messages of a browser, one per frame that it draws, at most 50 a second."""
 
     slow: bool = False
     """Whether the browser did not keep up once; it stays so, because fewer points make every browser fast."""
@@ -24,7 +24,7 @@ class Motion:
     _gaps: deque[float] = field(default_factory=lambda: deque(maxlen=FRAMES))
 
     def moved(self, now: float) -> None:
-        """The view has moved.
+        """Note that the view has moved.
 
         Args:
             now: seconds of a clock that never goes back.

@@ -1,4 +1,4 @@
-"""How worlds come about: a room of the simulator, a photograph, or a cache."""
+"""Sources of worlds: a room of the simulator, a photograph, or a saved world."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Openings:
         return World(name, self.model(name), (moment,), moment.sight.cameras, room)
 
     def _name_of(self, written_by: str) -> str:
-        """The name here of the model that a cache names."""
+        """Name in `models` of the model that a cache names."""
         if written_by in self.models:
             return written_by
         found = [name for name, model in self._loaded.items() if model.config.name == written_by]

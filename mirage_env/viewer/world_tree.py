@@ -1,4 +1,4 @@
-"""Worlds as the viewer keeps them: values, so that undoing is going back to one and forking is keeping one."""
+"""Worlds of the viewer as values: undo goes back to one, a fork keeps one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HISTORY = 32
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """What of a chunk is shown: F frames, K of them with a latent. Of a start view, and of a loaded world, 1."""
+    """Frames of a chunk to show: F frames, K of them with a latent; 1 for a start view or a loaded world."""
 
     images: NDArray[np.uint8]  # [F, H, W, 3]
     cameras: tuple[Camera, ...]  # F
@@ -30,7 +30,7 @@ class Sight:
 
     @staticmethod
     def of(frames: Tensor, cameras: tuple[Camera, ...], known: Tensor, observed: Tensor) -> Sight:
-        """From frames in [-1, 1]."""
+        """Create it from frames in [-1, 1]."""
         return Sight(frames_to_uint8(frames), cameras, known.cpu(), observed.cpu().numpy() > 0.0)
 
     def key(self, frame: int) -> int:
@@ -40,7 +40,7 @@ class Sight:
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """A world after a chunk, and what is shown of that chunk."""
+    """State of a world after a chunk, and the frames of that chunk."""
 
     state: WorldState
     before: WorldState | None
@@ -59,7 +59,7 @@ class Moment:
 
     @staticmethod
     def of(chunk: Chunk, state: WorldState, before: WorldState | None, sight: Sight | None = None) -> Moment:
-        """What a step has made.
+        """Create it from the result of a step.
 
         Args:
             chunk: of the step.

@@ -1,4 +1,4 @@
-"""Pictures for eyes: videos, contact sheets, and a world's memory seen from above. All images are uint8 RGB."""
+"""Videos, contact sheets, and maps of a memory from above. All images are uint8 RGB."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def feature_colours(features: NDArray[np.floating], codec: LatentCodec) -> Pictu
 
 
 def age_colours(born: NDArray[np.integer], newest: int) -> Picture:  # [N] -> [N, 3]
-    """Violet for the start view, yellow for what the newest chunk wrote."""
+    """Colours by age: violet for the start view, yellow for the newest chunk."""
     return mixed(OLDEST, NEWEST, born / max(newest, 1))
 
 

@@ -185,7 +185,7 @@ def metres(depth: NDArray[np.floating]) -> rr.EncodedDepthImage:  # [H, W]
 
 
 def key_of(frame: int, frames: int, keys: int) -> int | None:
-    """Which of `keys` key frames a frame is, if it is one."""
+    """Index of a frame among `keys` key frames; None if it is none."""
     stride = frames // keys
     return frame // stride if (frame + 1) % stride == 0 else None
 

@@ -1,4 +1,4 @@
-"""What records worlds: a subscriber of walks, and a wrapper of environments (`rerun_files.py` says what is where)."""
+"""Recorders of worlds: a subscriber of walks, and a wrapper of environments (`rerun_files.py` lists the entities)."""
 
 from __future__ import annotations
 
@@ -203,8 +203,8 @@ class RecordWorld(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.recording.add(info["chunk"], cameras, self.get_wrapper_attr("shown_frames")(), depth, labels)
         if isinstance(state, WorldState):
             self.recording.remember(state.memory)
-        told = {name: float(info[key]) for name, key in (("coverage", "coverage"), ("points", "memory_points"))}
-        self.recording.figures(info["chunk"], told | figures)
+        known = {name: float(info[key]) for name, key in (("coverage", "coverage"), ("points", "memory_points"))}
+        self.recording.figures(info["chunk"], known | figures)
 
 
 def _pixels(cells: NDArray[Any], chunk: Chunk) -> NDArray[Any]:  # [h, w] -> [H, W]

@@ -1,4 +1,4 @@
-"""How a walk goes, chunk by chunk: what the memory knew, how it grows, and how far the world drifts."""
+"""Curves of a walk, chunk by chunk: coverage, growth of the memory, drift."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class WalkCurves:
 
 
 def depth_change(chunk: Chunk) -> float:
-    """By how much the depth of a chunk differs from what the memory said: median share, over the cells it may write.
+    """Change of depth between a chunk and the memory: median share over the cells that it may write.
 
     Estimates that contradict the memory are how a world drifts where there is no truth to compare it with. NaN where
     the memory showed none of those cells.

@@ -50,7 +50,7 @@ def write_page(folder: Path, rows: Sequence[tuple[str, str]], above: Picture | N
 
 
 def open_page(page: Path) -> str:
-    """Open a page in the browser, or say how to see it where there is none."""
+    """Open a page in the browser, or describe how to see it where there is none."""
     if has_display(os.environ, sys.platform) and webbrowser.open(page.resolve().as_uri()):
         return f"shown in the browser: {page}"
     return (
@@ -60,7 +60,7 @@ def open_page(page: Path) -> str:
 
 
 def has_display(environment: Mapping[str, str], platform: str) -> bool:
-    """Whether windows can be opened (elsewhere a browser could still start in the terminal, and would block it)."""
+    """True if windows can be opened (elsewhere a browser could still start in the terminal, and would block it)."""
     return platform != "linux" or bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
 
 

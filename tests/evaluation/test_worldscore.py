@@ -210,7 +210,7 @@ class TestRun:
     @pytest.fixture
     def out(self, data, tmp_path):
         config = worldscore.WorldScoreConfig(data, tmp_path / "out")
-        assert worldscore.run(config, load) == worldscore.Made(3, 0)
+        assert worldscore.run(config, load) == worldscore.GeneratedVideos(3, 0)
         return tmp_path / "out" / "worldscore_output"
 
     def test_every_sample_has_what_the_toolkit_reads(self, out):
@@ -247,9 +247,9 @@ class TestRun:
 
     def test_what_is_there_is_not_made_again_and_what_is_damaged_is(self, out, data):
         config = worldscore.WorldScoreConfig(data, out.parent)
-        assert worldscore.run(config, load) == worldscore.Made(0, 3)
+        assert worldscore.run(config, load) == worldscore.GeneratedVideos(0, 3)
         (out / "static/photorealistic/indoor/kitchens/001/frames/005.png").unlink()
-        assert worldscore.run(config, load) == worldscore.Made(1, 2)
+        assert worldscore.run(config, load) == worldscore.GeneratedVideos(1, 2)
 
     def test_model_is_described_for_the_toolkit(self, out):
         lines = (out.parent / "mirage.yaml").read_text().splitlines()
@@ -272,7 +272,7 @@ class TestRun:
         config = worldscore.WorldScoreConfig(data, tmp_path / "o", movements=("static",), shards=2)
         made = [worldscore.run(replace(config, shard=i), load).made for i in (0, 1)]
         assert made == [1, 1]
-        assert worldscore.run(replace(config, shards=1), load) == worldscore.Made(0, 2)
+        assert worldscore.run(replace(config, shards=1), load) == worldscore.GeneratedVideos(0, 2)
 
     def test_frames_that_fill_no_whole_chunk_are_made_all_the_same(self, data, tmp_path):
         config = worldscore.WorldScoreConfig(data, tmp_path / "o", frames=4, samples=1, movements=("static",))
