@@ -44,8 +44,7 @@ def fit_views(
 
     Raises:
         InvalidImageError, InvalidDepthError, InvalidCameraError, MissingPackageError: as `fit_view`; no view at all,
-        not
-            one camera per picture, depth or labels of some of the views only.
+            not one camera per picture, depth or labels of some of the views only.
     """
     if not len(images) or len(images) != len(cameras):
         raise InvalidCameraError(f"{len(images)} images and {len(cameras)} cameras were given; give one for each")

@@ -113,6 +113,11 @@ class Memory(Protocol):
         ...
 
     @property
+    def frames(self) -> int:
+        """Views written so far."""
+        ...
+
+    @property
     def points(self) -> int: ...
 
     @property
@@ -125,6 +130,8 @@ class Reference:
 
     latent: Tensor  # [C, h, w] still latent
     camera: Camera
+    frame: int = -1
+    """Number of the frame since the world began, as the memory counts them (0: the start view); -1: not known."""
 
 
 class LatentCodec(Protocol):

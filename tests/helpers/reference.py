@@ -22,16 +22,19 @@ def splat(blocks: Sequence[MemoryBlock], cameras: Sequence[Camera], grid: tuple[
         tokens = []  # (number of the block, of the token, u, v, z, size), newest block first, then the first token
         for number in reversed(range(len(blocks))):
             tokens += [(number, *token) for token in _places(blocks[number], camera, grid, rule)]
+        f_x, f_y = np.diag(camera.K_at(*grid))[:2]
+        f = math.sqrt(f_x * f_y)
         inside, covering = defaultdict(list), defaultdict(list)  # cell -> tokens
         for token in tokens:
             x, y, _, size = token[2:]
             if 0 <= x < w and 0 <= y < h:
                 inside[int(y), int(x)].append(token)
             reach = min(f32(0.5) * rule.reach * size, f32(0.5) * rule.widest)
+            across, down = reach * f32(f_x / f), reach * f32(f_y / f)
             for row in range(h):
                 for col in range(w):
-                    left, right = np.ceil(x - reach - f32(0.5)), np.floor(x + reach - f32(0.5))
-                    top, bottom = np.ceil(y - reach - f32(0.5)), np.floor(y + reach - f32(0.5))
+                    left, right = np.ceil(x - across - f32(0.5)), np.floor(x + across - f32(0.5))
+                    top, bottom = np.ceil(y - down - f32(0.5)), np.floor(y + down - f32(0.5))
                     if rule.reach > 0 and left <= col <= right and top <= row <= bottom:
                         covering[row, col].append(token)
         for row in range(h):
@@ -62,7 +65,8 @@ def _places(
             x, y, z = (row[0] * a + row[1] * b + row[2] * c + row[3] for row in m)
             if z > rule.near:
                 inverse = f32(1) / z
-                size = f32(block.footprint[i]) * (f32(camera.K_at(*grid)[0, 0]) * inverse)
+                K_latent = camera.K_at(*grid)
+                size = f32(block.footprint[i]) * (f32(math.sqrt(K_latent[0, 0] * K_latent[1, 1])) * inverse)
                 yield i, x * inverse, y * inverse, z, size
 
 
