@@ -8,7 +8,7 @@ import numpy as np
 from numpy import float32 as f32
 
 from mirage_env.camera import Camera
-from mirage_env.config.world import FilterConfig
+from mirage_env.config.world import FilterConfig, GateConfig
 from mirage_env.interfaces import STATIC
 from mirage_env.readout.zbuffer import Rule, Splat
 from mirage_env.tokens.blocks import MemoryBlock
@@ -142,3 +142,50 @@ def keep_cells(
                 and edges <= config.edge_share * pixels
             )
     return keep
+
+
+def depths_of_tokens(
+    blocks: Sequence[MemoryBlock],
+    cameras: Sequence[Camera],
+    grid: tuple[int, int],
+    rule: Rule,
+    rng: np.random.Generator,
+) -> np.ndarray:  # [V, h, w] metres
+    """Depths to ask the gate for: those of tokens, or nearly."""
+    depth = np.zeros((len(cameras), *grid), f32)
+    for v, camera in enumerate(cameras):
+        z = [token[3] for block in blocks for token in _places(block, camera, grid, rule)]
+        if z:
+            depth[v] = rng.choice(z, grid) * rng.choice([1.0, 1.04, 1.1, 0.7], grid)
+    return depth
+
+
+def new_cells(
+    blocks: Sequence[MemoryBlock],
+    shown: Splat,
+    depth: np.ndarray,  # [V, h, w] metres
+    cameras: Sequence[Camera],
+    rule: Rule,
+    gate: GateConfig,
+) -> np.ndarray:  # [V, h, w] bool
+    """Cells that the gate writes: see `mirage_env.memory.gate`."""
+    new = np.zeros(depth.shape, bool)
+    for v, camera in enumerate(cameras):
+        f_x, f_y = np.diag(camera.K_at(*depth.shape[1:]))[:2]
+        f = math.sqrt(f_x * f_y)
+        tokens = [token for block in blocks for token in _places(block, camera, depth.shape[1:], rule)]
+        for row, col in np.ndindex(depth.shape[1:]):
+            wanted, found = depth[v, row, col], shown.depth[v, row, col]
+            other = abs(found - wanted) > f32(gate.depth_change) * wanted
+            new[v, row, col] = shown.block[v, row, col] < 0 or other or shown.scale[v, row, col] > f32(gate.coarser)
+            if not (new[v, row, col] and shown.block[v, row, col] >= 0 and found < wanted):
+                continue
+            for _, x, y, z, size in tokens:
+                reach = min(f32(0.5) * rule.reach * size, f32(0.5) * rule.widest)
+                across, down = max(reach * f32(f_x / f), f32(0.5)), max(reach * f32(f_y / f), f32(0.5))
+                left, right = np.ceil(x - across - f32(0.5)), np.floor(x + across - f32(0.5))
+                top, bottom = np.ceil(y - down - f32(0.5)), np.floor(y + down - f32(0.5))
+                covers = left <= col <= right and top <= row <= bottom and size <= f32(np.exp(gate.coarser))
+                if covers and abs(z - wanted) <= f32(0.05) * wanted:
+                    new[v, row, col] = False
+    return new
