@@ -1,4 +1,4 @@
-"""Images and depth maps of files, simulators and eyes to the tensors of the networks, and back."""
+"""Convert images and depth maps between arrays (uint8, metres) and tensors of the networks."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ def fit_views(
 
     Raises:
         InvalidImageError, InvalidDepthError, InvalidCameraError, MissingPackageError: as `fit_view`; no view at all,
-        not
-            one camera per picture, depth or labels of some of the views only.
+            not one camera per picture, depth or labels of some of the views only.
     """
     if not len(images) or len(images) != len(cameras):
         raise InvalidCameraError(f"{len(images)} images and {len(cameras)} cameras were given; give one for each")
@@ -70,11 +69,16 @@ def fit_views(
 
 
 def image_tensor(image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:  # [H, W, 3] -> [1, 3, H, W]
-    image = np.array(image)  # a copy: torch takes no read-only or flipped arrays, and a chunk shares nothing
+    """One image for the networks, in [-1, 1]; it shares no memory with the array.
+
+    Raises:
+        InvalidImageError: not RGB uint8 of that size.
+    """
+    image = np.array(image)  # torch takes no read-only or flipped arrays
     if image.shape != (*size, 3) or image.dtype != np.uint8:
         raise InvalidImageError(
-            f"the start image has shape {image.shape} and type {image.dtype}; give RGB uint8 of shape {(*size, 3)} "
-            "(crop and resize it first)"
+            f"the image has shape {image.shape} and type {image.dtype}; give RGB uint8 of shape {(*size, 3)} "
+            "(`fit_view` crops and resizes)"
         )
     return frames_from_uint8(image[None])
 
@@ -91,8 +95,7 @@ def depth_tensor(depth: NDArray[np.floating], size: tuple[int, int]) -> Tensor: 
     if (depth < 0.0).any():
         raise InvalidDepthError(
             f"the depth holds {int((depth < 0.0).sum())} negative values; give positive metres, 0 or NaN where "
-            "nothing was "
-            "measured, and inf where there is no surface"
+            "nothing was measured, and inf where there is no surface"
         )
     depth[np.isnan(depth)] = 0.0
     if not depth.any():
@@ -101,10 +104,10 @@ def depth_tensor(depth: NDArray[np.floating], size: tuple[int, int]) -> Tensor: 
 
 
 def frames_from_uint8(images: NDArray[np.uint8]) -> Tensor:  # [F, H, W, 3] -> [F, 3, H, W] in [-1, 1]
-    """Images of files and simulators for the networks."""
+    """Convert images of files and simulators to tensors for the networks."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def frames_to_uint8(frames: Tensor) -> NDArray[np.uint8]:  # [F, 3, H, W] in [-1, 1] -> [F, H, W, 3]
-    """Images for eyes, files and observations."""
+    """Convert tensors to images for eyes, files and observations."""
     return ((frames.permute(0, 2, 3, 1) + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

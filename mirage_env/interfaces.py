@@ -116,6 +116,11 @@ class Memory(Protocol):
         ...
 
     @property
+    def frames(self) -> int:
+        """Views written so far."""
+        ...
+
+    @property
     def points(self) -> int: ...
 
     @property
@@ -128,6 +133,8 @@ class Reference:
 
     latent: Tensor  # [C, h, w] still latent
     camera: Camera
+    frame: int = -1
+    """Number of the frame since the world began, as the memory counts them (0: the start view); -1: not known."""
 
 
 @dataclass(frozen=True)

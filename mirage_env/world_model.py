@@ -109,7 +109,7 @@ class WorldModel:
             chunk=0,
             noise=torch.Generator().manual_seed(seed).get_state(),
             prompt=prompt,
-            references=remembered((), Reference(latents[0], camera), self.config.references),
+            references=remembered((), Reference(latents[0], camera, 0), self.config.references),
             guidance=Guidance(guidance_scale, negative_prompt),
             shown=torch.zeros_like(recent) if self.config.preceding_readouts else None,
         )
@@ -216,7 +216,8 @@ class WorldModel:
         if self.config.alignment.enabled and metres is None:
             cells = depth_to_grid(depth.float().cpu(), self.config.latent_size).numpy()
             fit = align_depth(cells, readout.depth.cpu().numpy(), keep.cpu().numpy(), self.config.alignment)
-            depth, keep = depth * fit.scale, keep & (not fit.refused)
+            depth = depth * fit.scale  # what now lies beyond near or far is not kept
+            keep = self._keep(depth, labels) & (not fit.refused)
         return Chunk(tuple(cameras), frames, depth, labels, keep, readout, known, latents, fit)
 
     def _remember(self, state: WorldState, chunk: Chunk, splat: Splat, shifts: int = 0) -> WorldState:
@@ -235,6 +236,7 @@ class WorldModel:
             recent = torch.cat([state.latents, latents, still])
         views = (latents, frames[chunk.key_frames], chunk.depth, chunk.keep, cameras)
         memory = state.memory.write(*views, now, splat, shifts)
+        last = Reference(still[0], chunk.cameras[-1], memory.frames - 1)
         return replace(
             state,
             memory=memory,
@@ -242,7 +244,7 @@ class WorldModel:
             latents=recent[-len(state.latents) :],
             chunk=now,
             shown=state.shown_after(chunk.readout, len(recent) - len(state.latents)),
-            references=remembered(state.references, Reference(still[0], chunk.cameras[-1]), self.config.references),
+            references=remembered(state.references, last, self.config.references),
         )
 
     def _keep(self, depth: Tensor, labels: Tensor) -> Tensor:

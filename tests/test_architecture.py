@@ -89,6 +89,7 @@ LAYERS = (
     ("readout",),
     ("memory", "world_state"),
     ("world_model",),
+    ("world_views",),
     ("datasets", "models", "spaces"),
     ("trajectories", "tasks", "store", "export"),
     ("envs", "viz"),

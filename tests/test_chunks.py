@@ -250,6 +250,13 @@ def test_the_network_is_told_the_noise_level_of_every_token():
     assert times[0][0, 2, 0, 0] > 990.0
 
 
+def test_a_video_is_encoded_after_the_still_of_the_frame_before_it(model):
+    *_, (_, state), (chunk, after) = walked(model, 2)
+    assert not torch.equal(state.latents[0], state.latents[-1])
+    torch.testing.assert_close(after.latents[:-1], model.codec.encode_chunk(chunk.frames, first=state.latents[-1]))
+    torch.testing.assert_close(after.latents[-1:], model.codec.encode(chunk.frames[-1:]))
+
+
 # As an environment
 
 

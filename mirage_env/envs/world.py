@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera, between
 from mirage_env.envs.arguments import EnvArguments
 from mirage_env.envs.base import ChunkEnv
-from mirage_env.envs.frame_views import every_frame, look
 from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidOptionError
 from mirage_env.fit_view import fit_view
@@ -25,6 +24,7 @@ from mirage_env.poses import rotation_angle
 from mirage_env.spaces.observations import Info, Observation, Shown, WorldFormat
 from mirage_env.spaces.reset_options import as_camera
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
+from mirage_env.world_views import current_view, with_every_frame
 
 MAX_PICTURE_CHUNKS = 16
 """Longest way to a picture, chunks."""
@@ -110,7 +110,8 @@ class MirageEnv(ChunkEnv[WorldState]):
     def walk(self, states: Sequence[WorldState], paths: Sequence[Sequence[Camera]]) -> list[tuple[WorldState, Shown]]:
         """Generate the next chunk of each world, with one call of the generator."""
         chunks, after = self.model.step_batch(states, paths)
-        return [(state, self._shown(chunk, state)) for chunk, state in zip(chunks, after, strict=True)]
+        stepped = zip(states, chunks, after, strict=True)
+        return [(state, self._shown(chunk, state, before)) for before, chunk, state in stepped]
 
     def look(self, state: WorldState) -> Shown:
         """The last frame of a world: its last latent, decoded.
@@ -128,7 +129,7 @@ class MirageEnv(ChunkEnv[WorldState]):
                 f"the state has latents of shape {tuple(state.latents.shape)} and images of {size}; the model "
                 f"{c.name!r} has {shape} and {c.image_size}: use the model that the state comes from"
             )
-        return self._shown(look(model, state), state)
+        return self._shown(current_view(model, state), state)
 
     def picture(self, state: WorldState, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         """The last frame of a walk to that camera, on a fork, at no more than the longest step per chunk.
@@ -193,12 +194,12 @@ class MirageEnv(ChunkEnv[WorldState]):
             raise InvalidOptionError(f"options {others} describe the option 'image'; give that too")
 
     @torch.inference_mode()
-    def _shown(self, chunk: Chunk, state: WorldState) -> Shown:
+    def _shown(self, chunk: Chunk, state: WorldState, before: WorldState | None = None) -> Shown:
         seen: NDArray[np.uint8] | None = None
         if "readout" in self.extras:
             seen = frames_to_uint8(self.model.codec.decode(chunk.known[-1:]))[0]
-        if self.info_frames:
-            chunk = every_frame(self.model, chunk, state)
+        if self.info_frames and before is not None:
+            chunk = with_every_frame(self.model, chunk, before)
         return Shown(
             cameras=chunk.cameras,
             frames=frames_to_uint8(chunk.frames),

@@ -50,6 +50,10 @@ class TimedMemory:
     clock: Clock
 
     @property
+    def frames(self) -> int:
+        return self.memory.frames
+
+    @property
     def points(self) -> int:
         return self.memory.points
 

@@ -42,6 +42,10 @@ class BlankMemory:
         return BlankMemory(config.latent_channels, config.latent_size)
 
     @property
+    def frames(self) -> int:
+        return 0
+
+    @property
     def points(self) -> int:
         return 0
 

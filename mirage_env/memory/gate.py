@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.config.world import GateConfig
 from mirage_env.readout.numba_kernels import BlockArrays, Views, covered_cells, project_tile
-from mirage_env.readout.zbuffer import Rule, Splat, boxes_in_view, focal_lengths, projections
+from mirage_env.readout.zbuffer import Rule, Splat, boxes_in_view, projected
 from mirage_env.tokens.blocks import TILE, MemoryBlock
 
 SAME_DEPTH = 0.05
@@ -61,7 +61,7 @@ def _known(
     grid = (wanted.shape[1], wanted.shape[2])
     asked = np.flatnonzero(wanted.max((1, 2)) > 0.0)
     seen = [cameras[int(i)] for i in asked]
-    views = Views.of(projections(seen, grid), focal_lengths(seen, grid), rule, grid)
+    views = Views.of(*projected(seen, grid), rule, grid)
     known = np.zeros((len(seen), *grid), np.bool_)
     widest = np.float32(np.exp(gate.coarser))
     for block in BlockArrays.newest_first(blocks):
@@ -83,7 +83,8 @@ def _mark_known(block, views, rule, same, coarsest, wanted, known) -> None:  # t
             if not seen[tile]:
                 continue
             _, n = project_tile(block, views, view, tile, rule.near, m, at)
-            covered_cells(rule, np.float32(0.5), h, w, n, at, cells)  # at least the cell that holds its centre
+            # At least the cell that holds its centre.
+            covered_cells(rule, views.focal[view], np.float32(0.5), h, w, n, at, cells)
             for i in range(n):
                 if at[3, i] > coarsest:
                     continue

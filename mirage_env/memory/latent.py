@@ -26,7 +26,7 @@ from mirage_env.memory.gate import new_cells, shown_closely
 from mirage_env.memory.lifting import depth_to_grid, footprint, lift
 from mirage_env.readout import backends
 from mirage_env.readout.backends import BackendName
-from mirage_env.readout.zbuffer import Rule, Splat, projections, visible_tiles
+from mirage_env.readout.zbuffer import Rule, Splat, focal_lengths, projections, visible_tiles
 from mirage_env.tokens.blocks import FeatureType, Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
 
@@ -97,12 +97,12 @@ class PointMemory:
         R_cam_world = T_world_cam[:, :3, :3].transpose(0, 2, 1)
         T_cam_world = np.concatenate([R_cam_world, -R_cam_world @ T_world_cam[:, :3, 3:]], axis=2)  # [V, 3, 4]
         K = np.broadcast_to(K_latent, (len(T_world_cam), 3, 3))
-        P, fx = K @ T_cam_world, K[:, 0, 0].astype(np.float32)
+        P, focal = K @ T_cam_world, focal_lengths(K)
         found, size, threads = Splat.empty(len(P), self.grid), GLIMPSES, torch.get_num_threads()
 
         def some(first: int) -> None:
             part = splat_matrices(
-                self.blocks, P[first : first + size], fx[first : first + size], self.grid, self._rule, 1
+                self.blocks, P[first : first + size], focal[first : first + size], self.grid, self._rule, 1
             )
             for of in fields(Splat):
                 getattr(found, of.name)[first : first + size] = getattr(part, of.name)

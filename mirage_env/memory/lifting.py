@@ -6,6 +6,8 @@ Cell (u, v) of an h x w grid stands for the pixel block whose centre is (u + 1/2
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -93,6 +95,9 @@ def footprint(
     depth: Tensor,  # [..., h, w] metres
     camera: Camera,
 ) -> Tensor:  # [..., h, w] metres
-    """Width of the patch of surface that a cell at that depth covers, seen face on. Cells count as square (f_x)."""
-    h, w = depth.shape[-2:]
-    return depth / float(camera.K_at(h, w)[0, 0])
+    """Width of the patch of surface that a cell at that depth covers, seen face on.
+
+    Where cells are not square on the surface (f_x and f_y differ), that of the square of equal area.
+    """
+    K_latent = camera.K_at(*depth.shape[-2:])
+    return depth / math.sqrt(K_latent[0, 0] * K_latent[1, 1])

@@ -64,7 +64,7 @@ def repose(memory: MemoryT, corrections: Mapping[int, Correction]) -> MemoryT:
 
 
 def repose_world(state: WorldState, corrections: Mapping[int, Correction]) -> WorldState:
-    """`repose` for a whole world; its current camera moves too where the last frame is corrected.
+    """`repose` for a whole world; its current camera and its references move with the frames they were seen in.
 
     Raises:
         InvalidOptionError: as `repose`, or a memory of another kind.
@@ -73,7 +73,11 @@ def repose_world(state: WorldState, corrections: Mapping[int, Correction]) -> Wo
         raise InvalidOptionError(f"a {type(state.memory).__name__} cannot be re-posed; a LatentMemory or RgbMemory can")
     last = corrections.get(state.memory.frames - 1)
     camera = state.camera if last is None else state.camera.at(last.T_world_cam)
-    return replace(state, memory=repose(state.memory, corrections), camera=camera)
+    references = tuple(
+        replace(r, camera=r.camera.at(corrections[r.frame].T_world_cam)) if r.frame in corrections else r
+        for r in state.references
+    )
+    return replace(state, memory=repose(state.memory, corrections), camera=camera, references=references)
 
 
 def _reposed(block: MemoryBlock, corrections: Mapping[int, Correction], columns: int) -> MemoryBlock:

@@ -39,12 +39,12 @@ class Views(NamedTuple):
 
     P: Matrices  # [V, 3, 4] `projections`
     planes: Matrices  # [V, 5, 4] `frustums`
-    fx: NDArray[np.float32]  # [V] `focal_lengths`
+    focal: NDArray[np.float32]  # [V, 3] `focal_lengths`
 
     @staticmethod
-    def of(P: Matrices, fx: NDArray[np.float32], rule: Rule, grid: tuple[int, int]) -> Views:
+    def of(P: Matrices, focal: NDArray[np.float32], rule: Rule, grid: tuple[int, int]) -> Views:
         """Views with their frustums."""
-        return Views(P, frustums(P, rule, *grid), fx)
+        return Views(P, frustums(P, rule, *grid), focal)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -53,7 +53,7 @@ def project_tile(block, views, view, tile, near, m, at):  # type: ignore[no-unty
     start = block.first[tile]
     n = block.first[tile + 1] - start
     fold(views.P[view], block.anchor, block.low[tile], block.step[tile], m)
-    project(m, views.fx[view], near, block.xyz, block.footprint, start, n, at)
+    project(m, views.focal[view, 0], near, block.xyz, block.footprint, start, n, at)
     return start, n
 
 
@@ -68,7 +68,7 @@ def fold(P, anchor, low, step, m):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def project(m, fx, near, xyz, footprint, start, n, place):  # type: ignore[no-untyped-def]
+def project(m, focal, near, xyz, footprint, start, n, place):  # type: ignore[no-untyped-def]
     """Place (u, v in cells, z in metres) and size (cells) [4, n] of the tokens of a tile."""
     m0, m1, m2, m3, m4, m5 = m[0], m[1], m[2], m[3], m[4], m[5]
     m6, m7, m8, m9, m10, m11 = m[6], m[7], m[8], m[9], m[10], m[11]
@@ -87,7 +87,7 @@ def project(m, fx, near, xyz, footprint, start, n, place):  # type: ignore[no-un
         U[i] = (((m0 * a + m1 * b) + m2 * c) + m3) * inverse
         V[i] = (((m4 * a + m5 * b) + m6 * c) + m7) * inverse
         Z[i] = z
-        S[i] = from_half(F[i]) * (fx * inverse)
+        S[i] = from_half(F[i]) * (focal * inverse)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -113,18 +113,19 @@ def own_cells(rule, h, w, n, at, cells):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def covered_cells(rule, least, h, w, n, at, cells):  # type: ignore[no-untyped-def]
-    """The same for what each token's footprint covers, half of it being at least `least` cells."""
+def covered_cells(rule, focal, least, h, w, n, at, cells):  # type: ignore[no-untyped-def]
+    """The same for what each token's footprint covers, half of it being at least `least` cells either way."""
     U, V, Z, S = at[0], at[1], at[2], at[3]
     top, bottom, left, right = cells[0], cells[1], cells[2], cells[3]
     near, zero, half, one = rule.near, np.float32(0.0), np.float32(0.5), np.float32(1.0)
-    reach, widest = half * rule.reach, half * rule.widest
+    reach, widest, wide, high = half * rule.reach, half * rule.widest, focal[1], focal[2]
     last_row, last_col = np.float32(h - 1), np.float32(w - 1)
     for i in range(n):
-        r = max(min(reach * S[i], widest), least)
-        top[i], left[i] = max(np.ceil(V[i] - r - half), zero), max(np.ceil(U[i] - r - half), zero)
-        bottom[i] = min(np.floor(V[i] + r - half), last_row) if Z[i] > near else -one
-        right[i] = min(np.floor(U[i] + r - half), last_col)
+        r = min(reach * S[i], widest)
+        x, y = max(r * wide, least), max(r * high, least)
+        top[i], left[i] = max(np.ceil(V[i] - y - half), zero), max(np.ceil(U[i] - x - half), zero)
+        bottom[i] = min(np.floor(V[i] + y - half), last_row) if Z[i] > near else -one
+        right[i] = min(np.floor(U[i] + x - half), last_col)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

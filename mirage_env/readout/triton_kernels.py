@@ -45,7 +45,7 @@ def see(corner, step, world, P, planes, count, visible, folded, total, views, LA
 
 
 @triton.jit
-def _project(xyz, stride, footprint, folded, total, j, tile, lane, fx, near, here):
+def _project(xyz, stride, footprint, folded, total, j, tile, lane, f, near, here):
     """u, v (cells), z (metres) and size (cells) of tokens; the shapes of tile and lane broadcast."""
     x_at = tl.load(xyz + tile).to(tl.pointer_type(tl.int16)) + lane
     apart = tl.load(stride + tile).to(tl.int64)
@@ -63,7 +63,7 @@ def _project(xyz, stride, footprint, folded, total, j, tile, lane, fx, near, her
     )
     half_bits = tl.load(tl.load(footprint + tile).to(tl.pointer_type(tl.int16)) + lane, here, 0).to(tl.int32)
     metres = (half_bits << 13).to(tl.float32, bitcast=True) * 5.192296858534828e33
-    return u * inverse, v * inverse, z, metres * (fx * inverse)
+    return u * inverse, v * inverse, z, metres * (f * inverse)
 
 
 @triton.jit
@@ -113,8 +113,8 @@ def enter(
         tile = tl.load(visible + j.to(tl.int64) * total + slot, slot < listed, 0)[:, None]
         here = (slot[:, None] < listed) & (lane < tl.load(tokens + tile))
         view = tl.load(world + tile) * views + j
-        fx = tl.load(focal + view)
-        u, v, z, size = _project(xyz, stride, footprint, folded, total, j, tile, lane, fx, near, here)
+        f = tl.load(focal + 3 * view)
+        u, v, z, size = _project(xyz, stride, footprint, folded, total, j, tile, lane, f, near, here)
         here = here & (z > near)
         order = tile.to(tl.int64) * TILE + lane
         base = view * LAYERS * h * w
@@ -123,11 +123,12 @@ def enter(
         _compete(depths, keys, base + row * w + col, row, col, u, v, z, size, order, widen, inside, STEP, FIT)
         if LAYERS == 2:
             r = tl.minimum(reach * size, widest)
+            x, y = r * tl.load(focal + 3 * view + 1), r * tl.load(focal + 3 * view + 2)
             # Clamped before they become integers: a token beside the camera is millions of cells away.
-            top = tl.minimum(tl.maximum(tl.ceil(v - r - 0.5), 0.0), h).to(tl.int32)
-            bottom = tl.minimum(tl.maximum(tl.floor(v + r - 0.5), -1.0), h - 1).to(tl.int32)
-            left = tl.minimum(tl.maximum(tl.ceil(u - r - 0.5), 0.0), w).to(tl.int32)
-            right = tl.minimum(tl.maximum(tl.floor(u + r - 0.5), -1.0), w - 1).to(tl.int32)
+            top = tl.minimum(tl.maximum(tl.ceil(v - y - 0.5), 0.0), h).to(tl.int32)
+            bottom = tl.minimum(tl.maximum(tl.floor(v + y - 0.5), -1.0), h - 1).to(tl.int32)
+            left = tl.minimum(tl.maximum(tl.ceil(u - x - 0.5), 0.0), w).to(tl.int32)
+            right = tl.minimum(tl.maximum(tl.floor(u + x - 0.5), -1.0), w - 1).to(tl.int32)
             for k in range(MOST * MOST):
                 row, col = top + k // MOST, left + k % MOST
                 covered = here & (row <= bottom) & (col <= right)
@@ -149,14 +150,14 @@ def resolve(
     won = here & (key < 0x7FFFFFFFFFFFFFFF)
     order = tl.where(won, key & 0xFFFFFFFF, 0)
     tile, lane = (order // TILE).to(tl.int32), (order % TILE).to(tl.int32)
-    fx = tl.load(focal + view, here, 0.0)
-    u, v, z, size = _project(xyz, stride, footprint, folded, total, j, tile, lane, fx, near, won)
+    f = tl.load(focal + 3 * view, here, 0.0)
+    u, v, z, size = _project(xyz, stride, footprint, folded, total, j, tile, lane, f, near, won)
     if LAYERS == 2:
         key = tl.load(keys + (view * LAYERS + 1) * h * w + cell, here, 0)
         covered = here & (key < 0x7FFFFFFFFFFFFFFF)
         order = tl.where(covered, key & 0xFFFFFFFF, 0)
         other, place = (order // TILE).to(tl.int32), (order % TILE).to(tl.int32)
-        u2, v2, z2, size2 = _project(xyz, stride, footprint, folded, total, j, other, place, fx, near, covered)
+        u2, v2, z2, size2 = _project(xyz, stride, footprint, folded, total, j, other, place, f, near, covered)
         shown = covered & ((won == 0) | (z > widen * z2))
         tile, lane = tl.where(shown, other, tile), tl.where(shown, place, lane)
         u, v, z, size = (

@@ -4,8 +4,9 @@ Two layers. In the first, a token competes for the cell its centre falls into; i
 centre its footprint reaches. Each layer takes two passes: the nearest depth of every cell, then, among the tokens
 within `depth_tolerance` of it, the one that fits the cell best: smallest distance from the cell centre (cells) plus
 absolute log of its footprint against the cell's. Ties go to the newest token, then to the first. The second layer shows
-where the first is empty or lies farther behind it than `depth_tolerance`. Footprints are square: f_x alone gives their
-size in cells.
+where the first is empty or lies farther behind it than `depth_tolerance`. Footprints are squares of surface. Where f_x
+and f_y differ, they cover f_x / f_y times as many columns as rows, and their size in cells is that of the square of
+equal area: it goes by the focal length f = sqrt(f_x f_y).
 
 There are three implementations, and they agree to the bit: numba (`zbuffer_numba.py`, CPU), Triton
 (`zbuffer_triton.py`, CUDA) and plain torch (`zbuffer_torch.py`, anywhere). So the arithmetic is fixed here:
@@ -13,7 +14,8 @@ There are three implementations, and they agree to the bit: numba (`zbuffer_numb
 - The projection of a tile, `K_latent @ T_cam_world` with the tile's box folded in, is computed in float64 and rounded
   to float32 once: `q = m0 x + m1 y + m2 z + m3`, summed from the left, without fused multiply-add.
 - From there on everything is float32: `inverse = 1 / q_z`, `u = q_x inverse`, `v = q_y inverse`, `size = footprint
-  (f_x inverse)` cells. q_z is tested against `near` before anything is divided by it.
+  (f inverse)` cells; `size f_x / f` columns and `size f_y / f` rows are covered. q_z is tested against `near` before
+  anything is divided by it.
 - The logarithm is the series of `log_size`, not that of a mathematical library.
 """
 
@@ -91,9 +93,17 @@ def projections(cameras: Sequence[Camera], grid: tuple[int, int]) -> Matrices:  
     return np.array([c.K_at(*grid) @ c.T_cam_world[:3] for c in cameras]).reshape(-1, 3, 4)
 
 
-def focal_lengths(cameras: Sequence[Camera], grid: tuple[int, int]) -> NDArray[np.float32]:  # [V]
-    """f_x in cells."""
-    return np.array([c.K_at(*grid)[0, 0] for c in cameras], np.float32)
+def focal_lengths(K_latent: Matrices) -> NDArray[np.float32]:  # [V, 3, 3] -> [V, 3]
+    """Focal length f in cells, f_x / f and f_y / f of every camera."""
+    f_x, f_y = K_latent[:, 0, 0], K_latent[:, 1, 1]
+    f = np.sqrt(f_x * f_y)
+    return np.stack([f, f_x / f, f_y / f], 1).astype(np.float32)
+
+
+def projected(cameras: Sequence[Camera], grid: tuple[int, int]) -> tuple[Matrices, NDArray[np.float32]]:
+    """`projections` and `focal_lengths` of cameras."""
+    K_latent = np.array([c.K_at(*grid) for c in cameras]).reshape(-1, 3, 3)
+    return projections(cameras, grid), focal_lengths(K_latent)
 
 
 @njit(cache=True, error_model="numpy", inline="always")
@@ -117,16 +127,27 @@ def frustums(projections, rule, h, w):  # type: ignore[no-untyped-def]
 
     They are moved outwards by what a footprint can reach, and by what rounding can do.
     """
-    margin = 0.01 + (0.5 * rule.widest if rule.reach > 0.0 else 0.0)
+    reach = 0.5 * rule.widest if rule.reach > 0.0 else 0.0
     planes = np.empty((len(projections), 5, 4))
     for view in range(len(projections)):
         P = projections[view]
+        # Rows of P are (f_x R_0 + c_x R_2, f_y R_1 + c_y R_2, R_2) with the rows of a rotation.
+        f_x, f_y = np.float64(0.0), np.float64(0.0)
+        c_x, c_y = np.float64(0.0), np.float64(0.0)
+        for k in range(3):
+            c_x += P[0, k] * P[2, k]
+            c_y += P[1, k] * P[2, k]
+        for k in range(3):
+            f_x += (P[0, k] - c_x * P[2, k]) ** 2
+            f_y += (P[1, k] - c_y * P[2, k]) ** 2
+        wide = (f_x / f_y) ** 0.25
+        x, y = 0.01 + reach * wide, 0.01 + reach / wide
         for k in range(4):
             planes[view, 0, k] = P[2, k]
-            planes[view, 1, k] = P[0, k] + margin * P[2, k]
-            planes[view, 2, k] = (w + margin) * P[2, k] - P[0, k]
-            planes[view, 3, k] = P[1, k] + margin * P[2, k]
-            planes[view, 4, k] = (h + margin) * P[2, k] - P[1, k]
+            planes[view, 1, k] = P[0, k] + x * P[2, k]
+            planes[view, 2, k] = (w + x) * P[2, k] - P[0, k]
+            planes[view, 3, k] = P[1, k] + y * P[2, k]
+            planes[view, 4, k] = (h + y) * P[2, k] - P[1, k]
         planes[view, 0, 3] -= 0.999 * rule.near
     return planes
 

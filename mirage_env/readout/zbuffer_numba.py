@@ -33,9 +33,8 @@ from mirage_env.readout.zbuffer import (
     Rule,
     Splat,
     boxes_in_view,
-    focal_lengths,
     log_size,
-    projections,
+    projected,
 )
 from mirage_env.tokens.blocks import TILE, MemoryBlock
 
@@ -51,13 +50,13 @@ def splat_numba(
     threads: int,
 ) -> Splat:
     """Winners of every cell of V views (`Backend`)."""
-    return splat_matrices(blocks, projections(cameras, grid), focal_lengths(cameras, grid), grid, rule, threads)
+    return splat_matrices(blocks, *projected(cameras, grid), grid, rule, threads)
 
 
 def splat_matrices(
     blocks: Sequence[MemoryBlock],
     P: Matrices,  # [V, 3, 4] `projections`
-    fx: NDArray[np.float32],  # [V] `focal_lengths`
+    focal: NDArray[np.float32],  # [V, 3] `focal_lengths`
     grid: tuple[int, int],
     rule: Rule,
     threads: int,
@@ -66,11 +65,11 @@ def splat_matrices(
     found = Splat.empty(len(P), grid)
     threads = min(threads, len(P))
     if threads < 2 or sum(len(b) for b in blocks) * len(P) < THREADED_FROM:
-        _splat_views(blocks, P, fx, rule, found)
+        _splat_views(blocks, P, focal, rule, found)
         return found
     parts = [slice(i, None, threads) for i in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda views: _splat_views(blocks, P[views], fx[views], rule, found[views]), parts))
+        list(pool.map(lambda views: _splat_views(blocks, P[views], focal[views], rule, found[views]), parts))
     return found
 
 
@@ -92,10 +91,12 @@ class Best(NamedTuple):
         return Best(np.full(shape, np.inf, np.float32), rank, np.empty((*shape, 4), np.float32), names)
 
 
-def _splat_views(blocks: Sequence[MemoryBlock], P: Matrices, fx: NDArray[np.float32], rule: Rule, found: Splat) -> None:
+def _splat_views(
+    blocks: Sequence[MemoryBlock], P: Matrices, focal: NDArray[np.float32], rule: Rule, found: Splat
+) -> None:
     """Write the winners of some views into `found`."""
     count, h, w = found.block.shape
-    views, best = Views.of(P, fx, rule, (h, w)), Best.none_yet(count, 2 if rule.reach > 0.0 else 1, h * w)
+    views, best = Views.of(P, focal, rule, (h, w)), Best.none_yet(count, 2 if rule.reach > 0.0 else 1, h * w)
     scene = list(BlockArrays.newest_first(blocks))
     for block in scene:
         _scan(block, views, rule, False, h, w, best)
@@ -136,7 +137,7 @@ def _scan(block, views, rule, fits, h, w, best):  # type: ignore[no-untyped-def]
                 if layer == 0:
                     own_cells(rule, h, w, n, at, cells)
                 else:
-                    covered_cells(rule, np.float32(0.0), h, w, n, at, cells)
+                    covered_cells(rule, views.focal[view], np.float32(0.0), h, w, n, at, cells)
                     rows, cols = extent(n, cells)
                 limit, rank = best.limit[view, layer], best.rank[view, layer]
                 mark(fits, w, n, rows, cols, at, misfit, cells, limit, rank, work, hit)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mirage_env.camera import Camera
 from mirage_env.readout.device_tiles import Tiles, on_device
-from mirage_env.readout.zbuffer import Rule, Splat, by_block, focal_lengths, frustums, projections
+from mirage_env.readout.zbuffer import Rule, Splat, by_block, frustums, projected
 from mirage_env.tokens.blocks import TILE, MemoryBlock
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def splat_torch(
     found = Splat.empty(len(cameras), grid)
     if not blocks:
         return found
-    P, fx = projections(cameras, grid), focal_lengths(cameras, grid)
+    P, focal = projected(cameras, grid)
     planes = torch.from_numpy(frustums(P, rule, *grid)).to(device)
     tiles = Tiles.of(blocks, device)
     xyz = torch.cat([on_device(b.xyz, device) for b in reversed(blocks)], 1)
@@ -42,10 +42,11 @@ def splat_torch(
         seen = torch.nonzero(_in_view(planes[view], tiles)).squeeze(1)
         tile, token = _tokens(tiles, seen)
         m = _fold(torch.from_numpy(P[view]).to(device), tiles, tile)
-        place = _project(m, float(fx[view]), rule, xyz[:, token], footprint[token])
+        f, wide, high = focal[view].tolist()
+        place = _project(m, f, rule, xyz[:, token], footprint[token])
         visible = torch.nonzero(place.z > float(rule.near)).squeeze(1)
         tile, token, place = tile[visible], token[visible], place[visible]
-        chosen, offset = _winners(place, grid, rule)
+        chosen, offset = _winners(place, (wide, high), grid, rule)
         cells = chosen >= 0
         winner = chosen[cells]
         where = cells.cpu().numpy().reshape(grid)
@@ -114,15 +115,17 @@ def _fold(P: Tensor, tiles: Tiles, tile: Tensor) -> Tensor:  # [3, 4] -> [3, 4, 
     return torch.cat([folded, last[:, None]], 1).float()[:, :, tile]
 
 
-def _project(m: Tensor, fx: float, rule: Rule, xyz: Tensor, footprint: Tensor) -> _Place:
+def _project(m: Tensor, focal: float, rule: Rule, xyz: Tensor, footprint: Tensor) -> _Place:
     a, b, c = (xyz.int() & 0xFFFF).float()
     x, y, z = (((row[0] * a + row[1] * b) + row[2] * c) + row[3] for row in m)
     inverse = torch.ones_like(z) / torch.where(z > float(rule.near), z, 1.0)
     metres = (footprint.int() << 13).view(torch.float32) * 2.0**112  # float16 to float32, as the other kernels do
-    return _Place(x * inverse, y * inverse, z, metres * (fx * inverse))
+    return _Place(x * inverse, y * inverse, z, metres * (focal * inverse))
 
 
-def _winners(place: _Place, grid: tuple[int, int], rule: Rule) -> tuple[Tensor, Tensor]:  # [h w], [2, observed]
+def _winners(
+    place: _Place, shape: tuple[float, float], grid: tuple[int, int], rule: Rule
+) -> tuple[Tensor, Tensor]:  # [h w], [2, observed]
     """Token that wins each cell, or -1, and the offset of each winner."""
     h, w = grid
     inside = (place.u >= 0.0) & (place.u < w) & (place.v >= 0.0) & (place.v < h)
@@ -130,7 +133,7 @@ def _winners(place: _Place, grid: tuple[int, int], rule: Rule) -> tuple[Tensor, 
     entries = [(own, place.v[own].long() * w + place.u[own].long())]
     chosen = _best(place, entries, grid, rule)
     if rule.reach > 0.0:
-        second = _best(place, list(_covered(place, grid, rule)), grid, rule)
+        second = _best(place, list(_covered(place, shape, grid, rule)), grid, rule)
         behind = (
             place.z[chosen] > float(np.float32(1.0) + rule.behind) * place.z[second] if len(place.z) else chosen < 0
         )
@@ -140,18 +143,21 @@ def _winners(place: _Place, grid: tuple[int, int], rule: Rule) -> tuple[Tensor, 
     return chosen, torch.stack([x, y])
 
 
-def _covered(place: _Place, grid: tuple[int, int], rule: Rule) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tokens and a cell that each covers, for every place in the largest footprint."""
+def _covered(
+    place: _Place, shape: tuple[float, float], grid: tuple[int, int], rule: Rule
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tokens and a cell that each covers, for every place in the largest footprint, `shape` (x, y) as wide as high."""
     h, w = grid
     r = (float(np.float32(0.5) * rule.reach) * place.size).clamp_max(float(np.float32(0.5) * rule.widest))
-    top, bottom = torch.ceil(place.v - r - 0.5).clamp(0, h), torch.floor(place.v + r - 0.5).clamp(-1, h - 1)
-    left, right = torch.ceil(place.u - r - 0.5).clamp(0, w), torch.floor(place.u + r - 0.5).clamp(-1, w - 1)
+    x, y = r * shape[0], r * shape[1]
+    top, bottom = torch.ceil(place.v - y - 0.5).clamp(0, h), torch.floor(place.v + y - 0.5).clamp(-1, h - 1)
+    left, right = torch.ceil(place.u - x - 0.5).clamp(0, w), torch.floor(place.u + x - 0.5).clamp(-1, w - 1)
     top, bottom, left, right = top.long(), bottom.long(), left.long(), right.long()
     if len(r):
-        for y in range(int((bottom - top).max()) + 1):
-            for x in range(int((right - left).max()) + 1):
-                token = torch.nonzero((top + y <= bottom) & (left + x <= right)).squeeze(1)
-                yield token, (top[token] + y) * w + left[token] + x
+        for down in range(int((bottom - top).max()) + 1):
+            for across in range(int((right - left).max()) + 1):
+                token = torch.nonzero((top + down <= bottom) & (left + across <= right)).squeeze(1)
+                yield token, (top[token] + down) * w + left[token] + across
 
 
 def _best(place: _Place, entries: list[tuple[Tensor, Tensor]], grid: tuple[int, int], rule: Rule) -> Tensor:  # [h w]

@@ -23,7 +23,7 @@ from torch import Tensor
 from mirage_env.camera import Camera
 from mirage_env.readout import triton_kernels as kernels
 from mirage_env.readout.device_tiles import Tiles, on_device
-from mirage_env.readout.zbuffer import Rule, Splat, focal_lengths, frustums, projections
+from mirage_env.readout.zbuffer import Rule, Splat, frustums, projected
 from mirage_env.tokens.blocks import TILE, MemoryBlock
 
 EXACT = {"enable_fp_fusion": False}
@@ -80,7 +80,7 @@ class Work:
     world: Tensor  # [M] int32
     P: Tensor  # [W V, 3, 4] float64
     planes: Tensor  # [W V, 5, 4] float64
-    fx: Tensor  # [W V] float32
+    focal: Tensor  # [W V, 3] float32
     views: int
     grid: tuple[int, int]
     rule: Rule
@@ -104,7 +104,7 @@ class Work:
         )
         xyz, footprint, stride, world_of = torch.from_numpy(table).to(device)[tiles.block].T
         seen = [camera for views in cameras for camera in views]
-        P = projections(seen, grid)
+        P, focal = projected(seen, grid)
         return Work(
             tiles,
             xyz + 2 * tiles.start,
@@ -113,7 +113,7 @@ class Work:
             world_of.int(),
             torch.from_numpy(P).to(device),
             torch.from_numpy(frustums(P, rule, *grid)).to(device),
-            torch.from_numpy(focal_lengths(seen, grid)).to(device),
+            torch.from_numpy(focal).to(device),
             len(cameras[0]),
             grid,
             rule,
@@ -123,6 +123,11 @@ class Work:
     @cached_property
     def layers(self) -> int:
         return 2 if self.rule.reach > 0.0 else 1
+
+    @cached_property
+    def most(self) -> int:
+        """Most rows or columns that a footprint covers."""
+        return int(np.floor(self.rule.widest * float(self.focal[:, 1:].max()))) + 1
 
     @cached_property
     def memory(self) -> tuple[Tensor, ...]:
@@ -151,13 +156,13 @@ class Work:
             self.views, LANES, **EXACT,
         )  # fmt: skip
         one = np.float32(1.0)
-        tokens = (self.xyz, self.stride, self.footprint, self.tiles.count, self.world, self.fx, folded, total)
+        tokens = (self.xyz, self.stride, self.footprint, self.tiles.count, self.world, self.focal, folded, total)
         reach, widest = float(np.float32(0.5) * rule.reach), float(np.float32(0.5) * rule.widest)
         steps = (DEPTHS, RANKS) if rule.tolerance > 0.0 else (RANKS,)
         for step in steps:
             kernels.enter[(min(PROGRAMS, triton.cdiv(total, GROUP)), self.views)](
                 count, visible, *tokens, depths, keys, float(rule.near), float(one + rule.tolerance), reach, widest,
-                self.views, h, w, step, rule.tolerance > 0.0, self.layers, int(np.floor(rule.widest)) + 1, GROUP, TILE,
+                self.views, h, w, step, rule.tolerance > 0.0, self.layers, self.most, GROUP, TILE,
                 **EXACT,
             )  # fmt: skip
         cells = len(self.P) * h * w

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.interfaces import Reference
 from mirage_env.memory.references import BANK
-from mirage_env.store.format.arrays import CAMERA_NUMBERS
+from mirage_env.store.format.arrays import REFERENCE_NUMBERS
 from mirage_env.world_state import WorldState
 
 NAMES = ("latents", "noise", "bank", "views")
@@ -27,28 +27,30 @@ class Resumable:
     latents: NDArray[np.float32]  # [1 + P, C, h, w]; twice as many where read-out latents (`shown`) follow them
     noise: NDArray[np.uint8]
     bank: NDArray[np.float32]  # [N, C, h, w] latents of the references
-    views: NDArray[np.float64]  # [N, 25] their cameras
+    views: NDArray[np.float64]  # [N, 26] their cameras, and the numbers of their frames
 
     @staticmethod
     def of(state: WorldState) -> Resumable:
         recent = state.latents if state.shown is None else torch.cat([state.latents, state.shown])
         latents = recent.float().cpu().numpy()
         bank = [r.latent.float().cpu().numpy() for r in state.references]
-        cameras = [r.camera for r in state.references]
-        views = [np.concatenate([c.T_world_cam.ravel(), c.K_image.ravel()]) for c in cameras]
+        views = [np.hstack([r.camera.T_world_cam.ravel(), r.camera.K_image.ravel(), r.frame]) for r in state.references]
         return Resumable(
             latents,
             state.noise.cpu().numpy(),
             np.stack(bank) if bank else latents[:0],
-            np.stack(views) if views else np.zeros((0, CAMERA_NUMBERS)),
+            np.stack(views) if views else np.zeros((0, REFERENCE_NUMBERS)),
         )
 
     def references(self, image_size: tuple[int, int]) -> tuple[Reference, ...]:
+        frames = np.nan_to_num(self.views[:, 25], nan=-1, posinf=-1, neginf=-1).clip(-1, 2**31)
         return tuple(
             Reference(
-                torch.from_numpy(latent.copy()), Camera(view[:16].reshape(4, 4), view[16:].reshape(3, 3), *image_size)
+                torch.from_numpy(latent.copy()),
+                Camera(view[:16].reshape(4, 4), view[16:25].reshape(3, 3), *image_size),
+                int(frame),
             )
-            for latent, view in zip(self.bank, self.views, strict=True)
+            for latent, view, frame in zip(self.bank, self.views, frames, strict=True)
         )
 
     def rows(self, slots: int) -> dict[str, NDArray[Any]]:
@@ -61,7 +63,7 @@ class Resumable:
     @staticmethod
     def from_rows(rows: dict[str, NDArray[Any]]) -> Resumable:
         latents = rows["latents"]
-        bank, views = rows.get("bank", latents[:0]), rows.get("views", np.zeros((0, CAMERA_NUMBERS)))
+        bank, views = rows.get("bank", latents[:0]), rows.get("views", np.zeros((0, REFERENCE_NUMBERS)))
         used = views.any(1)  # a camera is never all zeros
         return Resumable(latents, rows["noise"], bank[used], views[used])
 

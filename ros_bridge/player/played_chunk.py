@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
-from mirage_env.envs import frame_views
 from mirage_env.interfaces import StartView
 from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
+from mirage_env.world_views import current_view
 from ros_bridge.player.motion_commands import Plan, Progress, Stop
 
 Clock = Callable[[], float]
@@ -80,7 +80,7 @@ def open_world(model: WorldModel, view: StartView, seed: int, clock: Clock) -> P
 def look(model: WorldModel, state: WorldState, clock: Clock) -> PlayedChunk:
     """Render a world from its current camera."""
     began = clock()
-    return _take(frame_views.look(model, state), state, _standing(state), NO_COMMAND, None, began, clock)
+    return _take(current_view(model, state), state, _standing(state), NO_COMMAND, None, began, clock)
 
 
 def observed_chunk(chunk: Chunk, state: WorldState, began: float, clock: Clock) -> PlayedChunk:

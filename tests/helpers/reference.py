@@ -8,7 +8,7 @@ import numpy as np
 from numpy import float32 as f32
 
 from mirage_env.camera import Camera
-from mirage_env.config.world import FilterConfig
+from mirage_env.config.world import FilterConfig, GateConfig
 from mirage_env.interfaces import STATIC
 from mirage_env.readout.zbuffer import Rule, Splat
 from mirage_env.tokens.blocks import MemoryBlock
@@ -22,16 +22,19 @@ def splat(blocks: Sequence[MemoryBlock], cameras: Sequence[Camera], grid: tuple[
         tokens = []  # (number of the block, of the token, u, v, z, size), newest block first, then the first token
         for number in reversed(range(len(blocks))):
             tokens += [(number, *token) for token in _places(blocks[number], camera, grid, rule)]
+        f_x, f_y = np.diag(camera.K_at(*grid))[:2]
+        f = math.sqrt(f_x * f_y)
         inside, covering = defaultdict(list), defaultdict(list)  # cell -> tokens
         for token in tokens:
             x, y, _, size = token[2:]
             if 0 <= x < w and 0 <= y < h:
                 inside[int(y), int(x)].append(token)
             reach = min(f32(0.5) * rule.reach * size, f32(0.5) * rule.widest)
+            across, down = reach * f32(f_x / f), reach * f32(f_y / f)
             for row in range(h):
                 for col in range(w):
-                    left, right = np.ceil(x - reach - f32(0.5)), np.floor(x + reach - f32(0.5))
-                    top, bottom = np.ceil(y - reach - f32(0.5)), np.floor(y + reach - f32(0.5))
+                    left, right = np.ceil(x - across - f32(0.5)), np.floor(x + across - f32(0.5))
+                    top, bottom = np.ceil(y - down - f32(0.5)), np.floor(y + down - f32(0.5))
                     if rule.reach > 0 and left <= col <= right and top <= row <= bottom:
                         covering[row, col].append(token)
         for row in range(h):
@@ -62,7 +65,8 @@ def _places(
             x, y, z = (row[0] * a + row[1] * b + row[2] * c + row[3] for row in m)
             if z > rule.near:
                 inverse = f32(1) / z
-                size = f32(block.footprint[i]) * (f32(camera.K_at(*grid)[0, 0]) * inverse)
+                K_latent = camera.K_at(*grid)
+                size = f32(block.footprint[i]) * (f32(math.sqrt(K_latent[0, 0] * K_latent[1, 1])) * inverse)
                 yield i, x * inverse, y * inverse, z, size
 
 
@@ -138,3 +142,50 @@ def keep_cells(
                 and edges <= config.edge_share * pixels
             )
     return keep
+
+
+def depths_of_tokens(
+    blocks: Sequence[MemoryBlock],
+    cameras: Sequence[Camera],
+    grid: tuple[int, int],
+    rule: Rule,
+    rng: np.random.Generator,
+) -> np.ndarray:  # [V, h, w] metres
+    """Depths to ask the gate for: those of tokens, or nearly."""
+    depth = np.zeros((len(cameras), *grid), f32)
+    for v, camera in enumerate(cameras):
+        z = [token[3] for block in blocks for token in _places(block, camera, grid, rule)]
+        if z:
+            depth[v] = rng.choice(z, grid) * rng.choice([1.0, 1.04, 1.1, 0.7], grid)
+    return depth
+
+
+def new_cells(
+    blocks: Sequence[MemoryBlock],
+    shown: Splat,
+    depth: np.ndarray,  # [V, h, w] metres
+    cameras: Sequence[Camera],
+    rule: Rule,
+    gate: GateConfig,
+) -> np.ndarray:  # [V, h, w] bool
+    """Cells that the gate writes: see `mirage_env.memory.gate`."""
+    new = np.zeros(depth.shape, bool)
+    for v, camera in enumerate(cameras):
+        f_x, f_y = np.diag(camera.K_at(*depth.shape[1:]))[:2]
+        f = math.sqrt(f_x * f_y)
+        tokens = [token for block in blocks for token in _places(block, camera, depth.shape[1:], rule)]
+        for row, col in np.ndindex(depth.shape[1:]):
+            wanted, found = depth[v, row, col], shown.depth[v, row, col]
+            other = abs(found - wanted) > f32(gate.depth_change) * wanted
+            new[v, row, col] = shown.block[v, row, col] < 0 or other or shown.scale[v, row, col] > f32(gate.coarser)
+            if not (new[v, row, col] and shown.block[v, row, col] >= 0 and found < wanted):
+                continue
+            for _, x, y, z, size in tokens:
+                reach = min(f32(0.5) * rule.reach * size, f32(0.5) * rule.widest)
+                across, down = max(reach * f32(f_x / f), f32(0.5)), max(reach * f32(f_y / f), f32(0.5))
+                left, right = np.ceil(x - across - f32(0.5)), np.floor(x + across - f32(0.5))
+                top, bottom = np.ceil(y - down - f32(0.5)), np.floor(y + down - f32(0.5))
+                covers = left <= col <= right and top <= row <= bottom and size <= f32(np.exp(gate.coarser))
+                if covers and abs(z - wanted) <= f32(0.05) * wanted:
+                    new[v, row, col] = False
+    return new

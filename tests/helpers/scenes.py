@@ -25,10 +25,13 @@ readouts = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
 def views(rng: np.random.Generator, count: int = 3) -> list[Camera]:
-    camera = Camera.from_fov(1.3, 32, 48)
-    return [
-        camera.at(pose_from_rotation_vector(rng.normal(0.0, 0.5, 3), rng.normal(0.0, 0.5, 3))) for _ in range(count)
-    ]
+    """Cameras near the origin, some with square pixels and some with pixels wider or higher than that."""
+    K_image, cameras = Camera.from_fov(1.3, 32, 48).K_image, []
+    for _ in range(count):
+        T_world_cam = pose_from_rotation_vector(rng.normal(0.0, 0.5, 3), rng.normal(0.0, 0.5, 3))
+        stretch = np.diag([1.0, rng.choice([0.4, 1.0, 1.0, 2.2]), 1.0])
+        cameras.append(Camera(T_world_cam, stretch @ K_image, 32, 48))
+    return cameras
 
 
 def tokens_of(xyz: ArrayLike, footprint: ArrayLike, feature: ArrayLike | None = None, **fields: Any) -> Tokens:

@@ -39,6 +39,17 @@ class Recorder:
         return [call[1:] for call in self.calls if call[0] == method]
 
 
+class Breathing:
+    """A wall whose estimated distance is wrong by a factor after the start view (`DepthEstimator`)."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def estimate(self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None) -> Tensor:
+        metres = torch.linspace(2.0, 2.4, images.shape[-1]).expand(len(images), *images.shape[-2:]).clone()
+        return metres if known is None else metres * self.factor
+
+
 class Wall:
     """A slightly slanted wall before every camera (`DepthEstimator`). Random weights see edges everywhere."""
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_ins import path, picture, walled_world_model
+from stand_ins import Breathing, path, picture, walled_world_model
 
 from mirage_env.config.world import AlignmentConfig
 from mirage_env.errors import InvalidOptionError
@@ -63,17 +63,6 @@ def test_cells_that_do_not_count_are_left_out():
     assert fit.scale == pytest.approx(0.8, rel=1e-5)
 
 
-class Breathing:
-    """A wall whose estimated distance is wrong by a factor after the start view (`DepthEstimator`)."""
-
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-    def estimate(self, images, cameras, known=None):
-        metres = torch.linspace(2.0, 2.4, images.shape[-1]).expand(len(images), *images.shape[-2:]).clone()
-        return metres if known is None else metres * self.factor
-
-
 def still(state):
     return [state.camera] * 4
 
@@ -87,6 +76,32 @@ def test_a_world_model_brings_depth_to_the_scale_of_its_memory(factor):
     assert not chunk.alignment.refused
     assert chunk.alignment.scale == pytest.approx(1.0 / factor, rel=1e-3)
     assert torch.allclose(chunk.depth, first.depth.expand_as(chunk.depth), rtol=1e-3)
+
+
+def test_what_the_scale_moves_beyond_far_is_not_written():
+    model = walled_world_model(depth=Breathing(0.7))
+    config = replace(model.config, far=2.2, alignment=replace(CONFIG, min_cells=4))
+    model = replace(model, config=config)
+    first, state = model.start(picture())
+    assert 0.0 < first.keep.float().mean() < 1.0
+    chunk, after = model.step(state, still(state))
+    assert chunk.alignment.scale == pytest.approx(1.0 / 0.7, rel=1e-3)
+    assert torch.equal(chunk.keep, first.keep.expand_as(chunk.keep))
+    z = np.concatenate([b.positions() @ state.camera.T_cam_world[2, :3] for b in after.memory.blocks])
+    assert z.max() < 2.2
+
+
+@settings(max_examples=20)
+@given(wrong=st.floats(0.2, 0.36), seed=st.integers(0, 2**31))
+def test_cells_wrong_in_one_direction_move_the_scale_no_farther_than_the_others_spread(wrong, seed):
+    """The first median leans towards the wrong ones; the second is taken over those near it alone."""
+    known, rng = scene(seed), np.random.default_rng(seed)
+    spread = rng.uniform(-0.04, 0.04, SHAPE)
+    lies = rng.random(SHAPE) < wrong
+    depth = (known * np.exp(spread + 2.0 * lies)).astype(np.float32)
+    fit = align_depth(depth, known, np.ones(SHAPE, bool), CONFIG)
+    honest = float(np.median(-spread[~lies]))
+    assert abs(np.log(fit.scale) - honest) < 0.004
 
 
 def test_a_refused_chunk_is_shown_but_not_remembered():

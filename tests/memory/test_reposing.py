@@ -123,6 +123,20 @@ def test_a_world_moves_with_its_last_frame():
     assert chunk.readout.observed.any()
 
 
+def test_references_move_with_the_frames_that_they_were_seen_in():
+    model = walled_world_model()
+    model = replace(model, config=replace(model.config, references=2))
+    _, state = model.start(picture())
+    for _ in range(2):
+        _, state = model.step(state, path(state.camera))
+    assert [r.frame for r in state.references] == [0, 4, 8]
+    pose = pose_from_rotation_vector([0.0, 0.0, 7.0], [0.0, 0.1, 0.0])
+    first, second, last = repose_world(state, {4: Correction(pose), 5: Correction(pose)}).references
+    assert (first, last) == (state.references[0], state.references[2])
+    assert np.array_equal(second.camera.T_world_cam, pose)
+    assert second.latent is state.references[1].latent
+
+
 @pytest.mark.parametrize("frame", [-1, VIEWS, 99])
 def test_unknown_frames_are_refused_by_number(frame):
     with pytest.raises(InvalidOptionError, match=str(frame)):

@@ -175,6 +175,19 @@ def test_network_sees_clean_frames_at_time_zero_and_the_rest_at_the_noise_level(
         assert torch.equal(tokens[:, :, T:], inputs["preceding"].transpose(1, 2))
 
 
+@pytest.mark.parametrize("sigma", [torch.tensor([0.7]), torch.full((1, T), 0.7), torch.full((1, T, *GRID), 0.7)])
+def test_a_prediction_takes_frame_zero_as_clean_at_any_noise_level(sigma):
+    inputs, backbone = worlds(1), Backbone(torch.ones_like)
+    denoiser = ChunkDenoiser(backbone, None, SamplerConfig(steps=1, prediction="flow", couple=False))
+    x = inputs["known"]
+    clean = denoiser.predict(x, sigma, torch.zeros_like(x), inputs["preceding"], None)
+    time = backbone.calls[-1][1].view(1, T + P, -1)
+    assert not time[:, 0].any()
+    assert (time[:, 1:T] == 0.7 * TRAIN_TIMESTEPS).all()
+    assert torch.equal(clean[:, 0], x[:, 0])
+    assert not torch.equal(clean[:, 1:], x[:, 1:])
+
+
 @pytest.mark.parametrize("name", ["known", "rays", "preceding", "readout"])
 @torch.no_grad()
 def test_chunk_depends_on_every_input(name):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -103,6 +104,17 @@ def test_a_token_with_an_unknown_cell_is_free():
     level = known_levels(readout(observed=observed), PlacementConfig(enabled=True), (2, 2))
     assert (level[0, :2, :2] == FREE).all()
     assert (level[0, 2:] == PlacementConfig().base).all()
+
+
+@pytest.mark.parametrize("patch", [(1, 2), (2, 1), (1, 1), (4, 2)])
+def test_a_token_of_any_shape_is_as_unknown_as_its_worst_cell(patch):
+    config = PlacementConfig(enabled=True, base=0.1, per_chunk=0.01)
+    age = torch.arange(16.0).view(1, 4, 4)
+    level, (rows, cols) = known_levels(readout(age=age), config, patch), patch
+    for row, col in np.ndindex(4, 4):
+        top, left = row // rows * rows, col // cols * cols
+        worst = age[0, top : top + rows, left : left + cols].max()
+        assert level[0, row, col] == pytest.approx(0.1 + 0.01 * worst)
 
 
 @pytest.mark.parametrize("change", [{"base": -0.1}, {"most": 1.5}, {"per_scale": -1.0}])

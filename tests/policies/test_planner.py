@@ -78,6 +78,19 @@ def test_a_glimpse_is_what_cameras_would_read(model, world):
     assert found.observed.any()
 
 
+@pytest.mark.parametrize("stretch", [0.5, 2.0])
+def test_a_glimpse_knows_pixels_that_are_not_square(model, world, stretch):
+    camera = world.camera
+    K_image = np.diag([1.0, stretch, 1.0]) @ camera.K_image
+    poses = imagine(model, world, *(uniform(9, 2, 6) / 2).tolist()).poses.flatten(0, 1).numpy()
+    views = [Camera(T, K_image, camera.height, camera.width) for T in poses]
+    found, expected = world.memory.glimpse(poses, views[0].K_at(4, 4)), world.memory.splat(views)
+    assert np.array_equal(found.observed, expected.observed)
+    assert np.allclose(found.scale, expected.scale, atol=1e-5)
+    square = world.memory.splat([camera.at(T) for T in poses])
+    assert not np.array_equal(found.observed, square.observed)
+
+
 def test_everything_that_is_imagined_is_what_the_model_reads(model, world):
     paths = imagine(model, world, [AHEAD, TURN], [TURN, LEFT])
     cameras = [world.camera.at(T) for T in paths.poses.flatten(0, 1).numpy()]

@@ -186,10 +186,10 @@ def test_a_tile_out_of_view_holds_no_visible_point(seed):
         for view, camera in enumerate(cameras):
             q = inside @ camera.T_cam_world[:3, :3].T + camera.T_cam_world[:3, 3]
             x, y, z = np.moveaxis(q @ camera.K_at(*GRID).T, -1, 0)
-            margin = 0.5 * rule.widest * z if rule.reach else 0.0
-            seen = (
-                (z > NEAR) & (x >= -margin) & (x < GRID[1] * z + margin) & (y >= -margin) & (y < GRID[0] * z + margin)
-            )
+            f_x, f_y = np.diag(camera.K_at(*GRID))[:2]
+            across, down = 0.5 * rule.widest * z * np.sqrt([f_x / f_y, f_y / f_x])[:, None, None] * bool(rule.reach)
+            columns, rows = (x >= -across) & (x < GRID[1] * z + across), (y >= -down) & (y < GRID[0] * z + down)
+            seen = (z > NEAR) & columns & rows
             assert not (seen.any(0) & ~kept[view]).any()
             assert (~kept[view]).any()
 

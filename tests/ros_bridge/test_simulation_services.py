@@ -1,4 +1,4 @@
-"""Standard services of simulators drive a player; requests and answers are stood in for, as no wheel has their types."""
+"""Standard services of simulators drive a player; requests and answers are stood in for: no wheel has their types."""
 
 import sys
 from types import ModuleType, SimpleNamespace

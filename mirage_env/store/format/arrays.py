@@ -31,8 +31,8 @@ BATCH = 256
 """Files that are asked for at once; where one is missing, no more are."""
 TOKEN_ROWS = 8192
 TABLE_COLUMNS = 25
-CAMERA_NUMBERS = 16 + 9
-"""`T_world_cam` and `K_image`, row by row."""
+REFERENCE_NUMBERS = 16 + 9 + 1
+"""`T_world_cam` and `K_image`, row by row, and the number of the frame."""
 _zstd = Zstd(LEVEL)
 
 
@@ -147,10 +147,10 @@ def columns(
         _column("state/noise", "state", "u1", (noise,), 1, "byte", "state of the world's torch.Generator"),
     ]
     if slots:
-        bank, views = (slots, *latents[1:]), (slots, CAMERA_NUMBERS)
+        bank, views = (slots, *latents[1:]), (slots, REFERENCE_NUMBERS)
         listed += [
             _column("state/bank", "state", "<f4", bank, 1, "reference channel y x", "latents of references"),
-            _column("state/views", "state", "<f8", views, 1, "reference camera", "their T_world_cam and K_image"),
+            _column("state/views", "state", "<f8", views, 1, "reference camera", "their T_world_cam, K_image, frame"),
         ]
     return {c.name: c for c in listed}
 

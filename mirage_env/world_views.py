@@ -1,0 +1,44 @@
+"""Views of a world that are made without stepping it: of where it stands, and of every frame of a chunk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
+
+
+@torch.inference_mode()
+def current_view(model: WorldModel, state: WorldState) -> Chunk:
+    """Decode the last frame of a world from its newest latent; nothing of it would be written."""
+    views = (state.camera,)
+    readout, latents = state.memory.read(views, now=state.chunk), state.latents[-1:]
+    frames = model.codec.decode(latents)
+    depth = model.depth.estimate(frames, views, known=readout.depth)
+    labels = model.segmenter.segment(frames)
+    keep = torch.zeros_like(readout.observed, dtype=torch.bool)
+    return Chunk(views, frames, depth, labels, keep, readout, model.refiner.refine(readout), latents)
+
+
+@torch.inference_mode()
+def with_every_frame(model: WorldModel, chunk: Chunk, before: WorldState) -> Chunk:
+    """Estimate depth and labels of all F frames of a chunk; its K key frames keep theirs, which the memory was given.
+
+    The depth of the frames between is estimated and scaled as that of the key frames was: against the memory as it was
+    before the chunk, by the scale that fitted the chunk to it.
+
+    Args:
+        model: the world model.
+        chunk: what a step showed.
+        before: the world that was stepped.
+    """
+    if len(chunk.depth) == len(chunk.frames):
+        return chunk
+    known = before.memory.read(chunk.cameras, now=before.chunk + 1).depth
+    scale = 1.0 if chunk.alignment is None else chunk.alignment.scale
+    depth = scale * model.depth.estimate(chunk.frames, chunk.cameras, known=known)
+    labels = model.segmenter.segment(chunk.frames).clone()
+    depth[chunk.key_frames], labels[chunk.key_frames] = chunk.depth, chunk.labels
+    return replace(chunk, depth=depth, labels=labels)
