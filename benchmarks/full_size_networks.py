@@ -16,7 +16,8 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, UMT5Config, UMT5EncoderModel
 
-from mirage_env.config.world import SamplerConfig, WorldModelConfig
+from mirage_env.config.sampler import SamplerConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.models.geometry.image_preprocessing import ImageRule
 from mirage_env.models.geometry.loader import RULES
 from mirage_env.models.wan.branch_condition import ConditionPart

@@ -7,6 +7,7 @@ are float in [-1, 1], RGB. Depth is z in metres.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol, Self
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, device
 
 from mirage_env.camera import Camera
+from mirage_env.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from mirage_env.readout.zbuffer import Splat
@@ -127,6 +129,24 @@ class Reference:
     camera: Camera
 
 
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance of one world, in the place of the model's own (`SamplerConfig`); None: the model's.
+
+    Raises:
+        InvalidOptionError: a scale that is negative or not finite.
+    """
+
+    scale: float | None = None
+    """1: off."""
+    negative_prompt: str | None = None
+    """Text to be led away from."""
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not 0.0 <= self.scale < math.inf:
+            raise InvalidOptionError(f"guidance_scale is {self.scale}; it must be at least 0, and finite (1: off)")
+
+
 class LatentCodec(Protocol):
     """Images to latents of unit scale and back: stills, one latent per image, and video, one latent per s frames."""
 
@@ -189,9 +209,11 @@ class ChunkGenerator(Protocol):
         known: Tensor,  # [B, T, C, h, w] refined readout; frame 0 is the clean latent shared with the chunk before
         readout: Sequence[Readout],  # B readouts of T cameras
         rays: Tensor,  # [B, T, 6, h, w] camera rays in the frame of the chunk's first camera
-        preceding: Tensor,  # [B, P, C, h, w] clean latents before the chunk, newest last
+        preceding: Sequence[Tensor],  # per world [P, C, h, w] clean latents before the chunk, newest last
         generators: Sequence[Generator],  # one per world: its noise depends on nothing else
         references: Sequence[Tensor] = (),  # per world [R, C, h, w], oldest first; none at all if empty
         prompts: Sequence[str] = (),  # per world; all empty if empty
+        guidance: Sequence[Guidance] = (),  # per world; the model's own if empty
+        preceding_readout: Sequence[Tensor] = (),  # per world [P, C, h, w] what the memory showed at `preceding`
     ) -> Tensor:  # [B, T, C, h, w]
         ...

@@ -1,7 +1,6 @@
 """The whole method on one page: encode, lift, read out, generate, decode, filter, re-encode, write.
 
-`WorldModel` holds the networks, `WorldState` is the world. States are values: stepping returns a new one and leaves
-the old one as it was, so a world is forked by keeping a reference and undone by going back to one.
+`WorldModel` holds the networks, `WorldState` is the world: a value, which is forked by keeping it and never changed.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from mirage_env.images import FittedViews, fit_views, frames_from_uint8, frames_
 from mirage_env.interfaces import (
     ChunkGenerator,
     DepthEstimator,
+    Guidance,
     LatentCodec,
     Memory,
     Readout,
@@ -33,7 +33,7 @@ from mirage_env.memory.depth_scale import align_depth
 from mirage_env.memory.filters import keep_cells
 from mirage_env.memory.latent import LatentMemory, splat_batch
 from mirage_env.memory.lifting import depth_to_grid
-from mirage_env.memory.references import chosen, remembered
+from mirage_env.memory.references import chosen, reference_latents, remembered
 from mirage_env.memory.standing import held, standing
 from mirage_env.memory.true_views import written_start
 from mirage_env.poses import inverse
@@ -73,6 +73,8 @@ class WorldModel:
         seed: int = 0,
         prompt: str = "",
         labels: NDArray[np.integer] | None = None,  # [H, W] STATIC, MOVER, SKY
+        negative_prompt: str | None = None,
+        guidance_scale: float | None = None,
     ) -> tuple[Chunk, WorldState]:
         """Open a world from one view: encode, estimate depth if none is given, filter, lift, write.
 
@@ -84,29 +86,32 @@ class WorldModel:
             seed: seed of the world's noise.
             prompt: what the world should look like, for models that read text.
             labels: seen by the segmenter if not given.
+            negative_prompt, guidance_scale: see `Guidance`; the model's own if not given.
 
         Raises:
             InvalidImageError: no picture that can be read, or one beyond the limits.
             InvalidDepthError: wrong size, or negative values.
             InvalidCameraError: a camera of another image size.
+            InvalidOptionError: a guidance scale that is negative or not finite.
         """
         view = fit_views([image], [camera], [depth], [labels], self.config.image_size, self.config.fov)
         (camera,), frames = view.cameras, view.frames
         metres = self.depth.estimate(frames, [camera]) if view.metres is None else view.metres
         kinds = self.segmenter.segment(frames) if view.labels is None else view.labels
-        keep = self._keep(metres, kinds)
-        latents = self.codec.encode(frames)
+        keep, latents = self._keep(metres, kinds), self.codec.encode(frames)
         memory = self.memory_factory(self.config)
         memory = written_start(memory, self.codec, (latents, frames, metres, keep, [camera]), self.config.memory.shifts)
         readout = memory.read([camera], now=0)
         state = WorldState(
             memory=memory,
             camera=camera,
-            latents=latents.repeat(1 + self.config.preceding_latents, 1, 1, 1),
+            latents=(recent := latents.repeat(1 + self.config.preceding_latents, 1, 1, 1)),
             chunk=0,
             noise=torch.Generator().manual_seed(seed).get_state(),
             prompt=prompt,
             references=remembered((), Reference(latents[0], camera), self.config.references),
+            guidance=Guidance(guidance_scale, negative_prompt),
+            shown=torch.zeros_like(recent) if self.config.preceding_readouts else None,
         )
         return Chunk((camera,), frames, metres, kinds, keep, readout, self.refiner.refine(readout), latents), state
 
@@ -123,10 +128,7 @@ class WorldModel:
     def step_batch(
         self, states: Sequence[WorldState], cameras: Sequence[Sequence[Camera]]
     ) -> tuple[list[Chunk], list[WorldState]]:
-        """`step` for many worlds; no world's result depends on the others.
-
-        The generator runs once for all; codec, depth, segmentation and refiner run world by world. (Up to rounding:
-        matrix products of another batch size may differ in the last bits.)
+        """Step many worlds with one call of the generator; but for the last bits, no result depends on the other worlds.
 
         Raises:
             InvalidCameraError: no world, not one path per world, not one camera per new frame, or another image size.
@@ -143,22 +145,19 @@ class WorldModel:
         readouts = [state.memory.read(v, state.chunk + 1, splat) for state, v, splat in seen]
         given = [self._held(s, v, r) for s, v, r in zip(states, views, readouts, strict=True)]
         known = torch.stack([self._known(s, r) for s, r in zip(states, given, strict=True)])
-        most = self.config.references
-        references = [chosen(s.memory, s.references, v, most, splat) for s, v, splat in seen]
-        generators = [torch.Generator() for _ in states]
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state.noise)
+        most, best_first = self.config.references, self.config.best_reference_first
+        references = [chosen(s.memory, s.references, v, most, splat, best_first) for s, v, splat in seen]
+        before = [state.preceding(self.config.first_chunk_preceding) for state in states]
         latents = self.generator.generate(
             known=known,
             readout=given,
             rays=torch.stack([self._rays(v) for v in views]),
-            preceding=torch.stack([s.latents[:-1] for s in states]),
-            generators=generators,
-            references=[
-                torch.stack([r.latent for r in shown]) if shown else s.latents[:0]
-                for s, shown in zip(states, references, strict=True)
-            ],
+            preceding=[s.latents[past] for s, past in zip(states, before, strict=True)],
+            generators=(generators := [state.generator() for state in states]),
+            references=[reference_latents(bank, known[0, :0]) for bank in references],
             prompts=[s.prompt for s in states],
+            guidance=[s.guidance for s in states],
+            preceding_readout=[s.shown[past] for s, past in zip(states, before, strict=True) if s.shown is not None],
         )
         chunks, after = [], []
         for i, state in enumerate(states):
@@ -242,6 +241,7 @@ class WorldModel:
             camera=chunk.cameras[-1],
             latents=recent[-len(state.latents) :],
             chunk=now,
+            shown=state.shown_after(chunk.readout, len(recent) - len(state.latents)),
             references=remembered(state.references, Reference(still[0], chunk.cameras[-1]), self.config.references),
         )
 

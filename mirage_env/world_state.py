@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from mirage_env.camera import Camera
-from mirage_env.interfaces import Memory, Readout, Reference
+from mirage_env.interfaces import Guidance, Memory, Readout, Reference
 from mirage_env.memory.depth_scale import Alignment
 
 
@@ -26,6 +27,27 @@ class WorldState:
     """What the world should look like, for models that read text."""
     references: tuple[Reference, ...] = ()
     """Earlier views to choose from, oldest first; none where the model takes none (`references.py`)."""
+    guidance: Guidance = field(default_factory=Guidance)
+    """How closely the prompt is followed, and what it is led away from."""
+    shown: Tensor | None = None  # [P + 1, C, h, w]
+    """Read-out latents of the chunks that `latents` come from, for models with `preceding_readouts`."""
+
+    def generator(self) -> torch.Generator:
+        """A generator of noise that goes on from `noise`."""
+        generator = torch.Generator()
+        generator.set_state(self.noise)
+        return generator
+
+    def preceding(self, in_first_chunk: bool) -> slice:
+        """Index of the `latents` that precede the next chunk: P, or none if it is the first and has none."""
+        return slice(-1) if self.chunk or in_first_chunk else slice(0)
+
+    def shown_after(self, readout: Readout, new: int) -> Tensor | None:
+        """`shown` after a chunk with a readout of K views, when K latents are remembered, or a still more."""
+        if self.shown is None:
+            return None
+        rows = torch.arange(new).clamp(max=len(readout.latent) - 1)
+        return torch.cat([self.shown, readout.latent[rows]])[-len(self.shown) :]
 
 
 @dataclass(frozen=True, eq=False)

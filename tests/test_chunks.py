@@ -10,7 +10,7 @@ from stand_ins import Recorder
 from tiny_wan import CHANNELS, PLACED, SIZE, TRAINED, tiny_transformer, tiny_wan_world_model
 
 from mirage_env.camera import Camera, between
-from mirage_env.config.world import PlacementConfig, SamplerConfig
+from mirage_env.config.sampler import PlacementConfig, SamplerConfig
 from mirage_env.envs.conformance import check_world_env
 from mirage_env.envs.world import MirageVectorEnv
 from mirage_env.interfaces import Readout, StartView

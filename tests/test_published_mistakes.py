@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mirage_env.camera import Camera
-from mirage_env.config.world import GateConfig, MemoryConfig, ReadoutConfig, SamplerConfig, WorldModelConfig
+from mirage_env.config.sampler import SamplerConfig
+from mirage_env.config.world import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
 from mirage_env.errors import WeightsError
 from mirage_env.interfaces import MOVER, STATIC
 from mirage_env.memory import latent as memory_module

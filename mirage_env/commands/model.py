@@ -55,7 +55,7 @@ class Convert:
     """The safetensors file."""
     out: Path
     """Folder of a model, or a new one."""
-    layout: Literal["mirage", "spatia"] = "mirage"
+    layout: Literal["released", "spatia"] = "released"
     """Whose weights they are."""
     layers: tuple[int, ...] = ()
     """Main blocks that the side blocks belong to; spread evenly if not given."""
@@ -66,7 +66,7 @@ class Embed:
     """Compute embeddings of prompts, for machines without the text encoder.
 
     `load_world_model(prompts=...)` reads the folder. Named prompts/ inside a model's folder it is found by itself. The
-    empty prompt is always among them.
+    empty prompt and the model's own negative prompt are always among them.
     """
 
     model: Annotated[str, tyro.conf.Positional]
@@ -137,21 +137,21 @@ def run_embed(options: Embed) -> list[Path]:
 
     Raises:
         ModelNotFoundError, WeightsError: there is no such model, or its text encoder cannot be read.
-        InvalidOptionError: a prompt is too long.
+        InvalidOptionError: the model's `mirage.json` is damaged.
     """
     import torch
 
     from mirage_env.models.io.hub import find_encoder
     from mirage_env.models.offload import native_dtype
+    from mirage_env.models.wan.pipeline_parts import negative_prompts
     from mirage_env.models.wan.text_encoder import UMT5, clean_prompt, file_name, save_embedding
 
     folder, device = find_encoder(options.model, options.revision), torch.device(options.device)
     encoder = UMT5(folder / "text_encoder", folder / "tokenizer", device, native_dtype(device))
-    written = []
-    for prompt in dict.fromkeys(map(clean_prompt, ("", *options.prompts))):
-        written.append(options.out / file_name(prompt))
-        save_embedding(encoder.encode(prompt), prompt, written[-1])
-    return written
+    prompts = list(dict.fromkeys(map(clean_prompt, ("", *negative_prompts(folder), *options.prompts))))
+    for prompt, embedding in zip(prompts, encoder.encode(prompts), strict=True):
+        save_embedding(embedding, prompt, options.out / file_name(prompt))
+    return [options.out / file_name(prompt) for prompt in prompts]
 
 
 def report_text(report: Report, dtype: str) -> str:

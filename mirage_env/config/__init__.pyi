@@ -2,11 +2,11 @@ from .geometry import DepthConfig as DepthConfig
 from .geometry import GeometryConfig as GeometryConfig
 from .geometry import SegmentationConfig as SegmentationConfig
 from .parsing import from_dict as from_dict
+from .sampler import PlacementConfig as PlacementConfig
+from .sampler import SamplerConfig as SamplerConfig
 from .world import AlignmentConfig as AlignmentConfig
 from .world import FilterConfig as FilterConfig
 from .world import GateConfig as GateConfig
 from .world import MemoryConfig as MemoryConfig
-from .world import PlacementConfig as PlacementConfig
 from .world import ReadoutConfig as ReadoutConfig
-from .world import SamplerConfig as SamplerConfig
 from .world import WorldModelConfig as WorldModelConfig

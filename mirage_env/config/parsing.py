@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import UnionType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from mirage_env.errors import InvalidOptionError
@@ -51,6 +52,8 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise InvalidOptionError(f"{where} is {value!r}; give an object with names and values")
         return {key: _from_json(get_args(kind)[1], v, f"{where}:{key}") for key, v in value.items()}
+    if isinstance(kind, UnionType):  # of one type and None
+        return None if value is None else _from_json(get_args(kind)[0], value, where)
     # What a Literal allows is checked by its class. JSON writes 1.0 as 1, and Python counts true as 1.
     allowed: Any = str if get_origin(kind) is Literal else int | float if kind is float else kind
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):

@@ -7,12 +7,12 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 from mirage_env.config.geometry import GeometryConfig
 from mirage_env.config.parsing import at_least, from_dict, one_of
+from mirage_env.config.sampler import SamplerConfig
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError
 from mirage_env.files import read_json
 
@@ -153,74 +153,6 @@ class FilterConfig:
 
 
 @dataclass(frozen=True)
-class PlacementConfig:
-    """Read-out tokens as known tokens of a network that has no trained side branch (`models/wan/known_tokens.py`).
-
-    A token is placed with the noise level (as a share of the flow, 0 clean, 1 noise) of its worst cell:
-    `base + per_chunk * age + per_scale * |log scale|`, at most `most`. The sampler leaves it alone until it has come
-    down to that level, then revises it with the rest.
-
-    Raises:
-        InvalidOptionError: a negative number, or a level above 1.
-    """
-
-    enabled: bool = False
-    base: float = 0.2
-    """Level of a token that was written in this chunk and fits its cell."""
-    per_chunk: float = 0.02
-    """More, for every chunk since it was written."""
-    per_scale: float = 0.25
-    """More, for every unit of |log(footprint of the point / footprint of the cell)|: a coarse token is vague."""
-    most: float = 0.7
-
-    def __post_init__(self) -> None:
-        at_least(0.0, base=self.base, per_chunk=self.per_chunk, per_scale=self.per_scale, most=self.most)
-        if not max(self.base, self.most) <= 1.0:
-            raise InvalidOptionError(f"placement has base {self.base} and most {self.most}; noise levels end at 1")
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """How a chunk is drawn.
-
-    Raises:
-        InvalidOptionError: an unknown prediction or solver, no step at all, a shift that is not positive, or timesteps
-            that do not fall from 1000 or less to more than 0.
-    """
-
-    steps: int = 2
-    shift: float = 5.0
-    """Flow shift s: sigma -> s sigma / (1 + (s - 1) sigma)."""
-    prediction: Literal["sample", "flow"] = "sample"
-    """What the network predicts: the clean latent (minus the known one, with `couple`), or the flow velocity (source
-    minus data)."""
-    couple: bool = True
-    """Start observed cells from the refined readout instead of noise."""
-    exact: float = 0.0
-    """Known latents are left as they are where they are read within about so many cells of the place they were written
-    from (`prediction="sample"` only); 0: the network may change them anywhere."""
-    anchored: bool = False
-    """Noise stays with the world over the frames of a chunk (`models/wan/anchored_noise.py`), not drawn for each."""
-    solver: Literal["euler", "unipc", "renoise"] = "euler"
-    """Euler steps along the flow; diffusers' UniPC of order 2 (the paper's); or, for distilled few-step weights, the
-    predicted clean latent with fresh noise of the next level."""
-    timesteps: tuple[float, ...] = ()
-    """Timesteps (1000 sigma, falling) in the place of `steps` and `shift`: distilled weights know only theirs."""
-    placement: PlacementConfig = field(default_factory=PlacementConfig)
-
-    def __post_init__(self) -> None:
-        one_of(("sample", "flow"), prediction=self.prediction)
-        one_of(("euler", "unipc", "renoise"), solver=self.solver)
-        at_least(1, steps=self.steps)
-        at_least(0.0, exact=self.exact)
-        if not self.shift > 0.0:
-            raise InvalidOptionError(f"shift is {self.shift}; it must be positive")
-        levels = (1000.0 + 1e-6, *self.timesteps, 0.0)
-        if not all(a > b for a, b in pairwise(levels)):
-            raise InvalidOptionError(f"timesteps are {self.timesteps}; they must fall, from at most 1000 to above 0")
-
-
-@dataclass(frozen=True)
 class WorldModelConfig:
     """Everything in `mirage.json`. Lengths in metres, angles in radians.
 
@@ -236,10 +168,16 @@ class WorldModelConfig:
     """T: latents of a chunk, the first shared with the chunk before."""
     preceding_latents: int = 1
     """P: clean latents before the chunk that the network sees."""
+    first_chunk_preceding: bool = True
+    """The first chunk gets P copies of the start view; False: nothing precedes it, as some branches were trained."""
+    preceding_readouts: bool = False
+    """The branch also sees what the memory showed at the preceding latents when they were made."""
     temporal_stride: int = 1
     """s: image frames per latent. Latent j of a chunk goes with its image frame s j; Wan's codec has 4."""
     references: int = 0
     """Most latents from earlier in the walk, chosen by what they show, that the network sees beside the chunk."""
+    best_reference_first: bool = False
+    """Order of the references: by overlap with the chunk, or (False) in time."""
     frames_per_second: float = 8.0
     fov: float = math.radians(75.0)
     """Horizontal field of view that is assumed where a start image comes without intrinsics."""

@@ -27,6 +27,7 @@ from mirage_env.evaluation.variants import Load
 from mirage_env.evaluation.worldscore_cameras import FOCAL, path_cameras
 from mirage_env.evaluation.worldscore_data import MOVEMENTS, OUTPUT, Sample, is_complete, read_samples, write_sample
 from mirage_env.models.model_options import ModelOptions
+from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.world_model import WorldModel, frames_to_uint8
 
 
@@ -103,6 +104,8 @@ def run(config: WorldScoreConfig, load: Load | None = None) -> GeneratedVideos:
     model = (load or config.loading.load)(config.model)
     frames = config.frames or model.config.frames_per_chunk + 1
     _register(config, model, frames)
+    if isinstance(model.generator, ChunkDenoiser):
+        model.generator.prepare_prompts([prompt for sample in samples for prompt in sample.prompts])
     made = 0
     for sample in tqdm(samples, desc="worlds", unit="world"):
         folder = config.out / OUTPUT / sample.folder

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mirage_env.camera import Camera
 from mirage_env.interfaces import Memory, Reference
@@ -26,8 +28,15 @@ Bank = tuple[Reference, ...]
 """Oldest first; the first is the start view."""
 
 
-def chosen(memory: Memory, bank: Bank, cameras: Sequence[Camera], most: int, splat: Splat | None = None) -> Bank:
-    """The references of a chunk, oldest first.
+def chosen(
+    memory: Memory,
+    bank: Bank,
+    cameras: Sequence[Camera],
+    most: int,
+    splat: Splat | None = None,
+    best_first: bool = False,
+) -> Bank:
+    """Choose the references of a chunk, oldest first or best first.
 
     Args:
         memory: what the world remembers.
@@ -35,6 +44,7 @@ def chosen(memory: Memory, bank: Bank, cameras: Sequence[Camera], most: int, spl
         cameras: of the chunk, the shared first one included.
         most: how many at most.
         splat: what the memory shows at those cameras; computed where it is not given.
+        best_first: order by overlap instead of time.
     """
     bank = tuple(r for r in bank if not np.array_equal(r.camera.T_world_cam, cameras[0].T_world_cam))
     if not (bank and most and isinstance(memory, PointMemory) and memory.blocks):
@@ -44,7 +54,12 @@ def chosen(memory: Memory, bank: Bank, cameras: Sequence[Camera], most: int, spl
     lenses = np.stack([r.camera.K_at(*memory.grid) for r in bank])
     overlap = intersection_over_union(shown_tiles(memory, memory.glimpse(poses, lenses)), wanted)
     best = [i for i in np.argsort(-overlap, kind="stable")[:most] if overlap[i] >= LEAST_OVERLAP]
-    return tuple(bank[i] for i in sorted(best))
+    return tuple(bank[i] for i in (best if best_first else sorted(best)))
+
+
+def reference_latents(bank: Bank, none: Tensor) -> Tensor:  # [R, C, h, w]
+    """Stack the latents of references; `none` [0, C, h, w] stands for no reference."""
+    return torch.stack([r.latent for r in bank]) if bank else none
 
 
 def remembered(bank: Bank, new: Reference, most: int) -> Bank:

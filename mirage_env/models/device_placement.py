@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from diffusers import ModelMixin
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
 from mirage_env.errors import InvalidOptionError, MissingPackageError
 from mirage_env.models.offload import Stay, Turns, compile_blocks, offload_groups
@@ -55,11 +57,15 @@ class Running:
     device_map: Mapping[str, str] | str | None = None
     vae_tiling: bool | None = None
     fuse_lora: bool = True
+    attention: str | None = None
+    """Attention backend of diffusers; None: torch's own choice."""
 
     def __post_init__(self) -> None:
         if self.offload not in OFFLOADS:
             raise InvalidOptionError(f"offload is {self.offload!r}; choose one of {OFFLOADS}")
         check_kind(self.quantise)
+        if self.attention is not None and self.attention not in (known := attention_backends()):
+            raise InvalidOptionError(f"attention is {self.attention!r}; choose one of {known}")
         if isinstance(self.device_map, str) and self.device_map != "auto":
             raise InvalidOptionError(f"device_map is {self.device_map!r}; give 'auto' or devices for {PLACES}")
         if isinstance(self.device_map, Mapping) and (unknown := sorted(set(self.device_map) - set(PLACES))):
@@ -82,6 +88,27 @@ class Running:
         return torch.device("cpu") if waits else self.device_of(part)
 
 
+def attention_backends() -> list[str]:
+    """Names of the attention backends that diffusers knows; which of them run depends on packages and device."""
+    return sorted(backend.value for backend in AttentionBackendName)
+
+
+def use_attention(net: ModelMixin, backend: str) -> None:
+    """Compute the attention of a network by that backend.
+
+    Raises:
+        MissingPackageError: the backend's package is not installed, or does not run here.
+    """
+    active, _ = _AttentionBackendRegistry.get_active_backend()
+    try:
+        net.set_attention_backend(backend)
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise MissingPackageError(f"the attention backend {backend!r} cannot be used here: {error}") from error
+    finally:
+        # diffusers also makes it the backend of every other model of the process.
+        _AttentionBackendRegistry.set_active_backend(active)
+
+
 def put_to_work(generator: ChunkDenoiser, running: Running, turns: Turns | None) -> None:
     """Quantise, compile, spread or offload a generator whose weights have been read.
 
@@ -92,10 +119,12 @@ def put_to_work(generator: ChunkDenoiser, running: Running, turns: Turns | None)
 
     Raises:
         InvalidOptionError: the options do not go with a side branch.
-        MissingPackageError: an option needs a package that is not installed.
+        MissingPackageError: an option needs a package that is not installed, or that does not run here.
     """
     networks = [net for net in (generator.transformer, generator.branch) if net is not None]
     for net in networks:
+        if running.attention is not None:
+            use_attention(net, running.attention)
         if running.quantise is not None:
             quantise(net, running.quantise, running.dtype)
         if running.compile is not None:

@@ -28,6 +28,16 @@ class ModelOptions:
     """Segmentation model for movers and sky."""
     image_size: tuple[int, int] | None = None
     """Height and width."""
+    steps: int | None = None
+    """Sampler steps per chunk: more is slower."""
+    shift: float | None = None
+    """Flow shift of the sampler."""
+    solver: Literal["euler", "unipc", "renoise"] | None = None
+    """Solver of the sampler."""
+    guidance_scale: float | None = None
+    """How closely the prompt is followed; 1 is without guidance, at half the cost."""
+    negative_prompt: str | None = None
+    """Text to be led away from."""
     prompts: str | None = None
     """Folder of embeddings of prompts."""
     offload: Literal["none", "model", "group"] = "none"
@@ -36,6 +46,8 @@ class ModelOptions:
     """Smaller weights for the blocks of the transformer."""
     compile: bool = False
     """Compile these blocks."""
+    attention: str | None = None
+    """Attention backend, such as flash, sage or _native_cudnn."""
 
     def load(self, name: str) -> WorldModel:
         """The model of that name, loaded so.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
 from torch import Tensor, nn
 
 from mirage_env.camera import Camera
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidOptionError
 
 ModuleT = TypeVar("ModuleT", bound=ModelMixin)
@@ -77,6 +78,10 @@ class PlacedCodec(Placed):
     def encode_chunk(self, frames: Tensor, first: Tensor) -> Tensor:  # [s K, 3, H, W], [C, h, w] -> [K, C, h, w]
         """See `LatentCodec.encode_chunk`."""
         return self.run("encode_chunk", frames, first)
+
+    def encode_video(self, frames: Tensor) -> Tensor:  # [1 + s K, 3, H, W] -> [1 + K, C, h, w]
+        """See `VideoCodec.encode_video`."""
+        return self.run("encode_video", frames)
 
     def decode_chunk(self, latents: Tensor, first: Tensor) -> Tensor:  # [K, C, h, w], [C, h, w] -> [s K, 3, H, W]
         """See `LatentCodec.decode_chunk`."""
@@ -208,6 +213,20 @@ def decoding_bytes(vae: AutoencoderKLWan, image_size: tuple[int, int], dtype: to
     cells = (image_size[0] // patch) * (image_size[1] // patch)
     width = (c.decoder_base_dim or c.base_dim) * c.dim_mult[0]
     return DECODER_ACTIVATIONS * width * c.scale_factor_temporal * cells * dtype.itemsize
+
+
+def step_bytes(config: WorldModelConfig, net: Mapping[str, Any], dtype: torch.dtype) -> int:
+    """Bytes that one block of the transformer has in memory beside its weights, for one world."""
+    _, rows, columns = net.get("patch_size", (1, 2, 2))
+    frames = config.references + config.chunk_latents + config.preceding_latents
+    tokens = frames * (config.latent_size[0] // rows) * (config.latent_size[1] // columns)
+    width = int(net["num_attention_heads"]) * int(net["attention_head_dim"])
+    # The stream of branch and main blocks, the float32 copy that is normed, queries, keys, values and their result; or
+    # the hidden layer twice. And a modulation of six vectors for every token, once more in float32 inside a block.
+    stream = (2 + 5) * width * dtype.itemsize + 2 * width * 4
+    hidden = (2 * width + 2 * int(net["ffn_dim"])) * dtype.itemsize + 2 * width * 4
+    modulation = 6 * width * (dtype.itemsize + 4)
+    return tokens * (max(stream, hidden) + modulation)
 
 
 def set_tiling(vae: AutoencoderKLWan, tiling: bool | None, needed: int, free: int) -> None:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin, WanTransformer3DModel
@@ -37,7 +37,7 @@ from mirage_env.models.small.segmentation_unet import SegmentationUNet
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.models.wan.lora import fuse_lora
 from mirage_env.models.wan.pipeline_loader import load_full_size
-from mirage_env.models.wan.pipeline_parts import LORA_WEIGHTS, sources_of
+from mirage_env.models.wan.pipeline_parts import LORA_WEIGHTS, check_branch, sampler_with, sources_of
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.world_model import WorldModel
 
@@ -71,6 +71,11 @@ def load_world_model(
     depth: str | Path | None = None,
     segmentation: str | Path | None = None,
     image_size: tuple[int, int] | None = None,
+    steps: int | None = None,
+    shift: float | None = None,
+    solver: str | None = None,
+    guidance_scale: float | None = None,
+    negative_prompt: str | None = None,
     prompts: str | Path | None = None,
     prompt_cache: str | Path | None = "default",
     text_encoder: bool = True,
@@ -78,6 +83,7 @@ def load_world_model(
     offload: Offload = "none",
     quantise: str | None = None,
     compile: bool | str = False,
+    attention: str | None = None,
     device_map: Mapping[str, str] | str | None = None,
     vae_tiling: bool | None = None,
 ) -> WorldModel:
@@ -95,7 +101,12 @@ def load_world_model(
         depth: depth model (`docs/geometry.md`), in the place of the one that `mirage.json` names.
         segmentation: SAM 3 checkpoint that finds movers and sky, the same.
         image_size: H, W, in the place of the model's own; a small model takes multiples of its transformer's patch
-            (32 pixels for "rooms"). This and all that follows is otherwise for models in the diffusers layout only.
+            (32 pixels for "rooms").
+        steps: sampler steps per chunk, in the place of the model's own.
+        shift: flow shift of the sampler, the same.
+        solver: "euler", "unipc" or "renoise", the same.
+        guidance_scale: how closely prompts are followed, 1: without guidance, at half the cost; the same.
+        negative_prompt: text to be led away from, the same. All that follows is for models in the diffusers layout.
         prompts: folder of embeddings of prompts, which need no text encoder.
         prompt_cache: where embeddings of new prompts are kept; by default `mirage/prompts` in the user's cache
             folder, with None in memory only.
@@ -105,6 +116,7 @@ def load_world_model(
             transformer's blocks come a few at a time.
         quantise: smaller weights for the blocks of transformer and branch, one of `models/quantisation.py`'s `KINDS`.
         compile: compile those blocks with torch.compile; True or the name of a backend.
+        attention: attention backend of diffusers, such as "flash", "sage" or "_native_cudnn" (`docs/full_size.md`).
         device_map: devices by part ("transformer", "vae", "text_encoder", "depth", "segmentation"), or "auto": the
             transformer's blocks on all GPUs.
         vae_tiling: decode in tiles; None: only if the memory that is free would not do.
@@ -120,17 +132,20 @@ def load_world_model(
     device = available(device)
     dtype = dtype or native_dtype(device)
     backend = compile if isinstance(compile, str) else ("inductor" if compile else None)
-    running = Running(device, dtype, offload, quantise, backend, device_map, vae_tiling, fuse_lora)
+    running = Running(device, dtype, offload, quantise, backend, device_map, vae_tiling, fuse_lora, attention)
+    asked = {"steps": steps, "shift": shift, "solver": solver}
+    asked |= {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt}
+    sampler = {name: value for name, value in asked.items() if value is not None}
     if is_pipeline(folder):
-        sources = sources_of(folder, control, lora, depth, segmentation, prompts, image_size=image_size)
+        sources = sources_of(folder, control, lora, depth, segmentation, prompts, sampler, image_size=image_size)
         networks = load_full_size(sources, running, _cache_folder(prompt_cache), text_encoder)
         return WorldModel(**vars(networks))
     if running != Running(device, dtype) or prompts is not None or revision is not None:
         raise InvalidOptionError(
             f"{str(name)!r} is a small model, which takes device, dtype, control, lora, depth, segmentation and "
-            "image_size only; leave the other options out"
+            "image_size and options of the sampler only; leave the other options out"
         )
-    return _load_small(folder, device, dtype, control, lora, depth, segmentation, image_size)
+    return _load_small(folder, device, dtype, control, lora, depth, segmentation, image_size, sampler)
 
 
 def _load_small(
@@ -142,9 +157,13 @@ def _load_small(
     depth: str | Path | None,
     segmentation: str | Path | None,
     image_size: tuple[int, int] | None,
+    sampler: Mapping[str, Any],
 ) -> WorldModel:
     own = WorldModelConfig.load(folder)
     config = own if image_size is None else own.at(image_size)
+    config = replace(config, sampler=sampler_with(config.sampler, sampler))
+    if control is not None:
+        check_branch(find_part(control))
     base = config.parts_folder(folder) or folder
 
     def place_of(name: str) -> Path:
@@ -177,7 +196,8 @@ def _load_small(
         else load_segmentation(segmentation, config, device, dtype),
         refiner=part(ConvRefiner, "refiner") if (folder / "refiner").is_dir() else BareReadout(),
         generator=ChunkDenoiser(transformer, branch, config.sampler, detail=detail).eval(),
-        identity=fingerprint(folder, added) + ("" if config == own else "-{}x{}".format(*config.image_size)),
+        identity=fingerprint(folder, added)
+        + ("" if config.image_size == own.image_size else "-{}x{}".format(*config.image_size)),
     )
 
 

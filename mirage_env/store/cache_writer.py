@@ -152,10 +152,11 @@ class CacheWriter:
                 f"{self.path} holds a world after {self.state.chunk} chunks, the state given is after {state.chunk}; "
                 "append every step in order, and give a fork a cache of its own"
             )
-        if state.prompt != self.state.prompt:
+        given, own = (state.prompt, state.guidance), (self.state.prompt, self.state.guidance)
+        if given != own:
             raise InvalidOptionError(
-                f"{self.path} holds a world with the prompt {self.state.prompt!r}, the state given has "
-                f"{state.prompt!r}; a cache keeps one prompt: give the world with the other one a cache of its own"
+                f"{self.path} holds a world with the prompt and guidance {own}, the state given has {given}; a cache "
+                "keeps one of each: give the world with others a cache of its own"
             )
         if self.pending >= self._most:
             self._wait_for_room()

@@ -24,14 +24,15 @@ NAMES = ("latents", "noise", "bank", "views")
 class Resumable:
     """The arrays `state/*` of one step."""
 
-    latents: NDArray[np.float32]  # [1 + P, C, h, w]
+    latents: NDArray[np.float32]  # [1 + P, C, h, w]; twice as many where read-out latents (`shown`) follow them
     noise: NDArray[np.uint8]
     bank: NDArray[np.float32]  # [N, C, h, w] latents of the references
     views: NDArray[np.float64]  # [N, 25] their cameras
 
     @staticmethod
     def of(state: WorldState) -> Resumable:
-        latents = state.latents.float().cpu().numpy()
+        recent = state.latents if state.shown is None else torch.cat([state.latents, state.shown])
+        latents = recent.float().cpu().numpy()
         bank = [r.latent.float().cpu().numpy() for r in state.references]
         cameras = [r.camera for r in state.references]
         views = [np.concatenate([c.T_world_cam.ravel(), c.K_image.ravel()]) for c in cameras]

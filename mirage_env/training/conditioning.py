@@ -38,6 +38,7 @@ class Batch:
     references: Tensor | None = None  # [B, R, C, h, w]
     prompts: tuple[str, ...] = ()  # B
     text: Tensor | None = None  # [B, S, D] the prompts, embedded
+    shown: Tensor | None = None  # [B, P, C, h, w] readout at the preceding latents, where the branch sees it
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -50,6 +51,7 @@ class Batch:
             references=None if self.references is None else self.references.to(device),
             prompts=self.prompts,
             text=None if self.text is None else self.text.to(device),
+            shown=None if self.shown is None else self.shown.to(device),
         )
 
 
@@ -91,24 +93,28 @@ class ConditionSampler:
     def draw(self, batch: int, generator: torch.Generator, readouts: Sequence[ReadoutConfig] = ()) -> list[Batch]:
         """`batch` chunks, read once for every readout rule (the model's own if none is given).
 
-        All have as many references as the one that has fewest: they go through the network together.
+        All have as many references and preceding latents as the one with fewest: they go through the network together.
         """
         rng = np.random.default_rng(generator.initial_seed())
         rules = tuple(readouts) or (self.config.readout,)
         samples = [self._sample(rng, rules) for _ in range(batch)]
         count = min(len(s.references) for s in samples)
         references = [torch.stack(s.references[len(s.references) - count :]) for s in samples] if count else None
+        past = min(len(s.preceding) for s in samples)
         texts = [self.data.embedded(s.text) for s in samples] if self.data.info.text_length else None
         return [
             Batch(
                 latents=torch.stack([s.latents for s in samples]),
-                preceding=torch.stack([s.preceding for s in samples]),
+                preceding=torch.stack([s.preceding[len(s.preceding) - past :] for s in samples]),
                 readout=[s.readouts[i] for s in samples],
                 rays=torch.stack([s.rays for s in samples]),
                 importance=self.importance,
                 references=None if references is None else torch.stack(references),
                 prompts=tuple(s.text for s in samples),
                 text=None if texts is None else torch.stack(texts),
+                shown=torch.stack([s.shown[i][len(s.preceding) - past :] for s in samples])
+                if self.config.preceding_readouts
+                else None,
             )
             for i in range(len(rules))
         ]
@@ -127,13 +133,19 @@ class ConditionSampler:
         cameras = clip.cameras(range(first, first + T))
         now = times_written(memory, clip.window)
         read = [replace(memory, readout=rule).read(cameras, now) for rule in rules]
-        before = preceding(past, first, P)
+        before, began = preceding(past, first, P), first == 0
         if rng.random() < 0.15:  # as at the start of a world, when nothing came before
             before = past.still(first).expand_as(before)
+            began = True
+        if began and not self.config.first_chunk_preceding:
+            before = before[:0]
+        seen_from = clip.cameras(range(first - len(before) + 1, first + 1)) if len(before) else ()
+        shown = [replace(memory, readout=rule).read(seen_from, now).latent for rule in rules] if seen_from else []
         return _Sample(
             latents=torch.cat([past.still(first)[None], clip.clean(range(first + 1, first + T))]),
             preceding=before,
             readouts=read,
+            shown=shown or [before] * len(rules),
             rays=torch.from_numpy(pluecker_rays(cameras, inverse(cameras[0].T_world_cam), *self.config.latent_size)),
             references=self._references(rng, past, first, memory),
             text="" if rng.random() < self.noise.no_text else clip.text,
@@ -195,6 +207,7 @@ class _Sample:
     latents: Tensor  # [T, C, h, w]
     preceding: Tensor  # [P, C, h, w]
     readouts: list[Readout]  # by rule
+    shown: list[Tensor]  # by rule, [P, C, h, w]
     rays: Tensor  # [T, 6, h, w]
     references: list[Tensor]  # R x [C, h, w]
     text: str

@@ -18,6 +18,7 @@ from torch import nn
 
 from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.models.offload import native_dtype
+from mirage_env.models.wan.branch_condition import ENCODED, mask_latents
 from mirage_env.models.wan.pipeline_parts import config_of
 from mirage_env.training.conditioning import ConditionSampler, Noise
 from mirage_env.training.finetune_options import Finetune, loop_config
@@ -50,6 +51,10 @@ def run(options: Finetune) -> bool:
     config = config_of(sources)
     data.info.check_model(config)
     denoiser = training_denoiser(options, sources, config, data, process.device)
+    if set(ENCODED) & set(branch_of(denoiser).config.parts):
+        codec, latents = checked_codec(sources, data, process.device), config.chunk_latents + config.preceding_latents
+        masks = mask_latents(codec, latents, config.image_size, config.temporal_stride)
+        branch_of(denoiser).mask_latents = masks
     variant = Variant(denoiser, training_refiner(sources, process.device), config.readout)
     if options.stage == "imagine":
         some = LatentClips(data.path, data.names[: options.dream_clips or None])
@@ -58,7 +63,8 @@ def run(options: Finetune) -> bool:
         dreamer = Imaginer(config, codec, variant.refiner, denoiser.to(process.device).eval())
         imagine_clips(some, dreamer, options.chunks, process.process_index, process.num_processes)
         return process.is_main_process
-    trainable: list[nn.Parameter] = list(branch_of(denoiser).parameters())
+    frozen = options.frozen_branch and options.stage == "lora"
+    trainable: list[nn.Parameter] = [] if frozen else list(branch_of(denoiser).parameters())
     if options.stage == "lora":
         from mirage_env.training.lora import add_lora
 
@@ -79,7 +85,8 @@ def run(options: Finetune) -> bool:
         )
     loop = loop_config(options, process.num_processes, bf16=native_dtype(process.device) == torch.bfloat16)
     sampler = ConditionSampler(data, config, noise)
-    train_denoiser(variant, trainable, sampler, folder, loop, options.chunks, options.memory_drop, sample)
+    norms = branch_of(denoiser) if options.branch_norms and not frozen else None
+    train_denoiser(variant, trainable, sampler, folder, loop, options.chunks, options.memory_drop, sample, norms)
     save_stage(options, denoiser, config, writes=process.is_main_process)
     process.wait_for_everyone()
     return process.is_main_process

@@ -35,6 +35,9 @@ class Finetune:
         warmup: steps until it is reached.
         batch: chunks per optimiser step, over all processes.
         chunks: chunks that a process computes at a time.
+        every: main blocks per side block of a new branch: 4 gives 8 blocks (paper), 2 the release's 15.
+        frozen_branch: stage `lora` trains the LoRA alone, as the release does; else the branch with it (paper).
+        branch_norms: also train the query and key norms of the branch, which otherwise stay those of the backbone.
         rank: of the LoRA.
         ema: decay of the averaged weights that are kept.
         text_drop: share of samples without prompt.
@@ -66,6 +69,9 @@ class Finetune:
     warmup: int = 100
     batch: int = 64
     chunks: int = 1
+    every: int = 4
+    frozen_branch: bool = False
+    branch_norms: bool = False
     rank: int = 64
     ema: float = 0.999
     text_drop: float = 0.2
@@ -81,7 +87,7 @@ class Finetune:
     device: Literal["auto", "cpu"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("batch", "chunks", "rank", "save_every", "log_every", "warmup"):
+        for name in ("batch", "chunks", "rank", "every", "save_every", "log_every", "warmup"):
             if getattr(self, name) < 1:
                 raise InvalidOptionError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
         for name in ("held_out", "sample_every", "dream_clips", "seed"):

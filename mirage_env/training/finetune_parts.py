@@ -12,7 +12,8 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mirage_env.config.world import PlacementConfig, WorldModelConfig
+from mirage_env.config.sampler import PlacementConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.errors import DatasetError, InvalidOptionError, ModelNotFoundError
 from mirage_env.models.io.hub import find_model, find_part, is_pipeline
@@ -21,16 +22,13 @@ from mirage_env.models.offload import PlacedCodec, native_dtype
 from mirage_env.models.small.refiner import BareReadout, ConvRefiner
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.models.wan.pipeline_loader import EXACT
-from mirage_env.models.wan.pipeline_parts import LORA_WEIGHTS, PRECEDING, REFERENCES, Sources, sources_of
+from mirage_env.models.wan.pipeline_parts import BRANCH_STEPS, LORA_WEIGHTS, PRECEDING, REFERENCES, Sources, sources_of
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.wan.transformer import ControlledTransformer
 from mirage_env.models.wan.video_codec import WanCodec
 from mirage_env.training.checkpoint import whole
 from mirage_env.training.encoding import fingerprint
 from mirage_env.training.finetune_options import Finetune
-
-EVERY = 4
-"""Main blocks per side block."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,8 @@ def training_sources(options: Finetune, data: LatentClips) -> Sources:
         given["chunk_latents"] = info.window + 1
     if control is None:  # settings that a trained branch has by default
         given |= {"preceding_latents": PRECEDING, "references": REFERENCES}
-        given["sampler"] = {"placement": dataclasses.asdict(PlacementConfig(enabled=False))}
+        placement = dataclasses.asdict(PlacementConfig(enabled=False))
+        given["sampler"] = {"placement": placement, "steps": BRANCH_STEPS, "guidance_scale": 1.0}
     if info.frames_per_second:
         given["frames_per_second"] = info.frames_per_second
     return sources_of(folder, control, **given)
@@ -87,7 +86,7 @@ def training_denoiser(
         branch = load_published(ControlBranch, find_part(sources.control), cpu, torch.float32)
     else:
         parts = ("readout", "observed") if options.paper else ("known", "observed", "winner", "rays")
-        layers = range(0, transformer.config.num_layers, EVERY)
+        layers = range(0, transformer.config.num_layers, options.every)
         branch = ControlBranch.from_transformer(transformer, parts, tuple(layers)).float()
     width = transformer.config.text_dim
     if data.info.text_length and data.info.text_channels != width:

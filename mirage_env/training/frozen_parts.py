@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,11 @@ class FrozenParts:
     def embed(self, prompt: str) -> Tensor | None:  # [n, D]
         """The embedding of a prompt; None where prompts are not embedded."""
         return None if self.prompts is None else self.prompts.embedding(prompt).float()
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Embed prompts ahead, so that the text encoder is read once for all of them."""
+        if self.prompts is not None:
+            self.prompts.prepare(prompts)
 
     @property
     def text_shape(self) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.clip_store import LatentClip, write_imagined
 from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.datasets.zip_arrays import ENDING
-from mirage_env.interfaces import ChunkGenerator, LatentCodec, Readout, ReadoutRefiner, Reference
+from mirage_env.interfaces import ChunkGenerator, Guidance, LatentCodec, Readout, ReadoutRefiner, Reference
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.references import Bank, chosen, remembered
 from mirage_env.poses import inverse
@@ -84,9 +84,26 @@ class _Walk:
         """Key frames of the chunk, the shared one included."""
         return range(self.first, self.first + self.model.config.chunk_latents)
 
+    @property
+    def read_at(self) -> int:
+        """Number of the chunk, from 1."""
+        return self.first // (self.model.config.chunk_latents - 1) + 1
+
     def read(self) -> Readout:
-        now = self.first // (self.model.config.chunk_latents - 1) + 1
-        return self.memory.read(self.clip.cameras(self.frames), now)
+        return self.memory.read(self.clip.cameras(self.frames), self.read_at)
+
+    def preceding(self) -> Tensor:  # [P, C, h, w]
+        """Latents before the chunk."""
+        config = self.model.config
+        return preceding(
+            self.clip, self.first, config.preceding_latents if self.first or config.first_chunk_preceding else 0
+        )
+
+    def shown_before(self) -> Tensor:  # [P, C, h, w]
+        """Readout at the cameras of the latents before the chunk."""
+        count = len(before := self.preceding())
+        cameras = self.clip.cameras(range(self.first - count + 1, self.first + 1)) if count else ()
+        return self.memory.read(cameras, self.read_at).latent if count else before
 
     def references(self) -> Tensor:  # [R, C, h, w]
         views = chosen(self.memory, self.bank, self.clip.cameras(self.frames), self.model.config.references)
@@ -129,10 +146,12 @@ def _step(walks: list[_Walk], model: Dreamer) -> None:
         known=known,
         readout=readouts,
         rays=torch.from_numpy(np.stack(rays)),
-        preceding=torch.stack([preceding(w.clip, w.first, model.config.preceding_latents) for w in walks]),
+        preceding=[walk.preceding() for walk in walks],
         generators=[walk.generator for walk in walks],
         references=[walk.references() for walk in walks],
         prompts=[walk.clip.text for walk in walks],
+        guidance=[Guidance(1.0)] * len(walks),
+        preceding_readout=[walk.shown_before() for walk in walks] if model.config.preceding_readouts else [],
     )
     for walk, chunk, readout in zip(walks, latents, readouts, strict=True):
         walk.take(chunk, readout.observed)

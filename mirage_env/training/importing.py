@@ -26,6 +26,8 @@ from mirage_env.evaluation.re10k_clips import Clip, find_clips, read_clip, rows_
 from mirage_env.training.encoding import encode_clip, encode_clips, fingerprint, key_frames
 from mirage_env.training.frozen_parts import FrozenParts, load_frozen
 
+PROMPTS_AT_ONCE = 256
+"""Captions that one reading of the text encoder embeds."""
 UNUSABLE = (ClipError, InvalidCameraError, InvalidImageError)
 """What is wrong with one clip and not with all."""
 
@@ -164,9 +166,10 @@ def import_re10k(options: ImportRe10k, parts: FrozenParts | None = None) -> dict
     if options.retry:
         journal.unlink(missing_ok=True)
     imported = 0
-    for clip in tqdm(found, desc="import clips", unit="clip"):
-        if clip.name in skipped or has_clip(options.data, clip.name):
-            continue
+    todo = [clip for clip in found if clip.name not in skipped and not has_clip(options.data, clip.name)]
+    for number, clip in enumerate(tqdm(todo, desc="import clips", unit="clip")):
+        if number % PROMPTS_AT_ONCE == 0:
+            parts.prepare([captions.get(c.name, "") for c in todo[number : number + PROMPTS_AT_ONCE]])
         try:
             _import(options, parts, clip, captions.get(clip.name, ""), rate)
             imported += 1
@@ -245,6 +248,7 @@ def _import(options: ImportRe10k, parts: FrozenParts, clip: Clip, caption: str, 
 
 def _embed(data: Path, parts: FrozenParts, prompts: list[str]) -> dict[str, Any]:
     """Write embeddings of prompts; returns what the data set says of all of them."""
+    parts.prepare(prompts)
     for prompt in prompts:
         embedding = parts.embed(prompt)
         if embedding is not None:

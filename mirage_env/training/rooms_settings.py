@@ -6,7 +6,8 @@ import dataclasses
 
 from diffusers import WanTransformer3DModel
 
-from mirage_env.config.world import FilterConfig, MemoryConfig, ReadoutConfig, SamplerConfig, WorldModelConfig
+from mirage_env.config.sampler import SamplerConfig
+from mirage_env.config.world import FilterConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
 
 PAPER_READOUT = ReadoutConfig(winner="nearest", footprint=0.0)
 PAPER_SAMPLER = SamplerConfig(steps=1, shift=1.0, couple=False)

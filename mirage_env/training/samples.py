@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mirage_env.interfaces import LatentCodec
+from mirage_env.interfaces import Guidance, LatentCodec
 from mirage_env.training.conditioning import Batch, ConditionSampler
 from mirage_env.training.stages import Variant
 from mirage_env.viz.pictures import write_video
@@ -57,10 +57,12 @@ class SampleVideos:
             known=known,
             readout=batch.readout,
             rays=batch.rays,
-            preceding=batch.preceding,
+            preceding=list(batch.preceding),
             generators=[torch.Generator().manual_seed(seed)],
             references=[] if batch.references is None else list(batch.references),
             prompts=batch.prompts,
+            guidance=[Guidance(1.0)] * len(known),
+            preceding_readout=[] if batch.shown is None else list(batch.shown),
         )
         return batch.latents[0], known[0], generated[0].float()
 

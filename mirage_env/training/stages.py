@@ -57,7 +57,7 @@ def blank(readout: Readout) -> Readout:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the network is told of a batch, the memory dropped now and then. On the device of the batch."""
+    """Inputs of the network for a batch, the memory dropped now and then. On the device of the batch."""
 
     known: Tensor  # [B, T, C, h, w] refined readout, frame 0 clean
     observed: Tensor  # [B, T, 1, h, w]
@@ -70,7 +70,8 @@ def _see(variant: Variant, batch: Batch, generator: torch.Generator, drop: float
     known = torch.stack([variant.refiner.refine(r) for r in readout]).float()
     known[:, 0] = batch.latents[:, 0]
     observed = torch.stack([r.observed[:, None] for r in readout])
-    return _Seen(known, observed, variant.denoiser.condition(known, readout, batch.rays))
+    shown = batch.shown if batch.shown is None else batch.shown * (~dropped).to(batch.shown)[:, None, None, None, None]
+    return _Seen(known, observed, variant.denoiser.condition(known, readout, batch.rays, shown))
 
 
 def flow_loss(variant: Variant, batch: Batch, generator: torch.Generator, drop: float = 0.1) -> dict[str, Tensor]:
@@ -137,8 +138,11 @@ def train_denoiser(
     batch: int = 3,
     drop: float = 0.1,
     sample: Sample | None = None,
+    norms: nn.Module | None = None,
 ) -> Variant:
     """Train the given parameters of a variant's denoiser; the rest is frozen.
+
+    Query and key norms are not trained but those inside `norms`.
 
     Denoisers that predict the flow from plain noise learn the paper's loss, those that start at the memory `flow_loss`.
     """
@@ -146,8 +150,9 @@ def train_denoiser(
     denoiser.requires_grad_(False)
     for parameter in trainable:
         parameter.requires_grad_(True)
+    kept = set() if norms is None else set(norms.modules())
     for attention in denoiser.modules():
-        if isinstance(attention, WanAttention):
+        if isinstance(attention, WanAttention) and attention not in kept:
             # Query and key norms stay as they are: float32 weights keep bfloat16 from the fused kernel (9 % of a step).
             for norm in (attention.norm_q, attention.norm_k):
                 norm.to(torch.bfloat16 if config.bf16 else torch.float32).requires_grad_(False)

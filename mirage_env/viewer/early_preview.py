@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Generator, Tensor
 
 from mirage_env.camera import Camera
-from mirage_env.interfaces import ChunkGenerator, LatentCodec, Readout
+from mirage_env.interfaces import ChunkGenerator, Guidance, LatentCodec, Readout
 from mirage_env.viewer.world_tree import Sight
 from mirage_env.world_model import WorldModel
 
@@ -33,10 +33,12 @@ class _Generator:
         known: Tensor,  # [B, T, C, h, w]
         readout: Sequence[Readout],  # B
         rays: Tensor,
-        preceding: Tensor,
+        preceding: Sequence[Tensor],
         generators: Sequence[Generator],
         references: Sequence[Tensor] = (),
         prompts: Sequence[str] = (),
+        guidance: Sequence[Guidance] = (),
+        preceding_readout: Sequence[Tensor] = (),
     ) -> Tensor:
         self.known, self.observed = known[0, 1:], readout[0].observed[1:]
         return self._part.generate(
@@ -47,6 +49,8 @@ class _Generator:
             generators=generators,
             references=references,
             prompts=prompts,
+            guidance=guidance,
+            preceding_readout=preceding_readout,
         )
 
 

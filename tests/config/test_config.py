@@ -5,13 +5,13 @@ import json
 
 import pytest
 
+from mirage_env.config.sampler import SamplerConfig
 from mirage_env.config.world import (
     FORMAT_VERSION,
     FilterConfig,
     GateConfig,
     MemoryConfig,
     ReadoutConfig,
-    SamplerConfig,
     WorldModelConfig,
 )
 from mirage_env.errors import InvalidOptionError, MirageError

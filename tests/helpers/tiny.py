@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from diffusers import WanTransformer3DModel
 
-from mirage_env.config.world import SamplerConfig, WorldModelConfig
+from mirage_env.config.sampler import SamplerConfig
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import STATIC
 from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.depth_unet import DepthUNet

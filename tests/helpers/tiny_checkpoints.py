@@ -32,7 +32,7 @@ SETTINGS = {
 """Short chunks and few steps; random depth is all edges, which would leave nothing to remember."""
 
 
-def transformer(seed: int = 0) -> WanTransformer3DModel:
+def transformer(seed: int = 0, layers: int = 3) -> WanTransformer3DModel:
     torch.manual_seed(seed)
     return WanTransformer3DModel(
         num_attention_heads=2,
@@ -42,7 +42,7 @@ def transformer(seed: int = 0) -> WanTransformer3DModel:
         text_dim=TEXT_DIM,
         freq_dim=32,
         ffn_dim=64,
-        num_layers=3,
+        num_layers=layers,
     )
 
 
@@ -100,6 +100,7 @@ def save_pipeline(folder: Path, shards: bool = False) -> Path:
     index = {
         "_class_name": "WanPipeline",
         "_diffusers_version": "0.35.0",
+        "expand_timesteps": True,
         "scheduler": ["diffusers", "UniPCMultistepScheduler"],
         "text_encoder": ["transformers", "UMT5EncoderModel"],
         "tokenizer": ["transformers", "T5TokenizerFast"],

@@ -10,7 +10,8 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from stand_ins import Labels, Wall
 from torch import Tensor
 
-from mirage_env.config.world import FilterConfig, PlacementConfig, SamplerConfig, WorldModelConfig
+from mirage_env.config.sampler import PlacementConfig, SamplerConfig
+from mirage_env.config.world import FilterConfig, WorldModelConfig
 from mirage_env.models.small.refiner import BareReadout
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.models.wan.side_branch import ControlBranch

@@ -4,15 +4,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tiny_world_model
+from tiny_wan import tiny_vae
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Readout
 from mirage_env.models.small.refiner import WINNER_CHANNELS, winner_channels
 from mirage_env.models.wan.branch_condition import MaskLatents, condition, condition_channels, mask_latents
+from mirage_env.models.wan.video_codec import WanCodec
 
 B, T, C, GRID = 2, 5, 8, (4, 4)
-CHANNELS = {"known": C, "readout": C, "render": C, "mask": C, "observed": 1, "winner": WINNER_CHANNELS, "rays": 6}
+CHANNELS = {
+    "known": C,
+    "readout": C,
+    "render": C,
+    "mask": C,
+    "ones": C,
+    "hole": 1,
+    "observed": 1,
+    "winner": WINNER_CHANNELS,
+    "rays": 6,
+}
 
 
 def draw(*shape: int, seed: int) -> torch.Tensor:
@@ -44,6 +55,8 @@ def test_parts_come_in_the_order_asked_for_with_the_channels_promised(parts):
         "observed": observed,
         "known": KNOWN,
         "render": latent + (1.0 - observed) * MASKS.black,
+        "ones": MASKS.hole.expand(B, -1, -1, -1, -1),
+        "hole": 1.0 - observed,
         "mask": observed * MASKS.seen + (1.0 - observed) * MASKS.hole,
     }
     out = condition(parts, KNOWN, READOUTS, RAYS, MASKS).transpose(1, 2)
@@ -52,7 +65,9 @@ def test_parts_come_in_the_order_asked_for_with_the_channels_promised(parts):
         assert torch.equal(channels, expected[part]), part
 
 
-@pytest.mark.parametrize(("parts", "channels"), [(("readout", "observed"), 49), (("render", "mask"), 96)])
+@pytest.mark.parametrize(
+    ("parts", "channels"), [(("readout", "hole"), 49), (("readout", "ones"), 96), (("render", "mask"), 96)]
+)
 def test_published_layouts_have_their_channels(parts, channels):
     assert condition_channels(parts, 48) == channels
 
@@ -63,7 +78,7 @@ def test_unknown_part_is_refused_by_name():
 
 
 @pytest.mark.parametrize("masks", [None, MaskLatents(*(latent[1:] for latent in MASKS))])
-@pytest.mark.parametrize("part", ["render", "mask"])
+@pytest.mark.parametrize("part", ["render", "mask", "ones"])
 def test_part_without_encodings_of_the_chunk_is_refused_with_their_shape(part, masks):
     with pytest.raises(InvalidOptionError, match=rf"'{part}'.*\(5, 8, 4, 4\).*mask_latents"):
         condition((part,), KNOWN, READOUTS, RAYS, masks)
@@ -71,6 +86,22 @@ def test_part_without_encodings_of_the_chunk_is_refused_with_their_shape(part, m
 
 @torch.no_grad()
 def test_mask_latents_are_the_codecs_own_of_constant_videos():
-    codec = tiny_world_model().codec
-    for value, encoded in zip((-1.0, 0.0, 1.0), mask_latents(codec, T, (32, 32)), strict=True):
-        assert torch.equal(encoded, codec.encode(torch.full((T, 3, 32, 32), value)))
+    vae = tiny_vae()
+    masks = mask_latents(WanCodec(vae), 3, (32, 32), 4)
+    for value, encoded in zip((-1.0, 0.0, 1.0), masks, strict=True):
+        code = vae.encode(torch.full((1, 3, 9, 32, 32), value)).latent_dist.mode()
+        torch.testing.assert_close(encoded, ((code - 0.1) / 0.5)[0].transpose(0, 1))
+
+
+def test_preceding_readouts_follow_those_of_the_targets():
+    shown, masks = draw(B, 2, C, *GRID, seed=30), MaskLatents(*(draw(T + 2, C, *GRID, seed=s) for s in (31, 32, 33)))
+    shown[:, 0, :, 1, 1] = 0.0
+    out = condition(("readout", "ones", "hole", "observed"), KNOWN, READOUTS, RAYS, masks, shown).transpose(1, 2)
+    readout, ones, hole, observed = out.split([C, C, 1, 1], 2)
+    assert torch.equal(readout[:, :T], torch.stack([r.latent for r in READOUTS]))
+    assert torch.equal(readout[:, T:], shown)
+    assert torch.equal(ones, masks.hole.expand(B, -1, -1, -1, -1))
+    assert torch.equal(hole[:, T:, 0], (shown == 0).all(2).float())
+    assert hole[:, T, 0, 1, 1].all()
+    assert torch.equal(observed[:, :T, 0], torch.stack([r.observed for r in READOUTS]))
+    assert not observed[:, T:].any()

@@ -12,7 +12,7 @@ from stand_ins import path, picture, walled_world_model
 from tiny import tiny_world_model
 from torch import nn
 
-from mirage_env.config.world import SamplerConfig
+from mirage_env.config.sampler import SamplerConfig
 from mirage_env.interfaces import Readout
 from mirage_env.models.wan.chunk_denoiser import TRAIN_TIMESTEPS, ChunkDenoiser
 

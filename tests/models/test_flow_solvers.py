@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirage_env.config.world import PlacementConfig, SamplerConfig
+from mirage_env.config.sampler import PlacementConfig, SamplerConfig
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Readout
 from mirage_env.models.wan.flow_solvers import noise_levels, solver_of

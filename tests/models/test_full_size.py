@@ -148,7 +148,7 @@ def test_settings_follow_from_the_networks(folder):
     assert (c.image_size, c.latent_size, c.latent_channels) == ((704, 1280), (44, 80), 48)
     assert (c.temporal_stride, c.chunk_latents, c.frames_per_chunk) == (4, 9, 32)
     s = c.sampler
-    assert (s.prediction, s.solver, s.steps, s.shift, s.couple) == ("flow", "unipc", 40, 5.0, False)
+    assert (s.prediction, s.solver, s.steps, s.shift, s.couple) == ("flow", "unipc", 50, 5.0, False)
     assert (c.preceding_latents, c.references, s.placement.enabled) == (0, 0, True)
     trained = load(folder, control=folder / "control").config
     assert (trained.preceding_latents, trained.references, trained.sampler.placement.enabled) == (2, 4, False)

@@ -11,19 +11,18 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, rms_norm, scaled_dot_product_attention
 
 from mirage_env.config.parsing import from_dict
+from mirage_env.config.sampler import SamplerConfig
 from mirage_env.config.world import ReadoutConfig
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
 from mirage_env.models.io.key_names import layer_to_diffusers, layer_to_original
 from mirage_env.models.io.published_checkpoints import (
-    LAYOUTS,
-    branch_config,
     branch_from_published,
     convert,
-    hint_layers,
     lora_from_published,
     published_branch,
     published_lora,
 )
+from mirage_env.models.io.published_layouts import LAYOUTS, branch_config, hint_layers
 from mirage_env.models.io.state_dicts import load_module
 from mirage_env.models.wan.lora import fuse_lora
 from mirage_env.models.wan.side_branch import ControlBranch
@@ -31,7 +30,7 @@ from mirage_env.models.wan.transformer import ControlledTransformer
 
 DIM, HEADS, FFN, C, RANK = 24, 2, 48, 8, 4
 SIZES = {"latent_channels": C, "head_width": DIM // HEADS}
-CHANNELS = {"spatia": 2 * C, "mirage": C + 1}
+BLOCKS = {"spatia": 8, "released": 15}
 LINEAR = {
     **{f"{attention}.{layer}": (DIM, DIM) for attention in ("self_attn", "cross_attn") for layer in "qkvo"},
     "ffn.0": (FFN, DIM),
@@ -56,9 +55,9 @@ def a_block() -> dict[str, Tensor]:
     return {f"{m}.{k}": v for m, values in modules.items() for k, v in values.items()} | {"modulation": draw(1, 6, DIM)}
 
 
-def a_published_branch(layout: str = "spatia", blocks: int = 2, prefix: str = "") -> dict[str, Tensor]:
+def a_published_branch(blocks: int = 2, prefix: str = "", channels: int = 2 * C) -> dict[str, Tensor]:
     keys = {
-        "vace_patch_embedding.weight": draw(DIM, CHANNELS[layout], 1, 2, 2),
+        "vace_patch_embedding.weight": draw(DIM, channels, 1, 2, 2),
         "vace_patch_embedding.bias": draw(DIM),
     }
     for i in range(blocks):
@@ -97,9 +96,9 @@ def _seeded():
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "pipe.vace.", "vace.", "module.pipe.vace."])
-@pytest.mark.parametrize(("layout", "blocks"), [("spatia", 8), ("mirage", 8), ("mirage", 15)])
+@pytest.mark.parametrize(("layout", "blocks"), BLOCKS.items())
 def test_published_branch_loads_as_ours_and_goes_back_bit_for_bit(tmp_path, layout, blocks, prefix):
-    theirs = a_published_branch(layout, blocks, prefix)
+    theirs = a_published_branch(blocks, prefix)
     save_file(theirs, tmp_path / "weights.safetensors")
     assert convert(tmp_path / "weights.safetensors", tmp_path / "out", layout, **SIZES) == [
         tmp_path / "out" / "control"
@@ -107,7 +106,7 @@ def test_published_branch_loads_as_ours_and_goes_back_bit_for_bit(tmp_path, layo
     branch = load_module(ControlBranch, tmp_path / "out" / "control")
     assert branch.layers == tuple(range(0, 30, 4 if blocks == 8 else 2))
     assert branch.config.published
-    assert tuple(branch.config.parts) == LAYOUTS[layout].parts
+    assert tuple(branch.config.parts) == LAYOUTS[layout].parts[0]
     files = (tmp_path / "out" / "control").glob("*.safetensors")
     assert same(published_branch(load_file(next(files)), prefix), theirs)
 
@@ -150,11 +149,26 @@ def test_converted_block_computes_what_the_original_does():
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_settings_beside_the_branch_are_settings(tmp_path, layout):
-    save_file(a_published_branch(layout, 8), tmp_path / "weights.safetensors")
+    save_file(a_published_branch(BLOCKS[layout]), tmp_path / "weights.safetensors")
     convert(tmp_path / "weights.safetensors", tmp_path / "out", layout, **SIZES)
     said = json.loads((tmp_path / "out" / "control" / "mirage.json").read_text())
     assert from_dict(ReadoutConfig, said["readout"], "readout").winner == "nearest"
+    assert from_dict(SamplerConfig, said["sampler"], "sampler").schedule == "wan"
     assert {"frames_per_second", "preceding_latents", "references"} <= said.keys()
+
+
+def test_released_branch_with_a_hole_mask_is_told_apart_by_its_channels(tmp_path):
+    save_file(a_published_branch(15, channels=C + 1), tmp_path / "weights.safetensors")
+    convert(tmp_path / "weights.safetensors", tmp_path / "out", "released", **SIZES)
+    branch = load_module(ControlBranch, tmp_path / "out" / "control")
+    assert tuple(branch.config.parts) == ("readout", "hole")
+
+
+@pytest.mark.parametrize(("layout", "other"), [("spatia", "released"), ("released", "spatia")])
+def test_branch_of_another_layout_is_refused_with_its_name(tmp_path, layout, other):
+    save_file(a_published_branch(BLOCKS[other]), tmp_path / "weights.safetensors")
+    with pytest.raises(WeightsError, match=rf"{BLOCKS[other]} side blocks.*weights of the layout '{other}'"):
+        convert(tmp_path / "weights.safetensors", tmp_path / "out", layout, **SIZES)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 8, 10, 15, 30])
@@ -168,6 +182,8 @@ def test_side_blocks_spread_evenly_from_the_first_main_block_on(count):
 def test_blocks_that_do_not_spread_need_their_layers(tmp_path):
     save_file(a_published_branch(blocks=7), tmp_path / "weights.safetensors")
     with pytest.raises(InvalidOptionError, match="7 side blocks do not spread"):
+        hint_layers(7)
+    with pytest.raises(WeightsError, match=r"7 side blocks.*give their layers"):
         convert(tmp_path / "weights.safetensors", tmp_path / "out", "spatia", **SIZES)
     assert not (tmp_path / "out").exists()
     convert(tmp_path / "weights.safetensors", tmp_path / "out", "spatia", layers=range(7), **SIZES)
@@ -248,10 +264,46 @@ def test_alpha_is_folded_in_exactly(alpha, dtype):
     assert same({k: v for k, v in ours.items() if k != key}, {k: v for k, v in plain.items() if k != key})
 
 
+WRITERS = {
+    "peft": lambda layer: (f"base_model.model.{layer}.lora_A.weight", f"base_model.model.{layer}.lora_B.weight", ""),
+    "kohya": lambda layer: tuple(
+        f"lora_unet_{layer.replace('.', '_')}.{end}" for end in ("lora_down.weight", "lora_up.weight", "alpha")
+    ),
+    "ComfyUI": lambda layer: tuple(
+        f"diffusion_model.{layer}.{end}" for end in ("lora_down.weight", "lora_up.weight", "alpha")
+    ),
+    "diffusers": lambda layer: (
+        f"transformer.{layer_to_diffusers(layer)}.lora_A.default.weight",
+        f"transformer.{layer_to_diffusers(layer)}.lora_B.default.weight",
+        "",
+    ),
+    "kohya on diffusers": lambda layer: tuple(
+        f"lora_unet_{layer_to_diffusers(layer).replace('.', '_')}.{end}"
+        for end in ("lora_down.weight", "lora_up.weight", "alpha")
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS.values(), ids=WRITERS)
+def test_update_is_the_same_whoever_wrote_it(name):
+    layers = [f"blocks.{i}.{layer}" for i in range(2) for layer in LINEAR] + ["text_embedding.0", "head.head"]
+    expected, given = {}, {}
+    for layer in layers:
+        down, up = draw(RANK, 6, dtype=torch.float32), draw(5, RANK, dtype=torch.float32)
+        keys = name(layer)
+        given |= {keys[0]: down, keys[1]: up} | ({keys[2]: torch.tensor(3.0)} if keys[2] else {})
+        ours = f"transformer.{layer_to_diffusers(layer)}"
+        expected |= {f"{ours}.lora_A.weight": down, f"{ours}.lora_B.weight": up * (0.75 if keys[2] else 1.0)}
+    found = lora_from_published(given)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
+
+
 NAME = "pipe.dit.blocks.0.ffn.0"
 BROKEN_LORA = {
-    "more digits": (lambda w: w | {f"{NAME}.alpha": torch.tensor(3.0)}, r"alpha is 3\.0 for rank 4"),
-    "not one number": (lambda w: w | {f"{NAME}.alpha": torch.ones(2)}, "no number"),
+    "no number": (lambda w: w | {f"{NAME}.alpha": torch.tensor(torch.inf)}, r"alpha is inf for rank 4"),
+    "not one number": (lambda w: w | {f"{NAME}.alpha": torch.ones(2)}, "finite number"),
     "alpha of nothing": (lambda w: w | {"pipe.dit.blocks.9.ffn.0.alpha": torch.ones(())}, r"blocks\.9\.ffn"),
     "unknown layer": (lambda w: w | {"pipe.dit.blocks.0.gate.lora_A.weight": draw(4, 4)}, r"blocks\.0\.gate\.lora_A"),
     "other kind": (lambda w: w | {f"{NAME}.lora_magnitude_vector": draw(4)}, "lora_magnitude_vector"),
@@ -262,7 +314,7 @@ BROKEN_LORA = {
 
 
 @pytest.mark.parametrize(("change", "named"), BROKEN_LORA.values(), ids=BROKEN_LORA)
-def test_update_that_cannot_be_converted_exactly_is_refused_by_name(tmp_path, change, named):
+def test_update_that_cannot_be_converted_is_refused_by_name(tmp_path, change, named):
     save_file(change(a_published_lora(dtype=torch.float32, layers=("ffn.0",))), tmp_path / "lora.safetensors")
     with pytest.raises(WeightsError, match=named):
         convert(tmp_path / "lora.safetensors", tmp_path / "out", "spatia")
@@ -305,7 +357,7 @@ def test_missing_or_damaged_file_is_refused(tmp_path):
 
 def test_nothing_is_overwritten_and_unknown_layouts_are_refused(tmp_path):
     save_file(a_published_branch(blocks=8), tmp_path / "weights.safetensors")
-    with pytest.raises(InvalidOptionError, match=r"'vace'.*'mirage', 'spatia'"):
+    with pytest.raises(InvalidOptionError, match=r"'vace'.*'released', 'spatia'"):
         convert(tmp_path / "weights.safetensors", tmp_path, "vace", **SIZES)
     (tmp_path / "control").mkdir()
     with pytest.raises(InvalidOptionError, match=r"control.*overwritten"):

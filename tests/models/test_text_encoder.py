@@ -7,6 +7,7 @@ from torch import nn
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
+from mirage_env.models.wan import text_encoder as text_encoder_module
 from mirage_env.models.wan.text_encoder import TOKENS, UMT5, Prompts, clean_prompt, file_name, prompt_of, save_embedding
 
 CPU = torch.device("cpu")
@@ -18,9 +19,9 @@ class Counting:
     def __init__(self, encoder):
         self.encoder, self.asked = encoder, []
 
-    def encode(self, prompt):
-        self.asked.append(prompt)
-        return self.encoder.encode(prompt)
+    def encode(self, prompts):
+        self.asked.append(list(prompts))
+        return self.encoder.encode(prompts)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def encoder(folders):
 def as_wan_does(prompts, folders):
     """Embeddings as diffusers' WanPipeline makes them: padded, masked, cut, and padded again with zeros."""
     encoder, tokens = UMT5EncoderModel.from_pretrained(folders[0]), AutoTokenizer.from_pretrained(folders[1])
-    inputs = tokens(prompts, padding="max_length", max_length=TOKENS, return_tensors="pt")
+    inputs = tokens(prompts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
     hidden = encoder.eval()(inputs.input_ids, inputs.attention_mask).last_hidden_state
     return hidden * inputs.attention_mask[..., None]
 
@@ -72,14 +73,14 @@ def test_each_prompt_is_encoded_once(encoder):
     prompts = Prompts(encoder)
     first = prompts(["a red chair", "", "a  red chair"])
     assert torch.equal(prompts([" a red chair"])[0], first[0])
-    assert encoder.asked == ["a red chair", ""]
+    assert encoder.asked == [["a red chair", ""]]
 
 
 def test_embeddings_are_kept_on_disk_for_one_encoder(encoder, tmp_path):
     first = Prompts(encoder, cache=tmp_path, model="a")(["a red chair"])
     again = Prompts(encoder, cache=tmp_path, model="a")(["a red chair"])
     assert torch.equal(first, again)
-    assert encoder.asked == ["a red chair"]
+    assert encoder.asked == [["a red chair"]]
     Prompts(encoder, cache=tmp_path, model="b")(["a red chair"])
     assert len(encoder.asked) == 2
     assert sorted(map(prompt_of, tmp_path.iterdir())) == ["a red chair"] * 2
@@ -87,16 +88,30 @@ def test_embeddings_are_kept_on_disk_for_one_encoder(encoder, tmp_path):
 
 def test_table_replaces_the_encoder(encoder, folders, tmp_path):
     text = "a courtyard in the rain"
-    save_embedding(encoder.encode(text), text, tmp_path / file_name(text))
+    save_embedding(encoder.encode([text])[0], text, tmp_path / file_name(text))
     alone = Prompts(None, table=tmp_path)
     torch.testing.assert_close(alone([text]), as_wan_does([text], folders), rtol=1e-4, atol=1e-5)
     with pytest.raises(InvalidOptionError, match=r"no embedding of the prompt 'a fox'.*a courtyard in the rain"):
         alone(["a fox"])
 
 
-def test_long_prompt_is_refused_with_both_lengths(encoder):
-    with pytest.raises(InvalidOptionError, match=rf"\d+ tokens; the model reads {TOKENS}"):
-        Prompts(encoder)(["fox " * 600])
+def test_long_prompt_is_cut_as_wans_pipeline_cuts_it_with_a_warning(encoder, folders, caplog):
+    prompt = clean_prompt("fox " * 600)
+    found = Prompts(encoder)([prompt])
+    torch.testing.assert_close(found, as_wan_does([prompt], folders), rtol=1e-4, atol=1e-4)
+    assert f"tokens; the model reads the first {TOKENS}" in caplog.text
+
+
+def test_five_prompts_take_one_load_of_the_encoder(folders, monkeypatch):
+    loads = []
+    load = text_encoder_module.load_text_encoder
+    monkeypatch.setattr(text_encoder_module, "load_text_encoder", lambda *given: loads.append(given) or load(*given))
+    texts = ["a red chair", "a fox", "", "rain", "a courtyard"]
+    prompts = Prompts(UMT5(*folders, CPU, torch.float32))
+    prompts.prepare(texts)
+    together = prompts(texts)
+    assert len(loads) == 1
+    torch.testing.assert_close(together, as_wan_does(texts, folders), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("left", [0, 20, -4])
@@ -109,7 +124,7 @@ def test_damaged_embedding_is_refused(encoder, tmp_path, left):
 
 
 def test_embedding_of_another_prompt_or_with_holes_is_refused(encoder, tmp_path):
-    save_embedding(encoder.encode("a fox"), "a fox", tmp_path / file_name("a chair"))
+    save_embedding(encoder.encode(["a fox"])[0], "a fox", tmp_path / file_name("a chair"))
     with pytest.raises(WeightsError, match="'a fox'"):
         Prompts(encoder, table=tmp_path)(["a chair"])
     save_embedding(torch.full((2, TEXT_DIM), float("nan")), "a fox", tmp_path / file_name("a fox"))
@@ -121,14 +136,14 @@ def test_encoder_that_does_not_fit_is_refused(folders, tmp_path):
     text_encoder().save_pretrained(tmp_path)
     name = change_weights(tmp_path / "model.safetensors", lambda weights, name: weights.pop(name))
     with pytest.raises(WeightsError, match=f"missing {name}"):
-        UMT5(tmp_path, folders[1], CPU, torch.float32).encode("a fox")
+        UMT5(tmp_path, folders[1], CPU, torch.float32).encode(["a fox"])
     with pytest.raises(ModelNotFoundError, match="tokenizer"):
-        UMT5(folders[0], tmp_path / "nothing", CPU, torch.float32).encode("a fox")
+        UMT5(folders[0], tmp_path / "nothing", CPU, torch.float32).encode(["a fox"])
 
 
 def test_place_is_made_before_the_encoder_comes(folders):
     made = []
-    UMT5(*folders, CPU, torch.float32, lambda: made.append(1)).encode("a fox")
+    UMT5(*folders, CPU, torch.float32, lambda: made.append(1)).encode(["a fox"])
     assert made == [1]
 
 

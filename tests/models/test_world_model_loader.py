@@ -14,7 +14,8 @@ from tiny import tiny_world_model
 from torch import nn
 
 from mirage_env.camera import Camera
-from mirage_env.config.world import FORMAT_VERSION, ReadoutConfig, SamplerConfig
+from mirage_env.config.sampler import SamplerConfig
+from mirage_env.config.world import FORMAT_VERSION, ReadoutConfig
 from mirage_env.errors import InvalidOptionError, MirageError, ModelNotFoundError, WeightsError
 from mirage_env.models.small.refiner import BareReadout
 from mirage_env.models.wan.side_branch import ControlBranch

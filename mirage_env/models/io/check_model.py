@@ -14,18 +14,18 @@ from diffusers import AutoencoderKLWan, ModelMixin, WanTransformer3DModel
 from mirage_env.config.geometry import DepthConfig, SegmentationConfig
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import MirageError
-from mirage_env.models.io.hub import PIPELINE
+from mirage_env.models.io.hub import PIPELINE, check_layout
 from mirage_env.models.io.published_checkpoints import lora_from_published
 from mirage_env.models.io.safetensors_headers import Place, place_of
 from mirage_env.models.io.state_dicts import TEXT_WEIGHTS, WEIGHTS, empty, empty_module, misfits, read_json
-from mirage_env.models.offload import decoding_bytes
+from mirage_env.models.offload import decoding_bytes, step_bytes
 from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.depth_unet import DepthUNet
 from mirage_env.models.small.refiner import ConvRefiner
 from mirage_env.models.small.segmentation_unet import SegmentationUNet
-from mirage_env.models.wan.lora import PREFIX, halves
+from mirage_env.models.wan.lora import halves
 from mirage_env.models.wan.pipeline_loader import EXACT
-from mirage_env.models.wan.pipeline_parts import LORA_WEIGHTS, Sources, config_of
+from mirage_env.models.wan.pipeline_parts import LORA_WEIGHTS, Sources, check_kind_of, config_of
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.wan.transformer import ControlledTransformer
 
@@ -102,6 +102,7 @@ def check_model(wanted: Wanted) -> Report:
     """
     place = place_of(wanted.model, wanted.revision)
     if not (place.folder / PIPELINE).is_file():
+        check_layout(place.folder, wanted.model)
         parts = [
             _module(wanted, place, name, cls)
             for name, cls in SMALL.items()
@@ -120,6 +121,7 @@ def check_model(wanted: Wanted) -> Report:
     if (update := _given(wanted.lora, place, "lora")) is not None:
         parts.append(_lora(wanted, *update, place))
     try:
+        check_kind_of(place.folder)
         config = config_of(Sources(place.folder, control))
     except MirageError as error:
         return Report(wanted.model, tuple(parts), (str(error),), {}, {})
@@ -209,8 +211,7 @@ def _lora(wanted: Wanted, place: Place, folder: str, model: Place) -> Part:
         config = read_json(model.folder / "transformer" / "config.json")
         transformer = empty_module(ControlledTransformer, config, model.folder / "transformer")
         weights = {key: torch.empty(stored.shape, device="meta") for key, stored in header.items()}
-        if not all(key.startswith(PREFIX) for key in weights):
-            weights = lora_from_published({k: v for k, v in weights.items() if not k.endswith(".alpha")})
+        weights = lora_from_published({k: v for k, v in weights.items() if not k.endswith(".alpha")})
         halves(_shapes(weights), _shapes(transformer.state_dict()))
     except MirageError as error:
         return replace(part, problems=(str(error),))
@@ -259,20 +260,6 @@ def device_bytes(config: WorldModelConfig, folder: Path, parts: Sequence[Part], 
     }
 
 
-def step_bytes(config: WorldModelConfig, net: Mapping[str, Any], dtype: torch.dtype) -> int:
-    """Bytes that one block of the transformer has in memory beside its weights, for one world."""
-    _, rows, columns = net.get("patch_size", (1, 2, 2))
-    frames = config.references + config.chunk_latents + config.preceding_latents
-    tokens = frames * (config.latent_size[0] // rows) * (config.latent_size[1] // columns)
-    width = int(net["num_attention_heads"]) * int(net["attention_head_dim"])
-    # The stream of branch and main blocks, the float32 copy that is normed, queries, keys, values and their result; or
-    # the hidden layer twice. And a modulation of six vectors for every token, once more in float32 inside a block.
-    stream = (2 + 5) * width * dtype.itemsize + 2 * width * 4
-    hidden = (2 * width + 2 * int(net["ffn_dim"])) * dtype.itemsize + 2 * width * 4
-    modulation = 6 * width * (dtype.itemsize + 4)
-    return tokens * (max(stream, hidden) + modulation)
-
-
 def _settings(config: WorldModelConfig) -> dict[str, Any]:
     s = config.sampler
     return {
@@ -285,6 +272,7 @@ def _settings(config: WorldModelConfig) -> dict[str, Any]:
         "references": config.references,
         "frames_per_second": config.frames_per_second,
         "sampler": f"{s.solver}, {len(s.timesteps) or s.steps} steps, shift {s.shift:g}, {s.prediction}",
+        "guidance": f"scale {s.guidance_scale:g}" if s.guidance_scale != 1.0 else "none",
         "memory": "placed as known tokens" if s.placement.enabled else "through the side branch or the source",
     }
 

@@ -21,12 +21,13 @@ from huggingface_hub.errors import (
 )
 
 from mirage_env.errors import ModelNotFoundError
+from mirage_env.models.io.safetensors_files import read_json
 
 SHIPPED = Path(__file__).parents[2] / "weights"
 """Models inside the package, one folder each."""
 PIPELINE = "model_index.json"
 """A folder with this file is in the diffusers layout."""
-SETTINGS = (PIPELINE, "mirage.json", "*/*.json")
+SETTINGS = (PIPELINE, "mirage.json", "config.json", "*/*.json")
 """Files that say what a model is; small."""
 WEIGHT_PATTERNS = tuple(
     f"{part}/*.safetensors" for part in ("transformer", "vae", "control", "lora", "prompts", "depth", "segmentation")
@@ -72,12 +73,38 @@ def find_model(name: str | Path, revision: str | None = None, text: bool = True)
         if (folder / "mirage.json").is_file() or is_pipeline(folder):
             return folder
     if is_hub_id(name):
+        check_layout(download(str(name), revision, SETTINGS), name)
         weights = WEIGHT_PATTERNS + (TEXT_PATTERNS if text else TEXT_PATTERNS[1:])
         return download(str(name), revision, (*SETTINGS, *weights))
+    if Path(name).is_dir():
+        check_layout(Path(name), name)
     raise ModelNotFoundError(
         f"no world model {str(name)!r}: shipped models are {shipped_models()}; or give a folder that holds mirage.json "
         f"or {PIPELINE}, or a hub id such as 'Wan-AI/Wan2.2-TI2V-5B-Diffusers'"
     )
+
+
+def check_layout(folder: Path, name: str | Path) -> None:
+    """Refuse a folder of a model that is in another layout than ours or diffusers'.
+
+    Raises:
+        ModelNotFoundError: with the layout, and the name that to use instead.
+    """
+    if is_pipeline(folder) or (folder / "mirage.json").is_file():
+        return
+    config = folder / "config.json"
+    said = read_json(config) if config.is_file() else {}
+    if said.get("_class_name") == "WanModel" or any(folder.glob("models_t5*.pth")) or any(folder.glob("Wan2*VAE*")):
+        raise ModelNotFoundError(
+            f"{str(name)!r} is in the original layout of Wan; the same model in the diffusers layout, which is read "
+            f"here, has a name that ends in -Diffusers, such as {str(name).rstrip('/')}-Diffusers"
+        )
+    if said:
+        raise ModelNotFoundError(
+            f"{str(name)!r} holds one network ({said.get('_class_name') or said.get('model_type')}), no whole model: "
+            f"there is neither mirage.json nor {PIPELINE}; give the folder above, or it as control, depth or "
+            "segmentation"
+        )
 
 
 def find_encoder(name: str | Path, revision: str | None = None) -> Path:

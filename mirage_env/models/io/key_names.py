@@ -32,7 +32,9 @@ TRUNK = {
 }
 """Linear layers outside the blocks."""
 BRANCH_PREFIXES = ("module.", "model.", "pipe.vace.", "vace.")
-LORA_PREFIXES = ("module.", "model.", "pipe.dit.", "dit.", "diffusion_model.")
+LORA_PREFIXES = ("module.", "model.", "base_model.", "pipe.dit.", "dit.", "diffusion_model.", "transformer.")
+KOHYA = "lora_unet_"
+"""Prefix of layer names in files of kohya's scripts and ComfyUI, whose dots are underscores."""
 _BLOCK_BACK = {ours: theirs for theirs, ours in BLOCK.items()}
 _TRUNK_BACK = {ours: theirs for theirs, ours in TRUNK.items()}
 
@@ -47,6 +49,17 @@ def without(key: str, prefixes: tuple[str, ...]) -> str:
 def layer_to_diffusers(name: str) -> str | None:
     """Diffusers' name of a layer of the transformer, None if there is no such layer."""
     return _layer(name, BLOCK, TRUNK)
+
+
+def layer_of_kohya(name: str) -> str | None:
+    """Name with dots of a layer in kohya's writing, original or diffusers', None if there is no such layer."""
+    found = re.fullmatch(rf"{KOHYA}(blocks_(\d+)_)?(.+)", name)
+    if not found:
+        return None
+    tables = (BLOCK, _BLOCK_BACK) if found[1] else (TRUNK, _TRUNK_BACK)
+    layers = {layer.replace(".", "_"): layer for table in tables for layer in table}
+    inner = layers.get(found[3])
+    return f"blocks.{found[2]}.{inner}" if inner and found[1] else inner
 
 
 def layer_to_original(name: str) -> str | None:

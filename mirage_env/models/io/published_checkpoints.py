@@ -11,11 +11,11 @@ Every key is converted or named in an error, and the way back gives the same bit
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import torch
 from safetensors.torch import save_file
@@ -23,100 +23,21 @@ from torch import Tensor
 
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
 from mirage_env.models.io.key_names import (
+    KOHYA,
     LORA_PREFIXES,
     branch_to_ours,
     branch_to_published,
+    layer_of_kohya,
     layer_to_diffusers,
     layer_to_original,
     renamed,
     without,
 )
+from mirage_env.models.io.published_layouts import HEAD_WIDTH, LATENT_CHANNELS, LAYOUTS, Layout, branch_config
 from mirage_env.models.io.state_dicts import PICKLED, WEIGHTS, misfits, read_weights
-from mirage_env.models.wan.branch_condition import ConditionPart, condition_channels
 from mirage_env.models.wan.lora import PREFIX
 from mirage_env.models.wan.pipeline_parts import LORA_WEIGHTS
 from mirage_env.models.wan.side_branch import ControlBranch
-
-Layout = Literal["mirage", "spatia"]
-MAIN_BLOCKS, HEAD_WIDTH, LATENT_CHANNELS = 30, 128, 48
-"""Of Wan2.2-TI2V-5B: what the weights of a branch do not show."""
-_READOUT = {"winner": "nearest", "footprint": 0.0}
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """Training settings of a layout, as far as a file of weights does not tell."""
-
-    parts: tuple[ConditionPart, ...]
-    settings: Mapping[str, Any]
-    """`mirage.json` beside the branch."""
-
-
-LAYOUTS: Mapping[str, _Trained] = {
-    "mirage": _Trained(
-        ("readout", "observed"),
-        {"frames_per_second": 16.0, "preceding_latents": 2, "references": 4, "readout": _READOUT},
-    ),
-    "spatia": _Trained(
-        ("render", "mask"),
-        {"frames_per_second": 24.0, "preceding_latents": 0, "references": 7, "readout": _READOUT},
-    ),
-}
-
-
-def hint_layers(count: int, main_blocks: int = MAIN_BLOCKS) -> tuple[int, ...]:
-    """Main blocks that the published code gives to so many side blocks: evenly from the first on.
-
-    Raises:
-        InvalidOptionError: no even spacing gives that number.
-    """
-    layers = tuple(range(0, main_blocks, -(-main_blocks // max(count, 1))))
-    if len(layers) != count:
-        raise InvalidOptionError(
-            f"{count} side blocks do not spread evenly over {main_blocks} main blocks; give the layers they belong to"
-        )
-    return layers
-
-
-def branch_config(
-    weights: Mapping[str, Tensor],
-    layout: Layout,
-    layers: Sequence[int] | None = None,
-    latent_channels: int = LATENT_CHANNELS,
-    head_width: int = HEAD_WIDTH,
-) -> dict[str, Any]:
-    """Configuration of a `ControlBranch` for weights by our names.
-
-    Raises:
-        WeightsError: the weights are not those of a branch, or not of that layout.
-        InvalidOptionError: the number of blocks and the layers do not go together.
-    """
-    patch, up = weights.get("patch_embedding.weight"), weights.get("blocks.0.ffn.net.0.proj.weight")
-    if patch is None or up is None or patch.ndim != 5 or patch.shape[0] % head_width:
-        raise WeightsError(
-            f"a side branch needs the embedding of its condition, blocks, and a width of whole heads of {head_width}; "
-            f"these weights have {'neither' if patch is None else tuple(patch.shape)}"
-        )
-    parts = LAYOUTS[layout].parts
-    if patch.shape[1] != (wanted := condition_channels(parts, latent_channels)):
-        raise WeightsError(
-            f"the condition has {patch.shape[1]} channels, the layout {layout!r} has {wanted} ({' + '.join(parts)}); "
-            f"choose among {get_args(Layout)}"
-        )
-    blocks = 1 + max(int(found[1]) for key in weights if (found := re.match(r"blocks\.(\d+)\.", key)))
-    layers = hint_layers(blocks) if layers is None else tuple(layers)
-    if len(layers) != blocks:
-        raise InvalidOptionError(f"there are {blocks} side blocks, and {len(layers)} layers {layers} for them")
-    return {
-        "latent_channels": latent_channels,
-        "parts": list(parts),
-        "layers": list(layers),
-        "patch_size": list(patch.shape[2:]),
-        "num_attention_heads": patch.shape[0] // head_width,
-        "attention_head_dim": head_width,
-        "ffn_dim": up.shape[0],
-        "published": True,
-    }
 
 
 def branch_from_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,15 +59,18 @@ def published_branch(weights: Mapping[str, Tensor], prefix: str = "") -> dict[st
     return renamed(weights, {k: None if n is None else prefix + n for k, n in names.items()}, "the side branch")
 
 
-_HALF = re.compile(r"(?P<layer>.+)\.lora_(?P<half>[AB])(?:\.default)?\.weight")
+_HALF = re.compile(r"(?P<layer>.+)\.lora_(?P<half>A|B|down|up)(?:\.default)?\.weight")
+_HALVES = {"A": "A", "B": "B", "down": "A", "up": "B"}
 _ALPHA = re.compile(r"(?P<layer>.+?)(?:\.default)?\.alpha")
 
 
 def lora_from_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A published low-rank update by the names that diffusers reads, with alpha = rank.
 
+    Keys are those of peft, diffusers, the original code, or kohya's scripts and ComfyUI (`lora_down`, `lora_up`).
+
     Raises:
-        WeightsError: keys that are no part of one, or an alpha that cannot be folded in exactly.
+        WeightsError: keys that are no part of one, or an alpha that is no finite number.
     """
     names: dict[str, str | None] = {}
     alphas: dict[str, Tensor] = {}
@@ -154,11 +78,11 @@ def lora_from_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         bare = without(key, LORA_PREFIXES)
         found, alpha = _HALF.fullmatch(bare), _ALPHA.fullmatch(bare)
         match = found or alpha
-        layer = layer_to_diffusers(match["layer"]) if match else None
+        layer = _layer(match["layer"]) if match else None
         if alpha and layer:
             alphas[layer] = weights[key]
         else:
-            names[key] = f"{PREFIX}{layer}.lora_{found['half']}.weight" if found and layer else None
+            names[key] = f"{PREFIX}{layer}.lora_{_HALVES[found['half']]}.weight" if found and layer else None
     out = renamed(weights, names, "the low-rank update")
     for layer in {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in out} | set(alphas):
         down, up = (out.get(f"{PREFIX}{layer}.lora_{half}.weight") for half in "AB")
@@ -168,6 +92,14 @@ def lora_from_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if layer in alphas:
             out[f"{PREFIX}{layer}.lora_B.weight"] = _scaled(up, alphas[layer], layer)
     return out
+
+
+def _layer(name: str) -> str | None:
+    """Diffusers' name of a layer, by whichever name."""
+    plain = layer_of_kohya(name) if name.startswith(KOHYA) else name
+    if plain is None:
+        return None
+    return plain if layer_to_original(plain) else layer_to_diffusers(plain)
 
 
 def published_lora(weights: Mapping[str, Tensor], prefix: str = "pipe.dit.", adapter: str = "") -> dict[str, Tensor]:
@@ -186,16 +118,13 @@ def published_lora(weights: Mapping[str, Tensor], prefix: str = "pipe.dit.", ada
 
 
 def _scaled(up: Tensor, alpha: Tensor, layer: str) -> Tensor:
-    """B times alpha / rank, in a type that holds the products exactly."""
+    """Multiply B by alpha / rank: in its own type where that is exact, else in float32."""
     scale = float(alpha.item()) / up.shape[1] if alpha.numel() == 1 else float("nan")
-    exact = up.double() * scale
-    for dtype in (up.dtype, torch.float32):
-        if torch.equal(exact.to(dtype).double(), exact):
-            return exact.to(dtype)
-    raise WeightsError(
-        f"alpha is {alpha.tolist()} for rank {up.shape[1]} of {layer!r}; B times {scale:g} is no number or has more "
-        "digits than float32: write it from where it was trained with alpha = rank"
-    )
+    if not math.isfinite(scale):
+        raise WeightsError(f"alpha is {alpha.tolist()} for rank {up.shape[1]} of {layer!r}; it must be a finite number")
+    scaled = up.double() * scale
+    kept = scaled.to(up.dtype)
+    return kept if torch.equal(kept.double(), scaled) else scaled.float()
 
 
 def convert(

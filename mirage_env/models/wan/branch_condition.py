@@ -4,23 +4,35 @@
 |---|---|---|
 | ours | known, observed, winner, rays | 48 + 1 + 4 + 6 |
 | the paper (arXiv 2606.09828) | readout, observed | 48 + 1 |
+| the released trainer of the paper | readout, ones (or hole); also at the preceding latents | 48 + 48 (or 48 + 1) |
 | Spatia's public weights | render, mask | 48 + 48 |
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mirage_env.errors import InvalidOptionError
-from mirage_env.interfaces import LatentCodec, Readout
+from mirage_env.interfaces import Readout
 from mirage_env.models.small.refiner import WINNER_CHANNELS, winner_channels
 
-ConditionPart = Literal["known", "readout", "observed", "render", "mask", "winner", "rays"]
-_CHANNELS: dict[str, int] = {"observed": 1, "winner": WINNER_CHANNELS, "rays": 6}
+ConditionPart = Literal["known", "readout", "observed", "render", "mask", "ones", "hole", "winner", "rays"]
+ENCODED = ("render", "mask", "ones")
+"""Parts that need `MaskLatents`."""
+_CHANNELS: dict[str, int] = {"observed": 1, "hole": 1, "winner": WINNER_CHANNELS, "rays": 6}
+
+
+class VideoCodec(Protocol):
+    """Codec of whole videos."""
+
+    def encode_video(self, frames: Tensor) -> Tensor:  # [1 + s K, 3, H, W] -> [1 + K, C, h, w]
+        """Encode a still and what follows it."""
+        ...
 
 
 class MaskLatents(NamedTuple):
@@ -51,53 +63,63 @@ def condition(
     readout: Sequence[Readout],  # B
     rays: Tensor,  # [B, T, 6, h, w]
     masks: MaskLatents | None = None,
-) -> Tensor:  # [B, channels, T, h, w]
+    shown: Tensor | None = None,  # [B, P, C, h, w]
+) -> Tensor:  # [B, channels, T, h, w]; T + P frames with `shown`
     """Stack the condition parts that a branch was trained with.
 
     `known` is the refined readout and `readout` the bare one (the paper's condition is `readout` + `observed`);
     `winner` is the winner's geometry and `rays` the Pluecker rays of the target cameras. `render` and `mask` stand for
-    what Spatia encodes: a picture of the points on black, and a video of the holes between them.
+    what Spatia encodes: a picture of the points on black, and a video of the holes between them. `ones` is the code of
+    an all-ones video and `hole` is 1 where the readout is all zeros, which the released trainer puts in the mask's
+    place. `shown` are the read-out latents of the preceding frames; parts that know nothing of these are 0 there.
 
     Raises:
-        InvalidOptionError: the parts `render` or `mask` without `masks`, or with encodings of another chunk.
+        InvalidOptionError: the parts `render`, `mask` or `ones` without `masks`, or with encodings that do not fit.
     """
-    columns = []
-    for part in parts:
-        if part == "known":
-            columns.append(known)
-        elif part == "rays":
-            columns.append(rays.to(known))
-        elif part == "readout":
-            columns.append(torch.stack([r.latent for r in readout]))
-        elif part == "observed":
-            columns.append(torch.stack([r.observed[:, None] for r in readout]))
-        elif part in ("render", "mask"):
-            constant = _fitting(masks, known, part)
-            observed = torch.stack([r.observed[:, None] for r in readout]) > 0
-            latent = torch.stack([r.latent for r in readout])
-            empty, there = (constant.black, latent) if part == "render" else (constant.hole, constant.seen)
-            columns.append(torch.where(observed, there, empty))
-        else:
-            columns.append(torch.stack([winner_channels(r) for r in readout]))
-    return torch.cat(columns, 2).transpose(1, 2)
+    bare = torch.stack([r.latent for r in readout])
+    if shown is not None:
+        bare = torch.cat([bare, shown.to(bare)], 1)
+    columns = [_column(part, known, readout, rays, masks, bare) for part in parts]
+    padded = [F.pad(c, (0, 0) * 3 + (0, bare.shape[1] - c.shape[1])) for c in columns]
+    return torch.cat(padded, 2).transpose(1, 2)
 
 
-def _fitting(masks: MaskLatents | None, known: Tensor, part: str) -> MaskLatents:
-    if masks is None or any(latent.shape != known.shape[1:] for latent in masks):
+def _column(
+    part: str, known: Tensor, readout: Sequence[Readout], rays: Tensor, masks: MaskLatents | None, bare: Tensor
+) -> Tensor:  # [B, T or T + P, channels, h, w]
+    if part == "known":
+        return known
+    if part == "rays":
+        return rays.to(known)
+    if part == "readout":
+        return bare
+    if part == "hole":
+        return (bare == 0.0).all(2, keepdim=True).to(bare)
+    if part == "ones":
+        return _fitting(masks, bare, part).hole.expand_as(bare)
+    if part == "winner":
+        return torch.stack([winner_channels(r) for r in readout])
+    observed = torch.stack([r.observed[:, None] for r in readout])
+    if part == "observed":
+        return observed
+    constant, latent = _fitting(masks, known, part), torch.stack([r.latent for r in readout])
+    empty, there = (constant.black, latent) if part == "render" else (constant.hole, constant.seen)
+    return torch.where(observed > 0, there, empty)
+
+
+def _fitting(masks: MaskLatents | None, wanted: Tensor, part: str) -> MaskLatents:
+    """Encodings as long as a chunk: the codec is causal, so they begin alike whatever follows."""
+    frames = wanted.shape[1]
+    if masks is None or any(len(m) < frames or m.shape[1:] != wanted.shape[2:] for m in masks):
         came = "none" if masks is None else f"some of shape {tuple(masks.black.shape)}"
         raise InvalidOptionError(
-            f"the condition part {part!r} needs the branch's mask_latents of shape {tuple(known.shape[1:])}, it has "
+            f"the condition part {part!r} needs the branch's mask_latents of shape {tuple(wanted.shape[1:])}, it has "
             f"{came}; set them with mirage_env.models.wan.branch_condition.mask_latents"
         )
-    return MaskLatents(*(latent.to(known) for latent in masks))
+    return MaskLatents(*(latent[:frames].to(wanted) for latent in masks))
 
 
-def mask_latents(
-    codec: LatentCodec,
-    latents: int,
-    image_size: tuple[int, int],
-    temporal_stride: int = 1,
-) -> MaskLatents:
+def mask_latents(codec: VideoCodec, latents: int, image_size: tuple[int, int], temporal_stride: int) -> MaskLatents:
     """Encode the constant videos once.
 
     Spatia draws the points and the holes between them and encodes both videos anew for every chunk. A cell of ours is
@@ -106,13 +128,9 @@ def mask_latents(
 
     Args:
         codec: the codec whose latents the branch was trained on.
-        latents: T, latents of a chunk with the shared first one.
+        latents: T, or T + P for a branch that sees the preceding readouts.
         image_size: (H, W), pixels.
         temporal_stride: image frames per latent.
     """
-    encoded = []
-    for value in (-1.0, 0.0, 1.0):
-        images = torch.full((1 + temporal_stride * (latents - 1), 3, *image_size), value)
-        first = codec.encode(images[:1])
-        encoded.append(torch.cat([first, codec.encode_chunk(images[1:], first[0])]))
-    return MaskLatents(*encoded)
+    frames = 1 + temporal_stride * (latents - 1)
+    return MaskLatents(*(codec.encode_video(torch.full((frames, 3, *image_size), v)) for v in (-1.0, 0.0, 1.0)))

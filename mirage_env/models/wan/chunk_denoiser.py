@@ -12,19 +12,23 @@ knows only differences of positions, so references that come first are at negati
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
-from mirage_env.config.world import SamplerConfig
-from mirage_env.interfaces import Readout
+from mirage_env.config.sampler import SamplerConfig
+from mirage_env.interfaces import Guidance, Readout
 from mirage_env.models.small.detail_head import DetailHead, without_seams
 from mirage_env.models.small.refiner import misplaced
 from mirage_env.models.wan.anchored_noise import anchored, panorama_size
 from mirage_env.models.wan.flow_solvers import TRAIN_TIMESTEPS, noise_levels, solver_of
+from mirage_env.models.wan.guidance import Guide, embedded
 from mirage_env.models.wan.known_tokens import FREE, known_levels
+from mirage_env.models.wan.lora import adapter_at_rest
 from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.wan.text_encoder import Prompts
 
 TextEncoder = Callable[[Sequence[str]], Tensor]
 """Prompts to their embeddings [B, S, D]."""
@@ -49,6 +53,8 @@ class ChunkDenoiser(nn.Module):
         self.detail = detail
         self.bring: Callable[[], torch.device] | None = None
         """Brings the weights to where they are needed and says where, if they wait elsewhere between calls."""
+        self.batch_guidance = True
+        """Guidance in one call of the network, which doubles its activations; else in two calls."""
 
     @property
     def takes_prompts(self) -> bool:
@@ -76,9 +82,10 @@ class ChunkDenoiser(nn.Module):
         references: Tensor | None = None,  # [B, R, C, h, w]
         text: Tensor | None = None,  # [B, S, D] embedded prompts; one empty token if not given
         free: Tensor | None = None,  # [B, T, 1, h, w] in [0, 1], see `free`; 1 if not given
+        timestep: Tensor | None = None,  # [B, T, h, w]; follows from sigma if not given
     ) -> Tensor:  # [B, T, C, h, w]
-        """The clean chunk as the network sees it from x at those noise levels."""
-        out = self.added(x, sigma, preceding, cond, references, text)
+        """Predict the clean chunk from x at those noise levels."""
+        out = self.added(x, sigma, preceding, cond, references, text, timestep)
         if self.sampler.prediction == "flow":
             return x - _levels_of(sigma, x)[:, :, None] * out
         return self.finish(out, prior, x, free)
@@ -91,14 +98,18 @@ class ChunkDenoiser(nn.Module):
         cond: Tensor | None,  # [B, channels, T, h, w]
         references: Tensor | None = None,  # [B, R, C, h, w]
         text: Tensor | None = None,  # [B, S, D]
+        timestep: Tensor | None = None,  # [B, T, h, w]
     ) -> Tensor:  # [B, T, C, h, w]
-        """What the transformer says of the chunk: its velocity, or what is added to the prior."""
+        """Run the transformer on the chunk: its velocity, or the part that is added to the prior."""
         B, T, _, h, w = x.shape
         R, P = 0 if references is None else references.shape[1], preceding.shape[1]
         weight = self.transformer.patch_embedding.weight
         _, ph, pw = self.transformer.config.patch_size
         time = x.new_zeros(B, R + T + P, h // ph, w // pw, dtype=torch.float32)
-        time[:, R : R + T] = TRAIN_TIMESTEPS * _levels_of(sigma, x)[..., ::ph, ::pw]
+        if timestep is None:
+            timestep = TRAIN_TIMESTEPS * _levels_of(sigma, x)
+            timestep = timestep.floor() if self.sampler.integer_timesteps else timestep
+        time[:, R : R + T] = timestep[..., ::ph, ::pw]
         video = [x, preceding] if references is None else [references.to(x), x, preceding]
         tokens = torch.cat(video, 1).transpose(1, 2).to(weight.dtype)
         if text is None:
@@ -131,11 +142,13 @@ class ChunkDenoiser(nn.Module):
             return None
         return torch.stack([misplaced(r, self.sampler.exact) for r in readout])
 
-    def condition(self, known: Tensor, readout: Sequence[Readout], rays: Tensor) -> Tensor | None:
+    def condition(
+        self, known: Tensor, readout: Sequence[Readout], rays: Tensor, shown: Tensor | None = None
+    ) -> Tensor | None:
         """The branch's condition, None without a branch."""
         if self.branch is None:
             return None
-        return self.branch.condition(known, readout, rays)
+        return self.branch.condition(known, readout, rays, shown)
 
     def sigmas(self) -> list[float]:
         """Noise levels of the sampler from 1 to 0."""
@@ -146,28 +159,50 @@ class ChunkDenoiser(nn.Module):
         known: Tensor,  # [B, T, C, h, w]
         readout: Sequence[Readout],
         rays: Tensor,  # [B, T, 6, h, w]
-        preceding: Tensor,  # [B, P, C, h, w]
+        preceding: Sequence[Tensor],  # [P, C, h, w]
         generators: Sequence[torch.Generator],
         references: Sequence[Tensor] = (),
         prompts: Sequence[str] = (),
+        guidance: Sequence[Guidance] = (),
+        preceding_readout: Sequence[Tensor] = (),
     ) -> Tensor:  # [B, T, C, h, w]
-        """See `ChunkGenerator.generate`."""
-        prompts = prompts or [""] * len(known)
+        """See `ChunkGenerator.generate`.
+
+        Raises:
+            InvalidOptionError: guidance is asked for, and there is no text encoder.
+        """
         references = references or [known.new_zeros(0, *known.shape[2:])] * len(known)
+        prompts, guidance = prompts or [""] * len(known), guidance or [Guidance()] * len(known)
+        scales, texts, negatives = embedded(self.text, self.sampler, prompts, guidance)
         result = torch.empty_like(known)
         # Worlds with as many references have sequences of one length; the others take a call of their own.
-        for count in sorted({len(r) for r in references}):
-            some = [i for i, r in enumerate(references) if len(r) == count]
-            result[some] = self._generate(
-                known[some],
-                [readout[i] for i in some],
-                rays[some],
-                preceding[some],
-                [generators[i] for i in some],
-                torch.stack([references[i] for i in some]) if count else None,
-                None if self.text is None else self.text([prompts[i] for i in some]),
-            )
+        kinds = [(len(r), len(p), s != 1.0) for r, p, s in zip(references, preceding, scales, strict=True)]
+        for kind in sorted(set(kinds)):
+            some = [i for i, other in enumerate(kinds) if other == kind]
+            guide = None
+            if kind[2]:
+                scale, negative = torch.tensor([scales[i] for i in some]), torch.stack([negatives[i] for i in some])
+                guide = Guide(scale, negative, self.sampler, self.batch_guidance)
+            with adapter_at_rest(self.transformer, not self.sampler.lora_in_first_chunk, kind[1] == 0):
+                result[some] = self._generate(
+                    known[some],
+                    [readout[i] for i in some],
+                    rays[some],
+                    torch.stack([preceding[i] for i in some]),
+                    [generators[i] for i in some],
+                    torch.stack([references[i] for i in some]) if kind[0] else None,
+                    torch.stack([texts[i] for i in some]) if texts else None,
+                    guide,
+                    torch.stack([preceding_readout[i] for i in some]) if len(preceding_readout) else None,
+                )
         return result
+
+    def prepare_prompts(self, prompts: Sequence[str]) -> None:
+        """Embed prompts ahead, so that the text encoder is read once for all of them."""
+        if isinstance(self.text, Prompts):
+            own = self.sampler
+            negative = [own.negative_prompt] if own.guidance_scale != 1.0 else []
+            self.text.prepare([*(prompt + own.prompt_suffix for prompt in prompts), *negative])
 
     def _generate(
         self,
@@ -178,6 +213,8 @@ class ChunkDenoiser(nn.Module):
         generators: Sequence[torch.Generator],
         references: Tensor | None,  # [B, R, C, h, w]
         text: Tensor | None,  # [B, S, D]
+        guide: Guide | None,
+        shown: Tensor | None,  # [B, P, C, h, w]
     ) -> Tensor:
         home = known.device
         here = self.transformer.patch_embedding.weight.device if self.bring is None else self.bring()
@@ -197,15 +234,22 @@ class ChunkDenoiser(nn.Module):
         readout = [r.to(here) for r in readout]
         observed = torch.stack([r.observed[:, None] for r in readout]).to(known)
         x, prior = self.source(known, observed, noise)
-        cond = self.condition(known, readout, rays)
+        cond = self.condition(known, readout, rays, None if shown is None else shown.to(here))
         level = self._levels(known, readout)  # [B, T, h, w]; frame 0 is clean
         placed = (1.0 - level[:, :, None]) * known + level[:, :, None] * noise
         free = self.free(readout)
         solver = solver_of(self.sampler, draw)
+        fixed = {"prior": prior, "preceding": preceding, "cond": cond, "references": references, "free": free}
         for i, sigma in enumerate(solver.sigmas[:-1]):
             held = level < sigma
             seen = torch.where(held[:, :, None], placed, x)
-            clean = self.predict(seen, level.clamp(max=sigma), prior, preceding, cond, references, text, free)
+            inputs: dict[str, Any] = {"x": seen, "sigma": level.clamp(max=sigma), **fixed}
+            if self.sampler.integer_timesteps:  # a table has its own, which rounding of sigma might miss
+                inputs["timestep"] = torch.where(held, (TRAIN_TIMESTEPS * level).floor(), solver.timesteps[i])
+            if guide is not None and text is not None and guide.is_on(sigma):
+                clean = guide.predict(self.predict, inputs, text, i)
+            else:
+                clean = self.predict(**inputs, text=text)
             x = solver.step(x, clean, i)
         return torch.cat([known[:, :1], x[:, 1:]], 1).to(home)
 

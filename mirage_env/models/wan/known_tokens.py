@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mirage_env.config.world import PlacementConfig
+from mirage_env.config.sampler import PlacementConfig
 from mirage_env.interfaces import Readout
 
 FREE = 1.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +15,8 @@ from mirage_env.errors import MissingPackageError, WeightsError
 
 PREFIX = "transformer."
 """Prefix of layer names in files of peft and diffusers."""
+
+_SWITCHING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,27 @@ def fuse_lora(transformer: nn.Module, lora: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, (down, up) in updates.pairs.items():
             weights[name].add_((up.float() @ down.float()).to(weights[name]))
+
+
+@contextmanager
+def adapter_at_rest(transformer: nn.Module, rests: bool, first_chunk: bool) -> Iterator[None]:
+    """Switch the adapter of a transformer off in first chunks, where it was trained so.
+
+    Args:
+        transformer: with an adapter, or without any.
+        rests: True if the adapter rests in first chunks; calls then exclude each other, since it is switched for all.
+        first_chunk: True if this is one.
+    """
+    if not rests or not getattr(transformer, "peft_config", None):
+        yield
+        return
+    with _SWITCHING:
+        if first_chunk:
+            transformer.disable_lora()
+        try:
+            yield
+        finally:
+            transformer.enable_lora()
 
 
 def add_adapter(transformer: ModelMixin, lora: Mapping[str, Tensor]) -> None:

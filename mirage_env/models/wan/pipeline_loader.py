@@ -9,7 +9,6 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from mirage_env.config.world import WorldModelConfig
-from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import DepthEstimator, ReadoutRefiner, StaticSegmenter
 from mirage_env.models.device_placement import Running, put_to_work
 from mirage_env.models.geometry.loader import load_depth, load_segmentation
@@ -25,14 +24,15 @@ from mirage_env.models.offload import (
     decoding_bytes,
     free_memory,
     set_tiling,
+    step_bytes,
 )
 from mirage_env.models.small.depth_unet import DepthUNet
 from mirage_env.models.small.refiner import BareReadout, ConvRefiner
 from mirage_env.models.small.segmentation_unet import SegmentationUNet
-from mirage_env.models.wan.branch_condition import mask_latents
+from mirage_env.models.wan.branch_condition import ENCODED, mask_latents
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.models.wan.lora import PREFIX, add_adapter
-from mirage_env.models.wan.pipeline_parts import Sources, config_of
+from mirage_env.models.wan.pipeline_parts import Sources, check_branch, config_of
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.wan.text_encoder import UMT5, Prompts
 from mirage_env.models.wan.transformer import ControlledTransformer
@@ -75,11 +75,15 @@ def load_full_size(sources: Sources, running: Running, prompt_cache: Path | None
     vae = load_published(AutoencoderKLWan, sources.part("vae"), running.home_of("vae"), running.dtype)
     codec = codec_of(vae, running, turns)
     branch = _branch(sources, running)
-    if branch is not None and "mask" in branch.config.parts:
-        branch.mask_latents = mask_latents(codec, config.chunk_latents, config.image_size, config.temporal_stride)
+    if branch is not None and set(ENCODED) & set(branch.config.parts):
+        latents = config.chunk_latents + config.preceding_latents
+        branch.mask_latents = mask_latents(codec, latents, config.image_size, config.temporal_stride)
     text = prompts_of(sources, running, prompt_cache, text_encoder, turns)
-    generator = ChunkDenoiser(_transformer(sources, running), branch, config.sampler, text).eval()
+    fuse = running.fuse_lora and config.sampler.lora_in_first_chunk
+    generator = ChunkDenoiser(_transformer(sources, running, fuse), branch, config.sampler, text).eval()
     put_to_work(generator, running, turns)
+    step = step_bytes(config, generator.transformer.config, running.dtype)
+    generator.batch_guidance = 2 * step < free_memory(running.device_of("transformer"))
     # Asked last: what decoding needs has to be free beside the weights.
     needed = decoding_bytes(vae, config.image_size, running.dtype)
     set_tiling(vae, running.vae_tiling, needed, free_memory(running.device_of("vae")))
@@ -100,12 +104,12 @@ def codec_of(vae: AutoencoderKLWan, running: Running, turns: Turns | None = None
     return PlacedCodec(module, device, running.dtype, None if turns is None else turns.member(module))
 
 
-def _transformer(sources: Sources, running: Running) -> ControlledTransformer:
+def _transformer(sources: Sources, running: Running, fuse: bool) -> ControlledTransformer:
     folder, device = sources.part("transformer"), running.home_of("transformer")
     lora = None if sources.lora is None else read_lora(sources.lora)
-    fused = lora if running.fuse_lora else None
+    fused = lora if fuse else None
     transformer = load_published(ControlledTransformer, folder, device, running.dtype, EXACT, fused)
-    if lora is not None and not running.fuse_lora:
+    if lora is not None and not fuse:
         add_adapter(transformer, lora)
     return transformer
 
@@ -118,19 +122,15 @@ def read_lora(path: Path) -> dict[str, Tensor]:
         WeightsError: it is damaged, or has keys that are not known.
     """
     weights = read_weights(path)
-    return weights if all(key.startswith(PREFIX) for key in weights) else lora_from_published(weights)
+    ours = all(key.startswith(PREFIX) and key.endswith((".lora_A.weight", ".lora_B.weight")) for key in weights)
+    return weights if ours else lora_from_published(weights)
 
 
 def _branch(sources: Sources, running: Running) -> ControlBranch | None:
     if sources.control is None:
         return None
-    device = running.home_of("transformer")
-    if (sources.control / "config.json").is_file():
-        return load_published(ControlBranch, sources.control, device, running.dtype, EXACT)
-    raise InvalidOptionError(
-        f"{sources.control} is no folder with the config.json of a side branch; convert a published weights file with "
-        "`mirage model convert FILE --layout LAYOUT --out FOLDER` and give the folder"
-    )
+    check_branch(sources.control)
+    return load_published(ControlBranch, sources.control, running.home_of("transformer"), running.dtype, EXACT)
 
 
 def prompts_of(

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from mirage_env.config.parsing import from_dict
-from mirage_env.config.world import AlignmentConfig, PlacementConfig, SamplerConfig, WorldModelConfig
+from mirage_env.config.sampler import PlacementConfig, SamplerConfig
+from mirage_env.config.world import AlignmentConfig, WorldModelConfig
 from mirage_env.errors import InvalidOptionError
-from mirage_env.models.io.hub import find_part
+from mirage_env.models.io.hub import PIPELINE, find_part
 from mirage_env.models.io.state_dicts import read_json
 
 IMAGE_SIZE = (704, 1280)
@@ -32,6 +33,15 @@ have never seen any, and would take preceding latents, which follow the chunk on
 FRAMES_PER_SECOND = 24.0
 """Frame rate that Wan2.2-TI2V-5B was trained at; a branch that was trained at another (the paper: 16) says so in its
 `mirage.json`."""
+STOCK_STEPS, STOCK_GUIDANCE = 50, 5.0
+"""Of Wan2.2-TI2V-5B without a side branch, as it was published."""
+BRANCH_STEPS = 40
+"""Of a model with a side branch (paper), which has no guidance."""
+NEGATIVE_PROMPT = (
+    "blurred, low quality, compression artefacts, subtitles, watermark, overexposed, oversaturated, grey, motionless, "
+    "deformed, extra limbs, cluttered background"
+)
+"""For stock weights: our words for such faults as Wan's own negative prompt lists; that text itself may be given."""
 NAME = "wan"
 """Begins the fingerprint of a model whose `mirage.json` gives no name."""
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -53,6 +63,8 @@ class Sources:
     """Folder of embeddings."""
     given: tuple[tuple[str, Any], ...] = ()
     """Settings given by the caller, which come before all others."""
+    sampler: tuple[tuple[str, Any], ...] = ()
+    """Settings of the sampler given by the caller, which do not change what a model is."""
 
     def part(self, name: str) -> Path:
         """Folder of a part of the pipeline."""
@@ -71,26 +83,68 @@ def sources_of(
     depth: str | Path | None = None,
     segmentation: str | Path | None = None,
     prompts: str | Path | None = None,
+    sampler: Mapping[str, Any] | None = None,
     **given: Any,
 ) -> Sources:
     """Find the folder or file of each part: given ones, else those in the model's folder.
 
     Raises:
         ModelNotFoundError: something that is given is not there.
+        InvalidOptionError: another kind of model than Wan2.2-TI2V, or a folder that is no side branch.
     """
+    check_kind_of(folder)
     own = {name: folder / name for name in ("control", "lora", "prompts") if (folder / name).is_dir()}
     branch = _inside(find_part(control), "control") if control is not None else own.get("control")
+    if branch is not None:
+        check_branch(branch)
     update = _inside(find_part(lora), "lora") if lora is not None else own.get("lora")
     if update is not None and update.is_dir():
         update = find_part(update / LORA_WEIGHTS)
     table = find_part(prompts) if prompts is not None else own.get("prompts")
     settings = tuple(sorted((k, v) for k, v in given.items() if v is not None))
-    return Sources(folder, branch, update, depth, segmentation, table, settings)
+    return Sources(folder, branch, update, depth, segmentation, table, settings, tuple((sampler or {}).items()))
 
 
 def _inside(place: Path, part: str) -> Path:
     """The folder of a part where the folder of a whole model was given, such as `mirage model convert` writes."""
     return place / part if (place / part).is_dir() else place
+
+
+def check_kind_of(folder: Path) -> None:
+    """Refuse pipelines of the Wan family that take other inputs than Wan2.2-TI2V.
+
+    Raises:
+        InvalidOptionError: with its name.
+    """
+    index = read_json(folder / PIPELINE)
+    use = "use a Wan2.2-TI2V model such as Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+    if any((index.get("transformer_2") or [None])[:1]) or index.get("boundary_ratio") is not None:
+        raise InvalidOptionError(
+            f"{folder} is a model with two transformers for high and low noise (transformer_2, boundary_ratio), as "
+            f"Wan2.2-A14B has; that is not supported: {use}"
+        )
+    if index.get("expand_timesteps") is not True:
+        raise InvalidOptionError(
+            f"{folder} has no expand_timesteps in its {PIPELINE}: it takes one timestep for all tokens, as Wan2.1 "
+            f"does, and cannot be given what is known at timestep 0; {use}"
+        )
+
+
+def check_branch(place: Path) -> None:
+    """Refuse what is no side branch.
+
+    Raises:
+        InvalidOptionError: with what it is, and what to do.
+    """
+    config = place / "config.json"
+    convert = (
+        "convert a published weights file with `mirage model convert FILE --layout LAYOUT --out FOLDER` and give the "
+        "folder"
+    )
+    if not config.is_file():
+        raise InvalidOptionError(f"{place} is no folder with the config.json of a side branch; {convert}")
+    if (kind := read_json(config).get("_class_name")) != "ControlBranch":
+        raise InvalidOptionError(f"{place} holds a {kind or 'network without a class'}, no side branch; {convert}")
 
 
 def config_of(sources: Sources) -> WorldModelConfig:
@@ -102,6 +156,7 @@ def config_of(sources: Sources) -> WorldModelConfig:
     """
     said = said_in(sources)
     values = _merged(_merged(dataclasses.asdict(_default(sources, said)), said), dict(sources.given))
+    values["sampler"] = sampler_given(values["sampler"], dict(sources.sampler))
     image_size = values["image_size"]
     stride = read_json(sources.part("vae") / "config.json").get("scale_factor_spatial", 8)
     if "latent_size" not in said or "image_size" in dict(sources.given):
@@ -109,6 +164,29 @@ def config_of(sources: Sources) -> WorldModelConfig:
     config = from_dict(WorldModelConfig, values, "mirage.json")
     check_sizes(config, sources)
     return config
+
+
+def sampler_given(sampler: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a sampler with those of the caller; steps and shift take the place of fixed timesteps."""
+    fixed = {"timesteps": ()} if {"steps", "shift"} & set(given) else {}
+    return {**sampler, **fixed, **given}
+
+
+def sampler_with(config: SamplerConfig, given: Mapping[str, Any]) -> SamplerConfig:
+    """`sampler_given` for a sampler.
+
+    Raises:
+        InvalidOptionError: an unknown or impossible setting.
+    """
+    return from_dict(SamplerConfig, sampler_given(dataclasses.asdict(config), given), "sampler")
+
+
+def negative_prompts(folder: Path) -> list[str]:
+    """Negative prompts that a model needs without being asked: the stock one, and that of its `mirage.json`."""
+    said = read_json(folder / "mirage.json") if (folder / "mirage.json").is_file() else {}
+    sampler: Any = said.get("sampler")
+    own = sampler.get("negative_prompt") if isinstance(sampler, dict) else None
+    return [NEGATIVE_PROMPT, *([own] if isinstance(own, str) else [])]
 
 
 def check_sizes(config: WorldModelConfig, sources: Sources) -> None:
@@ -171,14 +249,24 @@ def _default(sources: Sources, said: Mapping[str, Any]) -> WorldModelConfig:
 
 
 def _sampler(sources: Sources) -> SamplerConfig:
-    """The paper's solver, or the one the scheduler of the model names."""
+    """Sampler of a full-size model: the paper's solver, or the one that the model's scheduler names."""
     path = sources.part("scheduler") / "scheduler_config.json"
     said = read_json(path) if path.is_file() else {}
     euler = said.get("_class_name") == "FlowMatchEulerDiscreteScheduler"
     shift = float(said.get("shift" if euler else "flow_shift", 5.0))
-    placement = PlacementConfig(enabled=sources.control is None)
-    sampler = SamplerConfig(40, shift, prediction="flow", couple=False, solver="unipc", placement=placement)
-    return dataclasses.replace(sampler, solver="euler") if euler else sampler
+    stock = sources.control is None
+    return SamplerConfig(
+        STOCK_STEPS if stock else BRANCH_STEPS,
+        shift,
+        prediction="flow",
+        couple=False,
+        solver="euler" if euler else "unipc",
+        schedule="diffusers",
+        integer_timesteps=not euler,  # as diffusers' schedulers have them
+        guidance_scale=STOCK_GUIDANCE if stock else 1.0,
+        negative_prompt=NEGATIVE_PROMPT,
+        placement=PlacementConfig(enabled=stock),
+    )
 
 
 def said_in(sources: Sources) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class ControlBranch(ModelMixin, ConfigMixin):
     _repeated_blocks: ClassVar[list[str]] = ["WanTransformerBlock"]
 
     mask_latents: MaskLatents | None = None
-    """Encoded constant videos for the parts "render" and "mask"; of the codec, no part of the weights."""
+    """Encoded constant videos for the parts "render", "mask" and "ones"; of the codec, no part of the weights."""
 
     @register_to_config
     def __init__(
@@ -127,9 +127,10 @@ class ControlBranch(ModelMixin, ConfigMixin):
         known: Tensor,  # [B, T, C, h, w]
         readout: Sequence[Readout],  # B
         rays: Tensor,  # [B, T, 6, h, w]
-    ) -> Tensor:  # [B, channels, T, h, w]
+        shown: Tensor | None = None,  # [B, P, C, h, w]
+    ) -> Tensor:  # [B, channels, T, h, w]; T + P frames with `shown`
         """The condition this branch was trained with; see `branch_condition.condition`."""
-        return condition(self.config.parts, known, readout, rays, self.mask_latents)
+        return condition(self.config.parts, known, readout, rays, self.mask_latents, shown)
 
     def forward(
         self,

@@ -44,8 +44,8 @@ def clean_prompt(prompt: str) -> str:
 class PromptEncoder(Protocol):
     """Computes embeddings."""
 
-    def encode(self, prompt: str) -> Tensor:  # [n, D], n <= S
-        """One vector for each token of a cleaned prompt."""
+    def encode(self, prompts: Sequence[str]) -> list[Tensor]:  # [n, D] each, n <= S
+        """Encode cleaned prompts: one vector for each token."""
         ...
 
 
@@ -75,44 +75,47 @@ class UMT5:
         self.make_place = make_place
 
     @torch.inference_mode()
-    def encode(self, prompt: str) -> Tensor:  # [n, D]
-        """See `PromptEncoder.encode`; the encoder is on the device during this call only.
+    def encode(self, prompts: Sequence[str]) -> list[Tensor]:  # [n, D] each
+        """See `PromptEncoder.encode`; the encoder is read once, and on the device during this call only.
 
         Raises:
-            InvalidOptionError: the prompt is longer than S tokens.
             ModelNotFoundError, WeightsError: the encoder or the tokenizer cannot be read.
         """
         encoder, tokenizer = self.folders
-        ids = tokens_of(prompt, tokenizer)
-        logger.info("reading the text encoder for a new prompt (%s)", encoder)
+        tokens = tokens_of(prompts, tokenizer)
+        logger.info("reading the text encoder for %d new prompts (%s)", len(prompts), encoder)
         module = load_text_encoder(encoder, self.dtype)
         if self.make_place is not None:
             self.make_place()
         module.to(self.device)
-        ids = ids.to(self.device)
-        # Without padding the encoder sees what padding and a mask would make it see.
-        embedding = module(ids, torch.ones_like(ids)).last_hidden_state[0].cpu()
+        embeddings = []
+        for ids in tokens:  # one by one: without padding the encoder sees what padding and a mask would make it see
+            ids = ids.to(self.device)
+            embeddings.append(module(ids, torch.ones_like(ids)).last_hidden_state[0].cpu())
         del module
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return embedding
+        return embeddings
 
 
-def tokens_of(prompt: str, folder: Path) -> Tensor:  # [1, n]
-    """Token numbers of a cleaned prompt.
+def tokens_of(prompts: Sequence[str], folder: Path) -> list[Tensor]:  # [1, n] each
+    """Tokenize cleaned prompts. What a prompt has beyond S tokens is left out, as in Wan's pipeline, with a warning.
 
     Raises:
-        InvalidOptionError: the prompt has more than S tokens.
         ModelNotFoundError: there is no tokenizer in the folder.
     """
     from mirage_env.models.io.transformers_checkpoints import load_tokenizer
 
     if not folder.is_dir():
         raise ModelNotFoundError(f"there is no folder {folder} with a tokenizer; copy or download the model again")
-    ids = load_tokenizer(folder)(prompt, add_special_tokens=True, return_tensors="pt").input_ids
-    if ids.shape[1] > TOKENS:
-        raise InvalidOptionError(f"the prompt has {ids.shape[1]} tokens; the model reads {TOKENS}: shorten it")
-    return ids
+    tokenizer, tokens = load_tokenizer(folder), []
+    for prompt in prompts:
+        ids = tokenizer(prompt, add_special_tokens=True).input_ids
+        if len(ids) > TOKENS:
+            logger.warning("the prompt %.40r... has %d tokens; the model reads the first %d", prompt, len(ids), TOKENS)
+            ids = tokenizer(prompt, add_special_tokens=True, truncation=True, max_length=TOKENS).input_ids
+        tokens.append(torch.tensor([ids]))
+    return tokens
 
 
 def load_text_encoder(folder: Path, dtype: torch.dtype) -> nn.Module:
@@ -158,35 +161,51 @@ class Prompts:
         """Embeddings, with zeros after the last token of each prompt.
 
         Raises:
-            InvalidOptionError: a prompt is too long, or has no embedding and there is no encoder.
+            InvalidOptionError: a prompt has no embedding and there is no encoder.
             ModelNotFoundError, WeightsError: the encoder or a file of embeddings cannot be read.
         """
+        self.prepare(prompts)
         found = [self.embedding(prompt) for prompt in prompts]
         return torch.stack([nn.functional.pad(e, (0, 0, 0, TOKENS - len(e))) for e in found])
 
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Find or compute the embeddings of all these prompts; the encoder is read once at most.
+
+        Raises:
+            InvalidOptionError, ModelNotFoundError, WeightsError: as `__call__`.
+        """
+        texts = [text for text in dict.fromkeys(map(clean_prompt, prompts)) if text not in self._known]
+        self._known |= {text: kept for text in texts if (kept := self._stored(text)) is not None}
+        if missing := [text for text in texts if text not in self._known]:
+            self._known |= self._computed(missing)
+
     def embedding(self, prompt: str) -> Tensor:  # [n, D]
         """The embedding of one prompt, one vector for each token."""
-        text = clean_prompt(prompt)
-        if text not in self._known:
-            self._known[text] = self._find(text)
-        return self._known[text]
+        self.prepare([prompt])
+        return self._known[clean_prompt(prompt)]
 
-    def _find(self, text: str) -> Tensor:
+    def _stored(self, text: str) -> Tensor | None:
         if self.table is not None and (path := self.table / file_name(text)).is_file():
             return load_embedding(path, text)
-        kept = None if self.cache is None else self.cache / file_name(text, self.model)
-        if kept is not None and kept.is_file():
-            return load_embedding(kept, text)
+        kept = self._place(text)
+        return load_embedding(kept, text) if kept is not None and kept.is_file() else None
+
+    def _computed(self, texts: Sequence[str]) -> dict[str, Tensor]:
         if self.encoder is None:
             known = sorted(prompt_of(path) for path in self.table.glob("*.safetensors")) if self.table else []
             raise InvalidOptionError(
-                f"there is no embedding of the prompt {text!r} and no text encoder to make one; prompts of this model "
-                f"are {known}"
+                f"there is no embedding of the prompt {texts[0]!r} and no text encoder to make one; prompts of this "
+                f"model are {known}: add it with `mirage model embed` (a negative prompt too, or set guidance_scale 1)"
             )
-        embedding = self.encoder.encode(text)
-        if kept is not None:
-            save_embedding(embedding, text, kept)
-        return embedding
+        embeddings = dict(zip(texts, self.encoder.encode(texts), strict=True))
+        for text, embedding in embeddings.items():
+            if (kept := self._place(text)) is not None:
+                save_embedding(embedding, text, kept)
+        return embeddings
+
+    def _place(self, text: str) -> Path | None:
+        """File of the cache for a prompt."""
+        return None if self.cache is None else self.cache / file_name(text, self.model)
 
 
 def file_name(text: str, model: str = "") -> str:

@@ -38,6 +38,10 @@ class WanCodec(nn.Module):
         """Each latent as a still."""
         return self._decode(latents[:, :, None])[:, :, 0]
 
+    def encode_video(self, frames: Tensor) -> Tensor:  # [1 + s K, 3, H, W] -> [1 + K, C, h, w]
+        """Encode a still and the frames that follow it."""
+        return self._encode(frames.transpose(0, 1)[None])[0].transpose(0, 1)
+
     def encode_chunk(
         self,
         frames: Tensor,  # [s K, 3, H, W]

@@ -9,6 +9,7 @@ from typing import Any
 
 from mirage_env.config.parsing import from_dict
 from mirage_env.errors import InvalidOptionError
+from mirage_env.interfaces import Guidance
 
 FORMAT = "mirage_cache"
 VERSION = 1
@@ -60,12 +61,13 @@ class Root:
     memory: MemorySettings
     image_size: tuple[int, int]  # H, W
     latents: tuple[int, int, int, int]
-    """Shape of `WorldState.latents`."""
+    """Shape of `WorldState.latents`; twice as long where `WorldState.shown` follows them."""
     noise: int
     """Bytes of `WorldState.noise`."""
     references: int = 0
     """Places for references."""
     prompt: str = ""
+    guidance: Guidance = field(default_factory=Guidance)
 
     def __post_init__(self) -> None:
         sound = {

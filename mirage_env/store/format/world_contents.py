@@ -117,6 +117,7 @@ class Contents:
             noise=len(resumable.noise),
             references=slots_for(config.references),
             prompt=state.prompt,
+            guidance=state.guidance,
         )
         return Contents(root, state.chunk, memory.frames, memory.blocks, Track.of(cameras, chunks, frames), resumable)
 
@@ -129,7 +130,8 @@ class Contents:
         """
         config = model.config
         settings = checked_settings(self.root, model)
-        shape = (1 + config.preceding_latents, config.latent_channels, *config.latent_size)
+        count = 1 + config.preceding_latents
+        shape = (count * (1 + config.preceding_readouts), config.latent_channels, *config.latent_size)
         latents, noise = self.resumable.latents, torch.from_numpy(self.resumable.noise.copy())
         if latents.shape != shape or self.root.image_size != config.image_size:
             raise ValueError(f"latents {latents.shape} or images {self.root.image_size} unlike its model's")
@@ -148,7 +150,9 @@ class Contents:
         _check_noise(noise)
         camera = Camera(self.path.poses[-1], self.path.intrinsics[-1], *config.image_size)
         references, prompt = self.resumable.references(config.image_size), self.root.prompt
-        return WorldState(memory, camera, torch.from_numpy(latents.copy()), self.chunk, noise, prompt, references)
+        recent, guidance = torch.from_numpy(latents.copy()), self.root.guidance
+        shown = recent[count:] if config.preceding_readouts else None
+        return WorldState(memory, camera, recent[:count], self.chunk, noise, prompt, references, guidance, shown)
 
 
 def columns_of(root: Root) -> dict[str, Column]:
