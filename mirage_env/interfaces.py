@@ -59,6 +59,7 @@ class StartView:
     image: NDArray[np.uint8]  # [H, W, 3]
     camera: Camera
     depth: NDArray[np.float32] | None = None  # [H, W] metres, inf where there is no surface; estimated if not given
+    prompt: str = ""
 
 
 StartViews = Callable[[np.random.Generator], StartView]

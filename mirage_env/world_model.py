@@ -128,7 +128,7 @@ class WorldModel:
     def step_batch(
         self, states: Sequence[WorldState], cameras: Sequence[Sequence[Camera]]
     ) -> tuple[list[Chunk], list[WorldState]]:
-        """Step many worlds with one call of the generator; but for the last bits, no result depends on the other worlds.
+        """Step many worlds with one call of the generator; but for the last bits, no result depends on other worlds.
 
         Raises:
             InvalidCameraError: no world, not one path per world, not one camera per new frame, or another image size.

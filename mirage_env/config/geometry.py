@@ -40,6 +40,9 @@ class DepthConfig:
     """Relative models: fewer cells that the memory shows do not fix the scale of a view."""
     start_model: str = DEFAULT_DEPTH
     """Prompted models: metric model that opens a world, and fills the prompt where the memory shows nothing."""
+    skip_sky: bool = True
+    """No depth (inf) where there is sky, by saturation, colour and place (`geometry/sky.py`), so the filters drop it.
+    For models of the transformers library only; the others know the sky themselves."""
     min_confidence: float = 0.0
     """Models that give a confidence: pixels below it have no depth (inf), so the filters drop them. In the model's
     own units."""

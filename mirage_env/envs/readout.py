@@ -103,7 +103,7 @@ class ReadoutEnv(ChunkEnv[Visit]):
         WeightsError: its weight files cannot be used.
     """
 
-    world_options = ("image", "depth", "camera", "prompt", "cache")
+    world_options = MirageEnv.world_options
 
     def __init__(
         self,

@@ -51,8 +51,8 @@ class MirageEnv(ChunkEnv[WorldState]):
 
     Options of `reset`: `image` (a path, PIL image or array of any size and type, see `fit_view`) with its true `depth`
     (metres, [H, W]) and `camera` (a `Camera` of the picture, a 4 x 4 pose or a pose vector) where they are known;
-    `cache`, the path of a saved world; `prompt`, for world models that take one. With neither image nor cache a start
-    view is drawn.
+    `cache`, the path of a saved world; `prompt`, `negative_prompt` and `guidance_scale`, for world models that take
+    them. With neither image nor cache a start view is drawn.
 
     Args:
         model: a world model, or a name or folder for `load_world_model`.
@@ -66,7 +66,7 @@ class MirageEnv(ChunkEnv[WorldState]):
         WeightsError: its weight files cannot be used.
     """
 
-    world_options = ("image", "depth", "camera", "prompt", "cache")
+    world_options = ("image", "depth", "camera", "prompt", "negative_prompt", "guidance_scale", "cache")
 
     def __init__(
         self,
@@ -103,7 +103,8 @@ class MirageEnv(ChunkEnv[WorldState]):
             view = self.start_views(rng)
             image, depth, camera = view.image, view.depth, view.camera
         prompt, seed = options.get("prompt") or "", int(rng.integers(2**63))
-        chunk, state = self.model.start(image, camera, depth, seed, prompt)
+        guidance = {name: options[name] for name in ("negative_prompt", "guidance_scale") if name in options}
+        chunk, state = self.model.start(image, camera, depth, seed, prompt, **guidance)
         return state, self._shown(chunk, state)
 
     def walk(self, states: Sequence[WorldState], paths: Sequence[Sequence[Camera]]) -> list[tuple[WorldState, Shown]]:
@@ -174,13 +175,18 @@ class MirageEnv(ChunkEnv[WorldState]):
         return store.load_world(path, self.model)
 
     def _check(self, options: dict[str, Any]) -> None:
-        prompt = options.get("prompt")
-        if prompt is not None and not isinstance(prompt, str):
-            raise InvalidOptionError(f"the prompt is a {type(prompt).__name__}; give a text")
-        if prompt is not None and not getattr(self.model.generator, "takes_prompts", False):
-            raise InvalidOptionError(f"the world model {self.model.config.name!r} takes no prompt; leave it out")
-        if prompt is not None and "cache" in options:
-            raise InvalidOptionError("the option 'prompt' does not go with 'cache', which holds a whole world")
+        said = {name: options[name] for name in ("prompt", "negative_prompt", "guidance_scale") if name in options}
+        said = {name: value for name, value in said.items() if value is not None}
+        for name, value in said.items():
+            kind, wanted = ((int, float), "number") if name == "guidance_scale" else ((str,), "text")
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise InvalidOptionError(f"the {name} is a {type(value).__name__}; give a {wanted}")
+        if said and not getattr(self.model.generator, "takes_prompts", False):
+            raise InvalidOptionError(
+                f"the world model {self.model.config.name!r} takes no prompt; leave out {list(said)}"
+            )
+        if said and "cache" in options:
+            raise InvalidOptionError(f"options {list(said)} do not go with 'cache', which holds a whole world")
         if "cache" in options and (others := sorted(set(options) & {"image", "depth", "camera"})):
             raise InvalidOptionError(f"options {others} do not go with 'cache', which holds a whole world")
         if "image" not in options and (others := sorted(set(options) & {"depth", "camera"})):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,10 @@ def start_view(config: WorldModelConfig, options: WorldParameters) -> StartView:
         InvalidCameraError: a field of view that no camera has.
     """
     if not options.start_image:
-        return room_view(config, options.seed)
+        return replace(room_view(config, options.seed), prompt=options.prompt)
     fov = math.radians(options.fov) if options.fov else None
-    return start_view_from_files(config, Path(options.start_image).expanduser(), fov=fov)
+    view = start_view_from_files(config, Path(options.start_image).expanduser(), fov=fov)
+    return replace(view, prompt=options.prompt)
 
 
 def room_view(config: WorldModelConfig, seed: int) -> StartView:

@@ -33,7 +33,8 @@ Services (std_srvs), and topics that do the same
 Lifecycle: configure loads the model and opens or resumes the store, activate streams, deactivate pauses, cleanup and
 shutdown close both. With `autostart` (default) the node goes to active by itself.
 Parameters (ranges and meanings: `world_parameters.py`, or `ros2 param describe`)
-  world       model device offload control lora start_image fov seed store store_frames resume threads
+  world       model device offload control lora steps prompt negative_prompt guidance_scale start_image fov seed
+              store store_frames resume threads
   stream      rate publish_width publish_height jpeg_quality points_rate
   motion      twist_stamped max_speed max_turn cmd_timeout
   frames      map_frame base_frame optical_frame

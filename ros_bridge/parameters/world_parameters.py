@@ -35,6 +35,12 @@ class WorldParameters:
     offload: str = _parameter("none", "full-size models: none, model or group (docs/full_size.md)")
     control: str = _parameter("", "full-size models: the trained side branch; empty: none, or the model's own")
     lora: str = _parameter("", "full-size models: the update that goes with it; empty: none, or the model's own")
+    steps: int = _parameter(0, "sampler steps per chunk; 0: the model's own", 0, 1000)
+    prompt: str = _parameter("", "full-size models: what a world that is opened looks like")
+    negative_prompt: str = _parameter("", "full-size models: text to be led away from; empty: the model's own")
+    guidance_scale: float = _parameter(
+        0.0, "full-size models: how closely prompts are followed, 1: without guidance; 0: the model's own", 0.0, 100.0
+    )
     start_image: str = _parameter("", "picture to open the world with; empty: a view of the rooms simulator by seed")
     fov: float = _parameter(0.0, "horizontal field of view of start_image, degrees; 0: the model's own", 0.0, 179.0)
     seed: int = _parameter(0, "seed of the world's noise, and of the room it begins in", 0, 2**31 - 1)
@@ -74,7 +80,9 @@ class WorldParameters:
     @property
     def full_size(self) -> dict[str, Any]:
         """Options of `load_world_model` that differ from its own."""
-        given = {"control": self.control, "lora": self.lora, "offload": "" if self.offload == "none" else self.offload}
+        given: dict[str, Any] = {name: getattr(self, name) for name in ("control", "lora", "steps")}
+        given |= {"negative_prompt": self.negative_prompt, "guidance_scale": self.guidance_scale}
+        given["offload"] = "" if self.offload == "none" else self.offload
         return {name: value for name, value in given.items() if value}
 
     def __post_init__(self) -> None:

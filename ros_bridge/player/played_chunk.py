@@ -71,7 +71,7 @@ def open_world(model: WorldModel, view: StartView, seed: int, clock: Clock) -> P
         InvalidImageError, InvalidDepthError, InvalidCameraError: the view does not fit the model.
     """
     began = clock()
-    chunk, state = model.start(view.image, view.camera, view.depth, seed)
+    chunk, state = model.start(view.image, view.camera, view.depth, seed, view.prompt)
     return _take(chunk, state, _standing(state), NO_COMMAND, None, began, clock)
 
 

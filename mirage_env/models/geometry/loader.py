@@ -7,9 +7,10 @@ on the way to it, as `Placed` does with a type below float32.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +23,10 @@ from mirage_env.models.io.state_dicts import read_json
 from mirage_env.models.io.transformers_checkpoints import find_checkpoint, load_pretrained, optional_json
 from mirage_env.models.offload import native_dtype
 from mirage_env.models.small.segmentation_unet import AllStatic
+
+if TYPE_CHECKING:
+    from mirage_env.models.geometry.pretrained_depth import DepthNetwork
+    from mirage_env.models.geometry.sky import Ranged
 
 # transformers is imported where it is used: with its models it takes seconds.
 RULES = {
@@ -84,8 +89,8 @@ def load_segmentation(
     Args:
         spec: hub id or folder of a SAM 3 checkpoint, in which case the other settings are those of
             `config.geometry.segmentation`; a whole configuration; or None for `config.geometry.segmentation` as it is.
-            Where that names no model, every pixel is STATIC, and the sky is kept out of the memory by its depth: a
-            metric model puts it at `far` or beyond, where depth is not valid.
+            Where that names no model, every pixel is STATIC, and the depth model keeps the sky out of the memory
+            (`geometry.depth.skip_sky`).
         config: of the world model.
         device: where the networks run.
         dtype: type of weights and activations; bfloat16 where the processor computes it natively, else float32.
@@ -133,6 +138,7 @@ def _transformers_depth(
     from transformers import AutoModelForDepthEstimation
 
     from mirage_env.models.geometry import pretrained_depth as kinds
+    from mirage_env.models.geometry.sky import SkylessDepth
 
     folder = Path(spec.model)
     model_type = read_json(folder / "config.json").get("model_type")
@@ -141,17 +147,42 @@ def _transformers_depth(
     rule = RULES[model_type].configured(optional_json(folder / "preprocessor_config.json"))
     if spec.input_size:
         rule = replace(rule, size=(spec.input_size, spec.input_size))
-    module = load_pretrained(AutoModelForDepthEstimation, folder, device, dtype)
-    network = kinds.DepthNetwork(module, rule, config.near, config.far)
+    network = kinds.DepthNetwork(
+        load_pretrained(AutoModelForDepthEstimation, folder, device, dtype), rule, config.near, config.far
+    )
+    estimator = _estimator(network, model_type, spec, config, device, dtype)
+    return SkylessDepth(estimator) if spec.skip_sky else estimator
+
+
+def _estimator(
+    network: DepthNetwork,
+    model_type: str,
+    spec: DepthConfig,
+    config: WorldModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Ranged:
+    from mirage_env.models.geometry import pretrained_depth as kinds
+
+    module = network.module
     if model_type == "depth_pro":
         return kinds.CanonicalInverseDepth(network)
     if model_type == "prompt_depth_anything":
-        first = load_depth(replace(spec, model=spec.start_model, revision="", kind="auto"), config, device, dtype)
+        start = replace(spec, model=spec.start_model, revision="", kind="auto", skip_sky=False)
+        first = load_depth(start, config, device, dtype)
         return kinds.PromptedDepth(network, first, spec.min_cells)
     if model_type == "depth_anything" and module.config.depth_estimation_type == "relative":
         return kinds.RelativeDepth(network, spec.start_depth, spec.min_cells)
     focal = (spec.canonical_focal or published_focal(module.config)) if spec.lens_correction else 0.0
-    return kinds.MetricDepth(network, focal)
+    return kinds.MetricDepth(network, focal, largest_depth(module.config))
+
+
+def largest_depth(config: Any) -> float:
+    """Largest depth that a metric model of the transformers library gives, metres; inf if it has no end."""
+    if config.model_type == "depth_anything":
+        return float(config.max_depth)
+    ends = [head.get("max_depth") for head in getattr(config, "bin_configurations", ())]
+    return max((float(end) for end in ends if end), default=math.inf)
 
 
 def published_focal(config: Any) -> float:

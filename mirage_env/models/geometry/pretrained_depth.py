@@ -7,6 +7,7 @@ coarse depth map given with it (Prompt Depth Anything). All views of a call go t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,6 +60,10 @@ class DepthNetwork:
             lengths.append(float(camera.K_image[0, 0]) * scale)
         return torch.tensor(lengths, dtype=torch.float32, device=self.module.device)[:, None, None]
 
+    def reach(self, cameras: Sequence[Camera]) -> Tensor:  # [F] metres
+        """`far` for every camera: the range of estimators that have no end of their own."""
+        return torch.full((len(cameras),), self.far)
+
     def bounded(self, metres: Tensor, images: Tensor) -> Tensor:  # [F, H, W]
         """Depth within `near` and `far`, where the images are."""
         return metres.clamp(self.near, self.far).to(images.device)
@@ -71,6 +76,15 @@ class MetricDepth:
     network: DepthNetwork
     canonical_focal: float
     """Focal length of that lens, pixels of the network's input; 0: depth is taken as it comes."""
+    largest: float = math.inf
+    """Largest depth that the network gives, metres, for the lens of the training data."""
+
+    def reach(self, cameras: Sequence[Camera]) -> Tensor:  # [F] metres
+        """Largest depth for those cameras, at most `far`."""
+        largest = torch.full((len(cameras),), self.largest)
+        if self.canonical_focal:
+            largest = largest * self.network.focal(cameras)[:, 0, 0].cpu() / self.canonical_focal
+        return largest.clamp(max=self.network.far)
 
     def estimate(
         self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None
@@ -87,6 +101,10 @@ class CanonicalInverseDepth:
     """Inverse depth of a camera whose focal length is its image width (Depth Pro)."""
 
     network: DepthNetwork
+
+    def reach(self, cameras: Sequence[Camera]) -> Tensor:  # [F] metres
+        """`far`: the model has no end of its own."""
+        return self.network.reach(cameras)
 
     def estimate(
         self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None
@@ -117,6 +135,10 @@ class RelativeDepth:
     start_depth: float
     min_cells: int
 
+    def reach(self, cameras: Sequence[Camera]) -> Tensor:  # [F] metres
+        """`far`: the model has no end of its own."""
+        return self.network.reach(cameras)
+
     def estimate(
         self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None
     ) -> Tensor:  # [F, H, W] metres in [near, far]
@@ -146,6 +168,10 @@ class PromptedDepth:
     network: DepthNetwork
     first: DepthEstimator
     min_cells: int
+
+    def reach(self, cameras: Sequence[Camera]) -> Tensor:  # [F] metres
+        """`far`: the model has no end of its own."""
+        return self.network.reach(cameras)
 
     def estimate(
         self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import ModelMixin
@@ -88,7 +89,7 @@ def fuse_lora(transformer: nn.Module, lora: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def adapter_at_rest(transformer: nn.Module, rests: bool, first_chunk: bool) -> Iterator[None]:
+def adapter_at_rest(transformer: Any, rests: bool, first_chunk: bool) -> Iterator[None]:
     """Switch the adapter of a transformer off in first chunks, where it was trained so.
 
     Args:
