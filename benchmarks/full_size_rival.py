@@ -16,7 +16,7 @@ from mirage_env.evaluation.speed import Figure
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.models.offload import PlacedCodec
-from mirage_env.world_model import Chunk
+from mirage_env.world_state import Chunk
 
 
 @dataclass(frozen=True)

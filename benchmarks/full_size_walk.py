@@ -30,7 +30,8 @@ from mirage_env.models.offload import PlacedCodec, Turns, compile_blocks, native
 from mirage_env.models.small.refiner import BareReadout
 from mirage_env.models.small.segmentation_unet import AllStatic
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
-from mirage_env.world_model import Chunk, WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 
 STEP = 0.25
 """Metres per latent."""

@@ -27,7 +27,8 @@ from measuring import bar, report
 
 import mirage_env
 from mirage_env.evaluation.speed import Figure
-from mirage_env.world_model import WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import WorldState
 from policies.base import Policy
 from policies.planner.costs import ImageGoal, Novelty, Obstacle, PointGoal, PoseGoal, Staged, Weighted
 from policies.planner.memory_model import WALK, MemoryModel

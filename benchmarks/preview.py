@@ -22,11 +22,12 @@ from tqdm import tqdm
 from mirage_env import load_world_model
 from mirage_env.errors import InvalidOptionError
 from mirage_env.evaluation.speed import Figure
+from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import Readout
 from mirage_env.models.small.preview_decoder import PreviewDecoder, find_preview, load_preview
 from mirage_env.rooms import FRAME_SECONDS, Room, random_walk
 from mirage_env.training.preview import full_pictures, pixels_of
-from mirage_env.world_model import WorldModel, frames_to_uint8
+from mirage_env.world_model import WorldModel
 
 CHUNKS, VIEWS, FRAMES = 3, 8, 32
 

@@ -37,7 +37,8 @@ from mirage_env.store import CacheWriter, load_world, open_cache
 from mirage_env.store.backends.locations import Fsync
 from mirage_env.tokens.blocks import Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
-from mirage_env.world_model import Chunk, WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 
 FULL = WorldModelConfig("full", (704, 1280), (44, 80), 48, chunk_latents=9)
 MODEL = WorldModel(FULL, *cast(Any, (None,) * 5), identity="full-0")

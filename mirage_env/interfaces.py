@@ -155,24 +155,6 @@ class Guidance:
             raise InvalidOptionError(f"guidance_scale is {self.scale}; it must be at least 0, and finite (1: off)")
 
 
-@dataclass(frozen=True)
-class Guidance:
-    """Classifier-free guidance of one world, in the place of the model's own (`SamplerConfig`); None: the model's.
-
-    Raises:
-        InvalidOptionError: a scale that is negative or not finite.
-    """
-
-    scale: float | None = None
-    """1: off."""
-    negative_prompt: str | None = None
-    """Text to be led away from."""
-
-    def __post_init__(self) -> None:
-        if self.scale is not None and not 0.0 <= self.scale < math.inf:
-            raise InvalidOptionError(f"guidance_scale is {self.scale}; it must be at least 0, and finite (1: off)")
-
-
 class LatentCodec(Protocol):
     """Images to latents of unit scale and back: stills, one latent per image, and video, one latent per s frames."""
 

@@ -26,7 +26,8 @@ from mirage_env.store import CacheInfo
 from mirage_env.viz.html import caption_html, picture_html, table_html, video_html
 from mirage_env.viz.pictures import memory_map
 from mirage_env.viz.walk_curves import WalkCurves, picture_of, plot_walk
-from mirage_env.world_model import Chunk, WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

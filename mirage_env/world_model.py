@@ -17,7 +17,7 @@ from mirage_env.camera import Camera, check_path, pluecker_rays
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidCameraError
 from mirage_env.files.any_picture import Picture
-from mirage_env.images import FittedViews, fit_views, frames_from_uint8, frames_to_uint8
+from mirage_env.images import FittedViews, fit_views
 from mirage_env.interfaces import (
     ChunkGenerator,
     DepthEstimator,
@@ -39,8 +39,6 @@ from mirage_env.memory.true_views import written_start
 from mirage_env.poses import inverse
 from mirage_env.readout.zbuffer import Splat
 from mirage_env.world_state import Chunk, WorldState
-
-__all__ = ["Chunk", "WorldModel", "WorldState", "frames_from_uint8", "frames_to_uint8"]
 
 MemoryFactory = Callable[[WorldModelConfig], Memory]
 Cameras = Sequence[Camera]
@@ -99,8 +97,8 @@ class WorldModel:
         metres = self.depth.estimate(frames, [camera]) if view.metres is None else view.metres
         kinds = self.segmenter.segment(frames) if view.labels is None else view.labels
         keep, latents = self._keep(metres, kinds), self.codec.encode(frames)
-        memory = self.memory_factory(self.config)
-        memory = written_start(memory, self.codec, (latents, frames, metres, keep, [camera]), self.config.memory.shifts)
+        true = (latents, frames, metres, keep, [camera])
+        memory = written_start(self.memory_factory(self.config), self.codec, true, self.config.memory.shifts)
         readout = memory.read([camera], now=0)
         state = WorldState(
             memory=memory,
@@ -248,5 +246,4 @@ class WorldModel:
         )
 
     def _keep(self, depth: Tensor, labels: Tensor) -> Tensor:
-        c = self.config
-        return keep_cells(depth, labels, c.latent_size, c.filters, c.near, c.far)
+        return keep_cells(depth, labels, (c := self.config).latent_size, c.filters, c.near, c.far)

@@ -17,12 +17,14 @@ from torch import Tensor
 from mirage_env.camera import Camera
 from mirage_env.commands.progress import Progress
 from mirage_env.errors import InvalidOptionError
+from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import Truth
 from mirage_env.store import CacheWriter
 from mirage_env.viz.pictures import Picture, VideoWriter, blank_unseen, contact_sheet, mark_unseen
 from mirage_env.viz.walk_curves import WalkCurves, picture_of, plot_walk
 from mirage_env.viz.walk_page import CURVES, SHEET, VIDEO
-from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 
 COLUMNS = 12
 """Frames per row of the contact sheet."""

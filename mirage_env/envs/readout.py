@@ -21,9 +21,11 @@ from mirage_env.envs.time_step import TimeStep
 from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidOptionError
+from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import STATIC, Readout, StartViews
 from mirage_env.spaces.observations import Info, Observation, Shown, observation_space
-from mirage_env.world_model import WorldModel, WorldState, frames_to_uint8
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import WorldState
 
 LATENT_LIMIT = 16.0
 """Bound of the observation `latent`; latents have unit variance."""

@@ -19,11 +19,13 @@ from mirage_env.envs.base import ChunkEnv
 from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidOptionError
 from mirage_env.fit_view import fit_view
+from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import StartViews
 from mirage_env.poses import rotation_angle
 from mirage_env.spaces.observations import Info, Observation, Shown, WorldFormat
 from mirage_env.spaces.reset_options import as_camera
-from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 from mirage_env.world_views import current_view, with_every_frame
 
 MAX_PICTURE_CHUNKS = 16

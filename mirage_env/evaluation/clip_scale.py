@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mirage_env.camera import Camera
-from mirage_env.world_model import frames_from_uint8
+from mirage_env.images import frames_from_uint8
 
 SMALLEST, LARGEST = 0.02, 50.0
 """Range of the scales that are tried."""

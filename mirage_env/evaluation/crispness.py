@@ -23,8 +23,9 @@ from mirage_env.evaluation import report
 from mirage_env.evaluation.lpips import INSTALL, Lpips, has_lpips, load_lpips
 from mirage_env.evaluation.metrics import gradient_energy
 from mirage_env.evaluation.variants import Load
+from mirage_env.images import frames_from_uint8
 from mirage_env.rooms import FRAME_SECONDS, Room, random_walk
-from mirage_env.world_model import WorldModel, frames_from_uint8
+from mirage_env.world_model import WorldModel
 
 Sums = dict[str, list[float]]
 """By name, what was measured in every world; sums of gradient energy and squared error are put together at the end."""

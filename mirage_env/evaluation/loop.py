@@ -30,8 +30,9 @@ from mirage_env.evaluation.oracle import WRITTEN, oracle_record
 from mirage_env.evaluation.results_journal import Journal, Record
 from mirage_env.evaluation.variant_rollout import Rollout, Truth, measure, roll_out, true_views
 from mirage_env.evaluation.variants import ROLLOUTS, Load, load_paper, variant
+from mirage_env.images import frames_to_uint8
 from mirage_env.rooms import Room
-from mirage_env.world_model import WorldModel, frames_to_uint8
+from mirage_env.world_model import WorldModel
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.evaluation import report
 from mirage_env.evaluation.metrics import Estimate, estimate, psnr, ssim
 from mirage_env.evaluation.variants import Load
+from mirage_env.images import frames_from_uint8
 from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.memory.filters import keep_cells
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.rooms import FRAME_SECONDS, Room, random_walk
-from mirage_env.world_model import WorldModel, frames_from_uint8
+from mirage_env.world_model import WorldModel
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ import torch
 
 from mirage_env.evaluation.metrics import dilate, mean, psnr
 from mirage_env.evaluation.variant_rollout import MOVER_MARGIN, pixels_known
+from mirage_env.images import frames_from_uint8
 from mirage_env.interfaces import MOVER
 from mirage_env.memory.filters import keep_cells
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.rooms import Room, random_walk
-from mirage_env.world_model import WorldModel, WorldState, frames_from_uint8
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import WorldState
 
 WRITTEN = (0, 3, 6, 9, 11)
 """Frames of a walk that are written; the chunk after the last of them is read."""

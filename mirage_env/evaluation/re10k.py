@@ -34,8 +34,9 @@ from mirage_env.evaluation.report import without_nan
 from mirage_env.evaluation.results_journal import Journal, Record
 from mirage_env.evaluation.variant_rollout import Rollout, Truth, roll_out
 from mirage_env.evaluation.variants import Load
+from mirage_env.images import frames_from_uint8, frames_to_uint8
 from mirage_env.models.model_options import ModelOptions
-from mirage_env.world_model import WorldModel, frames_from_uint8, frames_to_uint8
+from mirage_env.world_model import WorldModel
 
 logger = logging.getLogger(__name__)
 

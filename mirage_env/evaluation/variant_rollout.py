@@ -12,9 +12,11 @@ from torch import Tensor
 
 from mirage_env.evaluation.loop_walks import LoopWalk
 from mirage_env.evaluation.metrics import dilate, mean, psnr, ssim
+from mirage_env.images import frames_from_uint8
 from mirage_env.memory.rgb import cells_to_pixels
 from mirage_env.rooms import Room
-from mirage_env.world_model import Chunk, WorldModel, frames_from_uint8
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk
 
 MOVER_MARGIN = 2
 """Pixels by which mover masks are grown: anti-aliased borders and contact shadows."""

@@ -26,9 +26,10 @@ from mirage_env.evaluation.published_figures import WORLDSCORE, WORLDSCORE_COLUM
 from mirage_env.evaluation.variants import Load
 from mirage_env.evaluation.worldscore_cameras import FOCAL, path_cameras
 from mirage_env.evaluation.worldscore_data import MOVEMENTS, OUTPUT, Sample, is_complete, read_samples, write_sample
+from mirage_env.images import frames_to_uint8
 from mirage_env.models.model_options import ModelOptions
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
-from mirage_env.world_model import WorldModel, frames_to_uint8
+from mirage_env.world_model import WorldModel
 
 
 @dataclass(frozen=True)

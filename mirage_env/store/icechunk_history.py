@@ -33,7 +33,8 @@ from mirage_env.store.format.world_contents import Contents, Track, storable_mem
 from mirage_env.store.format.zarr_metadata import StorePlace
 from mirage_env.store.resume_state import Resumable
 from mirage_env.store.transaction import Writing
-from mirage_env.world_model import Chunk, WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 
 if TYPE_CHECKING:
     import icechunk

@@ -16,7 +16,8 @@ from mirage_env.store.backends import locations
 from mirage_env.store.backends.locations import Where
 from mirage_env.store.format.world_contents import CacheInfo, Contents
 from mirage_env.store.transaction import Writing
-from mirage_env.world_model import Chunk, WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 
 
 def save_world(

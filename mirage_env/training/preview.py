@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from mirage_env.datasets.clips import Clips, images_to_tensor
 from mirage_env.errors import InvalidOptionError
+from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import MOVER, Readout
 from mirage_env.models.io.hub import find_model
 from mirage_env.models.io.state_dicts import load_module
@@ -32,7 +33,8 @@ from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.preview_decoder import PreviewDecoder, preview_inputs, save_preview
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.training.loop import LoopConfig, channels_last, train
-from mirage_env.world_model import WorldModel, WorldState, frames_to_uint8
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import WorldState
 
 VIEWS = 12
 """Views of every memory."""

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import Guidance, LatentCodec
 from mirage_env.training.conditioning import Batch, ConditionSampler
 from mirage_env.training.stages import Variant
 from mirage_env.viz.pictures import write_video
-from mirage_env.world_model import frames_to_uint8
 
 
 @dataclass(frozen=True)

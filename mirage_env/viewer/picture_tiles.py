@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from mirage_env.images import frames_to_uint8
 from mirage_env.viewer.world_tree import Sight, World
 from mirage_env.viz.pictures import BACKGROUND, INK, Picture, blank_unseen, mark_unseen
-from mirage_env.world_model import frames_to_uint8
 
 WIDTH, GAP, HEADING = 440, 6, 18
 """Of the picture, between its tiles, and above each, pixels."""

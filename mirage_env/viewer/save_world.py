@@ -8,7 +8,7 @@ import torch
 
 from mirage_env.store import save_world
 from mirage_env.viewer.world_tree import World
-from mirage_env.world_model import Chunk
+from mirage_env.world_state import Chunk
 
 
 def save(place: Path, world: World) -> None:

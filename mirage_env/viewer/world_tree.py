@@ -11,9 +11,11 @@ from torch import Tensor
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
+from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import KnownWorld
 from mirage_env.memory.lifting import depth_to_grid
-from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 
 HISTORY = 32
 """Chunks that can be undone."""

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mirage_env.errors import InvalidOptionError
+from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import Truth
 from mirage_env.viz.pictures import Picture, enlarge
-from mirage_env.world_model import Chunk, WorldState, frames_to_uint8
+from mirage_env.world_state import Chunk, WorldState
 
 ENDINGS = (".webp", ".gif")
 MOST_BYTES = 3_000_000

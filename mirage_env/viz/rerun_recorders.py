@@ -24,7 +24,8 @@ from mirage_env.trajectories import up_direction
 from mirage_env.viz.pictures import Picture, blank_unseen
 from mirage_env.viz.rerun_files import CHUNK, FRAME, Recording, metres, picture, rr, rrb
 from mirage_env.viz.walk_curves import depth_change
-from mirage_env.world_model import Chunk, WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 
 if TYPE_CHECKING:
     from mirage_env.interfaces import Truth

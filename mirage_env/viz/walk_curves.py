@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.memory.lifting import depth_to_grid
-from mirage_env.world_model import Chunk, WorldState
+from mirage_env.world_state import Chunk, WorldState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

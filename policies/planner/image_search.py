@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mirage_env.poses import rotation_from_vector
-from mirage_env.world_model import WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import WorldState
 from policies.planner.costs import ImageGoal
 from policies.planner.imagined_paths import ImaginedPaths
 

@@ -20,7 +20,8 @@ from mirage_env.interfaces import Readout
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.poses import pose_from_vector, screw
 from mirage_env.readout.zbuffer import Splat, gather
-from mirage_env.world_model import WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import WorldState
 
 FEELER_GRID = (3, 3)
 """Cells of the narrow view that feels along a step."""

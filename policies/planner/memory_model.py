@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mirage_env.world_model import WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import WorldState
 from policies.planner.costs import Cost
 from policies.planner.imagined_paths import ImaginedPaths, roll_out
 from policies.planner.solvers import Info

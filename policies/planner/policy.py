@@ -20,7 +20,8 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.images import image_tensor
 from mirage_env.poses import pose_from_vector
 from mirage_env.spaces.actions import RelativePose
-from mirage_env.world_model import Chunk, WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 from policies.planner.costs import Cost, Novelty, Obstacle, PointGoal, PoseGoal, Weighted
 from policies.planner.image_search import Found, ImageSearch, SearchSettings
 from policies.planner.memory_model import WALK, MemoryModel

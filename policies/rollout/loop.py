@@ -21,7 +21,7 @@ from mirage_env.envs.time_step import TaskState
 from mirage_env.episodes import Episode, RecordEpisodes, differences
 from mirage_env.errors import InvalidOptionError
 from mirage_env.store import open_cache
-from mirage_env.world_model import WorldState
+from mirage_env.world_state import WorldState
 from policies.base import Policy
 from policies.rollout.policy_names import make_policy
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from mirage_env.errors import StoreError
 from mirage_env.store import CacheWriter
-from mirage_env.world_model import WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import WorldState
 from ros_bridge.player.played_chunk import PlayedChunk
 
 LOGGER = logging.getLogger(__name__)

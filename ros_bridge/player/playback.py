@@ -18,7 +18,8 @@ from typing import Literal, NoReturn, TypeVar
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, WorldFailedError
-from mirage_env.world_model import WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import WorldState
 from ros_bridge.player.cache_log import CacheLog
 from ros_bridge.player.latest_command import LatestCommand
 from ros_bridge.player.motion_commands import Command, Limits, Progress, is_standing, plan

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
+from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import StartView
-from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 from mirage_env.world_views import current_view
 from ros_bridge.player.motion_commands import Plan, Progress, Stop
 

@@ -13,8 +13,8 @@ from mirage_env.envs.conformance import check_world_env
 from mirage_env.envs.readout import LATENT_LIMIT, ReadoutEnv, ReadoutVectorEnv
 from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError
+from mirage_env.images import frames_to_uint8
 from mirage_env.models.small.preview_decoder import PreviewDecoder, load_preview, save_preview
-from mirage_env.world_model import frames_to_uint8
 
 AHEAD = np.array([0.1, 0.0, 0.4, 0.0, 0.3, 0.0], np.float32)
 

@@ -23,11 +23,11 @@ from mirage_env.evaluation.metrics import PSNR_LIMIT, psnr
 from mirage_env.evaluation.published_figures import RE10K, RE10K_COLUMNS, WORLDSCORE, WORLDSCORE_COLUMNS
 from mirage_env.evaluation.re10k_clips import find_clips, read_clip
 from mirage_env.evaluation.variant_rollout import Rollout
+from mirage_env.images import frames_from_uint8
 from mirage_env.models.model_options import ModelOptions
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.rooms import Room
-from mirage_env.world_model import frames_from_uint8
 
 TINY = walled_world_model()
 PER_CHUNK = TINY.config.frames_per_chunk

@@ -16,7 +16,8 @@ from mirage_env.memory.latent import LatentMemory
 from mirage_env.store import CacheWriter
 from mirage_env.tokens.blocks import Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
-from mirage_env.world_model import Chunk, WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 
 CONFIG = WorldModelConfig("made-up", (32, 32), (4, 4), 8, chunk_latents=5)
 MODEL = WorldModel(CONFIG, *cast(Any, (None,) * 5), identity="made-up-0")

@@ -8,7 +8,8 @@ from tiny import tiny_world_model
 from mirage_env.camera import Camera
 from mirage_env.config.world import FilterConfig
 from mirage_env.poses import pose_from_rotation_vector
-from mirage_env.world_model import Chunk, WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 
 KEEP_ALL = FilterConfig(edge_jump=1e6, edge_share=1.0, dynamic_share=1.0)
 

@@ -10,6 +10,7 @@ from stand_ins import walled_world_model
 
 from mirage_env.datasets.clips import Clips, write_clips
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
+from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import MOVER, Readout
 from mirage_env.models.io.fingerprint import fingerprint
 from mirage_env.models.io.hub import find_model
@@ -41,7 +42,6 @@ from mirage_env.training.preview import (
     walked,
     write_views,
 )
-from mirage_env.world_model import frames_to_uint8
 
 IDENTITY = "tiny-0"
 SMALL = {"latent_channels": 8, "width": 8, "blocks": 1, "fine_width": 8, "fine_blocks": 1}

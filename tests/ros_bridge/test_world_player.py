@@ -14,10 +14,10 @@ from stand_ins import picture, start_view, walled_world_model
 from worlds import open_minded_model
 
 from mirage_env.errors import CacheExistsError, InvalidImageError, InvalidOptionError, WorldFailedError
+from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import StartView
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.store import load_frames, load_world, open_cache
-from mirage_env.world_model import frames_to_uint8
 from ros_bridge.player.motion_commands import FollowPath, Goal, Limits, Stop, Velocity, plan
 from ros_bridge.player.world_player import WorldPlayer
 from ros_bridge.sensing.camera_mount import CameraMount

@@ -25,9 +25,9 @@ from mirage_env.errors import (
     InvalidOptionError,
     StoreError,
 )
+from mirage_env.images import frames_to_uint8
 from mirage_env.memory.latent import LatentMemory, PointMemory
 from mirage_env.store import CacheWriter, compact, copy_cache, load_frames, load_world, open_cache, save_world
-from mirage_env.world_model import frames_to_uint8
 
 DATA = Path(__file__).parents[1] / "data"
 STEPS = 3

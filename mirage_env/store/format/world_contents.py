@@ -19,12 +19,14 @@ from mirage_env.camera import Camera
 from mirage_env.config.parsing import from_dict
 from mirage_env.config.world import GateConfig, MemoryConfig, ReadoutConfig, WorldModelConfig
 from mirage_env.errors import CacheModelError, InvalidOptionError
+from mirage_env.images import frames_to_uint8
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.store.format.arrays import Column, columns
 from mirage_env.store.format.root_attributes import MemorySettings, Root, WriterModel
 from mirage_env.store.resume_state import Resumable, slots_for
 from mirage_env.tokens.blocks import MemoryBlock
-from mirage_env.world_model import Chunk, WorldModel, WorldState, frames_to_uint8
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 
 PartT = TypeVar("PartT")
 
