@@ -149,6 +149,42 @@ def test_wrong_urls_are_refused_with_the_reason(server):
         save_world(f"s3://nowhere/a?endpoint={server}&access_key_id=a&secret_access_key=b", state, MODEL, [chunk])
 
 
+def test_missing_bucket_is_not_taken_for_a_missing_cache(server):
+    with pytest.raises(StoreError, match="no bucket") as caught:
+        open_cache(
+            f"s3://nowhere/a?endpoint={server}&access_key_id=mirage&secret_access_key=mirage-secret&region=us-east-1"
+        )
+    assert not isinstance(caught.value, CacheNotFoundError)
+
+
+@pytest.mark.parametrize("lost", ["request", "answer"])
+def test_commit_whose_connection_breaks_is_tried_again_and_happens_once(place, monkeypatch, lost):
+    import obstore
+    from obstore.exceptions import GenericError
+
+    from mirage_env.store.backends import object_store
+
+    chunk, state = first()
+    writer = CacheWriter.create(place, state, MODEL, [chunk])
+    writer.flush()
+    monkeypatch.setattr(object_store, "PAUSES", (0.0, 0.0, None))
+    put, broken = obstore.put, []
+
+    def breaking(store, key, *arguments, **options):
+        if key == object_store.KEY and not broken:
+            broken.append(key)
+            if lost == "answer":
+                put(store, key, *arguments, **options)
+            raise GenericError("connection reset by peer")
+        return put(store, key, *arguments, **options)
+
+    monkeypatch.setattr(obstore, "put", breaking)
+    go_on(writer, 2)
+    writer.close()
+    assert broken
+    assert is_step(load_world(place, MODEL), 2)
+
+
 def test_missing_library_is_named(monkeypatch):
     import sys
 

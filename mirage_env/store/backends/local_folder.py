@@ -64,6 +64,9 @@ class Folder:
 
     def release(self) -> None:
         if self._lock is not None and self._held is not None:
+            # Other libraries take it for a part of the hierarchy. Who waits for it notices that it has gone.
+            with suppress(OSError):
+                os.unlink(LOCK, dir_fd=self._held)
             os.close(self._held)
             self._lock.release()
             self._lock = self._held = None

@@ -7,6 +7,7 @@ writer uses names of its own (`steps.apart`).
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
 from obstore.store import MemoryStore, ObjectStore, from_url
 
 from mirage_env.errors import CacheBusyError, CacheExistsError, CacheNotFoundError, InvalidOptionError, StoreError
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 WORKERS = 16
 ResultT = TypeVar("ResultT")
 MARKER_BYTES = 2**24
+PAUSES: tuple[float | None, ...] = (0.2, 1.0, 4.0, None)
+"""Seconds before each further try of a commit; None ends them."""
+NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
+"""What servers answer where it is not the object that is missing."""
 PROBE = ".probe"
 BEGUN = b'{"attributes":{"begun":"%s"},"node_type":"group","zarr_format":3}'
 """The marker while a cache is made; it is no commit, and no two are the same."""
@@ -121,19 +126,28 @@ class Bucket:
 
     def commit(self, key: str, data: bytes) -> None:
         mode: Literal["create"] | UpdateVersion = "create" if self._tag is None else self._tag
-        try:
-            put = obstore.put(self._store, key, data, mode=mode, use_multipart=False)
-        except (AlreadyExistsError, PreconditionError) as error:
-            # Where an answer was lost, the library tries again and finds what it has written itself.
-            if self.read(key, MARKER_BYTES) != data:
-                raise CacheBusyError(
-                    f"another writer has the cache {self.name}; what it committed is kept, what this one wanted to add "
-                    "is not: open it again, or write to another place"
-                ) from error
-            put = self._try("looking at the marker", lambda: obstore.head(self._store, key))
-        except BaseError as error:
-            raise StoreError(f"{self.name}: writing {key} failed: {_reason(error)}") from error
-        self._tag = _tag(put)
+        self._tag = _tag(self._put_once(key, data, mode))
+
+    def _put_once(self, key: str, data: bytes, mode: Literal["create"] | UpdateVersion) -> Mapping[str, Any]:
+        """Put an object under a condition, again where the connection broke: the condition lets it happen only once."""
+        for pause in PAUSES:
+            try:
+                return cast("Mapping[str, Any]", obstore.put(self._store, key, data, mode=mode, use_multipart=False))
+            except (AlreadyExistsError, PreconditionError) as error:
+                # Where an answer was lost, the second try finds what the first has written.
+                if self.read(key, MARKER_BYTES) != data:
+                    raise CacheBusyError(
+                        f"another writer has the cache {self.name}; what it committed is kept, what this one wanted to "
+                        "add is not: open it again, or write to another place"
+                    ) from error
+                return cast(
+                    "Mapping[str, Any]", self._try("looking at the marker", lambda: obstore.head(self._store, key))
+                )
+            except BaseError as error:
+                if pause is None or not isinstance(error, GenericError):
+                    raise StoreError(f"{self.name}: writing {key} failed: {_reason(error)}") from error
+                time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
 
     def delete(self, keys: Iterable[str]) -> None:
         gone = list(keys)
@@ -204,7 +218,9 @@ def _reason(error: Exception) -> str:
 def _get(store: ObjectStore, key: str, most_bytes: int) -> bytes | None:
     try:
         found = obstore.get(store, key)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if any(said in str(error) for said in NO_BUCKET):
+            raise StoreError(f"there is no bucket for {store}: make it, or check the URL") from error
         return None
     if found.meta["size"] > most_bytes:
         raise ValueError(f"{key} has {found.meta['size']} bytes; such a file may have {most_bytes}")
