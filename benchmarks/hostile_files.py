@@ -38,7 +38,7 @@ class Options:
 
 def batch(name: str, seeds: list[int], sends: Connection) -> None:
     """Open some inputs of one entry point, and send how each ended."""
-    from hostile import entries, remove, spoil, suffix_of
+    from hostile import entries, renew, spoil, suffix_of
 
     from mirage_env.errors import MirageError
 
@@ -47,14 +47,16 @@ def batch(name: str, seeds: list[int], sends: Connection) -> None:
         folder = Path(made)
         path, thesis = folder / f"file{suffix_of(entry)}", folder / "thesis.txt"
         thesis.write_text("years of work")
+        sound = folder / "sound"
         entry.make(path)
+        path.rename(sound)
+        renew(path, sound)
         entry.open(path)
         beside = {p.name for p in folder.iterdir()}
         began = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (began + GIB, began + GIB))
         for seed in seeds:
-            remove(path)
-            entry.make(path)
+            renew(path, sound)
             spoil(entry, path, random.Random(seed))
             start = time.process_time()
             sends.send((seed, "began"))

@@ -8,7 +8,7 @@ import random
 import time
 
 import pytest
-from hostile import Entry, entries, remove, spoil, suffix_of
+from hostile import Entry, entries, renew, spoil, suffix_of
 
 from mirage_env.errors import MirageError
 
@@ -22,12 +22,14 @@ def test_changed_file_is_read_or_refused(tmp_path, name):
     rng = random.Random(f"seed {name}")
     path = tmp_path / f"file{suffix_of(entry)}"
     (tmp_path / "thesis.txt").write_text("years of work")
+    sound = tmp_path / "sound"
     entry.make(path)
+    path.rename(sound)
+    renew(path, sound)
     entry.open(path)  # a sound one is read
     beside = {p.name for p in tmp_path.iterdir()}
     for _ in range(TIMES.get(name, 40)):
-        remove(path)
-        entry.make(path)
+        renew(path, sound)
         spoil(entry, path, rng)
         began = time.process_time()
         with contextlib.suppress(MirageError):  # any other error is a fault

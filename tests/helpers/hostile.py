@@ -237,6 +237,7 @@ def _weights(path: Path) -> None:
     save_file({"a": np.zeros((2, 3), np.float32), "b": np.ones(4, np.float16)}, path)
 
 
-def remove(path: Path) -> None:
-    """Remove a file or folder."""
+def renew(path: Path, sound: Path) -> None:
+    """Put a copy of a sound file or folder in the place of a changed one."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    shutil.copytree(sound, path) if sound.is_dir() else shutil.copy(sound, path)
