@@ -196,6 +196,7 @@ def _values(archive: zipfile.ZipFile, name: str, array: _Array) -> NDArray[Any]:
         buffer[...] = 0
         Zstd().decode(data, buffer)
         place = tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, chunk, strict=True))
-        part = values[place]
-        part[...] = buffer[tuple(slice(n) for n in part.shape)]
+        values[place] = buffer[
+            tuple(slice(min(c, n - i * c)) for i, c, n in zip(index, chunk, array.shape, strict=True))
+        ]
     return values.astype(array.data_type, copy=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import tokenize
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,17 @@ from numpy.typing import NDArray
 from mirage_env.files.regular import read_regular
 
 MOST_BYTES = 2**28
+DAMAGES = (
+    ValueError,
+    EOFError,
+    SyntaxError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+    tokenize.TokenError,
+)
+"""What NumPy raises at damaged headers, which it reads as a piece of Python."""
 
 
 def read_npy(path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> NDArray[Any]:
@@ -26,7 +38,7 @@ def read_npy(path: str | os.PathLike[str], most_bytes: int = MOST_BYTES) -> NDAr
     data = io.BytesIO(read_regular(path, most_bytes))
     try:
         return _array(data)
-    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+    except DAMAGES as error:
         raise ValueError(f"{path} is no array that can be read ({error})") from error
 
 

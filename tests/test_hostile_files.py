@@ -1,0 +1,39 @@
+"""A file changed at random is read or refused with one of our errors, quickly, and nothing beside it changes.
+
+A bounded, seeded run; `benchmarks/hostile_files.py` does the same thousands of times, in processes with limits.
+"""
+
+import contextlib
+import random
+import time
+
+import pytest
+from hostile import Entry, entries, renew, spoil, suffix_of
+
+from mirage_env.errors import MirageError
+
+ENTRIES = {entry.name: entry for entry in entries()}
+TIMES = {"cache folder": 12, "signed marker": 12, "signed root": 12, "cache zip": 12, "episode": 20, "weights": 20}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_changed_file_is_read_or_refused(tmp_path, name):
+    entry: Entry = ENTRIES[name]
+    rng = random.Random(f"seed {name}")
+    path = tmp_path / f"file{suffix_of(entry)}"
+    (tmp_path / "thesis.txt").write_text("years of work")
+    sound = tmp_path / "sound"
+    entry.make(path)
+    path.rename(sound)
+    renew(path, sound)
+    entry.open(path)  # a sound one is read
+    beside = {p.name for p in tmp_path.iterdir()}
+    for _ in range(TIMES.get(name, 40)):
+        renew(path, sound)
+        spoil(entry, path, rng)
+        began = time.process_time()
+        with contextlib.suppress(MirageError):  # any other error is a fault
+            entry.open(path)
+        assert time.process_time() - began < 5.0
+        assert {p.name for p in tmp_path.iterdir()} == beside
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
