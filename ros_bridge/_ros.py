@@ -17,7 +17,7 @@ HELP = (
 )
 
 _MODULES: dict[str, tuple[str, ...]] = {
-    "rclpy.clock": ("Clock", "ClockType"),
+    "rclpy.clock": ("Clock", "ClockType", "JumpThreshold"),
     "rclpy.context": ("Context",),
     "rclpy.duration": ("Duration",),
     "rclpy.exceptions": ("ParameterException",),
@@ -34,7 +34,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "builtin_interfaces.msg": (),
     "diagnostic_msgs.msg": ("DiagnosticArray", "DiagnosticStatus", "KeyValue"),
     "geometry_msgs.msg": ("PoseStamped", "TransformStamped", "Twist", "TwistStamped"),
-    "nav_msgs.msg": ("Path",),
+    "nav_msgs.msg": ("OccupancyGrid", "Odometry", "Path"),
     "rcl_interfaces.msg": (
         "FloatingPointRange",
         "IntegerRange",
@@ -42,7 +42,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "ParameterType",
         "SetParametersResult",
     ),
-    "sensor_msgs.msg": ("CameraInfo", "CompressedImage", "Image", "PointCloud2"),
+    "sensor_msgs.msg": ("CameraInfo", "CompressedImage", "Image", "LaserScan", "PointCloud2"),
     "std_msgs.msg": ("Bool", "Empty", "Float32", "String", "UInt32"),
     "std_srvs.srv": ("SetBool", "Trigger"),
 }

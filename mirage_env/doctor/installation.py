@@ -114,8 +114,10 @@ def video(program: Callable[[], str] | None = None) -> Iterator[Finding]:
 def ros() -> Iterator[Finding]:
     """The rclpy of ROS 2, or something that only has its name."""
     from ros_bridge import _ros
+    from ros_bridge.package_owners import check_owners
 
     try:
+        check_owners()
         _ros.require_ros()
     except MirageError as error:
         # Where there is something of that name, somebody wants ROS.

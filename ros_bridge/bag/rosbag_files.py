@@ -58,7 +58,9 @@ QUALITY = Qos(
     liveliness_lease_duration=UNLIMITED,
     avoid_ros_namespace_conventions=False,
 )
-"""What `ros2 bag play` publishes with: the same as the world node."""
+"""Quality with which `ros2 bag play` publishes: the same as the world node."""
+LATCHED = QUALITY._replace(depth=1, durability=QosDurability.TRANSIENT_LOCAL)
+"""Quality of /tf_static."""
 
 
 class BagMessages:
@@ -78,12 +80,12 @@ class BagWriter:
         self._writer = writer
         self._topics: dict[str, Any] = {}
 
-    def write(self, topic: str, message: Any, stamp: int) -> None:
-        """Add a message made by `BagMessages`; the stamp is in nanoseconds."""
+    def write(self, topic: str, message: Any, stamp: int, latched: bool = False) -> None:
+        """Add a message made by `BagMessages`; the stamp is in nanoseconds; late subscribers get a latched one."""
         kind = message.__msgtype__
         if topic not in self._topics:
             self._topics[topic] = self._writer.add_connection(
-                topic, kind, typestore=TYPES, offered_qos_profiles=[QUALITY]
+                topic, kind, typestore=TYPES, offered_qos_profiles=[LATCHED if latched else QUALITY]
             )
         self._writer.write(self._topics[topic], stamp, TYPES.serialize_cdr(message, kind))
 
@@ -129,7 +131,7 @@ class BagReader:
         return f"the bag {self.path} has {topics or 'no topics'}"
 
     def count(self, topic: str) -> int:
-        """How many messages of a topic there are."""
+        """Number of messages of a topic."""
         return sum(connection.msgcount for connection in self._connections[topic])
 
     def check_definition(self, topic: str) -> None:
@@ -154,6 +156,11 @@ class BagReader:
             order = "<" if data[1] else ">"  # CDR: bytes 0 to 3 tell the order, then comes the header's stamp
             sec, nanosec = struct.unpack_from(f"{order}iI", data, 4)
             yield sec * NANO + nanosec, data
+
+    def messages(self, topic: str) -> Iterator[Any]:
+        """Every message of a topic, in the order of recording."""
+        for _, _, data in self._reader.messages(self._connections[topic]):
+            yield self.decode(topic, data)
 
     def decode(self, topic: str, data: bytes) -> Any:
         """The message, with the fields that ROS gives it."""

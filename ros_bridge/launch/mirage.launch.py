@@ -16,6 +16,7 @@ ARGUMENTS = {
         "parameter file of the nodes",
     ),
     "namespace": ("", "namespace of the nodes"),
+    "frame_prefix": ("", "put before every frame, such as robot1/"),
     "cmd_vel": ("cmd_vel", "topic the world node takes velocities from"),
     "policy": ("", "name of a policy that drives the world; none if empty"),
     "rviz": ("false", "whether to open RViz"),
@@ -26,6 +27,7 @@ ARGUMENTS = {
 
 def generate_launch_description() -> LaunchDescription:
     namespace = LaunchConfiguration("namespace")
+    prefix = {"frame_prefix": LaunchConfiguration("frame_prefix")}
     common = {"use_sim_time": LaunchConfiguration("use_sim_time")}
     arguments = [DeclareLaunchArgument(n, default_value=value, description=d) for n, (value, d) in ARGUMENTS.items()]
     return LaunchDescription(
@@ -36,7 +38,7 @@ def generate_launch_description() -> LaunchDescription:
                 executable="world_node",
                 name="mirage",
                 namespace=namespace,
-                parameters=[LaunchConfiguration("params"), common],
+                parameters=[LaunchConfiguration("params"), common, prefix],
                 remappings=[("cmd_vel", LaunchConfiguration("cmd_vel"))],
                 output="screen",
             ),

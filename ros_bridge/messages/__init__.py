@@ -15,6 +15,7 @@ from ros_bridge.messages.geometry import (
     pose_stamped_message,
     transform_from_message,
     transform_message,
+    transforms_message,
     twist_message,
     twist_stamped_message,
     velocity_from_twist,
@@ -22,6 +23,7 @@ from ros_bridge.messages.geometry import (
 )
 from ros_bridge.messages.image import (
     compressed_message,
+    depth_from_compressed,
     depth_from_message,
     depth_message,
     image_from_compressed,
@@ -31,6 +33,7 @@ from ros_bridge.messages.image import (
     mask_message,
 )
 from ros_bridge.messages.message_types import header_message, nanoseconds, time_message
+from ros_bridge.messages.navigation import grid_message, odometry_message, scan_message
 from ros_bridge.messages.optical_frames import R_BODY_OPTICAL, body_from_optical, optical_from_body, xyzw_from_wxyz
 from ros_bridge.messages.point_cloud import cloud_from_message, cloud_message
 
@@ -43,8 +46,10 @@ __all__ = [
     "cloud_from_message",
     "cloud_message",
     "compressed_message",
+    "depth_from_compressed",
     "depth_from_message",
     "depth_message",
+    "grid_message",
     "header_message",
     "image_from_compressed",
     "image_from_message",
@@ -52,6 +57,7 @@ __all__ = [
     "mask_from_message",
     "mask_message",
     "nanoseconds",
+    "odometry_message",
     "optical_from_body",
     "path_from_message",
     "path_message",
@@ -59,9 +65,11 @@ __all__ = [
     "pose_from_stamped",
     "pose_message",
     "pose_stamped_message",
+    "scan_message",
     "time_message",
     "transform_from_message",
     "transform_message",
+    "transforms_message",
     "twist_message",
     "twist_stamped_message",
     "velocity_from_twist",

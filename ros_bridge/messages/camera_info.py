@@ -13,9 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidCameraError
+from mirage_env.files import printable
 from ros_bridge.messages.message_types import ROS, Messages, header_message
 
 HALF_PIXEL = 0.5
+NEGLIGIBLE = 1e-6
+"""Coefficients of distortion below it move no pixel."""
 
 
 def camera_info_message(camera: Camera, stamp: int, frame_id: str, messages: Messages = ROS) -> Any:
@@ -73,11 +76,11 @@ def camera_from_info(
             f"the image has {size[1]} x {size[0]} pixels and its CameraInfo says {width} x {height}; send that "
             "of the image"
         )
-    _check_whole(message, height, width)
+    check_whole(message, height, width)
     if rectified:
-        K = _finite("P", message.p, (3, 4))[:, :3]
+        K = finite("P", message.p, (3, 4))[:, :3]
     else:
-        K = _finite("K", message.k, (3, 3))
+        K = finite("K", message.k, (3, 3))
         _check_undistorted(message)
     if not K.any():
         raise InvalidCameraError("a CameraInfo holds zeros: the camera is not calibrated; calibrate it, or send K")
@@ -87,21 +90,26 @@ def camera_from_info(
 
 def _check_undistorted(message: Any) -> None:
     """Distortion must be zero, and the image the one that the lens made."""
-    distortion = _finite("D", message.d, (len(message.d),))
-    if distortion.any():
+    distortion = finite("D", message.d, (len(message.d),))
+    if np.abs(distortion).max(initial=0.0) > NEGLIGIBLE:
         raise InvalidCameraError(
-            f"a CameraInfo has distortion {message.distortion_model} {distortion.tolist()}; send rectified images "
-            "(image_proc) and say so, or a CameraInfo whose D is zero"
+            f"a CameraInfo has distortion {printable(message.distortion_model)} {distortion.tolist()}; rectify the "
+            "image (`rectifier_from_info`), or set `rectified` where it is rectified already"
         )
-    rotation = _finite("R", message.r, (3, 3))
+    rotation = finite("R", message.r, (3, 3))
     if rotation.any() and not np.allclose(rotation, np.eye(3), atol=1e-6):
         raise InvalidCameraError(
-            f"a CameraInfo has the rectifying rotation R {rotation.tolist()}; send rectified images and say so, or a "
-            "CameraInfo whose R is the identity"
+            f"a CameraInfo has the rectifying rotation R {rotation.tolist()}; rectify the image "
+            "(`rectifier_from_info`), or set `rectified` where it is rectified already"
         )
 
 
-def _check_whole(message: Any, height: int, width: int) -> None:
+def check_whole(message: Any, height: int, width: int) -> None:
+    """Check that a `CameraInfo` is of the whole image.
+
+    Raises:
+        InvalidCameraError: binned or cut out.
+    """
     roi = message.roi
     if message.binning_x > 1 or message.binning_y > 1:
         raise InvalidCameraError(
@@ -114,7 +122,12 @@ def _check_whole(message: Any, height: int, width: int) -> None:
         )
 
 
-def _finite(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def finite(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Field of a `CameraInfo` as an array of that shape.
+
+    Raises:
+        InvalidCameraError: NaN or infinite numbers.
+    """
     array = np.array(values, np.float64).reshape(shape)
     if not np.isfinite(array).all():
         raise InvalidCameraError(f"{name} of a CameraInfo is {array.tolist()}; send finite numbers")

@@ -1,8 +1,7 @@
 """Poses, paths, transforms and velocities to messages and back. No node.
 
 Everything here is in the axes of the message: for bodies REP-103 (x forward, y left, z up). Our cameras and worlds have
-OpenCV axes: `frames.body_from_optical(camera.T_world_cam)` is the `T_map_base` of a body at the camera's place, and
-`frames.optical_from_body` leads back. Stamps are nanoseconds.
+OpenCV axes: `sensing.camera_mount.CameraMount` leads from a camera to its body and back. Stamps are nanoseconds.
 """
 
 from __future__ import annotations
@@ -114,6 +113,11 @@ def transform_message(
             rotation=_xyzw(quaternion, messages),
         ),
     )
+
+
+def transforms_message(transforms: Sequence[Any], messages: Messages = ROS) -> Any:
+    """`tf2_msgs/TFMessage` of TransformStamped messages."""
+    return messages.make("tf2_msgs/msg/TFMessage", transforms=list(transforms))
 
 
 def transform_from_message(message: Any) -> Matrix:  # [4, 4]

@@ -7,23 +7,22 @@ the same, with 0 for "nothing measured" in millimetres.
 from __future__ import annotations
 
 import io
+import struct
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 
-from mirage_env.errors import InvalidDepthError, InvalidImageError, InvalidOptionError, MirageError
+from mirage_env.errors import InvalidDepthError, InvalidImageError, InvalidOptionError
 from mirage_env.files import open_picture, printable
 from ros_bridge.messages.message_types import ROS, Messages, header_message
+from ros_bridge.messages.pixel_encodings import DEPTHS, decode_image, raw_pixels
 
-COLOURS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0), "mono8": (0, 0, 0)}
-"""Encodings that `image_from_message` reads: where red, green and blue are."""
-CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
-DEPTHS = {"32FC1": ("f4", 1.0), "16UC1": ("u2", 1e-3)}
-"""Encodings that `depth_from_message` reads: type, and metres per unit."""
 MASKS = ("mono8", "8UC1")
 CODECS = ("jpeg", "png")
+CONFIG = struct.Struct("<iff")
+"""What compressed_depth_image_transport puts before the picture: its format, and two numbers of the quantisation."""
 
 
 def image_message(
@@ -108,18 +107,12 @@ def compressed_message(
 
 
 def image_from_message(message: Any) -> NDArray[np.uint8]:  # [H, W, 3]
-    """RGB of an `Image` in one of the encodings `COLOURS`.
+    """RGB of an `Image` in one of the encodings `pixel_encodings.IMAGES`.
 
     Raises:
         InvalidImageError: another encoding, an empty image, or data that disagrees with its size.
     """
-    if message.encoding not in COLOURS:
-        raise InvalidImageError(f"an image has encoding {message.encoding!r}; send one of {', '.join(COLOURS)}")
-    pixels = _pixels(message, np.uint8, CHANNELS[message.encoding], InvalidImageError)
-    order = COLOURS[message.encoding]
-    if order == (0, 1, 2):
-        return np.array(pixels[..., :3])
-    return np.ascontiguousarray(pixels[..., 2::-1]) if order == (2, 1, 0) else np.repeat(pixels, 3, axis=2)
+    return decode_image(message)
 
 
 def depth_from_message(message: Any) -> NDArray[np.float32]:  # [H, W] metres
@@ -133,8 +126,49 @@ def depth_from_message(message: Any) -> NDArray[np.float32]:  # [H, W] metres
             f"a depth image has encoding {message.encoding!r}; send 32FC1 in metres or 16UC1 in millimetres"
         )
     kind, unit = DEPTHS[message.encoding]
-    order = ">" if message.is_bigendian else "<"
-    values = _pixels(message, order + kind, 1, InvalidDepthError)[..., 0]
+    return _metres(raw_pixels(message, kind, 1, InvalidDepthError)[..., 0], unit)
+
+
+def depth_from_compressed(message: Any) -> NDArray[np.float32]:  # [H, W] metres
+    """Depth of a `CompressedImage`: a PNG of 16 bits, as compressed_depth_image_transport or image_transport sends it.
+
+    The first puts 12 bytes before the picture; of 32FC1 it quantises the inverse depth: depth = a / (value - b).
+
+    Raises:
+        InvalidDepthError: another format (RVL is not read), damage, or a picture that is no depth map.
+    """
+    kind = printable(message.format)
+    data, a, b = bytes(message.data), 0.0, 0.0
+    if "compressedDepth" in message.format:
+        if "rvl" in message.format.lower():
+            raise InvalidDepthError(
+                f"a compressed depth map has format {kind!r}; RVL is not read: send PNG, or an Image"
+            )
+        if len(data) < CONFIG.size:
+            raise InvalidDepthError(f"a compressed depth map has {len(data)} bytes; send a whole message")
+        _, a, b = CONFIG.unpack_from(data)
+        data = data[CONFIG.size :]
+    named = f"a compressed depth map (format {kind!r}, {len(message.data)} bytes)"
+    try:
+        values = np.asarray(open_picture(data, None, formats=["PNG"], upright=False, name=named))
+    except InvalidImageError as error:
+        raise InvalidDepthError(str(error)) from error
+    if values.ndim != 2 or values.dtype == np.uint8 or not values.size:
+        raise InvalidDepthError(
+            f"{named} holds pixels {values.dtype} of shape {values.shape}; send 16 bits, one channel"
+        )
+    if not message.format.lstrip().startswith("32FC1"):
+        return _metres(values, DEPTHS["16UC1"][1])
+    if not (np.isfinite([a, b]).all() and a > 0.0):
+        raise InvalidDepthError(f"{named} is quantised by {a} and {b}; send finite numbers, the first positive")
+    with np.errstate(divide="ignore"):
+        inverse = values.astype(np.float32) - np.float32(b)
+        metres = np.where(values > 0, np.float32(a) / inverse, np.float32(np.inf))
+    return _metres(np.where(metres > 0.0, metres, np.inf), 1.0)
+
+
+def _metres(values: NDArray[Any], unit: float) -> NDArray[np.float32]:  # [H, W]
+    """Metres of measured values; what was not measured (NaN, -inf, 0) becomes inf."""
     depth = values.astype(np.float32) * np.float32(unit) if unit != 1.0 else values.astype(np.float32)
     if (wrong := np.isfinite(depth) & (depth < 0.0)).any():
         raise InvalidDepthError(
@@ -152,7 +186,7 @@ def mask_from_message(message: Any) -> NDArray[np.bool_]:  # [h, w]
     """
     if message.encoding not in MASKS:
         raise InvalidImageError(f"a mask has encoding {message.encoding!r}; send one of {', '.join(MASKS)}")
-    mask: NDArray[np.bool_] = _pixels(message, np.uint8, 1, InvalidImageError)[..., 0] != 0
+    mask: NDArray[np.bool_] = raw_pixels(message, "u1", 1)[..., 0] != 0
     return mask
 
 
@@ -187,16 +221,3 @@ def _message(values: NDArray, encoding: str, stamp: int, frame_id: str, messages
         step=values.nbytes // height,
         data=messages.octets(values.data.cast("B")),
     )
-
-
-def _pixels(message: Any, kind: DTypeLike, channels: int, error: type[MirageError]) -> NDArray:  # [H, W, channels]
-    """A view of the data where that is possible; rows may be padded."""
-    height, width, step, found = message.height, message.width, message.step, len(message.data)
-    row = width * channels * np.dtype(kind).itemsize
-    if height < 1 or width < 1 or step < row or found != height * step:
-        raise error(
-            f"an image of {width} x {height} pixels {message.encoding} has step {step} and {found} bytes; its size "
-            f"must be at least 1 x 1, its step at least {row} bytes, its data height times step"
-        )
-    rows = np.frombuffer(memoryview(message.data), np.uint8).reshape(height, step)[:, :row]
-    return np.ascontiguousarray(rows).view(kind).reshape(height, width, channels)

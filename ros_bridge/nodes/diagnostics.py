@@ -19,6 +19,7 @@ def diagnostics_message(
     refused: Mapping[str, int],
     publish_seconds: float,
     trouble: str | None,
+    counts: Mapping[str, int] = {},
 ) -> Any:
     """`DiagnosticArray` with one status.
 
@@ -29,6 +30,7 @@ def diagnostics_message(
         refused: how often input was refused, by kind.
         publish_seconds: mean time of making and publishing one frame of late.
         trouble: what has just gone wrong; None where all is well.
+        counts: more to show, by name.
     """
     status = _ros.DiagnosticStatus(name=name, hardware_id="mirage", level=_ros.DiagnosticStatus.OK, message="streams")
     values: dict[str, str] = {}
@@ -40,6 +42,7 @@ def diagnostics_message(
         trouble = stats.store_failure or stats.error or trouble
     if trouble is not None:
         status.level, status.message = _ros.DiagnosticStatus.WARN, trouble
+    values |= {name: str(count) for name, count in counts.items()}
     values["refused inputs"] = str(sum(refused.values()))
     values |= {f"refused {kind}": str(count) for kind, count in sorted(refused.items())}
     status.values = [_ros.KeyValue(key=key, value=value) for key, value in values.items()]

@@ -1,4 +1,4 @@
-"""Handlers of ~/goal_pose and ~/path_cmd: poses of the body in the map to commands of the player."""
+"""Handlers of ~/goal_pose and ~/path_cmd: poses of the base in the map to commands of the player."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ class GoalTopics:
 
     def __init__(self, player: WorldPlayer, options: WorldParameters) -> None:
         self._player = player
-        self._map = options.map_frame
+        self._map = options.frames.map
 
     def goal(self, message: Any) -> None:
-        self._player.command(Goal.of_base(messages.pose_from_stamped(message, self._map)))
+        """Go to a pose, of which a planar base takes x, y and heading."""
+        self._player.command(Goal.of_base(messages.pose_from_stamped(message, self._map), self._player.mount))
 
     def path(self, message: Any) -> None:
-        """An empty path is a stop: Nav2 clears so."""
+        """Follow a path; an empty one is a stop: Nav2 clears so."""
         poses = messages.path_from_message(message, self._map)
-        self._player.command(FollowPath.of_bases(poses) if poses else Stop())
+        self._player.command(FollowPath.of_bases(poses, self._player.mount) if poses else Stop())

@@ -28,13 +28,46 @@ class MemoryCloud:
             InvalidPointsError: a memory that is no `LatentMemory`.
             WorldFailedError: the player is not running.
         """
-        if not self._outputs.points_wanted():
-            self._shown = None  # whoever comes next wants to see it
-            return
         memory = self._player.state.memory
-        if memory is not self._shown:
+        if self._outputs.points_wanted() and memory is not self._shown:
             self._outputs.show_points(*coloured_points(memory, self._player.model.codec), stamp)
             self._shown = memory
+
+
+class MemoryGrid:
+    """Publish the memory as an occupancy grid when it has changed and somebody subscribes."""
+
+    def __init__(self, player: WorldPlayer, outputs: WorldPublishers) -> None:
+        self._player = player
+        self._outputs = outputs
+        self._shown: Memory | None = None
+
+    def show(self, stamp: int) -> None:
+        """Publish the memory as it is now, nanoseconds.
+
+        Raises:
+            InvalidPointsError: a memory that is no `LatentMemory`.
+            WorldFailedError: the player is not running.
+        """
+        memory = self._player.state.memory
+        if self._outputs.grid_wanted() and memory is not self._shown and memory.points:
+            self._outputs.show_grid(_latent(memory), stamp)
+            self._shown = memory
+
+
+def points(memory: Memory) -> NDArray[np.float64]:  # [N, 3]
+    """Positions of the tokens of a memory in the world, metres.
+
+    Raises:
+        InvalidPointsError: a memory that is no `LatentMemory`.
+    """
+    return np.concatenate([np.zeros((0, 3)), *(block.positions() for block in _latent(memory).blocks)])
+
+
+def _latent(memory: Memory) -> LatentMemory:
+    if not isinstance(memory, LatentMemory):
+        raise InvalidPointsError(f"the memory is a {type(memory).__name__}; only a LatentMemory has points to show")
+    return memory
 
 
 def coloured_points(
@@ -45,9 +78,7 @@ def coloured_points(
     Raises:
         InvalidPointsError: a memory that is no `LatentMemory`.
     """
-    if not isinstance(memory, LatentMemory):
-        raise InvalidPointsError(f"the memory is a {type(memory).__name__}; only a LatentMemory has points to show")
-    if not memory.points:
-        return np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
-    features = np.concatenate([block.values() for block in memory.blocks])
-    return np.concatenate([block.positions() for block in memory.blocks]), feature_colours(features, codec)
+    positions = points(memory)
+    if not len(positions):
+        return positions, np.zeros((0, 3), np.uint8)
+    return positions, feature_colours(np.concatenate([block.values() for block in _latent(memory).blocks]), codec)

@@ -14,8 +14,8 @@ from PIL import Image
 
 from mirage_env.errors import InvalidActionError
 from mirage_env.fit_view import centre_crop
-from mirage_env.poses import log, pose_from_rotation_vector
-from ros_bridge.messages.optical_frames import Matrix, Vector, body_from_optical, ros_pose_from_matrix, wxyz_from_xyzw
+from mirage_env.poses import pose_from_rotation_vector
+from ros_bridge.messages.optical_frames import Matrix, ros_pose_from_matrix, wxyz_from_xyzw
 
 
 def motion_of(action: ArrayLike, max_translation: float, max_rotation: float) -> Matrix:  # [6] -> [4, 4]
@@ -29,17 +29,6 @@ def motion_of(action: ArrayLike, max_translation: float, max_rotation: float) ->
         raise InvalidActionError(f"the policy chose {share.tolist()}; it must give 6 finite numbers in [-1, 1]")
     share = np.clip(share, -1.0, 1.0)
     return pose_from_rotation_vector(max_translation * share[:3], max_rotation * share[3:])
-
-
-def velocity_of(T_cam_next: Matrix, seconds: float) -> tuple[Vector, Vector]:  # -> [3] m/s, [3] rad/s
-    """The constant velocity of the body (x forward, y left, z up) that makes the motion in that time."""
-    twist = log(body_from_optical(T_cam_next)) / seconds
-    return twist[:3], twist[3:]
-
-
-def goal_of(T_map_base: Matrix, T_cam_next: Matrix) -> Matrix:
-    """`T_map_goal`: where the motion leads a body that stands at `T_map_base`."""
-    return T_map_base @ body_from_optical(T_cam_next)
 
 
 def observation_of(

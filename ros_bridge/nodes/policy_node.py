@@ -22,6 +22,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 import shlex
 import signal
 import threading
@@ -35,11 +36,14 @@ from mirage_env.errors import InvalidOptionError, MirageError
 from policies.base import Policy
 from policies.scripted import SCRIPTS
 from ros_bridge import _ros, messages
-from ros_bridge.messages.optical_frames import R_BODY_OPTICAL, Matrix
-from ros_bridge.nodes.policy_actions import goal_of, motion_of, observation_of, velocity_of
+from ros_bridge.messages.optical_frames import Matrix
+from ros_bridge.nodes.policy_actions import motion_of, observation_of
 from ros_bridge.nodes.rejected_inputs import RejectedInputs
+from ros_bridge.package_owners import check_owners
 from ros_bridge.parameters.declaration import current, declare
 from ros_bridge.parameters.policy_parameters import PolicyParameters
+from ros_bridge.player.motion_commands import velocity_between
+from ros_bridge.sensing.camera_mount import CameraMount
 
 SEND_SECONDS = 0.1
 """How often a velocity is repeated; receivers stop where it is not."""
@@ -48,8 +52,6 @@ LOOK_SECONDS = 0.1
 ARRIVE_SECONDS = 1.0
 """How long the last velocity may take to arrive."""
 STANDING = (np.zeros(3), np.zeros(3))
-T_BASE_OPTICAL: Matrix = np.eye(4)
-T_BASE_OPTICAL[:3, :3] = R_BODY_OPTICAL
 
 
 def make_policy(name: str, settings: str = "") -> Policy:
@@ -197,13 +199,14 @@ class PolicyNode(_ros.LifecycleNode):
         o = self.options
         decode = messages.image_from_compressed if o.compressed else messages.image_from_message
         image = decode(self._image)
-        action = self._policy.act(observation_of(image, T_map_base @ T_BASE_OPTICAL, o.size))
-        T_cam_next = motion_of(action, o.max_translation, o.max_rotation)
+        mount = CameraMount.looking(o.camera_height, math.radians(o.camera_tilt))
+        action = self._policy.act(observation_of(image, T_map_base @ mount.T_base_optical, o.size))
+        T_base_next = mount.body_motion(motion_of(action, o.max_translation, o.max_rotation))
         if o.command == "goal_pose":
-            T_map_goal = goal_of(T_map_base, T_cam_next)
+            T_map_goal = T_map_base @ T_base_next
             self._output.publish(messages.pose_stamped_message(T_map_goal, self._now(), o.map_frame))
         else:
-            self._velocity = velocity_of(T_cam_next, 1.0 / o.rate)
+            self._velocity = velocity_between(T_base_next, 1.0 / o.rate)
 
     def _send_velocity(self) -> None:
         if self._acting:
@@ -234,6 +237,7 @@ def main(args: Sequence[str] | None = None) -> int:
     _ros.rclpy.init(args=args, signal_handler_options=_ros.SignalHandlerOptions.NO)
     executor = _ros.SingleThreadedExecutor()
     try:
+        check_owners()
         node = PolicyNode()
         executor.add_node(node)
         while not ended.is_set():

@@ -6,6 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from traceback import format_exception
+from types import TracebackType
+from typing import Self
 
 from mirage_env.errors import MirageError
 
@@ -50,3 +53,44 @@ class RejectedInputs:
         if now - self._warned.get(kind, -WARN_EVERY) >= WARN_EVERY:
             self._warned[kind] = now
             self._warn(f"{kind} refused: {reason}")
+
+
+class TransitionErrors:
+    """Log whatever ends a block of a lifecycle transition, with what to do; rclpy says nothing of it.
+
+    Args:
+        done: what the node is not after a failure, such as "configured".
+        log: takes the text.
+
+    Attributes:
+        text: why the block failed; None where it did not.
+    """
+
+    def __init__(self, done: str, log: Callable[[str], object]) -> None:
+        self.text: str | None = None
+        self._done, self._log = done, log
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if isinstance(error, REFUSED):
+            reason = str(error)
+        else:  # not one of ours: its place matters, too
+            reason = f"{type(error).__name__}: {error}; {_advice(error)}\n{''.join(format_exception(error)).rstrip()}"
+        self.text = f"not {self._done}: {reason}"
+        self._log(self.text)
+        return True
+
+
+def _advice(error: Exception) -> str:
+    text = str(error).lower()
+    if "memory" in text:
+        return "free some memory, or set offload or a smaller model"
+    if any(word in text for word in ("cuda", "nvidia", "hip", "mps", "device")):
+        return "set device to one that this machine has: cpu works everywhere"
+    return "check the parameters, and report it with this text if they are right"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ def start_view(config: WorldModelConfig, options: WorldParameters) -> StartView:
     if not options.start_image:
         return room_view(config, options.seed)
     fov = math.radians(options.fov) if options.fov else None
-    return start_view_from_files(config, Path(options.start_image).expanduser(), fov=fov)
+    view = start_view_from_files(config, Path(options.start_image).expanduser(), fov=fov)
+    return replace(view, camera=view.camera.at(options.start_mount.camera(np.eye(4))))
 
 
 def room_view(config: WorldModelConfig, seed: int) -> StartView:
@@ -47,13 +49,15 @@ def camera_view(
     image: NDArray[np.uint8],  # [H', W', 3]
     K_image: NDArray[np.float64],  # [3, 3]
     depth: NDArray[np.float32] | None = None,  # [H', W'] metres, inf where there is no surface
+    T_world_cam: NDArray[np.float64] | None = None,  # [4, 4]
 ) -> StartView:
-    """A view of a real camera, centre-cropped and resized; its place is the origin of a new world.
+    """Centre-crop and resize a view of a real camera to the size of a model; without a pose it is at the origin.
 
     Raises:
         InvalidCameraError: intrinsics that no pinhole camera has, or whose optical axis misses the image.
         InvalidDepthError: a depth map of another size than the image.
     """
-    camera = Camera(np.eye(4), K_image, image.shape[0], image.shape[1])
+    pose = np.eye(4) if T_world_cam is None else T_world_cam
+    camera = Camera(pose, K_image, image.shape[0], image.shape[1])
     view = fit_view(image, config.image_size, camera, depth, fov=config.fov)
     return StartView(view.image, view.camera, view.depth)

@@ -12,7 +12,13 @@ from ros_bridge.nodes.rejected_inputs import RejectedInputs
 
 
 def subscribe(
-    node: Any, kind: Any, topic: str, callback: Callable[[Any], None], refusals: RejectedInputs, group: Any = None
+    node: Any,
+    kind: Any,
+    topic: str,
+    callback: Callable[[Any], None],
+    refusals: RejectedInputs,
+    group: Any = None,
+    quality: Any = None,
 ) -> Any:
     """A subscription whose callback may refuse; refusals are counted by the topic's name (all of ~/start/ by "start").
 
@@ -27,7 +33,12 @@ def subscribe(
 
     try:
         return node.create_subscription(
-            kind, topic, received, stream_quality(), callback_group=group, qos_overriding_options=overridable()
+            kind,
+            topic,
+            received,
+            quality or stream_quality(),
+            callback_group=group,
+            qos_overriding_options=overridable(),
         )
     except (RuntimeError, _ros.ParameterException) as error:
         raise InvalidOptionError(f"qos_overrides of {topic}: {error}") from error

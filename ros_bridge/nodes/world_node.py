@@ -1,27 +1,39 @@
 """ROS 2 lifecycle node of a learned world. It only wires; this page is its whole interface.
 
-Frames: `map` (REP-103; the start view's world, z up), `base` (the camera's place, x forward), `optical` (the same
-place, OpenCV axes: images, depth and camera_info are in it). One stamp per frame, on everything that shows it: the
-node's clock when the frame is published, which is when it is shown; generated ahead of that or not. Nothing is queued.
+Frames: `map` (REP-103, z up, the floor at z = 0), `odom` (at its place), `base` (on the floor and level, x forward),
+`optical` (OpenCV axes: images, depth and camera_info are in it); height and tilt of the camera are in base -> optical.
+One stamp per frame, on everything that shows it: the node's clock when the frame is published. A frame that is not
+ready is the last one again with a fresh stamp. Nothing is queued. Stamps go back only with the clock, which is logged.
 
 Publishes, reliable, volatile, keep last 5; encoded only while somebody subscribes
   ~/image_raw               sensor_msgs/Image rgb8            every frame, at `rate`
   ~/image_raw/compressed    sensor_msgs/CompressedImage       the same as JPEG
   ~/camera_info             sensor_msgs/CameraInfo            of every frame
-  ~/depth/image_raw         sensor_msgs/Image 32FC1           z in metres
-  ~/observed                sensor_msgs/Image mono8           255 where the memory knew the view before
-  ~/points                  sensor_msgs/PointCloud2 xyz rgb   the memory in `map`, at `points_rate`
+  ~/depth/image_raw         sensor_msgs/Image 32FC1           z in metres, in the pixels of the image
+  ~/depth/camera_info       sensor_msgs/CameraInfo            beside it
+  ~/observed                sensor_msgs/Image mono8           255 where the memory knew the view before, as the image
+  ~/scan                    sensor_msgs/LaserScan             nearest obstacle by bearing around `base`, from the depth
+  ~/points                  sensor_msgs/PointCloud2 xyz rgb   the memory in `map`, at `points_rate`; latched
+  ~/map                     nav_msgs/OccupancyGrid            what can be driven, at `grid_rate`; latched
   ~/pose, ~/path            geometry_msgs/PoseStamped, nav_msgs/Path   of `base` in `map`; the path at 1 Hz
+  ~/camera_pose             geometry_msgs/PoseStamped         of `optical` in `map`
+  ~/odom                    nav_msgs/Odometry                 of `base` in `odom`, with its velocity
+  ~/look/image_raw, ~/look/depth/image_raw, ~/look/camera_info   what the memory shows at ~/look_at
   ~/progress                std_msgs/Float32                  share of the asked path walked, 0 to 1; while there is one
-  /tf, /tf_static           tf2_msgs/TFMessage                map -> base, base -> optical; where tf2_msgs is installed
+  /tf, /tf_static           tf2_msgs/TFMessage                odom -> base; map -> odom, base -> optical; with tf2_msgs
+  /clock                    rosgraph_msgs/Clock               with `publish_clock`: the time by which the world plays
   /diagnostics              diagnostic_msgs/DiagnosticArray   1 Hz: frames/s, latency, late and dropped frames, memory,
-                                                              store lag, refused inputs by kind
+                                                              store lag, refused inputs, unmatched stamps
 Subscribes
-  cmd_vel                   geometry_msgs/Twist, or TwistStamped (`twist_stamped`), in `base`; zero stops in a chunk
-  ~/goal_pose               geometry_msgs/PoseStamped         of `base` in `map`: go there
+  cmd_vel                   geometry_msgs/Twist or TwistStamped, as its publisher has it; zero stops in a chunk
+  ~/goal_pose               geometry_msgs/PoseStamped         of `base` in `map`: go there (x, y, heading)
   ~/path_cmd                nav_msgs/Path                     of `base` in `map`: follow it
-  ~/start/image, ~/start/camera_info, ~/start/depth (with `start_depth`)   of one stamp: a new start view, cropped and
-                            resized; it opens a world at once, or with `start_on_image` false on reset
+  ~/look_at                 geometry_msgs/PoseStamped         of `base` in `map`: show what the memory knows from there
+  ~/start/image, ~/start/camera_info, ~/start/depth (with `start_depth`)   a robot's camera, best effort: the first view
+                            opens a world, later ones wait for ~/reset
+  ~/observe/image, ~/observe/camera_info, ~/observe/depth     with `observe`: a robot's views, written into the world
+  ~/observe/odom, ~/observe/pose   nav_msgs/Odometry, geometry_msgs/PoseStamped: where it was, if /tf does not say it
+                            (images also as /compressed, depth as /compressedDepth below these names)
 Services (std_srvs), and topics that do the same
   ~/reset     Trigger   ~/reset_cmd    std_msgs/Empty    open the start view again, in a new cache; the old is kept
   ~/pause     SetBool   ~/pause_cmd    std_msgs/Bool     hold the picture, or go on
@@ -30,16 +42,21 @@ Services (std_srvs), and topics that do the same
   ~/load      Trigger   ~/load_cmd     std_msgs/String   go on from the cache, or the fork of that number, `load_path`
   ~/fork      Trigger   ~/fork_cmd     std_msgs/String   keep a copy, in a new cache at `fork_path` or in memory
   ~/rollback  Trigger   ~/rollback_cmd std_msgs/UInt32   undo the last `rollback_chunks` chunks (or as many as given)
+Services of simulation_interfaces, where it is installed: ~/get_simulator_features, ~/reset_simulation,
+~/step_simulation, ~/get_simulation_state, ~/set_simulation_state, ~/get_entity_state, ~/set_entity_state, ~/load_world
 Lifecycle: configure loads the model and opens or resumes the store, activate streams, deactivate pauses, cleanup and
 shutdown close both. With `autostart` (default) the node goes to active by itself.
 Parameters (ranges and meanings: `world_parameters.py`, or `ros2 param describe`)
   world       model device offload control lora start_image fov seed store store_frames resume threads
-  stream      rate publish_width publish_height jpeg_quality points_rate
-  motion      twist_stamped max_speed max_turn cmd_timeout
-  frames      map_frame base_frame optical_frame
-  start       autostart start_on_image start_depth
+  stream      rate publish_clock clock_factor publish_width publish_height jpeg_quality points_rate scan_bearings
+              obstacle_low obstacle_high grid_rate grid_resolution
+  motion      cmd_vel_type planar max_speed max_turn cmd_timeout
+  frames      frame_prefix map_frame odom_frame base_frame optical_frame camera_height camera_tilt
+  start       autostart start_on_image start_depth rectified sync_slop
+  robot       observe observe_frame observe_body observe_mount observe_overlap
   services    save_path load_path fork_path rollback_chunks
   QoS         qos_overrides./<topic>.<publisher|subscription>.{history,depth,reliability}
+Those that act only on configure are refused while the node is configured.
 Bad input (NaN, a zero quaternion, an unknown frame, an image that disagrees with its CameraInfo, a store that cannot be
 reached) is refused with a warning that names it and a count in /diagnostics; the node lives.
 """
@@ -52,27 +69,36 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from mirage_env.errors import MirageError
+from mirage_env.errors import InvalidOptionError, MirageError
 from ros_bridge import _ros
 from ros_bridge.messages.message_types import NANO
 from ros_bridge.nodes.cmd_vel import CmdVel
 from ros_bridge.nodes.diagnostics import diagnostics_message
 from ros_bridge.nodes.goal_topics import GoalTopics
-from ros_bridge.nodes.memory_cloud import MemoryCloud
+from ros_bridge.nodes.look_at import LookAt
+from ros_bridge.nodes.memory_cloud import MemoryCloud, MemoryGrid
+from ros_bridge.nodes.node_time import NodeTime
+from ros_bridge.nodes.observe_topics import ObserveTopics
 from ros_bridge.nodes.publishers import WorldPublishers
-from ros_bridge.nodes.rejected_inputs import REFUSED, RejectedInputs
+from ros_bridge.nodes.rejected_inputs import RejectedInputs, TransitionErrors
+from ros_bridge.nodes.rgbd_topics import RgbdTopics
+from ros_bridge.nodes.simulation_services import SimulationServices, simulation_types
 from ros_bridge.nodes.start_topics import StartTopics
 from ros_bridge.nodes.start_views import start_view
 from ros_bridge.nodes.subscriptions import subscribe
 from ros_bridge.nodes.trigger_services import offer
 from ros_bridge.nodes.world_services import WorldControls
-from ros_bridge.parameters.declaration import changed, current, declare
+from ros_bridge.package_owners import check_owners
+from ros_bridge.parameters.declaration import changed, current, declare, fixed
 from ros_bridge.parameters.world_parameters import WorldParameters
-from ros_bridge.player.motion_commands import Limits
+from ros_bridge.player.motion_commands import Stop
 from ros_bridge.player.rate_timer import RateTimer
 from ros_bridge.player.world_player import WorldPlayer
+from ros_bridge.sensing.camera_mount import CameraMount
 
 NODE_NAME = "mirage"
 LOOK_SECONDS = 0.25
@@ -99,6 +125,10 @@ class WorldNode(_ros.LifecycleNode):
         self._slow = _ros.MutuallyExclusiveCallbackGroup()
         self._parts: list[tuple[Callable[[Any], Any], Any]] = []  # how each is destroyed, and what it is
         self._frames: RateTimer | None = None
+        self._cameras: dict[str, RgbdTopics] = {}
+        self._observing: ObserveTopics | None = None
+        self._own_store: Path | None = None  # the cache of a world that this node has written
+        self.time = NodeTime(self, self._on_time_back)
         self._publish_seconds = 0.0
         self._trouble: str | None = None
         self._refused_before = 0
@@ -113,22 +143,21 @@ class WorldNode(_ros.LifecycleNode):
 
     def on_configure(self, state: Any) -> Any:
         """Load the model, open or resume the world, and connect it."""
-        try:
+        with TransitionErrors("configured", self.get_logger().error) as errors:
             self.options = options = current(self, WorldParameters)
             self._open(options)
-        except REFUSED as error:
-            self._trouble = f"not configured: {error}"
-            self.get_logger().error(self._trouble)
+        self._trouble = errors.text
+        if errors.text is not None:
             self.close()
             return _ros.TransitionCallbackReturn.FAILURE
-        self._trouble = None
         return _ros.TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: Any) -> Any:
         """Stream."""
-        if self.player is not None:
-            self._frames = RateTimer(self._on_frame, self.player.rate, lambda: self._now() / NANO)
-        return super().on_activate(state)
+        with TransitionErrors("activated", self.get_logger().error) as errors:
+            if self.player is not None:
+                self._frames = RateTimer(self._on_frame, self.player.rate, lambda: self.time.now() / NANO)
+        return _ros.TransitionCallbackReturn.FAILURE if errors.text else super().on_activate(state)
 
     def on_deactivate(self, state: Any) -> Any:
         """Stream no more; the world stays as it is, at most one chunk ahead."""
@@ -150,6 +179,8 @@ class WorldNode(_ros.LifecycleNode):
         for destroy, part in self._parts:
             destroy(part)
         self._parts.clear()
+        self._cameras, self._observing = {}, None
+        self.time.stop()
         player, self.player = self.player, None
         if player is not None:
             with self.refusals.watching("close"):
@@ -164,21 +195,25 @@ class WorldNode(_ros.LifecycleNode):
         if o.threads:
             torch.set_num_threads(o.threads)
         model = load_world_model(o.model, o.device, **o.full_size)
-        limits = Limits(o.max_speed, o.max_turn, o.cmd_timeout)
+        view = start_view(model.config, o)
         player = WorldPlayer(
             model,
-            start_view(model.config, o),
+            view,
             seed=o.seed,
             store=store,
-            resume=o.resume,
+            resume=o.resume or (store is not None and store == self._own_store),
             frames=o.store_frames,
-            limits=limits,
+            limits=o.limits,
             rate=o.rate or None,
+            clock=lambda: self.time.now() / NANO,
+            mount_of=lambda camera: CameraMount.above_floor(camera.T_world_cam, o.planar),
         )
+        if o.publish_clock:
+            self.time.publish(o.clock_factor, lambda: self.player is None or self.player.time_runs)
         self.get_logger().info(f"{o.model}: {player.start()}")
-        self.player = player
-        self.outputs = WorldPublishers(self, o, model.config.image_size)
-        self._parts.append((WorldPublishers.destroy, self.outputs))
+        self.player, self._own_store = player, store
+        self.outputs = WorldPublishers(self, o, model.config.image_size, player.rate)
+        self._own(self.outputs)
         self._connect(player, o)
 
     def _connect(self, player: WorldPlayer, o: WorldParameters) -> None:
@@ -187,44 +222,58 @@ class WorldNode(_ros.LifecycleNode):
         for control in controls.all():
             service, topic = offer(self, control, self.refusals, self._slow)
             self._parts += [(self.destroy_service, service), (self.destroy_subscription, topic)]
-        velocities, goals = CmdVel(player, o), GoalTopics(player, o)
-        views = StartTopics(player.model.config, lambda: self.options.start_depth, controls.open_view)
-        twist = (_ros.TwistStamped, velocities.twist_stamped) if o.twist_stamped else (_ros.Twist, velocities.twist)
+        if simulation_types() is not None:
+            self._own(SimulationServices(self, player, controls, lambda: self.options, self.refusals, self._slow))
+        goals, look = GoalTopics(player, o), LookAt(self, player, o)
+        self._own(CmdVel(self, player, o, self.refusals), look)
         for kind, topic, callback, group in (
-            (twist[0], "cmd_vel", twist[1], None),
             (_ros.PoseStamped, "~/goal_pose", goals.goal, None),
             (_ros.Path, "~/path_cmd", goals.path, None),
-            (_ros.Image, "~/start/image", views.image, self._slow),
-            (_ros.CameraInfo, "~/start/camera_info", views.camera_info, self._slow),
-            (_ros.Image, "~/start/depth", views.depth, self._slow),
+            (_ros.PoseStamped, "~/look_at", look.look, self._slow),
         ):
             made = subscribe(self, kind, topic, callback, self.refusals, group)
             self._parts.append((self.destroy_subscription, made))
-        if o.points_rate:
-            cloud = MemoryCloud(player, self.outputs)
+        shared = (self.refusals, self._slow)
+        start = StartTopics(
+            self, player.model.config, lambda: self.options, controls.open_view, controls.keep_view, *shared
+        )
+        self._own(start.topics)
+        self._cameras = {"start": start.topics}
+        self._observing = None
+        if o.observe:
+            resumed = player.state.chunk > 0
+            self._observing = ObserveTopics(
+                self, player, lambda: self.options, controls.open_view, *shared, resumed=resumed
+            )
+            self._own(self._observing)
+            self._cameras["observe"] = self._observing.topics
+        for rate, memory in ((o.points_rate, MemoryCloud), (o.grid_rate, MemoryGrid)):
+            if rate:
+                shown = memory(player, self.outputs)
+                timer = self.create_timer(1.0 / rate, partial(self._show_memory, shown), callback_group=self._slow)
+                self._parts.append((self.destroy_timer, timer))
 
-            def show() -> None:
-                with self.refusals.watching("points"):
-                    cloud.show(self._now())
+    def _own(self, *parts: Any) -> None:
+        """Destroy these at the end, by their own `destroy`."""
+        self._parts += [(type(part).destroy, part) for part in parts]
 
-            timer = self.create_timer(1.0 / o.points_rate, show, callback_group=self._slow)
-            self._parts.append((self.destroy_timer, timer))
+    def _show_memory(self, shown: MemoryCloud | MemoryGrid) -> None:
+        with self.refusals.watching("points"):
+            shown.show(self.time.stamp())
 
     def _stop_streaming(self) -> None:
-        frames, self._frames = self._frames, None
-        if frames is not None:
-            frames.stop()
+        if self._frames is not None:
+            self._frames.stop()
+            self._frames = None
 
     def _on_frame(self) -> None:
-        """Show the next frame, if there is one; a frame that is late is left out."""
+        """Show the frame of now; where none is ready, the last one again with a fresh stamp."""
         if self.player is None:
             return
         with self.refusals.watching("frame"):
             frame = self.player.next_frame()
-            if frame is None:
-                return
             began = time.perf_counter()
-            self.outputs.show(frame, self._now(), self.options.jpeg_quality)
+            self.outputs.show(frame, self.player.mount, self.time.stamp(), self.options.jpeg_quality)
             self._publish_seconds += SMOOTHING * (time.perf_counter() - began - self._publish_seconds)
 
     def _on_second(self) -> None:
@@ -232,27 +281,48 @@ class WorldNode(_ros.LifecycleNode):
         if self._frames is not None:
             self._frames.check()
         stats = None if self.player is None else self.player.stats()
-        total = self.refusals.counts.total()
-        trouble = self._trouble if total == self._refused_before else "inputs are being refused"
-        self._refused_before = total
         if stats is not None:
-            self.outputs.show_path(self._now())
+            self.outputs.show_path(self.time.stamp())
+        counts = {} if self._observing is None else self._observing.counts
         message = diagnostics_message(
-            self.get_fully_qualified_name(), self._now(), stats, self.refusals.counts, self._publish_seconds, trouble
+            self.get_fully_qualified_name(),
+            self.time.stamp(),
+            stats,
+            self.refusals.counts,
+            self._publish_seconds,
+            self._newest_trouble(),
+            {f"observed views {kind}": count for kind, count in counts.items()},
         )
         self._diagnostics.publish(message)
+
+    def _newest_trouble(self) -> str | None:
+        """Say what has gone wrong in the last second; None where all is well."""
+        before, self._refused_before = self._refused_before, self.refusals.counts.total()
+        if self.refusals.counts.total() != before:
+            return "inputs are being refused"
+        found = {name: topics.missing() for name, topics in self._cameras.items()}
+        return next((f"~/{name}: {text}" for name, text in found.items() if text), self._trouble)
 
     def _on_parameters(self, parameters: Sequence[Any]) -> Any:
         """Apply the values of parameters that are set, or say what is wrong with them."""
         try:
+            if self.player is not None and (names := fixed(self.options, parameters)):
+                raise InvalidOptionError(
+                    f"{', '.join(names)} take effect when the node is configured, and it is; deactivate and clean it "
+                    "up first, set them, and configure it again"
+                )
             self.options = changed(self.options, parameters)
         except MirageError as error:
             self.refusals.refuse("parameter", str(error))
             return _ros.SetParametersResult(successful=False, reason=str(error))
+        if self.player is not None:
+            self.player.limits = self.options.limits
         return _ros.SetParametersResult(successful=True)
 
-    def _now(self) -> int:
-        return int(self.get_clock().now().nanoseconds)
+    def _on_time_back(self) -> None:
+        """Stand: a velocity that was to end at a time would go on until that time comes again."""
+        if self.player is not None:
+            self.player.command(Stop())
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -275,6 +345,7 @@ def main(args: Sequence[str] | None = None) -> int:
     executor = _ros.MultiThreadedExecutor(num_threads=2)
     node = None
     try:
+        check_owners()
         starting.set()
         node = WorldNode()
         if node.options.autostart and not node.start():

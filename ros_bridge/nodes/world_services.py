@@ -28,7 +28,7 @@ class WorldControls:
         self._player = player
         self._options = options
         self._changed = changed
-        self._next_view: StartView | None = None
+        self._next_view: Callable[[], StartView] | None = None
 
     def all(self) -> list[Control]:
         """List every command of the world."""
@@ -42,15 +42,21 @@ class WorldControls:
             Control("rollback", _ros.UInt32, self.rollback),
         ]
 
-    def open_view(self, view: StartView) -> None:
-        """A new start view: open a world with it now, or at the next reset."""
+    def open_view(self, view: StartView) -> str:
+        """Open a world with a view."""
+        done = self._player.reset(view)
+        self._changed()
+        return done
+
+    def keep_view(self, view: Callable[[], StartView]) -> None:
+        """Keep a view, which is decoded when it is needed, for the next reset."""
         self._next_view = view
-        if self._options().start_on_image:
-            self.reset(None)
 
     def reset(self, _: Any) -> str:
         view, self._next_view = self._next_view, None
-        done = self._player.reset(view)
+        if view is not None:
+            return self.open_view(view())
+        done = self._player.reset()
         self._changed()
         return done
 

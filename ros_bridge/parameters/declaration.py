@@ -47,6 +47,18 @@ def changed(options: OptionsT, parameters: Iterable[Any]) -> OptionsT:
     return replace(options, **{p.name: _value(rows[p.name], p.value) for p in parameters if p.name in rows})  # type: ignore[type-var]
 
 
+def fixed(options: object, parameters: Iterable[Any]) -> list[str]:
+    """Names of the parameters among these that act only when the node is configured, and whose value would change."""
+    rows = {row.name: row for row in fields(options)}  # type: ignore[arg-type]
+    return [
+        p.name
+        for p in parameters
+        if p.name in rows
+        and not rows[p.name].metadata["live"]
+        and _value(rows[p.name], p.value) != getattr(options, p.name)
+    ]
+
+
 def _value(row: Any, value: Any) -> Any:
     """A whole number is welcome where a float is asked for: people type `rate:=30`."""
     if row.type == "float" and type(value) is int:

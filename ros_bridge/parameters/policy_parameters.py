@@ -36,6 +36,8 @@ class PolicyParameters:
     needs_pose: bool = _parameter(True, "act only where a pose is known")
     image_timeout: float = _parameter(1.0, "seconds without an image after which it stops", 0.05, 60.0)
     map_frame: str = _parameter("map", "frame of the poses")
+    camera_height: float = _parameter(1.2, "camera above the base whose pose comes, m", 0.0, 100.0)
+    camera_tilt: float = _parameter(0.0, "degrees that the camera looks down", -89.0, 89.0)
     autostart: bool = _parameter(True, "configure and activate when the node starts")
 
     def __post_init__(self) -> None:

@@ -9,6 +9,22 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mirage_env.errors import InvalidOptionError
+from ros_bridge.messages.optical_frames import Matrix
+from ros_bridge.player.motion_commands import Limits
+from ros_bridge.sensing.camera_mount import CameraMount, mount_from_euler
+
+TWISTS = ("auto", "Twist", "TwistStamped")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Names of the frames of a world, with their prefix."""
+
+    map: str
+    odom: str
+    """Empty without odometry."""
+    base: str
+    optical: str
 
 
 def _parameter(
@@ -46,25 +62,51 @@ class WorldParameters:
     threads: int = _parameter(0, "CPU threads of the networks; 0: as many as the library takes", 0, 256)
 
     rate: float = _parameter(0.0, "frames shown per second; 0: the model's own", 0.0, 240.0)
+    publish_clock: bool = _parameter(False, "publish /clock, by which the world plays; for nodes with use_sim_time")
+    clock_factor: float = _parameter(1.0, "seconds of /clock per second: below 1 slower than real time", 0.01, 100.0)
     publish_width: int = _parameter(0, "width of published images, pixels; 0: the model's", 0, 8192)
     publish_height: int = _parameter(0, "height of published images, pixels; 0: the model's", 0, 8192)
     jpeg_quality: int = _parameter(85, "quality of image_raw/compressed", 1, 100, live=True)
     points_rate: float = _parameter(0.5, "clouds of ~/points per second; 0: none", 0.0, 10.0)
+    scan_bearings: int = _parameter(180, "bearings of ~/scan over the field of view", 2, 4096)
+    obstacle_low: float = _parameter(0.1, "height above the floor from which points are obstacles, m", 0.0, 10.0)
+    obstacle_high: float = _parameter(1.5, "height up to which points are obstacles, m", 0.0, 100.0)
+    grid_rate: float = _parameter(0.5, "occupancy grids of ~/map per second; 0: none", 0.0, 10.0)
+    grid_resolution: float = _parameter(0.1, "size of a cell of ~/map, m", 0.01, 10.0)
 
-    twist_stamped: bool = _parameter(False, "cmd_vel is geometry_msgs/TwistStamped instead of Twist")
-    max_speed: float = _parameter(1.0, "largest speed, m/s", 0.01, 100.0)
-    max_turn: float = _parameter(1.0, "largest rate of turn, rad/s", 0.01, 20.0)
+    cmd_vel_type: str = _parameter("auto", "type of cmd_vel: Twist, TwistStamped, or auto for that of its publisher")
+    planar: bool = _parameter(True, "the base stays on the floor and level; false: it flies")
+    max_speed: float = _parameter(1.0, "largest speed, m/s", 0.01, 100.0, live=True)
+    max_turn: float = _parameter(1.0, "largest rate of turn, rad/s", 0.01, 20.0, live=True)
     cmd_timeout: float = _parameter(
-        0.5, "a velocity that is not renewed for so many seconds stops; 0: never", 0.0, 60.0
+        0.5, "a velocity that is not renewed for so many seconds stops; 0: never", 0.0, 60.0, live=True
     )
 
+    frame_prefix: str = _parameter("", "put before every frame, such as robot1/; not before one that begins with /")
     map_frame: str = _parameter("map", "frame the world is in (REP-103)")
-    base_frame: str = _parameter("base_link", "frame of the moving body (REP-103)")
+    odom_frame: str = _parameter("odom", "frame of ~/odom, at the map's place; empty: none, and no odometry")
+    base_frame: str = _parameter("base_link", "frame of the moving body (REP-103), on the floor")
     optical_frame: str = _parameter("camera_optical_frame", "frame of the images (OpenCV axes)")
+    camera_height: float = _parameter(1.2, "camera above the floor, m; a room of the simulator has its own", 0.0, 100.0)
+    camera_tilt: float = _parameter(0.0, "degrees that the camera looks down; a room has its own", -89.0, 89.0)
 
     autostart: bool = _parameter(True, "configure and activate when the node starts")
-    start_on_image: bool = _parameter(True, "a new start view opens a world at once; else on reset", live=True)
-    start_depth: bool = _parameter(False, "a start view needs ~/start/depth too", live=True)
+    start_on_image: bool = _parameter(
+        True, "the first start view opens a world, later ones wait for ~/reset; false: all wait", live=True
+    )
+    start_depth: bool = _parameter(False, "a start view needs ~/start/depth too")
+    rectified: bool = _parameter(False, "images of ~/start and ~/observe are rectified, whatever their CameraInfo says")
+    sync_slop: float = _parameter(0.03, "seconds that stamps of an image and its depth may differ", 0.0, 1.0)
+
+    observe: bool = _parameter(False, "listen to ~/observe: a robot's RGB-D views become part of the world")
+    observe_frame: str = _parameter("map", "fixed frame of the robot, where the world is anchored")
+    observe_body: str = _parameter("base_link", "frame of the body whose poses ~/observe/pose gives")
+    observe_mount: str = _parameter(
+        "", "the optical frame on observe_body where /tf lacks it: x y z roll pitch yaw of the camera, m and degrees"
+    )
+    observe_overlap: float = _parameter(
+        0.9, "a view of which the world knows a larger share is left out", 0.0, 1.0, live=True
+    )
 
     save_path: str = _parameter("", "where ~/save writes: a folder, or a file that ends in .zip", live=True)
     load_path: str = _parameter("", "the cache, or number of a fork, that ~/load goes on from", live=True)
@@ -80,15 +122,63 @@ class WorldParameters:
     def __post_init__(self) -> None:
         for row in fields(self):
             _check(row.name, getattr(self, row.name), row.type, row.metadata["low"], row.metadata["high"])
-        frames = (self.map_frame, self.base_frame, self.optical_frame)
-        if not all(frames) or len(set(frames)) != len(frames):
+        required = (self.map_frame, self.base_frame, self.optical_frame)
+        frames = (*required, *([self.odom_frame] if self.odom_frame else []))
+        if not all(required) or len(set(frames)) != len(frames):
             raise InvalidOptionError(
-                f"map_frame, base_frame and optical_frame are {frames}; give three different names"
+                f"map_frame, base_frame, optical_frame and odom_frame are {frames}; give different names"
+            )
+        if self.cmd_vel_type not in TWISTS:
+            raise InvalidOptionError(f"cmd_vel_type is {self.cmd_vel_type!r}; choose one of {', '.join(TWISTS)}")
+        if self.obstacle_low >= self.obstacle_high:
+            raise InvalidOptionError(
+                f"obstacle_low is {self.obstacle_low} and obstacle_high {self.obstacle_high}; the first must be lower"
+            )
+        self.mount_of_robot()
+        if self.observe and self.frames.base == self.observe_body:
+            raise InvalidOptionError(
+                f"observe listens to a robot that publishes {self.observe_body} itself; give a frame_prefix for the "
+                "frames of the world, such as imagined/"
             )
         if (self.publish_width == 0) != (self.publish_height == 0):
             raise InvalidOptionError(
                 f"publish_width is {self.publish_width} and publish_height {self.publish_height}; give both, or neither"
             )
+
+    @property
+    def frames(self) -> Frames:
+        """Names of the frames with their prefix."""
+        names = (self.map_frame, self.odom_frame, self.base_frame, self.optical_frame)
+        return Frames(*(name[1:] if name[:1] == "/" else name and self.frame_prefix + name for name in names))
+
+    @property
+    def limits(self) -> Limits:
+        """Largest speeds, and how long a velocity holds."""
+        return Limits(self.max_speed, self.max_turn, self.cmd_timeout)
+
+    @property
+    def start_mount(self) -> CameraMount:
+        """Mount of the camera of a start view without a pose."""
+        return CameraMount.looking(self.camera_height, math.radians(self.camera_tilt), self.planar)
+
+    def mount_of_robot(self) -> Matrix | None:  # [4, 4]
+        """`T_body_optical` of `observe_mount`; None where it is empty.
+
+        Raises:
+            InvalidOptionError: not six finite numbers.
+        """
+        if not self.observe_mount:
+            return None
+        try:
+            x, y, z, *degrees = map(float, self.observe_mount.replace(",", " ").split())
+            roll, pitch, yaw = map(math.radians, degrees)
+        except ValueError:
+            x = y = z = roll = pitch = yaw = math.nan
+        if not all(map(math.isfinite, (x, y, z, roll, pitch, yaw))):
+            raise InvalidOptionError(
+                f"observe_mount is {self.observe_mount!r}; give x y z roll pitch yaw, m and degrees"
+            )
+        return mount_from_euler((x, y, z), (roll, pitch, yaw))
 
     @property
     def store_folder(self) -> Path | None:

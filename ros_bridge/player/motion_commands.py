@@ -1,7 +1,8 @@
 """Motion commands and the camera paths that follow from them: pure values and functions.
 
 A velocity moves along a constant screw for as long as it is given. A goal or a path is followed at limited speed, on a
-constant screw from pose to pose, and arrived at exactly. Speeds are those of the camera's own place.
+constant screw from pose to pose, and arrived at exactly. Speeds are those of the body that carries the camera; a planar
+body stays level and at its height.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from numpy.typing import ArrayLike
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidActionError, InvalidOptionError, InvalidPoseError
 from mirage_env.poses import exp, inverse, log, rigid, screw
-from ros_bridge.messages.optical_frames import R_BODY_OPTICAL, Matrix, Vector, optical_from_body
+from ros_bridge.messages.optical_frames import Matrix, Vector
+from ros_bridge.sensing.camera_mount import AT_CAMERA, CameraMount
 
 SLACK = 1e-9
 """Seconds that an arrival may be early, for rounding."""
@@ -81,9 +83,9 @@ class FollowPath:
         object.__setattr__(self, "poses", tuple(_pose(T, i, len(self.poses)) for i, T in enumerate(self.poses)))
 
     @classmethod
-    def of_bases(cls, poses: Sequence[ArrayLike]) -> Self:
-        """A path of the body (REP-103) in the map, `T_map_base`."""
-        return cls(tuple(optical_from_body(T) for T in poses))
+    def of_bases(cls, poses: Sequence[ArrayLike], mount: CameraMount = AT_CAMERA) -> Self:
+        """Path of the body (REP-103) in the map, `T_map_base`; of a planar body only x, y and heading count."""
+        return cls(tuple(mount.camera(T) for T in poses))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +102,9 @@ class Goal:
         object.__setattr__(self, "T_world_cam", _pose(self.T_world_cam, 0, 1))
 
     @classmethod
-    def of_base(cls, T_map_base: ArrayLike) -> Self:
-        """A goal of the body (REP-103) in the map."""
-        return cls(optical_from_body(T_map_base))
+    def of_base(cls, T_map_base: ArrayLike, mount: CameraMount = AT_CAMERA) -> Self:
+        """Goal of the body (REP-103) in the map; of a planar body only x, y and heading count."""
+        return cls(mount.camera(T_map_base))
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,11 @@ class RemainingPath:
     """Seconds since it was begun."""
 
     @classmethod
-    def begin(cls, command: Goal | FollowPath) -> Self:
+    def begin(cls, command: Goal | FollowPath, mount: CameraMount) -> Self:
         """The whole of it."""
         poses = (command.T_world_cam,) if isinstance(command, Goal) else command.poses
-        return cls(poses, tuple(screw_length(inverse(a) @ b) for a, b in itertools.pairwise(poses)))
+        lengths = (screw_length(mount.body_motion(inverse(a) @ b)) for a, b in itertools.pairwise(poses))
+        return cls(poses, tuple(lengths))
 
 
 Command = Velocity | Goal | FollowPath | RemainingPath | Stop
@@ -184,7 +187,9 @@ def is_same(new: Command, old: Command) -> bool:
     return is_standing(new) and is_standing(old)
 
 
-def plan(camera: Camera, command: Command, frames: int, rate: float, limits: Limits) -> Plan:
+def plan(
+    camera: Camera, command: Command, frames: int, rate: float, limits: Limits, mount: CameraMount = AT_CAMERA
+) -> Plan:
     """The cameras of the next frames of a command.
 
     Args:
@@ -193,6 +198,7 @@ def plan(camera: Camera, command: Command, frames: int, rate: float, limits: Lim
         frames: how many.
         rate: frames per second.
         limits: largest speeds; velocities are clamped to them, goals and paths take the time they need.
+        mount: of the camera on the body that moves.
 
     Raises:
         InvalidOptionError: no frames, or a rate that is not positive and finite.
@@ -200,20 +206,29 @@ def plan(camera: Camera, command: Command, frames: int, rate: float, limits: Lim
     if frames < 1 or not 0.0 < rate < math.inf:
         raise InvalidOptionError(f"{frames} frames at {rate} per second were asked for; both must be positive")
     if isinstance(command, Velocity) and not is_standing(command):
-        linear, angular = _clamped(command.linear, limits.speed), _clamped(command.angular, limits.turn)
+        linear, angular = command.linear, command.angular
+        if mount.planar:  # on the floor there is no up, and no tilt
+            linear, angular = linear * [1.0, 1.0, 0.0], angular * [0.0, 0.0, 1.0]
+        linear, angular = _clamped(linear, limits.speed), _clamped(angular, limits.turn)
         seconds = [(i + 1) / rate for i in range(frames)]
-        cameras = tuple(camera.moved(twist_motion(linear, angular, s)) for s in seconds)
+        cameras = tuple(camera.moved(mount.motion(twist_motion(linear, angular, s))) for s in seconds)
         return Plan(cameras, command, None)
     if isinstance(command, Goal | FollowPath):
-        return _follow(camera, RemainingPath.begin(command), frames, rate, limits)
+        return _follow(camera, RemainingPath.begin(command, mount), frames, rate, limits, mount)
     if isinstance(command, RemainingPath):
-        return _follow(camera, command, frames, rate, limits)
+        return _follow(camera, command, frames, rate, limits, mount)
     return Plan((camera,) * frames, Stop(), None)
 
 
 def twist_motion(linear: Vector, angular: Vector, seconds: float) -> Matrix:  # [3] m/s, [3] rad/s -> [4, 4]
-    """`T_cam_new` of a camera that moves so long at a velocity given in body axes: exp(seconds * twist) on SE(3)."""
-    return exp(seconds * np.concatenate([R_BODY_OPTICAL.T @ linear, R_BODY_OPTICAL.T @ angular]))
+    """`T_base_next` of a body that moves so long at a velocity in its own axes: exp(seconds * twist) on SE(3)."""
+    return exp(seconds * np.concatenate([linear, angular]))
+
+
+def velocity_between(T_base_next: Matrix, seconds: float) -> tuple[Vector, Vector]:  # [4, 4] -> [3] m/s, [3] rad/s
+    """Constant velocity of a body, in its own axes, that makes a motion in that time: the inverse of `twist_motion`."""
+    twist = log(T_base_next) / seconds
+    return twist[:3], twist[3:]
 
 
 def screw_length(T_a_b: Matrix) -> ScrewLength:
@@ -222,9 +237,9 @@ def screw_length(T_a_b: Matrix) -> ScrewLength:
     return ScrewLength(float(np.linalg.norm(twist[:3])), float(np.linalg.norm(twist[3:])))
 
 
-def _follow(camera: Camera, walk: RemainingPath, frames: int, rate: float, limits: Limits) -> Plan:
+def _follow(camera: Camera, walk: RemainingPath, frames: int, rate: float, limits: Limits, mount: CameraMount) -> Plan:
     starts = (camera.T_world_cam, *walk.poses[:-1])
-    ways = (screw_length(inverse(starts[0]) @ walk.poses[0]), *walk.ways)
+    ways = (screw_length(mount.body_motion(inverse(starts[0]) @ walk.poses[0])), *walk.ways)
     seconds = np.array([max(way.metres / limits.speed, way.radians / limits.turn) for way in ways])
     ends = np.cumsum(seconds)
     cameras, progress, leg = [], [], 0

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Literal, NoReturn, TypeVar
 
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, WorldFailedError
 from mirage_env.world_model import WorldModel, WorldState
 from ros_bridge.player.cache_log import CacheLog
@@ -23,6 +24,7 @@ from ros_bridge.player.latest_command import LatestCommand
 from ros_bridge.player.motion_commands import Command, Limits, Progress, is_standing, plan
 from ros_bridge.player.played_chunk import Clock, PlayedChunk, PlayedFrame, generate
 from ros_bridge.player.statistics import PlayerMeter
+from ros_bridge.sensing.camera_mount import AT_CAMERA, CameraMount
 
 LOGGER = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
@@ -38,6 +40,7 @@ class Playback:
         idle: what a standing camera does.
         history: how many worlds of the past are kept.
         clock: seconds.
+        mount_of: mount of a world's camera on the body, called where a world is opened; `AT_CAMERA` without it.
 
     Raises:
         InvalidOptionError: a rate that is not positive, another `idle`, or no history.
@@ -51,6 +54,7 @@ class Playback:
         idle: Literal["hold", "generate"],
         history: int,
         clock: Clock,
+        mount_of: Callable[[Camera], CameraMount] | None = None,
     ) -> None:
         if not 0.0 < rate < math.inf:
             raise InvalidOptionError(f"rate is {rate}; give frames per second, a positive number")
@@ -58,6 +62,8 @@ class Playback:
             raise InvalidOptionError(f"idle is {idle!r} and history {history}; give hold or generate, and at least 1")
         self.model, self.rate, self.limits = model, rate, limits
         self._idle, self._clock = idle, clock
+        self._mount_of = mount_of
+        self.mount = AT_CAMERA
         self._meter = PlayerMeter()
         self._changed = threading.Condition()  # the lock of everything here
         self._worker: ThreadPoolExecutor | None = None
@@ -91,6 +97,13 @@ class Playback:
     def paused(self) -> bool:
         return self._paused
 
+    @property
+    def time_runs(self) -> bool:
+        """Test for time that goes on: the world plays, or plays out a step while it is paused."""
+        with self._changed:
+            playing = self._playing_out and self._cursor < len(self._now.frames)
+            return not self._paused or playing or self._allowed > 0
+
     def command(self, command: Command) -> None:
         """Set the motion from the next chunk on; the newest command wins. Never waits.
 
@@ -106,11 +119,11 @@ class Playback:
                 self._review()
             self._pump()
 
-    def next_frame(self) -> PlayedFrame | None:
+    def next_frame(self) -> PlayedFrame:
         """The frame to show now, to be called at `rate`. Never waits.
 
-        None where the next chunk of a movement is not ready (counted as late). While the camera stands, or begins to
-        move, the last frame again with `held` set.
+        The last frame again, with `held` set, while the camera stands or begins to move; with `late` set, too, where
+        the next chunk of a movement is not ready.
 
         Raises:
             WorldFailedError: the player is not running.
@@ -120,7 +133,7 @@ class Playback:
             now = self._clock()
             self._expire(now)
             frame = self._next()
-            self._meter.asked(now, None if frame is None else frame.held)
+            self._meter.asked(now, frame.held, frame.late)
             self._pump()
             return frame
 
@@ -167,7 +180,7 @@ class Playback:
                 return "the world was replaced meanwhile; step again"
             return f"chunk {self._now.state.chunk + (self._begun == began)} plays"
 
-    def _next(self) -> PlayedFrame | None:
+    def _next(self) -> PlayedFrame:
         fresh = self._cursor < len(self._now.frames)
         if fresh and (not self._paused or self._playing_out or self._cursor == 0):  # a new view is shown in any case
             return self._show()
@@ -176,7 +189,7 @@ class Playback:
             self._begin(self._ahead)
             return self._show()
         if free and not self._paused and not self._standing and self._is_moving():
-            return None
+            return replace(self._shown, held=True, late=True)
         self._standing = True
         return replace(self._shown, held=True)
 
@@ -253,7 +266,7 @@ class Playback:
             before, command = self._now.state, self._next_command()
             order = self._job_order = self._latest.number
             may_stand = self._allowed > 0 or self._idle == "generate"
-        planned = plan(before.camera, command, self.model.config.frames_per_chunk, self.rate, self.limits)
+        planned = plan(before.camera, command, self.model.config.frames_per_chunk, self.rate, self.limits, self.mount)
         if not may_stand and not planned.moves(before.camera):
             return None
         return generate(self.model, before, planned, order, self._clock)
@@ -295,6 +308,8 @@ class Playback:
             self._change_log(log)
             if self._ahead is not None:
                 self._drop()
+            if self._mount_of is not None:
+                self.mount = self._mount_of(take.state.camera)
             self._now, self._cursor, self._standing, self._failure = take, 0, True, None
             self._past.clear()
             self._past.extend(past)

@@ -36,7 +36,9 @@ class PlayedFrame:
     progress: Progress | None = None
     """How far the goal or path has come with this frame; None without one."""
     held: bool = False
-    """A repeat of a frame that was shown before: the camera stands, or the player is paused or busy."""
+    """A repeat of a frame that was shown before: the camera stands, or the player is paused, busy or late."""
+    late: bool = False
+    """A repeat because the next chunk of a movement is not ready."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +83,13 @@ def look(model: WorldModel, state: WorldState, clock: Clock) -> PlayedChunk:
     return _take(frame_views.look(model, state), state, _standing(state), NO_COMMAND, None, began, clock)
 
 
-def _standing(state: WorldState) -> Plan:
-    return Plan((state.camera,), Stop(), None)
+def observed_chunk(chunk: Chunk, state: WorldState, began: float, clock: Clock) -> PlayedChunk:
+    """Views of a real camera that were written into a world, seen from where the last one was."""
+    return _take(chunk, state, _standing(state, len(chunk.cameras)), NO_COMMAND, None, began, clock)
+
+
+def _standing(state: WorldState, frames: int = 1) -> Plan:
+    return Plan((state.camera,) * frames, Stop(), None)
 
 
 def _take(

@@ -24,9 +24,9 @@ class PlayerStats:
     frames: int
     """New frames handed out."""
     held: int
-    """Repeats of a frame handed out while the camera stood, or the player was paused or busy."""
+    """Repeats while the camera stood, or the player was paused or busy."""
     late: int
-    """Calls of `next_frame` that got None: the next chunk was not ready."""
+    """Repeats because the next chunk was not ready."""
     dropped: int
     """Chunks generated and never shown, because the command had changed."""
     frames_per_second: float
@@ -67,12 +67,10 @@ class PlayerMeter:
         self._times: deque[float] = deque()
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
 
-    def asked(self, now: float, held: bool | None) -> None:
-        """A frame was asked for; `held` is None where there was none."""
-        if held is None:
-            self.late += 1
-            return
-        self.held += held
+    def asked(self, now: float, held: bool, late: bool) -> None:
+        """Count a frame: new, a repeat of the last one (`held`), and one that was not ready (`late`)."""
+        self.late += late
+        self.held += held and not late
         self.frames += not held
         self._times.append(now)
         self._forget(now)

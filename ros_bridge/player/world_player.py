@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+import numpy as np
+import torch
+
+from mirage_env.camera import Camera
 from mirage_env.errors import CacheExistsError, InvalidOptionError, WorldFailedError
 from mirage_env.interfaces import StartView
 from mirage_env.store import load_world, save_world
-from mirage_env.world_model import WorldModel, WorldState
+from mirage_env.world_model import Chunk, WorldModel, WorldState
+from ros_bridge.messages.optical_frames import Matrix
 from ros_bridge.player.cache_log import CacheLog, family, following
+from ros_bridge.player.memory_views import MemoryView, view_memory
 from ros_bridge.player.motion_commands import Limits
 from ros_bridge.player.playback import Playback
-from ros_bridge.player.played_chunk import PlayedChunk, PlayedFrame, look, open_world
+from ros_bridge.player.played_chunk import PlayedChunk, PlayedFrame, look, observed_chunk, open_world
 from ros_bridge.player.statistics import PlayerStats
+from ros_bridge.sensing.camera_mount import CameraMount
 
 __all__ = ["PlayedFrame", "PlayerStats", "WorldPlayer"]
 
@@ -67,6 +75,8 @@ class WorldPlayer(Playback):
         idle: a standing camera repeats its last frame ("hold"), or goes on imagining it ("generate").
         history: how many chunks `rollback` can undo.
         clock: seconds; only differences count.
+        mount_of: mount of a world's camera on the body that commands move, called where a world is opened; without it
+            the body is at the camera's place.
 
     Raises:
         InvalidOptionError: a rate that is not positive, another `idle`, no history, or a `store` that is a `.zip`.
@@ -86,9 +96,10 @@ class WorldPlayer(Playback):
         idle: Literal["hold", "generate"] = "hold",
         history: int = HISTORY,
         clock: Callable[[], float] = time.monotonic,
+        mount_of: Callable[[Camera], CameraMount] | None = None,
     ) -> None:
         rate = model.config.frames_per_second if rate is None else rate
-        super().__init__(model, rate, limits or Limits(), idle, history, clock)
+        super().__init__(model, rate, limits or Limits(), idle, history, clock, mount_of)
         self._view, self._seed = view, seed
         self._store = None if store is None else Path(store)
         if self._store is not None and self._store.suffix == ".zip":
@@ -206,6 +217,82 @@ class WorldPlayer(Playback):
             return f"the world as it was after {take.state.chunk} chunks{self._where()}"
 
         return self._run(job)
+
+    def observe(self, views: Sequence[StartView]) -> str:
+        """Write real views into the world: a robot's own camera. Returns what it did.
+
+        A camera that stands goes where the last view was seen from; one that moves stays where it is, and its chunk
+        ahead is generated anew. Velocities and goals go on.
+
+        Raises:
+            InvalidImageError, InvalidDepthError, InvalidCameraError: a view that does not fit the model; the world
+                stays as it was.
+            InvalidOptionError: no view, or some with depth and some without.
+            WorldFailedError: the player is not running.
+        """
+        if not views or len({view.depth is None for view in views}) > 1:
+            raise InvalidOptionError(f"{len(views)} views were given; give at least one, all with depth or none")
+
+        def job() -> str:
+            began, before = self._clock(), self.state
+            depth = None if views[0].depth is None else np.stack([d for v in views if (d := v.depth) is not None])
+            images = np.stack([view.image for view in views])
+            chunk, after = self.model.observe(before, images, [view.camera for view in views], depth)
+            self._add_observed(chunk, after, began)
+            return f"{len(views)} views are in the world, {after.memory.points} points"
+
+        return self._run(job)
+
+    def _add_observed(self, chunk: Chunk, after: WorldState, began: float) -> None:
+        with self._changed:
+            if self._ahead is not None:
+                self._drop()
+            self._past.append(self._now.state)
+            if self._is_moving() or self._cursor < len(self._now.frames):
+                after = replace(after, camera=self._now.state.camera, latents=self._now.state.latents)
+                played = replace(self._now, state=after)
+                written = replace(played, chunk=chunk)
+            else:
+                played = written = observed_chunk(chunk, after, began, self._clock)
+                self._cursor, self._standing = len(played.frames) - 1, True
+                if self._mount_of is not None:
+                    self.mount = self._mount_of(after.camera)
+            self._now = played
+            if self._log is not None:
+                self._log.hand()
+                self._submit(self._log.append, written).add_done_callback(self._log.settle)
+            self._changed.notify_all()
+
+    def teleport(self, T_world_cam: Matrix) -> str:
+        """Put the camera elsewhere at once, seeing what the memory shows there; it stands, in a new cache.
+
+        Raises:
+            InvalidPoseError: no rigid motion.
+            WorldFailedError: the player is not running.
+        """
+
+        def job() -> str:
+            before = self.state
+            camera = before.camera.at(T_world_cam)
+            with torch.inference_mode():
+                seen = self.model.refiner.refine(before.memory.read([camera], now=before.chunk + 1))
+            state = replace(before, camera=camera, latents=seen.repeat(len(before.latents), 1, 1, 1))
+            take = look(self.model, state, self._clock)
+            self._replace(take, self._new_log(take))
+            return f"the camera is elsewhere after {state.chunk} chunks{self._where()}"
+
+        return self._run(job)
+
+    def look_at(self, T_world_cam: Matrix) -> tuple[MemoryView, Camera]:
+        """What the memory shows from another pose of the camera; the world stays where it is.
+
+        Raises:
+            InvalidPoseError: no rigid motion.
+            WorldFailedError: the player is not running.
+        """
+        state = self.state
+        camera = state.camera.at(T_world_cam)
+        return self._run(lambda: view_memory(self.model, state, camera)), camera
 
     def save(self, path: str | Path, overwrite: bool = False) -> str:
         """Write the world, as of the end of the chunk that plays, to a new cache: a folder, or a `.zip`.

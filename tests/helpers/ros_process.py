@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from repository import ROOT
 
-LIFETIME = 90.0
+LIFETIME = 400.0
 """Seconds after which a process is killed whatever it does."""
 
 
@@ -196,13 +196,17 @@ class Peer:
         finally:
             self.node.destroy_subscription(subscription)
 
-    def publish(self, topic: str, message: Any, seconds: float = 20.0) -> None:
+    def publish(self, topic: str, message: Any, seconds: float = 20.0, quality: Any = 5) -> None:
         """Send one message, once somebody listens."""
         if topic not in self._publishers:
-            self._publishers[topic] = self.node.create_publisher(type(message), topic, 5)
+            self._publishers[topic] = self.node.create_publisher(type(message), topic, quality)
         publisher = self._publishers[topic]
         self.wait_for(publisher.get_subscription_count, seconds)
         publisher.publish(message)
+
+    def forget(self, topic: str) -> None:
+        """Publish on a topic no more."""
+        self.node.destroy_publisher(self._publishers.pop(topic))
 
     def call(self, kind: Any, service: str, request: Any = None, seconds: float = 20.0) -> Any:
         """The answer of a service."""

@@ -10,6 +10,8 @@ import yaml
 from repository import ROOT
 from ros_process import needs_ros
 
+from mirage_env.errors import InvalidOptionError
+from ros_bridge.package_owners import check_owners
 from ros_bridge.parameters.policy_parameters import PolicyParameters
 from ros_bridge.parameters.world_parameters import WorldParameters
 
@@ -119,3 +121,10 @@ def test_launch_arguments_are_documented():
 def test_launch_description_is_made():
     pytest.importorskip("launch_ros", reason="only a ROS 2 install has launch")
     assert len(runpy.run_path(str(LAUNCH))["generate_launch_description"]().entities) > 3
+
+
+def test_another_owner_of_our_import_names_is_an_error_with_advice():
+    check_owners({"policies": ["mirage-env"], "ros_bridge": ["mirage_env"]})
+    with pytest.raises(InvalidOptionError, match=r"policies is also installed by policies;.*workspace"):
+        check_owners({"policies": ["mirage-env", "policies"]})
+    check_owners()

@@ -1,6 +1,8 @@
 """Images, cameras, points and poses survive the way through messages, and what is wrong with a message is said."""
 
 import io
+import math
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -311,7 +313,9 @@ def test_picture_in_a_palette_or_grey_is_read(rng):
 @pytest.mark.parametrize(
     ("message", "says"),
     [
-        (raw("yuv422", bytes(8), 2, 2, 4), "encoding 'yuv422'; send one of rgb8"),
+        (raw("yuv444", bytes(8), 2, 2, 4), "encoding 'yuv444'; send one of .*rgb8"),
+        (raw("32FC1", bytes(16), 2, 2, 8), "this one is depth"),
+        (raw("uyvy", bytes(12), 3, 2, 6), "send even"),
         (raw("rgb8", bytes(11), 2, 2, 6), "step 6 and 11 bytes"),
         (raw("rgb8", bytes(10), 2, 2, 5), "at least 6 bytes"),
         (raw("rgb8", b"", 0, 0, 0), "0 x 0 pixels"),
@@ -506,25 +510,25 @@ def test_twist_of_another_body_is_refused_and_of_none_is_taken():
 
 
 def test_what_cannot_be_sent_is_refused(family):
-    image, messages = np.zeros((2, 2, 3), np.uint8), family.messages
+    image, made = np.zeros((2, 2, 3), np.uint8), family.messages
     with pytest.raises(InvalidImageError):
-        messages.image_message(image[..., 0], 0, FRAME, messages)
+        messages.image_message(image[..., 0], 0, FRAME, made)
     with pytest.raises(InvalidImageError):
-        messages.image_message(image.astype(np.float32), 0, FRAME, messages)
+        messages.image_message(image.astype(np.float32), 0, FRAME, made)
     with pytest.raises(InvalidImageError):
-        messages.mask_message(image[..., 0], 0, FRAME, messages)
+        messages.mask_message(image[..., 0], 0, FRAME, made)
     with pytest.raises(InvalidDepthError):
-        messages.depth_message(image[..., 0], 0, FRAME, messages)
+        messages.depth_message(image[..., 0], 0, FRAME, made)
     with pytest.raises(InvalidOptionError, match="quality 0"):
-        messages.compressed_message(image, 0, FRAME, "jpeg", 0, messages)
+        messages.compressed_message(image, 0, FRAME, "jpeg", 0, made)
     with pytest.raises(InvalidOptionError, match="codec 'webp'"):
-        messages.compressed_message(image, 0, FRAME, "webp", messages=messages)  # type: ignore[arg-type]
+        messages.compressed_message(image, 0, FRAME, "webp", messages=made)  # type: ignore[arg-type]
     with pytest.raises(InvalidPointsError):
-        messages.cloud_message(np.zeros((2, 3)), np.zeros((1, 3), np.uint8), 0, "map", messages)
+        messages.cloud_message(np.zeros((2, 3)), np.zeros((1, 3), np.uint8), 0, "map", made)
     with pytest.raises(InvalidOptionError, match="stamp"):
-        messages.image_message(image, STAMP_RANGE[1] + 1, FRAME, messages)
+        messages.image_message(image, STAMP_RANGE[1] + 1, FRAME, made)
     with pytest.raises(InvalidActionError):
-        messages.twist_message([np.nan, 0, 0], [0, 0, 0], messages)
+        messages.twist_message([np.nan, 0, 0], [0, 0, 0], made)
 
 
 # ROS itself
@@ -566,3 +570,109 @@ def test_missing_ros_is_one_of_our_errors_and_an_import_error():
         _ = _ros.NoSuchName
     with pytest.raises(MissingPackageError, match="no_such_msgs"):
         _ros.message_type("no_such_msgs/msg/Thing")
+
+
+# Encodings of robots' cameras
+
+
+def bayer(pattern: str, image: np.ndarray) -> np.ndarray:  # [H, W, 3] -> [H, W]
+    """What a sensor with a colour filter sees."""
+    places = {"r": 0, "g": 1, "b": 2}
+    channel = np.array([places[c] for c in pattern]).reshape(2, 2)
+    height, width = image.shape[:2]
+    tiled = np.tile(channel, (height // 2, width // 2))
+    return np.take_along_axis(image, tiled[..., None], axis=2)[..., 0]
+
+
+SMOOTH = np.stack([4 * np.mgrid[0:8, 0:12][0] + 60, 5 * np.mgrid[0:8, 0:12][1] + 90, np.full((8, 12), 200)], -1).astype(
+    np.uint8
+)
+
+
+@pytest.mark.parametrize("pattern", ["rggb", "grbg", "gbrg", "bggr"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_bayer_patterns_give_back_a_smooth_image(pattern, bits):
+    seen = bayer(pattern, SMOOTH)
+    values = seen if bits == 8 else seen.astype(np.uint16) * 257
+    message = raw(f"bayer_{pattern}{bits}", values.tobytes(), 12, 8, 12 * bits // 8)
+    error = np.abs(messages.image_from_message(message).astype(int) - SMOOTH)
+    assert error[1:-1, 1:-1].max() <= 1
+    assert error.max() <= 5
+
+
+def yuv(image: np.ndarray) -> np.ndarray:  # [H, W, 3] -> [H, W, 3]
+    """BT.601, full range."""
+    to_yuv = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+    return np.clip(np.rint(image @ to_yuv.T + [0, 128, 128]), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("encoding", ["uyvy", "yuv422", "yuyv", "yuv422_yuy2", "nv12", "nv21"])
+def test_yuv_gives_back_colours(encoding):
+    image = np.repeat(np.repeat(SMOOTH[::2, ::2], 2, 0), 2, 1)
+    y, u, v = np.moveaxis(yuv(image), -1, 0)
+    if encoding.startswith("nv"):
+        pair = (u, v) if encoding == "nv12" else (v, u)
+        octets = y.tobytes() + np.stack([c[::2, ::2] for c in pair], -1).tobytes()
+        message = raw(encoding, octets, 12, 8, 12)
+    else:
+        first = [u[:, ::2], y[:, ::2], v[:, ::2], y[:, 1::2]]
+        order = first if encoding in ("uyvy", "yuv422") else [first[1], first[0], first[3], first[2]]
+        message = raw(encoding, np.stack(order, -1).tobytes(), 12, 8, 24)
+    assert np.abs(messages.image_from_message(message).astype(int) - image).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "make"),
+    [
+        ("mono16", lambda x: x[..., 0].astype(np.uint16) * 257),
+        ("rgb16", lambda x: x.astype(np.uint16) * 257),
+        ("bgr16", lambda x: x[..., ::-1].astype(np.uint16) * 257),
+        ("8UC3", lambda x: x[..., ::-1]),
+        ("8UC1", lambda x: x[..., 0]),
+    ],
+)
+@pytest.mark.parametrize("big", [0, 1])
+def test_wide_and_opencv_encodings_are_read(encoding, make, big):
+    values = np.ascontiguousarray(make(SMOOTH))
+    octets = values.astype(values.dtype.newbyteorder(">" if big else "<")).tobytes()
+    found = messages.image_from_message(raw(encoding, octets, 12, 8, len(octets) // 8, big))
+    expected = np.repeat(SMOOTH[..., :1], 3, 2) if values.ndim == 2 else SMOOTH
+    np.testing.assert_array_equal(found, expected)
+
+
+def compressed_depth(values: np.ndarray, text: str, config: tuple[float, float] | None) -> SimpleNamespace:
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "png")
+    header = b"" if config is None else struct.pack("<iff", 1, *config)
+    return SimpleNamespace(data=header + file.getvalue(), format=text)
+
+
+@pytest.mark.parametrize("text", ["16UC1; compressedDepth", "16UC1; compressedDepth png", "16UC1; png compressed "])
+def test_compressed_millimetres_come_back(text):
+    values = np.array([[0, 1500], [65535, 1]], np.uint16)
+    config = (0.0, 0.0) if "compressedDepth" in text else None
+    depth = messages.depth_from_compressed(compressed_depth(values, text, config))
+    np.testing.assert_allclose(depth, [[np.inf, 1.5], [65.535, 0.001]], rtol=1e-6)
+
+
+def test_quantised_inverse_depth_comes_back():
+    metres, a = np.array([[0.5, 2.0], [7.0, np.inf]]), 100.0 * 101.0
+    b = 1.0 - a / 10.0
+    values = np.where(np.isfinite(metres), np.rint(a / metres + b), 0).astype(np.uint16)
+    depth = messages.depth_from_compressed(compressed_depth(values, "32FC1; compressedDepth png", (a, b)))
+    np.testing.assert_allclose(depth, metres, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (SimpleNamespace(data=bytes(40), format="16UC1; compressedDepth rvl"), "RVL"),
+        (SimpleNamespace(data=bytes(5), format="16UC1; compressedDepth png"), "5 bytes"),
+        (SimpleNamespace(data=bytes(40), format="16UC1; compressedDepth png"), "no image"),
+        (compressed_depth(np.zeros((2, 2), np.uint8), "16UC1; compressedDepth", (0, 0)), "16 bits"),
+        (compressed_depth(np.ones((2, 2), np.uint16), "32FC1; compressedDepth", (math.nan, 0)), "quantised"),
+    ],
+)
+def test_wrong_compressed_depth_is_refused(message, says):
+    with pytest.raises(InvalidDepthError, match=says):
+        messages.depth_from_compressed(message)

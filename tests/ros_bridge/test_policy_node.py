@@ -14,8 +14,10 @@ from mirage_env.errors import InvalidActionError, InvalidOptionError
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.spaces.actions import RelativePose
 from ros_bridge.messages.optical_frames import body_from_optical
-from ros_bridge.nodes.policy_actions import goal_of, motion_of, observation_of, velocity_of
+from ros_bridge.nodes.policy_actions import motion_of, observation_of
 from ros_bridge.parameters.policy_parameters import PolicyParameters
+from ros_bridge.player.motion_commands import velocity_between
+from ros_bridge.sensing.camera_mount import AT_CAMERA, CameraMount
 
 SHARES = st.lists(st.floats(-1.0, 1.0), min_size=6, max_size=6)
 END_SECONDS = 2.0
@@ -27,7 +29,7 @@ def test_velocity_leads_where_the_environment_leads(action, seconds):
     """A constant velocity of the body, for that time, ends where the chunk of this action ends."""
     start = Camera.from_fov(1.3, 32, 32)
     end = RelativePose(8).cameras(np.array(action), start)[-1]
-    linear, angular = velocity_of(motion_of(action, 1.0, 0.7), seconds)
+    linear, angular = velocity_between(AT_CAMERA.body_motion(motion_of(action, 1.0, 0.7)), seconds)
     count = 2000
     T_step = pose_from_rotation_vector(linear * seconds / count, angular * seconds / count)
     T = np.linalg.matrix_power(T_step, count)
@@ -38,14 +40,15 @@ def test_velocity_leads_where_the_environment_leads(action, seconds):
 def test_goal_is_where_the_environment_leads(action):
     start = Camera.from_fov(1.3, 32, 32, T_world_cam=pose_from_rotation_vector([1.0, 2.0, 3.0], [0.3, -0.2, 0.1]))
     end = RelativePose(8).cameras(np.array(action), start)[-1]
-    goal = goal_of(body_from_optical(start.T_world_cam), motion_of(action, 1.0, 0.7))
+    goal = body_from_optical(start.T_world_cam) @ AT_CAMERA.body_motion(motion_of(action, 1.0, 0.7))
     np.testing.assert_allclose(goal, body_from_optical(end.T_world_cam), atol=1e-6)
 
 
 def test_forward_is_x_and_turning_right_is_negative_z():
-    linear, angular = velocity_of(motion_of([0, 0, 1, 0, 0, 0], 0.5, 0.7), 2.0)
+    mount = CameraMount.looking(1.2)
+    linear, angular = velocity_between(mount.body_motion(motion_of([0, 0, 1, 0, 0, 0], 0.5, 0.7)), 2.0)
     np.testing.assert_allclose(linear, [0.25, 0.0, 0.0], atol=1e-9)
-    linear, angular = velocity_of(motion_of([0, 0, 0, 0, 1, 0], 0.5, 0.6), 2.0)
+    linear, angular = velocity_between(mount.body_motion(motion_of([0, 0, 0, 0, 1, 0], 0.5, 0.6)), 2.0)
     np.testing.assert_allclose(angular, [0.0, 0.0, -0.3], atol=1e-9)
 
 

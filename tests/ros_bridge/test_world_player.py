@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from stand_ins import picture, start_view, walled_world_model
+from worlds import open_minded_model
 
 from mirage_env.errors import CacheExistsError, InvalidImageError, InvalidOptionError, WorldFailedError
 from mirage_env.interfaces import StartView
@@ -19,6 +20,7 @@ from mirage_env.store import load_frames, load_world, open_cache
 from mirage_env.world_model import frames_to_uint8
 from ros_bridge.player.motion_commands import FollowPath, Goal, Limits, Stop, Velocity, plan
 from ros_bridge.player.world_player import WorldPlayer
+from ros_bridge.sensing.camera_mount import CameraMount
 
 FRAMES = 4
 RATE = 10.0
@@ -109,7 +111,7 @@ def play(player, count):
 
     def enough():
         frame = player.next_frame()
-        if frame is not None and not frame.held:
+        if not frame.held:
             found.append(frame)
         return len(found) == count
 
@@ -189,8 +191,12 @@ def test_the_first_chunk_of_a_movement_is_waited_for_with_the_picture_held_and_l
     until(lambda: player._ahead)
     gated.generator.open.clear()
     play(player, FRAMES)
-    assert player.next_frame() is None
-    assert player.stats().late == 1
+    late = player.next_frame()
+    assert late.late
+    assert late.held
+    assert late.image is player.next_frame().image, "the last frame again, so that topics never fall silent"
+    assert player.stats().late == 2
+    assert player.stats().held == 2
     gated.generator.open.set()
 
 
@@ -519,3 +525,65 @@ def test_options_that_are_none_are_refused(model, view, tmp_path):
             WorldPlayer(model, view, **wrong)
     with pytest.raises(WorldFailedError, match="not started"):
         WorldPlayer(model, view).next_frame()
+
+
+# Real views
+
+
+def real_view(player, x, depth=3.0):
+    """What a robot's camera sees to the right of where the player's stands."""
+    camera = player.state.camera.moved(pose_from_rotation_vector([x, 0.0, 0.0], [0.0, 0.3, 0.0]))
+    return StartView(picture(5), camera, np.full(picture().shape[:2], depth, np.float32))
+
+
+@pytest.fixture(scope="module")
+def open_minded():
+    return open_minded_model()
+
+
+def test_real_views_enter_the_world_and_a_standing_camera_goes_where_they_were_seen(open_minded, make, tmp_path):
+    player = make(open_minded, store=tmp_path / "walk.zarr", mount_of=lambda c: CameraMount.above_floor(c.T_world_cam))
+    play(player, 1)
+    before, view = player.state, real_view(player, 0.5)
+    assert "1 views" in player.observe([view])
+    assert player.state.memory.points > before.memory.points
+    np.testing.assert_array_equal(player.state.camera.T_world_cam, view.camera.T_world_cam)
+    np.testing.assert_array_equal(player.next_frame().image, view.image)
+    player.rollback(1)
+    assert_same_state(player.state, before)
+
+
+def test_real_views_leave_a_moving_camera_on_its_way(open_minded, make):
+    player = make(open_minded)
+    player.command(FORWARD)
+    play(player, 2)
+    before, shown = player.state, player.next_frame().camera.position
+    player.observe([real_view(player, 0.5)])
+    assert player.state.memory.points > before.memory.points
+    np.testing.assert_array_equal(player.state.camera.T_world_cam, before.camera.T_world_cam)
+    steps = np.diff([shown, *(f.camera.position for f in play(player, 2 * FRAMES))], axis=0)
+    assert np.linalg.norm(steps, axis=1).max() < 1.5 * np.linalg.norm(steps, axis=1).mean(), "no jump"
+
+
+def test_a_wrong_view_leaves_the_world_as_it_was(open_minded, make):
+    player = make(open_minded)
+    before = player.state
+    wrong = replace(real_view(player, 0.5), image=np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(InvalidImageError):
+        player.observe([wrong])
+    with pytest.raises(InvalidOptionError, match="give at least one"):
+        player.observe([])
+    assert player.state is before
+
+
+def test_a_look_from_elsewhere_changes_nothing_and_a_teleport_goes_there(open_minded, make):
+    player = make(open_minded)
+    before = player.state
+    there = before.camera.moved(pose_from_rotation_vector([0.1, 0.0, 0.2], [0.0, 0.1, 0.0])).T_world_cam
+    view, camera = player.look_at(there)
+    assert player.state is before
+    assert 0.0 < view.coverage <= 1.0
+    player.teleport(there)
+    np.testing.assert_array_equal(player.state.camera.T_world_cam, camera.T_world_cam)
+    assert player.state.memory is before.memory
+    assert np.abs(player.next_frame().image.astype(int) - view.image).max() <= 1

@@ -1,0 +1,1 @@
+"""Sensing: transforms between frames, time synchronisation, rectification and camera mounts, without ROS."""
