@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import array
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,7 +11,9 @@ from numpy.typing import ArrayLike
 from mirage_env.export import OccupancyGrid
 from ros_bridge.messages.geometry import pose_message, twist_message
 from ros_bridge.messages.message_types import ROS, Messages, header_message, time_message
-from ros_bridge.sensing.laser_scan import Scan
+
+if TYPE_CHECKING:
+    from ros_bridge.sensing.laser_scan import Scan
 
 SHORTEST, LONGEST = 0.01, 1000.0
 """Ranges of a scan, metres."""
