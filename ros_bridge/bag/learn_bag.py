@@ -23,7 +23,7 @@ PEAK = 255.0
 
 @dataclass(frozen=True)
 class LearnReport:
-    """What became of the views of a bag."""
+    """Report on the views of a bag that were learned."""
 
     written: int
     """Views in the memory."""

@@ -14,7 +14,7 @@ from mirage_env.world_model import WorldModel, WorldState, frames_to_uint8
 
 @dataclass(frozen=True, eq=False)
 class MemoryView:
-    """What a memory shows at a camera."""
+    """View of a memory at a camera."""
 
     image: NDArray[np.uint8]  # [H, W, 3] RGB
     depth: NDArray[np.float32]  # [H, W] metres, inf where nothing is known

@@ -284,7 +284,7 @@ class WorldPlayer(Playback):
         return self._run(job)
 
     def look_at(self, T_world_cam: Matrix) -> tuple[MemoryView, Camera]:
-        """What the memory shows from another pose of the camera; the world stays where it is.
+        """Render the memory from another pose of the camera; the world stays where it is.
 
         Raises:
             InvalidPoseError: no rigid motion.
