@@ -12,8 +12,7 @@ import numpy as np
 from mirage_env.errors import BagContentError
 from mirage_env.interfaces import StartView
 from mirage_env.store import CacheWriter
-from mirage_env.world_model import WorldModel
-from mirage_env.world_state import Chunk, WorldState
+from mirage_env.world_model import Chunk, WorldModel, WorldState
 from ros_bridge.bag.read_bag import open_views
 from ros_bridge.nodes.start_views import camera_view
 from ros_bridge.player.memory_views import view_memory
@@ -24,7 +23,7 @@ PEAK = 255.0
 
 @dataclass(frozen=True)
 class LearnReport:
-    """What became of the views of a bag."""
+    """Report on the views of a bag that were learned."""
 
     written: int
     """Views in the memory."""

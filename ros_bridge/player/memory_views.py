@@ -9,14 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
-from mirage_env.images import frames_to_uint8
-from mirage_env.world_model import WorldModel
-from mirage_env.world_state import WorldState
+from mirage_env.world_model import WorldModel, WorldState, frames_to_uint8
 
 
 @dataclass(frozen=True, eq=False)
 class MemoryView:
-    """What a memory shows at a camera."""
+    """View of a memory at a camera."""
 
     image: NDArray[np.uint8]  # [H, W, 3] RGB
     depth: NDArray[np.float32]  # [H, W] metres, inf where nothing is known

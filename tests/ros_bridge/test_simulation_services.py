@@ -1,4 +1,4 @@
-"""Standard services of simulators drive a player; requests and answers are stood in for: no wheel has their types."""
+"""The standard services of simulators drive a player; requests and answers are stood in for: no wheel has them."""
 
 import sys
 from types import ModuleType, SimpleNamespace
