@@ -12,7 +12,8 @@ import numpy as np
 from mirage_env.errors import BagContentError
 from mirage_env.interfaces import StartView
 from mirage_env.store import CacheWriter
-from mirage_env.world_model import Chunk, WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 from ros_bridge.bag.read_bag import open_views
 from ros_bridge.nodes.start_views import camera_view
 from ros_bridge.player.memory_views import view_memory

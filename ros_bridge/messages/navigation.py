@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import array
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mirage_env.export import OccupancyGrid
 from ros_bridge.messages.geometry import pose_message, twist_message
+from ros_bridge.messages.laser_scan import Scan
 from ros_bridge.messages.message_types import ROS, Messages, header_message, time_message
-
-if TYPE_CHECKING:
-    from ros_bridge.sensing.laser_scan import Scan
 
 SHORTEST, LONGEST = 0.01, 1000.0
 """Ranges of a scan, metres."""

@@ -23,7 +23,7 @@ from ros_bridge.player.memory_views import enlarged
 from ros_bridge.player.motion_commands import velocity_between
 from ros_bridge.player.played_chunk import PlayedFrame
 from ros_bridge.sensing.camera_mount import CameraMount, map_from_world
-from ros_bridge.sensing.laser_scan import laser_scan
+from ros_bridge.messages.laser_scan import laser_scan
 
 Box = tuple[float, float, float, float]
 UP = (0.0, -1.0, 0.0)

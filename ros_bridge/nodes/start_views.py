@@ -29,7 +29,8 @@ def start_view(config: WorldModelConfig, options: WorldParameters) -> StartView:
         return replace(room_view(config, options.seed), prompt=options.prompt)
     fov = math.radians(options.fov) if options.fov else None
     view = start_view_from_files(config, Path(options.start_image).expanduser(), fov=fov)
-    return replace(view, camera=view.camera.at(options.start_mount.camera(np.eye(4))))
+    mounted = view.camera.at(options.start_mount.camera(np.eye(4)))
+    return replace(view, camera=mounted, prompt=options.prompt)
 
 
 def room_view(config: WorldModelConfig, seed: int) -> StartView:

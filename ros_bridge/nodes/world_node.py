@@ -47,7 +47,8 @@ Services of simulation_interfaces, where it is installed: ~/get_simulator_featur
 Lifecycle: configure loads the model and opens or resumes the store, activate streams, deactivate pauses, cleanup and
 shutdown close both. With `autostart` (default) the node goes to active by itself.
 Parameters (ranges and meanings: `world_parameters.py`, or `ros2 param describe`)
-  world       model device offload control lora start_image fov seed store store_frames resume threads
+  world       model device offload control lora steps prompt negative_prompt guidance_scale start_image fov seed
+              store store_frames resume threads
   stream      rate publish_clock clock_factor publish_width publish_height jpeg_quality points_rate scan_bearings
               obstacle_low obstacle_high grid_rate grid_resolution
   motion      cmd_vel_type planar max_speed max_turn cmd_timeout

@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
-from mirage_env.world_model import WorldModel, WorldState, frames_to_uint8
+from mirage_env.images import frames_to_uint8
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import WorldState
 
 
 @dataclass(frozen=True, eq=False)

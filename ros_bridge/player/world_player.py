@@ -18,7 +18,8 @@ from mirage_env.camera import Camera
 from mirage_env.errors import CacheExistsError, InvalidOptionError, WorldFailedError
 from mirage_env.interfaces import StartView
 from mirage_env.store import load_world, save_world
-from mirage_env.world_model import Chunk, WorldModel, WorldState
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
 from ros_bridge.messages.optical_frames import Matrix
 from ros_bridge.player.cache_log import CacheLog, family, following
 from ros_bridge.player.memory_views import MemoryView, view_memory
