@@ -14,6 +14,7 @@ import zipfile
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from site import getsitepackages as site_packages
 
 import pytest
 from packaging.requirements import Requirement
@@ -44,13 +45,20 @@ def package_xml() -> ET.Element:
 
 
 @pytest.fixture(scope="module")
-def distributions(tmp_path_factory) -> tuple[set[str], set[str], str]:
-    """Files of a wheel and of a source distribution, built as pip builds them, and the wheel's entry points."""
+def built(tmp_path_factory) -> Path:
+    """Folder of a wheel and of a source distribution, built as pip builds them."""
     source = copy_repository(tmp_path_factory.mktemp("source"))
     out = tmp_path_factory.mktemp("dist")
     for kind in ("sdist", "wheel"):
         hook = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
         subprocess.run([sys.executable, "-c", hook, str(out)], cwd=source, check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def distributions(built) -> tuple[set[str], set[str], str]:
+    """Files of the wheel and of the source distribution, and the wheel's entry points."""
+    out = built
     with zipfile.ZipFile(next(out.glob("*.whl"))) as wheel:
         in_wheel = set(wheel.namelist())
         entry_points = wheel.read(next(n for n in in_wheel if n.endswith("entry_points.txt"))).decode()
@@ -222,6 +230,47 @@ def test_wheel_holds_the_packages_and_nothing_else(distributions):
     assert "mirage = mirage_env.cli:main" in entry_points
     for node in NODES:
         assert f"{node} = ros_bridge.nodes.{node}:main" in entry_points
+
+
+LARGEST_WHEEL = 45 * 2**20
+WALK_FROM_THE_WHEEL = """
+import sys
+from importlib.metadata import version
+import gymnasium, mirage_env
+from gymnasium.utils.env_checker import check_env
+from mirage_env.cli import main
+assert mirage_env.__file__.startswith(sys.argv[1]), mirage_env.__file__
+assert mirage_env.__version__ == version("mirage-env")
+check_env(gymnasium.make("Mirage/World-v0").unwrapped, skip_render_check=True)
+sys.exit(main(["walk", "--seed", "7", "--path", "forward", "--chunks", "1", "--out", "walk"]))
+"""
+
+
+@pytest.fixture
+def bare_environment(built, tmp_path) -> Path:
+    """Python of an environment that has the wheel, installed by pip, and its dependencies; not this checkout."""
+    python = tmp_path / "bare/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    [site] = (tmp_path / "bare").glob("lib/python*/site-packages")
+    libraries = [path for path in site_packages() if not path.startswith(str(ROOT))]
+    (site / "dependencies.pth").write_text("\n".join(libraries))  # .pth files of those folders are not read
+    [wheel] = built.glob("*.whl")
+    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PIP_FIND_LINKS": ""})
+    return python
+
+
+def test_wheel_is_small(built):
+    [wheel] = built.glob("*.whl")
+    assert wheel.stat().st_size < LARGEST_WHEEL
+
+
+def test_wheel_alone_walks_and_passes_the_environment_checker(bare_environment, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(bare_environment), "-c", WALK_FROM_THE_WHEEL, str(tmp_path / "bare")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "walk/walk.mp4").is_file()
 
 
 def test_sdist_holds_what_a_build_and_a_test_need(distributions):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mirage_env.doctor import installation, machine
@@ -37,10 +37,27 @@ class Doctor:
     Ends with 1 where something keeps Mirage from working, else with 0.
     """
 
+    details: bool = False
+    """Print every finding on a line of its own, also where nothing is missing."""
     json: bool = False
     """Print the findings as JSON."""
     walk: bool = False
     """Also load the shipped model, every weight checked, and walk with it."""
+
+
+def _is_extra(finding: Finding) -> bool:
+    return finding.what.startswith("[")
+
+
+def _summary(found: Sequence[Finding]) -> Iterator[str]:
+    """One line for the extras that are missing, and one for all that is there."""
+    missing = [finding.what.strip("[]") for finding in found if _is_extra(finding) and finding.level != "ok"]
+    if missing:
+        advice = "mirage doctor --details says what each gives"
+        yield str(Finding("note", "extras", f"not installed: {', '.join(missing)}", advice))
+    there = [finding.what for finding in found if finding.level == "ok"]
+    if there:
+        yield str(Finding("ok", "there", ", ".join(there)))
 
 
 def examine(options: Doctor, show: Callable[[str], object]) -> int:
@@ -49,11 +66,14 @@ def examine(options: Doctor, show: Callable[[str], object]) -> int:
     for check in [*CHECKS, *([installation.walk] if options.walk else [])]:
         for finding in check():
             found.append(finding)
-            if not options.json:
+            if not options.json and (options.details or (finding.level != "ok" and not _is_extra(finding))):
                 show(str(finding))
     problems, notes = (sum(finding.level == level for finding in found) for level in ("problem", "note"))
     if options.json:
         show(json.dumps([dataclasses.asdict(finding) for finding in found], indent=1))
     else:
+        if not options.details:
+            for line in _summary(found):
+                show(line)
         show(f"{problems or 'no'} problem{'s' * (problems != 1)}, {notes} note{'s' * (notes != 1)}")
     return min(problems, 1)

@@ -322,7 +322,10 @@ def test_it_runs_as_a_program(tmp_path, model):
     done = subprocess.run([*command, "--out", tmp_path / "w"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "1 chunk, 4 frames" in done.stdout
-    assert "100 %, 4 of 4 frames" in done.stderr, "a line of progress, for there is no terminal"
+    said = done.stderr.splitlines()
+    assert "walk: 100 %, 4 of 4 frames" in said, "a line of progress, for there is no terminal"
+    expected = ("walk: ", "path loop is made", "the first start compiles")
+    assert all(line.startswith(expected) for line in said), done.stderr
     refused = subprocess.run([*command, "--out", tmp_path / "w"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert refused.stderr.startswith("mirage walk: --out")

@@ -135,10 +135,24 @@ def test_every_extra_is_explained():
 def test_exit_code_is_one_only_for_problems(memory, code, monkeypatch, capsys):
     checks = (partial(machine.memory, memory), partial(machine.gpu, []))
     monkeypatch.setattr(doctor, "CHECKS", checks)
-    assert main(["doctor"]) == code
+    assert main(["doctor", "--details"]) == code
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[-1] == ("1 problem, 1 note" if code else "no problems, 1 note")
+
+
+def test_report_is_short_and_its_details_are_complete(monkeypatch, capsys):
+    found = [Finding("ok", f"part {i}", "there") for i in range(20)]
+    found += [Finding("note", f"[extra{i}]", "lacks a package", "pip install it") for i in range(15)]
+    found += [Finding("note", "GPU", "none", "read on"), Finding("problem", "weights", "damaged", "install again")]
+    monkeypatch.setattr(doctor, "CHECKS", (lambda: iter(found),))
+    assert main(["doctor"]) == 1
+    short = capsys.readouterr().out.splitlines()
+    assert len(short) <= 10
+    for name in ("part 0", "part 19", "extra0", "extra14", "GPU", "install again", "--details"):
+        assert any(name in line for line in short), name
+    assert main(["doctor", "--details"]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == len(found) + 1
 
 
 def test_this_machine_is_described_as_json(tmp_path, monkeypatch, capsys):

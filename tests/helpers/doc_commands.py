@@ -91,7 +91,8 @@ def options_of(words: Sequence[str]) -> set[str]:
     model = ["--model=a"] * (known[:1] == ["train"] and "--model" in words)
     with contextlib.redirect_stdout(said):
         assert main([*known, *model, "--help"]) == 0, f"mirage {shlex.join(words)}"
-    return set(re.findall(r"--[a-z][a-z0-9-]*", said.getvalue())) | ({"--version"} if not known else set())
+    hidden = set() if known else {"--version", "--tyro-write-completion"}
+    return set(re.findall(r"--[a-z][a-z0-9-]*", said.getvalue())) | hidden
 
 
 def _mirage(arguments: Sequence[str]) -> None:
