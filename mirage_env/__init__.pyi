@@ -1,4 +1,5 @@
 # ruff: isort: skip_file
+from . import adapters as adapters
 from . import config as config
 from . import datasets as datasets
 from . import envs as envs

@@ -29,7 +29,7 @@ class Export:
     out: Path
     """File of the world, or folder of the new dataset, which must not be there yet."""
     to: Literal["ply", "pcd", "splat", "glb", "map", "minari", "lerobot", "episodes"] = "minari"
-    """Of a world: ply or pcd (coloured points), splat (3D Gaussians as .ply), glb (a mesh, with Open3D), map (pgm and
+    """Of a world: ply or pcd (coloured points), splat (3D Gaussians as .ply), glb (a mesh), map (pgm and
     yaml for map_server). Of episodes: minari (lossless), lerobot (what a policy sees and does at every step), or
     episodes (from Minari)."""
     resolution: float = 0.05
@@ -96,8 +96,11 @@ def _export_world(options: Export) -> str:
         rows, columns = grid.cells.shape
         free = int((grid.cells == export.FREE).sum()) * grid.resolution**2
         return f"{about} and {picture.name}: {columns} x {rows} cells of {grid.resolution} m, {free:.1f} m2 free"
-    if options.to == "glb":
-        return f"{export.save_mesh(memory, model.codec, options.out)}: a mesh of {memory.points} tokens"
     patches = export.patches_of(memory, model.codec)
-    save = {"ply": export.save_ply, "pcd": export.save_pcd, "splat": export.save_splat}[options.to]
-    return f"{save(patches, options.out)}: {len(patches)} {'Gaussians' if options.to == 'splat' else 'points'}"
+    save, what = {
+        "ply": (export.save_ply, "points"),
+        "pcd": (export.save_pcd, "points"),
+        "splat": (export.save_splat, "Gaussians"),
+        "glb": (export.save_mesh, "squares"),
+    }[options.to]
+    return f"{save(patches, options.out)}: {len(patches)} {what}"

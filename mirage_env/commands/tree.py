@@ -154,6 +154,11 @@ MIRAGE = Command(
             "policies.rollout.command:Rollout",
             f"{RUN}:rollout",
         ),
+        "learn": Command(
+            "Write a recording into a world: RGB-D folder, posed photographs, a video with a camera file, or a bag.",
+            "mirage_env.commands.learn:Learn",
+            "mirage_env.commands.learn:learn",
+        ),
         "camera": Command(
             "Recognise a camera file of others: format, axes, units, lens, and what contradicts itself.",
             "mirage_env.commands.camera:CameraReport",

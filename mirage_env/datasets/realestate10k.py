@@ -32,6 +32,7 @@ TOLERANCE_US = 50_000
 """A frame counts as that of a timestamp if it is at most this far from it: just over one frame at 24 frames/s."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _SEEK_AHEAD_US = 1_000_000
+_END_US = 10**15
 _LINKS = ("http://", "https://")
 _FRAME = re.compile(rb"pts_time:\s*(\S+).* s:(\d+)x(\d+)")
 Picture = NDArray[np.uint8]
@@ -179,6 +180,22 @@ def read_video_frames(
         raise ClipError(f"no frame of {path} was asked for; give at least one timestamp")
     frames = _nearest_images(path, wanted) if path.is_dir() else _nearest_frames(path, wanted)
     return np.stack([frame if size is None else _fit(frame, size) for frame in frames])
+
+
+def video_frames(
+    path: str | Path,
+    times: NDArray[np.float64] | None = None,  # [N] seconds from the start, increasing
+) -> Iterator[tuple[int, Picture]]:  # microseconds, [H, W, 3]
+    """Frames of a video as a stream: those nearest to some times, or all of them.
+
+    Raises:
+        ClipError: it cannot be read, or has no frame near one of the times.
+    """
+    if times is None:
+        yield from _decode(Path(path), 0, _END_US)
+        return
+    wanted = [round(1e6 * float(t)) for t in times]
+    yield from zip(wanted, _nearest_frames(Path(path), wanted), strict=True)
 
 
 def _nearest_images(folder: Path, wanted: Sequence[int]) -> Iterator[Picture]:

@@ -13,10 +13,11 @@ TASKS: dict[str, tuple[str | None, int | None]] = {
 }
 """Task and longest episode, in steps, by the name in the id."""
 
-FAMILIES = {
+FAMILIES: dict[str, tuple[str, str | None]] = {
     "Mirage/{}-v0": ("mirage_env.envs.world:MirageEnv", "mirage_env.envs.world:MirageVectorEnv"),
     "Mirage/Readout{}-v0": ("mirage_env.envs.readout:ReadoutEnv", "mirage_env.envs.readout:ReadoutVectorEnv"),
     "Rooms/{}-v0": ("mirage_env.rooms.env:RoomsEnv", "mirage_env.rooms.env:RoomsVectorEnv"),
+    "Mujoco/{}-v0": ("mirage_env.adapters.mujoco_world:MujocoEnv", None),
 }
 """Entry points of the environment and of its vector environment, by id."""
 
@@ -25,7 +26,7 @@ def register_environments() -> None:
     """Register every task in every family of worlds."""
     for pattern, (entry_point, vector_entry_point) in FAMILIES.items():
         for name, (task, steps) in TASKS.items():
-            learned = {} if pattern.startswith("Rooms") else {"start_views": "mirage_env.rooms:start_view"}
+            learned = {} if pattern.startswith(("Rooms", "Mujoco")) else {"start_views": "mirage_env.rooms:start_view"}
             gymnasium.register(
                 pattern.format("" if name == "World" and "Readout" in pattern else name),
                 entry_point=entry_point,

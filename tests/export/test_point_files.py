@@ -86,27 +86,36 @@ def test_pcd_is_what_the_specification_says(patches, tmp_path):
     assert np.array_equal(rows["bgr"][:, 2::-1], patches.colours)
 
 
-def test_clouds_and_mesh_are_read_by_open3d(model, state, patches, tmp_path):
-    o3d = pytest.importorskip("open3d")
+def test_clouds_are_read_by_open3d(patches, tmp_path):
+    o3d = pytest.importorskip("open3d", exc_type=ImportError)
     for file in (save_pcd(patches, tmp_path / "w.pcd"), save_ply(patches, tmp_path / "w.ply")):
         cloud = o3d.io.read_point_cloud(str(file))
         np.testing.assert_allclose(np.asarray(cloud.points), patches.xyz, atol=1e-5)
         np.testing.assert_allclose(255 * np.asarray(cloud.colors), patches.colours, atol=1)
-    mesh = trimesh.load(save_mesh(state.memory, model.codec, tmp_path / "w.glb", voxel=0.1), force="mesh")
-    assert len(mesh.faces) > 100
 
 
-def test_mesh_without_its_package_says_which(model, state, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "open3d", None)
+@pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
+def test_mesh_has_the_area_colours_and_front_of_the_surface(state, patches, tmp_path, kind):
+    mesh = trimesh.load(save_mesh(patches, tmp_path / f"w.{kind}"), force="mesh", process=False)
+    assert mesh.area == pytest.approx(float((patches.size**2).sum()), rel=1e-4)
+    towards = np.einsum("ij,ij->i", mesh.face_normals, state.camera.position - mesh.triangles_center)
+    assert (towards > 0).all()
+    assert np.abs(np.asarray(mesh.visual.vertex_colors)[:, :3].mean(0) - patches.colours.mean(0)).max() < 2
+
+
+def test_mesh_without_its_package_or_with_an_unknown_ending_is_refused(patches, tmp_path, monkeypatch):
+    with pytest.raises(InvalidOptionError, match="ending"):
+        save_mesh(patches, tmp_path / "w.xyz")
+    monkeypatch.setitem(__import__("sys").modules, "trimesh", None)
     with pytest.raises(MissingPackageError, match=r"mirage-env\[mesh\]"):
-        save_mesh(state.memory, model.codec, tmp_path / "w.glb")
+        save_mesh(patches, tmp_path / "w.glb")
 
 
-@pytest.mark.parametrize("kind", ["ply", "pcd", "splat", "map"])
+@pytest.mark.parametrize("kind", ["ply", "pcd", "splat", "glb", "map"])
 def test_command_writes_a_saved_world(model, state, tmp_path, capsys, monkeypatch, kind):
     save_world(tmp_path / "world.zarr", state, model)
     monkeypatch.setattr("mirage_env.models.world_model_loader.load_world_model", lambda name: model)
-    out = tmp_path / f"out/room.{'yaml' if kind == 'map' else 'ply'}"
+    out = tmp_path / f"out/room.{ {'map': 'yaml', 'glb': 'glb'}.get(kind, 'ply') }"
     floor = ["--floor", "-1.0"] if kind == "map" else []
     assert cli.main(["export", str(tmp_path / "world.zarr"), "--to", kind, "--out", str(out), *floor]) == 0
     assert str(out) in capsys.readouterr().out

@@ -1,0 +1,163 @@
+"""MuJoCo scenes as worlds: a free camera with colour, depth and labels through MuJoCo's own renderer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirage_env.adapters.rgbd_env import RgbdEnv, RgbdView
+from mirage_env.camera import Camera
+from mirage_env.errors import InvalidOptionError, MissingPackageError
+from mirage_env.interfaces import MOVER, SKY, STATIC
+
+FOV = 1.2
+"""Horizontal field of view of start cameras, radians."""
+
+
+class MujocoWorld:
+    """Renders a scene from any pinhole camera: `world(camera, time)`, as `RgbdEnv` takes it.
+
+    Bodies that are not welded to the world are movers. The simulation is stepped to the time that is asked for, without
+    control; for a robot that acts, change `data` and call `view`.
+
+    Args:
+        scene: MJCF or MJB file, MJCF as text, or an `mujoco.MjModel`.
+
+    Raises:
+        MissingPackageError: MuJoCo is not installed, or no OpenGL is there that needs no display.
+        InvalidOptionError: a scene that MuJoCo cannot load.
+    """
+
+    def __init__(self, scene: Any) -> None:
+        self._mujoco = _library()
+        self.model = _model(self._mujoco, scene)
+        self.data = self._mujoco.MjData(self.model)
+        self._mujoco.mj_forward(self.model, self.data)
+        self._renderers: dict[tuple[int, int], Any] = {}
+
+    def __call__(self, camera: Camera, time: float) -> RgbdView:
+        """What a camera sees after that many simulated seconds."""
+        if time < self.data.time - 1e-9:
+            self._mujoco.mj_resetData(self.model, self.data)
+        while self.data.time + 0.5 * self.model.opt.timestep < time:
+            self._mujoco.mj_step(self.model, self.data)
+        self._mujoco.mj_forward(self.model, self.data)
+        return self.view(camera)
+
+    def view(self, camera: Camera) -> RgbdView:
+        """What a camera sees of `data` as it is."""
+        renderer = self._renderer((camera.height, camera.width))
+        renderer.update_scene(self.data)
+        for eye in renderer.scene.camera:
+            _aim(eye, camera)
+        image = renderer.render().copy()
+        renderer.enable_depth_rendering()
+        depth = renderer.render().astype(np.float32)
+        renderer.disable_depth_rendering()
+        renderer.enable_segmentation_rendering()
+        parts = renderer.render()
+        renderer.disable_segmentation_rendering()
+        labels = self._labels(parts)
+        depth = np.where(labels == SKY, np.inf, depth).astype(np.float32)
+        return RgbdView(image, depth, labels)
+
+    def start_camera(self, rng: np.random.Generator, size: tuple[int, int]) -> Camera:
+        """A level camera at the height of the scene's centre, looking across it from a random side."""
+        yaw, centre = rng.uniform(-np.pi, np.pi), np.array(self.model.stat.center)
+        forward = np.array([np.cos(yaw), np.sin(yaw), 0.0])
+        T = np.eye(4)
+        T[:3, :3] = np.stack([np.cross(forward, [0.0, 0.0, 1.0]), [0.0, 0.0, -1.0], forward], axis=1)
+        T[:3, 3] = centre - 1.2 * float(self.model.stat.extent) * forward
+        T[2, 3] = max(T[2, 3], 0.3 * float(self.model.stat.extent))
+        return Camera.from_fov(FOV, *size, T)
+
+    def close(self) -> None:
+        """Free the renderers."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+
+    def _labels(self, parts: NDArray[np.int32]) -> NDArray[np.uint8]:  # [H, W, 2] -> [H, W]
+        number, kind = parts[..., 0], parts[..., 1]
+        geom = kind == int(self._mujoco.mjtObj.mjOBJ_GEOM)
+        moving = self.model.body_weldid[self.model.geom_bodyid] != 0
+        moves = geom & moving[np.clip(number, 0, len(moving) - 1)]
+        return np.where(number < 0, SKY, np.where(moves, MOVER, STATIC)).astype(np.uint8)
+
+    def _renderer(self, size: tuple[int, int]) -> Any:
+        if size not in self._renderers:
+            width, height = self.model.vis.global_.offwidth, self.model.vis.global_.offheight
+            self.model.vis.global_.offwidth, self.model.vis.global_.offheight = (
+                max(width, size[1]),
+                max(height, size[0]),
+            )
+            try:
+                self._renderers[size] = self._mujoco.Renderer(self.model, *size)
+            except (RuntimeError, ImportError, AttributeError, OSError) as error:
+                raise MissingPackageError(
+                    f"MuJoCo finds no OpenGL ({error}); install libegl1 or libosmesa6 and set MUJOCO_GL=egl or osmesa"
+                ) from error
+        return self._renderers[size]
+
+
+class MujocoEnv(RgbdEnv):
+    """`Mujoco/World-v0`: a MuJoCo scene with the spaces and tasks of `Rooms/World-v0`.
+
+    Args:
+        scene: MJCF or MJB file, MJCF as text, or an `mujoco.MjModel`.
+        start: the first camera, or a function that draws one; a level one that looks across the scene if not given.
+        image_size: H, W pixels.
+        **arguments: of `RgbdEnv`.
+    """
+
+    def __init__(
+        self, scene: Any, start: Any = None, image_size: tuple[int, int] = (128, 128), **arguments: Any
+    ) -> None:
+        self.mujoco_world = MujocoWorld(scene)
+        start = start or (lambda rng: self.mujoco_world.start_camera(rng, image_size))
+        super().__init__(self.mujoco_world, start, image_size, **arguments)
+
+    def close(self) -> None:
+        """Free the renderers."""
+        self.mujoco_world.close()
+        super().close()
+
+
+def _library() -> Any:
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        import mujoco
+    except (ImportError, AttributeError) as error:  # AttributeError: PyOpenGL without a library
+        raise MissingPackageError(f"MuJoCo cannot be loaded ({error}); pip install 'mirage-env[mujoco]'") from error
+    return mujoco
+
+
+def _model(mujoco: Any, scene: Any) -> Any:
+    if isinstance(scene, mujoco.MjModel):
+        return scene
+    try:
+        if isinstance(scene, str) and scene.lstrip().startswith("<"):
+            return mujoco.MjModel.from_xml_string(scene)
+        path = Path(scene)
+        load = mujoco.MjModel.from_binary_path if path.suffix == ".mjb" else mujoco.MjModel.from_xml_path
+        return load(str(path))
+    except (ValueError, TypeError, OSError) as error:
+        raise InvalidOptionError(
+            f"the scene cannot be loaded by MuJoCo ({error}); give an MJCF file or text"
+        ) from error
+
+
+def _aim(eye: Any, camera: Camera) -> None:
+    """Set one of MuJoCo's cameras to ours: pose, and a frustum through the corners of the image."""
+    R, near = camera.T_world_cam[:3, :3], float(eye.frustum_near)
+    K = camera.K_image
+    left, right = -K[0, 2] / K[0, 0] * near, (camera.width - K[0, 2]) / K[0, 0] * near
+    eye.pos[:], eye.forward[:], eye.up[:] = camera.position, R[:, 2], -R[:, 1]
+    eye.frustum_center, eye.frustum_width = 0.5 * (left + right), 0.5 * (right - left)
+    eye.frustum_top, eye.frustum_bottom = K[1, 2] / K[1, 1] * near, -(camera.height - K[1, 2]) / K[1, 1] * near

@@ -1,0 +1,112 @@
+"""Open a recording by what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mirage_env.camera import Camera
+from mirage_env.datasets.camera_files import CameraPath, Lens, read_cameras
+from mirage_env.datasets.recordings.tum import is_tum, open_tum, read_depth
+from mirage_env.datasets.recordings.view import PosedView, Recording
+from mirage_env.errors import InvalidImageError, InvalidOptionError
+from mirage_env.files import inside
+from mirage_env.files.pictures import open_picture
+
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+PLACES = ("", "images", "rgb", "color", "../images", "../../images")
+"""Where images of a camera file lie, from its folder."""
+
+
+def open_recording(
+    source: str | Path,
+    cameras: str | Path | None = None,
+    lens: Lens | None = None,
+    depth_scale: float | None = None,
+) -> Recording:
+    """Open an RGB-D folder, posed photographs, or a video with a camera file.
+
+    Args:
+        source: folder with `rgb.txt`, `depth.txt` and `groundtruth.txt` (TUM), with a `transforms.json` or a COLMAP
+        model
+            and its images, or a video.
+        cameras: camera file of a video, or of photographs that lie elsewhere.
+        lens: intrinsics where the files tell none.
+        depth_scale: units of 16-bit depth images per metre; 5000 for TUM, else 1000.
+
+    Raises:
+        InvalidOptionError: nothing there that is a recording, or no lens.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise InvalidOptionError(f"there is no recording {source}")
+    if is_tum(source):
+        return open_tum(source, lens, depth_scale or 5000.0)
+    if source.is_file() and source.suffix.lower() in VIDEOS:
+        if cameras is None:
+            raise InvalidOptionError(f"{source} is a video without poses; give a camera file of its frames: --cameras")
+        return _video(source, read_cameras(cameras), lens)
+    path = read_cameras(cameras or source)
+    if not path.names:
+        raise InvalidOptionError(
+            f"{path.format} names no images; give a folder of images with their cameras, or a video"
+        )
+    folder = source if source.is_dir() else source.parent
+    return _photographs(folder, path, lens, depth_scale or 1000.0)
+
+
+def _photographs(folder: Path, path: CameraPath, lens: Lens | None, depth_scale: float) -> Recording:
+    place = next((folder / p for p in PLACES if _image(folder / p, path.names[0]) is not None), None)
+    if place is None:
+        raise InvalidOptionError(
+            f"{folder} has no image {path.names[0]} (looked in {', '.join(p or '.' for p in PLACES)})"
+        )
+
+    def views() -> Iterator[PosedView]:
+        for i, name in enumerate(path.names):
+            file = _image(place, name)
+            if file is None:
+                continue
+            glass = path.lens(i) or lens
+            image = np.asarray(open_picture(file, "RGB", upright=False))
+            depth = None
+            if path.depth_names:
+                depth = read_depth(inside(folder, path.depth_names[i]), depth_scale)
+            yield _view(image, depth, glass, path.T_world_cam[i], name)
+
+    return Recording(path.format, len(path), views, bool(path.depth_names), path.metric, path.points)
+
+
+def _image(folder: Path, name: str) -> Path | None:
+    """The file of an image; instant-ngp leaves endings out."""
+    for end in ("", ".png", ".jpg", ".jpeg", ".JPG"):
+        if (file := inside(folder, f"{name}{end}")).is_file():
+            return file
+    return None
+
+
+def _view(image: np.ndarray, depth: np.ndarray | None, lens: Lens | None, pose: np.ndarray, name: str) -> PosedView:
+    height, width = image.shape[:2]
+    if lens is None:
+        raise InvalidOptionError(f"{name}: no file tells the lens; give its focal length in pixels: --focal")
+    if depth is not None and depth.shape != (height, width):
+        raise InvalidImageError(f"{name}: the depth has {depth.shape} pixels, the image {(height, width)}; register it")
+    camera = Camera(pose, lens.K_image, lens.height or height, lens.width or width).resized(height, width)
+    straight = lens if lens.distorted else None
+    if straight is not None:
+        image = straight.undistort(image)
+        depth = None if depth is None else straight.undistort(depth, nearest=True)
+    return PosedView(image, camera, depth, name)
+
+
+def _video(source: Path, path: CameraPath, lens: Lens | None) -> Recording:
+    from mirage_env.datasets.realestate10k import video_frames
+
+    def views() -> Iterator[PosedView]:
+        times = None if path.times is None else path.times - path.times[0]
+        for i, (_, image) in zip(range(len(path)), video_frames(source, times), strict=False):
+            yield _view(np.asarray(image), None, path.lens(i) or lens, path.T_world_cam[i], f"frame {i}")
+
+    return Recording(f"video with {path.format}", len(path), views, False, path.metric, path.points)

@@ -1,0 +1,133 @@
+"""RGB-D folders as the TUM benchmark lays them out: `rgb.txt`, `depth.txt`, `groundtruth.txt`, matched by time.
+
+Beside them may lie `intrinsics.json`: `{"color": {fx, fy, cx, cy, width, height}, "depth": {...}, "T_color_depth":
+4 x 4}`, for depth cameras of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirage_env.camera import Camera
+from mirage_env.datasets.camera_files import Lens, read_cameras
+from mirage_env.datasets.recordings.depth_filter import registered_depth
+from mirage_env.datasets.recordings.view import PosedView, Recording
+from mirage_env.errors import InvalidDepthError, InvalidOptionError
+from mirage_env.files import inside, read_json_object, read_npy, read_regular
+from mirage_env.files.pictures import open_picture
+from mirage_env.poses import interpolate
+
+NEAR = 0.03
+"""Images and depth maps belong together that are at most so many seconds apart."""
+MOST_BYTES = 2**26
+Array = NDArray[np.float64]
+
+
+def is_tum(folder: Path) -> bool:
+    """Whether a folder is laid out so."""
+    return all((folder / name).is_file() for name in ("rgb.txt", "groundtruth.txt"))
+
+
+def open_tum(folder: Path, lens: Lens | None, depth_scale: float) -> Recording:
+    """Open a TUM folder.
+
+    Raises:
+        InvalidOptionError: lists that cannot be read or never match, or no lens.
+    """
+    times, names = _list(folder / "rgb.txt")
+    depth_times, depth_names = _list(folder / "depth.txt") if (folder / "depth.txt").is_file() else (np.zeros(0), [])
+    truth = read_cameras(folder / "groundtruth.txt")
+    if truth.times is None or len(truth) < 2:
+        raise InvalidOptionError(
+            f"{folder / 'groundtruth.txt'} holds no poses with times; give timestamp x y z qx qy qz qw"
+        )
+    color, depth_lens, T_color_depth = _lenses(folder)
+    color = color or lens
+    if color is None:
+        raise InvalidOptionError(f"{folder} tells no lens; put an intrinsics.json beside rgb.txt, or give --focal")
+    stamps = truth.times
+    usable = [i for i, t in enumerate(times) if stamps[0] <= t <= stamps[-1]]
+    if not usable:
+        raise InvalidOptionError(
+            f"{folder}: images are of {times[0]:.3f} to {times[-1]:.3f} s, poses of {stamps[0]:.3f} to "
+            f"{stamps[-1]:.3f} s"
+        )
+
+    def views() -> Iterator[PosedView]:
+        for i in usable:
+            image = np.asarray(open_picture(inside(folder, names[i]), "RGB", upright=False))
+            pose = _pose_at(truth.T_world_cam, stamps, times[i])
+            camera = Camera(pose, color.K_image, color.height or image.shape[0], color.width or image.shape[1])
+            camera = camera.resized(image.shape[0], image.shape[1])
+            depth = None
+            if len(depth_times):
+                k = int(np.argmin(np.abs(depth_times - times[i])))
+                if abs(depth_times[k] - times[i]) > NEAR:
+                    continue
+                depth = read_depth(inside(folder, depth_names[k]), depth_scale)
+                if depth_lens is not None:
+                    seen = Camera(pose @ T_color_depth, depth_lens.K_image, *depth.shape)
+                    depth = registered_depth(depth, seen, camera)
+            yield PosedView(color.undistort(image), camera, depth, names[i])
+
+    return Recording(f"RGB-D folder ({folder.name})", len(usable), views, bool(len(depth_times)), True)
+
+
+def read_depth(file: Path, scale: float) -> NDArray[np.float32]:  # [H, W] metres, 0 unknown
+    """Depth of a 16-bit image (`scale` units a metre) or of `.npy` in metres.
+
+    Raises:
+        InvalidDepthError: what cannot be read, or an image of 8 bits.
+    """
+    try:
+        if file.suffix == ".npy":
+            return read_npy(file).astype(np.float32)
+        image = open_picture(file, None, upright=False)
+    except (OSError, ValueError) as error:
+        raise InvalidDepthError(f"{file} is no depth map that can be read ({error})") from error
+    if not image.mode.startswith(("I", "F")):
+        raise InvalidDepthError(f"{file} is an image of mode {image.mode}; depth has 16 bits")
+    return (np.asarray(image).astype(np.float32) / scale).astype(np.float32)
+
+
+def _list(file: Path) -> tuple[Array, list[str]]:
+    """Times and file names of a list."""
+    try:
+        rows = [line.split() for line in read_regular(file, MOST_BYTES).decode().splitlines()]
+        rows = [row for row in rows if row and not row[0].startswith("#")]
+        return np.array([float(row[0]) for row in rows]), [row[1] for row in rows]
+    except (OSError, ValueError, IndexError) as error:
+        raise InvalidOptionError(f"{file} is no list of `timestamp file` ({error})") from error
+
+
+def _pose_at(poses: Array, stamps: Array, time: float) -> Array:
+    """The pose between its two neighbours, on a constant screw."""
+    after = int(np.clip(np.searchsorted(stamps, time), 1, len(stamps) - 1))
+    span = stamps[after] - stamps[after - 1]
+    share = 0.0 if span <= 0.0 else float((time - stamps[after - 1]) / span)
+    return np.asarray(interpolate(poses[after - 1], poses[after], share))
+
+
+def _lenses(folder: Path) -> tuple[Lens | None, Lens | None, Array]:
+    """Lens of the colour camera, of a depth camera of its own, and `T_color_depth`."""
+    file = folder / "intrinsics.json"
+    if not file.is_file():
+        return None, None, np.eye(4)
+    said = read_json_object(file)
+    depth = _lens(said["depth"], file) if "depth" in said else None
+    return _lens(said.get("color", said), file), depth, np.asarray(said.get("T_color_depth", np.eye(4)), np.float64)
+
+
+def _lens(said: Any, file: Path) -> Lens:
+    try:
+        size = int(said["height"]), int(said["width"])
+        bent = tuple(float(k) for k in said.get("distortion", ()))
+        fx, fy, cx, cy = (float(said[name]) for name in ("fx", "fy", "cx", "cy"))
+        return Lens(fx, fy, cx, cy, *size, bent, "opencv" if bent else "pinhole")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidOptionError(f"{file} lacks a lens ({error!r}); give fx, fy, cx, cy, width, height") from error

@@ -1,0 +1,98 @@
+"""Other simulators as worlds: what they render is geometry that fits together, in our conventions."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from mirage_env.adapters import MujocoWorld, RgbdEnv, RgbdView
+from mirage_env.camera import Camera
+from mirage_env.datasets import record_environment
+from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidOptionError, MissingPackageError
+from mirage_env.interfaces import MOVER, SKY, STATIC
+from mirage_env.poses import pose_from_rotation_vector
+from mirage_env.rooms import Room
+
+SCENE = """<mujoco><worldbody><light pos="0 0 3"/>
+<geom type="plane" size="9 9 .1" rgba=".5 .6 .7 1"/>
+<geom type="box" pos="2 0 .5" size=".3 .5 .5" rgba="1 0 0 1"/>
+<geom type="box" pos="2.4 -1.5 .8" size=".2 .3 .8" rgba="0 0 1 1"/>
+<body pos="2 1.2 1"><freejoint/><geom type="sphere" size=".3" rgba="0 1 0 1"/></body>
+</worldbody></mujoco>"""
+T_WORLD_CAM = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0.6], [0, 0, 0, 1]])
+K = np.array([[60.0, 0, 40], [0, 70, 20], [0, 0, 1]])
+CAMERA = Camera(T_WORLD_CAM, K, 48, 64)
+
+
+def rooms_env(**arguments) -> RgbdEnv:
+    room = Room.generate(3, "test")
+
+    def render(camera: Camera, time: float) -> RgbdView:
+        view = room.render(camera, time, samples=1)
+        return RgbdView(view.image, view.depth, view.labels)
+
+    return RgbdEnv(render, lambda rng: room.start_camera(rng, 24, 24), (24, 24), chunk_frames=4, **arguments)
+
+
+def test_rgbd_environment_can_be_recorded_and_has_our_spaces(tmp_path):
+    env = rooms_env(info_frames=True, observe=("depth",))
+    observation, info = env.reset(seed=3)
+    assert env.observation_space.contains(observation)
+    assert info["coverage"] == 1.0
+    clips = record_environment(env, tmp_path, clips=1, frames=9, seed=3)
+    assert clips.images.shape == (1, 9, 24, 24, 3)
+    env.reset(seed=3, options={"camera": pose_from_rotation_vector([2.0, 2.0, 1.4], [0, 0, 0])})
+
+
+def test_rgbd_environment_refuses_what_is_no_view():
+    def render(camera: Camera, time: float) -> RgbdView:
+        return RgbdView(np.zeros((24, 24, 3), np.uint8), np.full((24, 24), -1.0))
+
+    with pytest.raises(InvalidDepthError, match="down to"):
+        RgbdEnv(render, Camera.from_fov(1.0, 24, 24), (24, 24)).reset(seed=0)
+    with pytest.raises(InvalidCameraError, match="resized"):
+        RgbdEnv(render, Camera.from_fov(1.0, 16, 16), (24, 24)).reset(seed=0)
+    with pytest.raises(InvalidOptionError, match="near"):
+        RgbdEnv(render, Camera.from_fov(1.0, 24, 24), (24, 24), near=2.0, far=1.0)
+
+
+@pytest.fixture(scope="module")
+def world():
+    pytest.importorskip("mujoco")
+    try:
+        found = MujocoWorld(SCENE)
+        found.view(CAMERA)
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+    yield found
+    found.close()
+
+
+def test_mujoco_renders_what_a_pinhole_camera_sees(world):
+    """Off-centre principal point, pixels that are not square: the floor's depth follows from geometry."""
+    view = world(CAMERA, 0.0)
+    assert view.image.shape == (48, 64, 3)
+    assert view.depth[18, 40] == pytest.approx(1.7, abs=0.01), "the front of the red box"
+    assert view.image[18, 40, 0] > 2 * max(view.image[18, 40, 1:])
+    rows = np.arange(40, 48)
+    np.testing.assert_allclose(view.depth[rows, 5], 0.6 * 70.0 / (rows + 0.5 - 20.0), rtol=0.02)
+    assert view.labels[18, 40] == STATIC
+    assert (view.labels == MOVER).any()
+    assert np.array_equal(np.isinf(view.depth), view.labels == SKY)
+
+
+def test_mujoco_moves_with_time_and_back(world):
+    centre = [np.argwhere(world(CAMERA, t).labels == MOVER).mean(0)[0] for t in (0.0, 0.3, 0.0)]
+    assert centre[1] > centre[0] + 2
+    assert centre[2] == centre[0]
+
+
+def test_mujoco_environment_records_views_that_fit_together(world, tmp_path):
+    env = gym.make("Mujoco/World-v0", scene=SCENE, start=CAMERA, image_size=(48, 64), info_frames=True, chunk_frames=4)
+    clips = record_environment(env, tmp_path, clips=1, frames=9, seed=1)
+    assert clips.frames == 9
+    env.close()
+
+
+def test_scene_that_is_none_is_refused(world):
+    with pytest.raises(InvalidOptionError, match="MJCF"):
+        MujocoWorld("<mujoco><nonsense/></mujoco>")

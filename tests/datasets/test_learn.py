@@ -1,0 +1,278 @@
+"""Learning a world from a recording: what was recorded is read back, with either registration, in constant memory."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+from rgbd_folders import T_COLOR_DEPTH, room_walk, write_tum
+from stand_ins import picture
+from tiny import tiny_world_model
+
+from mirage_env import cli, load_world
+from mirage_env.camera import Camera
+from mirage_env.datasets.learn import LearnConfig, find_scale, learn_world
+from mirage_env.datasets.metric_scale import depth_ratio, scale_from_distances, scale_from_ratios
+from mirage_env.datasets.recordings import PosedView, Recording, filtered_depth, open_recording, registered_depth
+from mirage_env.errors import InvalidOptionError, MirageError
+from mirage_env.poses import pose_from_rotation_vector
+
+SIZE = (48, 64)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_world_model()
+
+
+@pytest.fixture(scope="module")
+def walk():
+    return room_walk(3, 12, SIZE)
+
+
+def oracle(walk) -> Recording:
+    room, cameras = walk
+
+    def views():
+        for i, camera in enumerate(cameras):
+            view = room.render(camera, samples=1)
+            yield PosedView(view.image, camera, view.depth, str(i))
+
+    return Recording("oracle", len(cameras), views, True, True)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["registered", "depth camera of its own"])
+def folder(request, walk, tmp_path_factory):
+    return write_tum(tmp_path_factory.mktemp("rgbd") / "room", *walk, own_depth_camera=request.param)
+
+
+def test_rgbd_folder_gives_the_views_that_were_recorded(walk, folder):
+    room, cameras = walk
+    recording = open_recording(folder)
+    views = list(recording.views())
+    assert recording.has_depth
+    assert recording.metric
+    assert len(views) == recording.count == len(cameras)
+    errors, known = [], []
+    for view, camera in zip(views, cameras, strict=True):
+        true = room.render(camera, samples=1)
+        np.testing.assert_allclose(view.camera.T_world_cam, camera.T_world_cam, atol=1e-6)
+        np.testing.assert_allclose(view.camera.K_image, camera.K_image, atol=1e-9)
+        assert np.array_equal(view.image, true.image)
+        both = (view.depth > 0) & (true.depth < 7.0)
+        errors.append(np.abs(view.depth / true.depth - 1.0)[both])
+        known.append(both.mean())
+    assert np.median(np.concatenate(errors)) < 0.015
+    assert np.mean(known) > 0.6
+
+
+def test_learned_world_is_read_back_as_well_as_the_oracles(model, walk, folder):
+    config = LearnConfig(hold_out=4)
+    _, truth = learn_world(model, oracle(walk), config)
+    state, found = learn_world(model, open_recording(folder), config)
+    assert found.held_out == truth.held_out == 3
+    assert found.psnr > truth.psnr - 0.5
+    assert found.coverage > 0.7 * truth.coverage
+    assert state.memory.points == found.points > 0
+
+
+def test_view_that_shows_nothing_new_is_no_key_frame(model):
+    camera, depth = Camera.from_fov(1.2, 32, 32), np.full((32, 32), 3.0, np.float32)
+    still = Recording("still", 9, lambda: iter([PosedView(picture(), camera, depth)] * 9), True, True)
+    _, report = learn_world(model, still, LearnConfig(hold_out=0))
+    assert (report.views, report.key_frames) == (9, 1)
+    assert math.isnan(report.psnr)
+
+
+def test_one_view_is_held_at_a_time(model):
+    alive, most = set(), [0]
+
+    class Counted(np.ndarray):
+        def __del__(self):
+            alive.discard(id(self))
+
+    def views():
+        for i in range(30):
+            image = np.asarray(picture(i)).copy().view(Counted)
+            alive.add(id(image))
+            most[0] = max(most[0], len(alive))
+            camera = Camera.from_fov(1.2, 32, 32, pose_from_rotation_vector([0, 0, 0], [0, 0.3 * i, 0]))
+            yield PosedView(image, camera, np.full((32, 32), 3.0, np.float32))
+            del image
+
+    learn_world(model, Recording("stream", 30, views, True, True), LearnConfig(hold_out=0))
+    assert most[0] <= 3
+
+
+# Depth
+
+
+def test_filter_removes_what_no_surface_measures_and_keeps_the_rest():
+    depth = np.full((20, 20), 3.0, np.float32)
+    depth[:, 10:] = 5.0
+    depth[5, 5] = 4.0  # alone
+    depth[:, 10] = 4.0  # flying between the surfaces
+    depth[0, 0], depth[1, 15], depth[15, 15] = 0.01, 90.0, np.inf
+    found = filtered_depth(depth, 0.1, 50.0)
+    assert found[5, 5] == found[0, 0] == found[1, 15] == 0.0
+    assert not found[2:-2, 10].any()
+    assert found[15, 15] == np.inf
+    assert (found[8:, 2:8] == 3.0).all()
+    assert (found[8:13, 13:] == 5.0).all()
+
+
+def test_registered_depth_is_what_the_image_camera_would_measure(walk):
+    room, cameras = walk
+    to = cameras[0]
+    of = Camera.from_fov(1.1, *SIZE, to.T_world_cam @ T_COLOR_DEPTH)
+    found, true = registered_depth(room.render(of).depth, of, to), room.render(to).depth
+    both = found > 0
+    assert both.mean() > 0.6
+    assert np.median(np.abs(found[both] / true[both] - 1.0)) < 0.01
+
+
+# Photographs, videos, scale
+
+
+def photographs(folder, walk, unit=1.0, depth=False, points=True):
+    """A COLMAP model of the walk with its images, lengths in another unit."""
+    from test_camera_files import inverse, vector_from_pose
+
+    room, cameras = walk
+    (folder / "sparse").mkdir(parents=True)
+    (folder / "images").mkdir()
+    K = cameras[0].K_image
+    numbers = f"{K[0, 0]} {K[1, 1]} {K[0, 2]} {K[1, 2]}"
+    (folder / "sparse/cameras.txt").write_text(f"1 PINHOLE {SIZE[1]} {SIZE[0]} {numbers}\n")
+    rows, cloud = [], []
+    for i, camera in enumerate(cameras):
+        view = room.render(camera, samples=1)
+        Image.fromarray(view.image).save(folder / f"images/{i:03}.png")
+        T = camera.T_world_cam.copy()
+        T[:3, 3] /= unit
+        v = vector_from_pose(inverse(T))
+        rows.append(f"{i + 1} {' '.join(map(repr, map(float, [*v[3:], *v[:3]])))} 1 {i:03}.png\n\n")
+        y, x = np.mgrid[4:48:8, 4:64:8].reshape(2, -1)
+        rays = np.linalg.solve(K, np.stack([x + 0.5, y + 0.5, np.ones(len(x))])) * view.depth[y, x]
+        cloud.append((camera.T_world_cam[:3, :3] @ rays + camera.T_world_cam[:3, 3:]).T / unit)
+    (folder / "sparse/images.txt").write_text("".join(rows))
+    listed = np.concatenate(cloud)[np.isfinite(np.concatenate(cloud)).all(1)] if points else np.zeros((0, 3))
+    text = "".join(f"{i} {x} {y} {z} 0 0 0 0.1\n" for i, (x, y, z) in enumerate(listed))
+    (folder / "sparse/points3D.txt").write_text(text)
+    return folder
+
+
+class TrueDepth:
+    """Estimates the depth of a room, in metres, by looking."""
+
+    def __init__(self, room, unit):
+        self.room, self.unit = room, unit
+
+    def estimate(self, images, cameras, known=None):
+        import torch
+
+        poses = [c.T_world_cam.copy() for c in cameras]
+        for T in poses:
+            T[:3, 3] *= self.unit
+        return torch.from_numpy(
+            np.stack([self.room.render(c.at(T)).depth for c, T in zip(cameras, poses, strict=True)])
+        )
+
+
+def test_scale_of_photographs_is_found_from_depth_and_points(model, walk, tmp_path):
+    from dataclasses import replace
+
+    recording = open_recording(photographs(tmp_path / "photos", walk, unit=2.5))
+    assert not recording.metric
+    scale = find_scale(replace(model, depth=TrueDepth(walk[0], 2.5)), recording)
+    assert scale.factor == pytest.approx(2.5, rel=0.03)
+    assert abs(scale.factor / 2.5 - 1.0) < 4 * scale.error + 0.02
+    assert scale.samples > 5
+
+
+def test_photographs_without_depth_become_a_world(model, walk, tmp_path):
+    state, report = learn_world(model, open_recording(photographs(tmp_path / "photos", walk, unit=2.5)))
+    assert report.scale is not None
+    assert report.views == 12
+    assert state.memory.points > 0
+
+
+def test_scale_from_known_distances():
+    positions = np.array([[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]])
+    scale = scale_from_distances(positions, [(0, 1, 0.5), (0, 2, 1.0), (0, 3, 1.53)])
+    assert scale.factor == pytest.approx(0.5, rel=0.01)
+    assert 0.0 <= scale.error < 0.05
+    for wrong in ([], [(0, 9, 1.0)], [(0, 1, -1.0)], [(1, 1, 1.0)]):
+        with pytest.raises(InvalidOptionError):
+            scale_from_distances(positions, wrong)
+    with pytest.raises(InvalidOptionError, match="no view"):
+        scale_from_ratios([])
+
+
+def test_too_few_points_say_nothing_about_a_view():
+    camera = Camera.from_fov(1.0, 16, 16)
+    assert depth_ratio(np.full((16, 16), 4.0), camera, np.array([[0.0, 0, 2.0]])) is None
+    points = np.array([[0.01 * i, 0, 2.0] for i in range(9)])
+    assert depth_ratio(np.full((16, 16), 4.0), camera, points) == pytest.approx(2.0)
+
+
+def test_nerfstudio_folder_with_depth(walk, tmp_path):
+    room, cameras = walk
+    frames = []
+    for i, camera in enumerate(cameras[:3]):
+        view = room.render(camera, samples=1)
+        Image.fromarray(view.image).save(tmp_path / f"{i}.png")
+        np.save(tmp_path / f"{i}.npy", np.where(np.isfinite(view.depth), view.depth, 0.0))
+        matrix = (camera.T_world_cam @ np.diag([1.0, -1, -1, 1])).tolist()
+        frames.append({"file_path": f"{i}", "depth_file_path": f"{i}.npy", "transform_matrix": matrix})
+    K = cameras[0].K_image
+    lens = {"fl_x": K[0, 0], "fl_y": K[1, 1], "cx": K[0, 2], "cy": K[1, 2], "w": SIZE[1], "h": SIZE[0]}
+    (tmp_path / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
+    views = list(open_recording(tmp_path).views())
+    for view, camera in zip(views, cameras, strict=False):
+        np.testing.assert_allclose(view.camera.T_world_cam, camera.T_world_cam, atol=1e-9)
+        assert np.median(np.abs(view.depth / room.render(camera, samples=1).depth - 1.0)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda f: f / "nowhere", "there is no recording"),
+        (lambda f: f, "no COLMAP model"),
+        (lambda f: (f / "a.mp4").write_bytes(b"x") and f / "a.mp4", "--cameras"),
+        (
+            lambda f: (
+                (f / "rgb.txt").write_text("0 a.png")
+                and (f / "groundtruth.txt").write_text("0 0 0 0 0 0 0 1\n9 0 0 0 0 0 0 1")
+                and f
+            ),
+            "--focal",
+        ),
+    ],
+)
+def test_what_is_no_recording_is_refused(tmp_path, make, says):
+    with pytest.raises(MirageError, match=says):
+        open_recording(make(tmp_path))
+
+
+def test_file_names_of_a_recording_do_not_lead_out_of_it(walk, tmp_path):
+    folder = write_tum(tmp_path / "room", walk[0], walk[1][:2])
+    rows = (folder / "rgb.txt").read_text().replace("rgb/0000.png", "../../secret.png")
+    (folder / "rgb.txt").write_text(rows)
+    with pytest.raises(MirageError, match="leads out"):
+        list(open_recording(folder).views())
+
+
+def test_command_writes_a_world_that_goes_on(model, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mirage_env.models.model_options.ModelOptions.load", lambda self, name: model)
+    out = tmp_path / "worlds/room.zarr"
+    assert cli.main(["learn", str(folder), "--out", str(out), "--hold-out", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "views written" in said
+    assert "read back at" in said
+    state = load_world(out, model)
+    chunk, _ = model.step(state, [state.camera] * model.config.frames_per_chunk)
+    assert chunk.coverage > 0.3
+    assert cli.main(["learn", str(folder), "--out", str(out)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
