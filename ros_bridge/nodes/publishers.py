@@ -17,13 +17,13 @@ from mirage_env.fit_view import centre_crop
 from mirage_env.memory import PointMemory
 from mirage_env.poses import inverse
 from ros_bridge import _ros, messages
+from ros_bridge.messages.laser_scan import laser_scan
 from ros_bridge.messages.optical_frames import R_BODY_OPTICAL, Matrix
 from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.player.memory_views import enlarged
 from ros_bridge.player.motion_commands import velocity_between
 from ros_bridge.player.played_chunk import PlayedFrame
 from ros_bridge.sensing.camera_mount import CameraMount, map_from_world
-from ros_bridge.messages.laser_scan import laser_scan
 
 Box = tuple[float, float, float, float]
 UP = (0.0, -1.0, 0.0)
