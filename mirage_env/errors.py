@@ -1,4 +1,4 @@
-"""What can go wrong, one class per mistake.
+"""Errors: one class per mistake.
 
 Every class has two parents: `MirageError`, so that one `except` catches all of ours, and the built-in that a caller
 would expect. Every message says what came, what is allowed and what to do.

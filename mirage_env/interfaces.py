@@ -29,7 +29,7 @@ STATIC, MOVER, SKY = 0, 1, 2
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """What a memory shows at T target cameras, and what it knows of the point that won each cell.
+    """Readout of a memory at T target cameras: latents, and the geometry of the point that won each cell.
 
     Where `observed` is 0 every other field is 0. Memory and world live on the CPU; networks bring their inputs to their
     own device and the results back.
@@ -112,7 +112,7 @@ class Memory(Protocol):
         ...
 
     def read(self, cameras: Sequence[Camera], now: int, splat: Splat | None = None) -> Readout:
-        """What the memory shows at T cameras, seen in chunk `now`."""
+        """Read the memory at T cameras, seen in chunk `now`."""
         ...
 
     @property

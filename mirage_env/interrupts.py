@@ -16,7 +16,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 class Interrupt:
-    """Whether somebody has asked to stop."""
+    """Flag that says whether somebody has asked to stop."""
 
     def __init__(self) -> None:
         self.asked = False

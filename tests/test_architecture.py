@@ -97,6 +97,20 @@ LAYERS = (
 )
 """Packages and modules of `mirage_env`, lowest first: each imports its layer and those below. Others stand on top."""
 
+MOST_MODULES = {"mirage_env": 14, "mirage_env/models": 10, "mirage_env/store": 10, "ros_bridge": 10}
+"""Modules directly in a package, at most: a stranger reads one listing."""
+LANDMARKS = {
+    "z-buffer": "mirage_env/readout/zbuffer.py",
+    "gate": "mirage_env/memory/gate.py",
+    "SE(3) exponential": "mirage_env/poses.py",
+    "step of the Gymnasium environment": "mirage_env/envs/world.py",
+    "commit marker": "mirage_env/store/format/commit_marker.py",
+    "download from the hub": "mirage_env/models/io/hub.py",
+    "condition of the side branch": "mirage_env/models/wan/branch_condition.py",
+    "handler of cmd_vel": "ros_bridge/nodes/cmd_vel.py",
+}
+"""Files that people look for, by what they call it."""
+
 POLICIES_MAY_IMPORT = {"gymnasium", "lazy_loader", "numpy", "torch", "policies", *sys.stdlib_module_names}
 """And `mirage_env` for type checking, or in `POLICIES_WITH_WORLDS`."""
 LEARNING = ("policies/learned.py", "policies/training/*")
@@ -260,6 +274,17 @@ def test_packages_import_each_other_without_cycles():
     graphlib.TopologicalSorter(graph).prepare()
 
 
+@pytest.mark.parametrize(("package", "most"), MOST_MODULES.items())
+def test_package_fits_on_one_listing(package, most):
+    modules = [path for path in PYTHON_FILES if path.rpartition("/")[0] == package]
+    assert 0 < len(modules) <= most, modules
+
+
+@pytest.mark.parametrize(("searched", "path"), LANDMARKS.items())
+def test_landmark_is_found_by_the_name_of_its_file(searched, path):
+    assert path in PYTHON_FILES, f"no file is named after {searched!r}"
+
+
 def test_world_model_is_one_screenful_of_files():
     lines = len((ROOT / "mirage_env/world_model.py").read_text().splitlines())
     assert lines <= WORLD_MODEL_LINES, f"world_model.py has {lines} lines; it is the data flow and nothing else"
@@ -347,15 +372,7 @@ def test_private_import_is_seen(source, wrong):
 
 RIDDLE = re.compile(r"^(?:What|Where|Which|Whether|How|Who|Those|It)\b|\btold\b")
 """A first line of a docstring begins with a verb in the imperative or a noun of the field."""
-PLAIN = tuple(f"mirage_env/{name}/*" for name in ("commands", "doctor", "evaluation", "viewer", "viz"))
-PLAIN += (
-    "mirage_env/__init__.py",
-    "mirage_env/cli.py",
-    "mirage_env/notebook.py",
-    "docs/*.py",
-    "examples/*",
-    "ros_bridge/*",
-)
+PLAIN = (*LIBRARY, "docs/*.py", "examples/*")
 
 
 def riddles(source: str) -> list[str]:

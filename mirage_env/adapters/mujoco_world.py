@@ -41,7 +41,7 @@ class MujocoWorld:
         self._renderers: dict[tuple[int, int], Any] = {}
 
     def __call__(self, camera: Camera, time: float) -> RgbdView:
-        """What a camera sees after that many simulated seconds."""
+        """Render what a camera sees after that many simulated seconds."""
         if time < self.data.time - 1e-9:
             self._mujoco.mj_resetData(self.model, self.data)
         while self.data.time + 0.5 * self.model.opt.timestep < time:
@@ -50,7 +50,7 @@ class MujocoWorld:
         return self.view(camera)
 
     def view(self, camera: Camera) -> RgbdView:
-        """What a camera sees of `data` as it is."""
+        """Render what a camera sees of `data` as it is."""
         renderer = self._renderer((camera.height, camera.width))
         renderer.update_scene(self.data)
         for eye in renderer.scene.camera:

@@ -21,7 +21,7 @@ from mirage_env.spaces.reset_options import as_camera
 
 @dataclass(frozen=True, eq=False)
 class RgbdView:
-    """What a simulator renders."""
+    """View rendered by a simulator."""
 
     image: NDArray[np.uint8]  # [H, W, 3]
     depth: NDArray[np.floating]  # [H, W] z in metres, inf where there is no surface
@@ -34,7 +34,7 @@ Render = Callable[[Camera, float], RgbdView]
 
 @dataclass(frozen=True)
 class RgbdState:
-    """Where the camera is, and when."""
+    """Return the camera's pose and time."""
 
     camera: Camera
     chunk: int = 0

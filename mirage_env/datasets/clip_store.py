@@ -41,7 +41,7 @@ Half = NDArray[np.float16]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What holds for all clips of a data set."""
+    """Properties shared by all clips of a data set."""
 
     image_size: tuple[int, int]  # H, W
     latent_size: tuple[int, int]  # h, w
@@ -68,7 +68,7 @@ class DatasetInfo:
         return DatasetInfo(config.image_size, config.latent_size, config.latent_channels, stride, window, codec, **more)
 
     def check_model(self, config: WorldModelConfig) -> None:
-        """Whether a model of that configuration can train on these latents.
+        """Return whether a model of that configuration can train on these latents.
 
         Raises:
             DatasetError: it cannot.
@@ -145,7 +145,7 @@ def create_dataset(path: Path, info: DatasetInfo) -> None:
 
 
 def read_info(path: Path) -> DatasetInfo:
-    """What holds for all clips.
+    """Read the properties shared by all clips.
 
     Raises:
         DatasetError: there is no data set, or it is of another format or version, or damaged.
@@ -172,7 +172,7 @@ def clip_names(path: Path) -> list[str]:
 
 
 def has_clip(path: Path, name: str) -> bool:
-    """Whether a clip has been written."""
+    """Return whether a clip has been written."""
     return (path / "clips" / f"{name}{ENDING}").is_file()
 
 

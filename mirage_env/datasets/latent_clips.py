@@ -78,7 +78,7 @@ class LatentClips:
 
     @cached_property
     def has_imagined(self) -> bool:
-        """Whether a model has imagined these clips."""
+        """Return whether a model has imagined these clips."""
         return (self.path / "imagined").is_dir()
 
     def imagined(self, index: int) -> LatentClip | None:

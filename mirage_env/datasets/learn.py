@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LearnConfig:
-    """How a recording becomes a world.
+    """Options of learning a world from a recording.
 
     Raises:
         InvalidOptionError: a number out of range.
@@ -65,7 +65,7 @@ class LearnConfig:
 
 @dataclass(frozen=True)
 class LearnReport:
-    """What became of a recording."""
+    """Report on a recording that became a world."""
 
     views: int
     key_frames: int
@@ -81,7 +81,7 @@ class LearnReport:
 
 @dataclass
 class _Progress:
-    """What is kept while views stream by."""
+    """State that is kept while views stream by."""
 
     views: int = 0
     key_frames: int = 0

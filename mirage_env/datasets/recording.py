@@ -124,7 +124,7 @@ def checked_labels(labels: ArrayLike | None, metres: NDArray[np.float32], place:
 
 
 def _there(folder: Path, meta: dict[str, Any], frames: int) -> dict[str, Any]:
-    """What a recording that is to go on says of itself."""
+    """Read the metadata of a recording that is continued."""
     if not (folder / "clips.json").is_file():
         return {"clips": 0, "episodes": 0}
     clips = Clips(folder)
@@ -183,7 +183,7 @@ def _take(
 
 
 def _has_time_limit(env: Any) -> bool:
-    """Whether a wrapper truncates episodes that could go on."""
+    """Return whether a wrapper truncates episodes that could go on."""
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, TimeLimit):
             return True

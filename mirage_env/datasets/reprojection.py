@@ -55,7 +55,7 @@ class _Reading:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well one view predicts another, in one reading."""
+    """Agreement of one view with another, in one reading of its axes and units."""
 
     found: float
     """Share of the points that land in the other view where it measured their depth."""
@@ -108,7 +108,7 @@ def check_reprojection(views: Views, name: str) -> None:
 
 
 def _fits(views: Views, pairs: list[tuple[int, int]], given: list[Agreement]) -> bool:
-    """Whether no other reading could explain these pairs better."""
+    """Return whether no other reading could explain these pairs better."""
     still = _mean([_difference(views, i, j) for i, j in pairs])
     return _mean(_found(given)) > 1.0 - MARGIN and _mean([a.colour for a in given]) <= max(DULL, 0.9 * still)
 

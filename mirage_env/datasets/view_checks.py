@@ -23,7 +23,7 @@ FAR_MEDIAN = 150.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where views come from, for errors: the name of a recording and the number of the first view."""
+    """Source of views, for error messages: the name of a recording and the number of the first view."""
 
     name: str
     first: int = 0

@@ -70,7 +70,7 @@ class _Named:
 
 @dataclass(frozen=True)
 class _Array:
-    """What `zarr.json` of an array says."""
+    """Metadata of an array in its `zarr.json`."""
 
     zarr_format: int
     node_type: str

@@ -1,4 +1,4 @@
-"""Occupancy grid of a world: free, occupied and unknown told apart by the rays of all views that wrote it.
+"""Occupancy grid of a world: free, occupied and unknown by the rays of all views that wrote it.
 
 Every view that the memory remembers is read out again; the ray of each cell ends at a surface. What a ray crosses below
 `high` above the floor is seen free, where it ends between `low` and `high` something stands (Hornung et al. 2013,

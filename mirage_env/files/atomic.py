@@ -159,7 +159,7 @@ def _left_in(folder: Path, stem: str, kind: str) -> list[Path]:
 
 
 def _is_gone(machine: str, process: int, path: Path) -> bool:
-    """Whether the process that was making something has ended."""
+    """Return whether the process that was making something has ended."""
     if machine != MADE_HERE or os.name != "posix":
         return time.time() - path.lstat().st_mtime > FOREIGN_AGE
     try:

@@ -1,4 +1,4 @@
-"""Which cells of a new view may be remembered: valid depth, static, not sky, not on a depth edge (paper, update)."""
+"""Filters of the cells of a view to remember: valid depth, static, not sky, not on a depth edge (paper, update)."""
 
 from __future__ import annotations
 

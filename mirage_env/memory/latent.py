@@ -63,7 +63,7 @@ class PointMemory:
 
     @property
     def features(self) -> FeatureType:
-        """How features are kept."""
+        """Type that features are kept in."""
         return self.layout.features
 
     @cached_property
@@ -165,7 +165,7 @@ class PointMemory:
         before: Splat,
         shifts: int,
     ) -> Tokens:
-        """What is new in each view against the memory before and against the views before it."""
+        """Tokens new in each view against the memory before and against the views before it."""
         views: list[Tokens] = []
         written: list[MemoryBlock] = []
         frames = Frames.of(cameras, self.grid, self.frames, max(shifts, 1))

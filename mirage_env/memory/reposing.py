@@ -28,7 +28,7 @@ MemoryT = TypeVar("MemoryT", bound=PointMemory)
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """Where a frame really was, and how far what it saw really is.
+    """Correction of a frame: its true pose, and the scale of its depth.
 
     Raises:
         InvalidPoseError: not a rigid motion.

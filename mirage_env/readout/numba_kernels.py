@@ -1,4 +1,4 @@
-"""What the CPU readout does to all tokens of a tile at once, in loops without branches that run on vectors."""
+"""Kernels of the CPU readout over all tokens of a tile, in loops without branches that run on vectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a cache, in a few words (`CacheInfo`)."""
+"""Summary of a cache (`CacheInfo`)."""
 
 from __future__ import annotations
 

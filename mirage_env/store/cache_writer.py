@@ -209,7 +209,7 @@ class CacheWriter:
         self.close()
 
     def _run(self) -> None:
-        """The thread, until it is told to end or something fails."""
+        """Write steps until the thread is asked to end or something fails."""
         self._writing.sweep()
         self._swept = True
         self._wake()

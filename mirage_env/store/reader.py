@@ -67,7 +67,7 @@ class Opened:
         return track
 
     def resumable(self) -> Resumable:
-        """What the next step needs besides the memory."""
+        """State that the next step needs besides the memory."""
         names = [name for name in NAMES if f"state/{name}" in self.columns]
         wanted = [Rows(self.columns[f"state/{name}"], self.marker.state, 1) for name in names]
         rows = {name: found[0] for name, found in zip(names, fetch(self.place, wanted, self.budget), strict=True)}
@@ -188,7 +188,7 @@ def opened_at(place: Place, root: Root, marker: Marker) -> Opened:
 
 
 def moved_on(place: Place, marker: Marker) -> bool:
-    """Whether a writer has committed since."""
+    """Return whether a writer has committed since."""
     data = place.read(KEY, MARKER_BYTES)
     return data is not None and data != marker.encode()
 

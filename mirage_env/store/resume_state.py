@@ -1,4 +1,4 @@
-"""What a world needs besides its memory and its camera to go on as if it had never been saved."""
+"""State of a world besides memory and camera, so that it continues as if it had never been saved."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def load_frames(path: Where) -> NDArray[np.uint8] | None:  # [N, H, W, 3]
 
 
 def open_cache(path: Where) -> CacheInfo:
-    """What is in a cache; needs no model and reads no tokens.
+    """Summarise a cache; needs no model and reads no tokens.
 
     Raises:
         CacheNotFoundError, CacheVersionError, CacheCorruptError: as `load_world`.

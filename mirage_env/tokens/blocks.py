@@ -87,7 +87,7 @@ class MemoryBlock:
 
     @property
     def features(self) -> FeatureType:
-        """How features are kept."""
+        """Type that features are kept in."""
         return "float16" if self.feature.dtype == np.float16 else "int8" if len(self.gain) else "integer"
 
     @property
@@ -97,7 +97,7 @@ class MemoryBlock:
 
     @property
     def pinned(self) -> bool:
-        """Whether it holds the start view."""
+        """Return whether it holds the start view."""
         return len(self.born) > 0 and int(self.born[-1]) == 0
 
     @cached_property
@@ -159,7 +159,7 @@ class MemoryBlock:
         return replace(self, confidence=confidence)
 
     def may_join(self, newer: MemoryBlock) -> bool:
-        """Whether the two can become one block without moving a token: anchors near each other, features alike."""
+        """Return whether two blocks can be joined without moving a token: anchors near, features alike."""
         moved = self.low + (self.anchor - newer.anchor)
         exact = bool((moved.astype(np.float32) == moved).all())
         frames = len(self.frames.row) + len(newer.frames.row)

@@ -35,7 +35,7 @@ Moments = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is.
+    """Progress of a run.
 
     Attributes:
         step: optimiser steps done.

@@ -38,7 +38,7 @@ begin, or it accepts their seams."""
 
 
 class Painters(nn.Module):
-    """What a run trains: refiner, generator and the discriminator of their frames."""
+    """Modules that a run trains: refiner, generator and the discriminator of their frames."""
 
     def __init__(self, refiner: ConvRefiner, denoiser: ChunkDenoiser) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ def _losses(
 
 
 def _pace(name: str) -> float:
-    """What begins as nothing, or as something else, may run ahead of what is trained already."""
+    """Parameters that begin at zero, or as something else, may learn faster than those that are trained already."""
     fresh = ("patch_embedding", "proj_out", "denoiser.detail")
     return 2.5 if any(part in name for part in fresh) else 4.0 if name.startswith("game") else 1.0
 

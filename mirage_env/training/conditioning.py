@@ -1,4 +1,4 @@
-"""What the network meets when it walks: chunks with a memory written from several earlier views.
+"""Training samples as the network meets them: chunks with a memory written from several earlier views.
 
 The published recipe lifts one clean frame per sample, so its branch never meets an accumulated or a generated memory.
 Here every sample writes its memory with the same `LatentMemory` that the world model uses: several views, gated, with

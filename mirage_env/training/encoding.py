@@ -156,7 +156,7 @@ def encode_video(
 
 @torch.no_grad()
 def channel_importance(codec: LatentCodec, latents: Tensor) -> Tensor:  # [F, C, h, w] -> [C], mean 1
-    """How much each latent channel changes the picture: mean squared pixel change for a small step in that channel.
+    """Measure how much each latent channel changes the picture: mean squared pixel change for a small step.
 
     Latents have unit variance in every channel, pictures have not. Losses in latent space are weighted by this, so that
     they mean squared error of pixels.
@@ -191,7 +191,7 @@ def _look(
     segmenter: StaticSegmenter | None,
     true: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:  # [G, H, W] metres and labels
-    """What the networks say of all key frames, as many at a time as a world looks at; what they do not say is true."""
+    """Run the networks on all key frames, as many at a time as a world looks at; what they do not say is true."""
     metres, labels = [], []
     for i in range(0, len(images), config.chunk_latents):
         part = slice(i, i + config.chunk_latents)

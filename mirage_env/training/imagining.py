@@ -23,7 +23,7 @@ from mirage_env.training.conditioning import preceding
 
 
 class Dreamer(Protocol):
-    """What of a `WorldModel` imagines."""
+    """Part of a `WorldModel` that imagines."""
 
     @property
     def config(self) -> WorldModelConfig: ...

@@ -1,4 +1,4 @@
-"""What a run tells of itself: `log.csv`, and TensorBoard events where that package is installed."""
+"""Logs of a run: `log.csv`, and TensorBoard events where that package is installed."""
 
 from __future__ import annotations
 

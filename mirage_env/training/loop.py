@@ -45,7 +45,7 @@ FREE_OPTIONS = ("steps", "minutes", "log_every", "save_every", "sample_every", "
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long and how fast to train.
+    """Length and rate of a training.
 
     Raises:
         InvalidOptionError: a number out of range.

@@ -24,7 +24,7 @@ ENERGY_PATCH = 32
 
 
 def energy_gap(images: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:
-    """How far the gradient energy of patches is from that of the truth: mean squared difference of logarithms.
+    """Distance of the gradient energy of patches from that of the truth: mean squared difference of logarithms.
 
     Args:
         images, truth: [F, 3, H, W] in [-1, 1].
@@ -41,7 +41,7 @@ def energy_gap(images: Tensor, truth: Tensor, weight: Tensor | None = None) -> T
 
 
 def lattice(error: Tensor, period: int) -> Tensor:
-    """What errors have in common at every place of a grid: a pattern that a network draws and nothing true has.
+    """Pattern that errors have in common at every place of a grid: a pattern that a network draws and nothing true has.
 
     Args:
         error: [F, 3, H, W], imagined minus true; H and W are multiples of the period.
@@ -94,7 +94,7 @@ class Game(nn.Module):
         return F.relu(1.0 - self.discriminator(real)).mean() + F.relu(1.0 + self.discriminator(fake.detach())).mean()
 
     def fooling(self, fake: Tensor, step: int) -> Tensor:
-        """What is lost where the discriminator is not fooled; 0 while it has itself to learn first."""
+        """Generator's adversarial loss; 0 while it has itself to learn first."""
         if step < self.after:
             return fake.new_zeros(())
         fixed = {name: value.detach() for name, value in self.discriminator.named_parameters()}

@@ -46,7 +46,7 @@ IMAGINED = 0.4
 
 @dataclass(frozen=True)
 class PreviewConfig:
-    """How to train a preview.
+    """Options of training a preview.
 
     Attributes:
         out: folder of `mirage train` that has clips; gets `views/` (training pairs), `runs/preview` and `preview/`.
@@ -149,7 +149,7 @@ def true_depth(clips: Clips, clip: int) -> NDArray[np.float32]:  # [F, H, W] met
 
 @torch.inference_mode()
 def full_pictures(model: WorldModel, readout: Readout) -> NDArray[np.uint8]:  # [T, H, W, 3]
-    """What refiner and codec make of a readout."""
+    """Decode a readout through refiner and codec."""
     return frames_to_uint8(model.codec.decode(model.refiner.refine(readout)))
 
 

@@ -31,7 +31,7 @@ WINDOW = 20
 
 
 class Rivals(nn.Module):
-    """What learns to draw, and what learns to tell its pictures from true ones: together they are a run."""
+    """Decoder and discriminator, which are trained together in one run."""
 
     def __init__(self, artist: nn.Module, game: Game) -> None:
         super().__init__()

@@ -68,7 +68,7 @@ class ScenePair(nn.Module):
 
 
 def known_depth(depth: Tensor, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """What a memory might show of true depth [B, H, W] on the latent grid: noisy, with holes, often nothing at all."""
+    """Simulate a memory's depth on the latent grid from the truth [B, H, W]: noisy, with holes, often empty."""
     known = depth_to_grid(depth, grid)
     batch = len(depth)
     # Holes have the size of regions: a smooth random field, cut at a level drawn per image.

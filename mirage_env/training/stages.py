@@ -51,7 +51,7 @@ class Variant:
 
 
 def blank(readout: Readout) -> Readout:
-    """What a memory of nothing shows."""
+    """Readout of an empty memory."""
     return Readout(**{f.name: torch.zeros_like(getattr(readout, f.name)) for f in fields(readout)})
 
 

@@ -95,12 +95,12 @@ class TrainAll:
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """What `only` names, as stages."""
+        """Stages that `only` names."""
         return tuple(OTHER_NAMES.get(name, name) for names in self.only for name in names.split(","))
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """What is to be run, in order."""
+        """Stages to run, in order."""
         possible = FROM_TRAINED if self.from_ else tuple(SHARES)
         return tuple(s for s in possible if not self.chosen or s in ("record", *self.chosen, "export"))
 

@@ -54,7 +54,7 @@ def read_npz(path: Path) -> Arrays:
 
 
 def read_npz_cameras(path: Path) -> CameraPath:
-    """Cameras of a `.npz`, told apart by the names of its arrays.
+    """Cameras of a `.npz`, recognised by the names of its arrays.
 
     Raises:
         InvalidOptionError: no array of poses, or one of another shape.

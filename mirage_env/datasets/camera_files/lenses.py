@@ -47,7 +47,7 @@ class Lens:
 
     @property
     def distorted(self) -> bool:
-        """Whether straight lines look bent."""
+        """Return whether straight lines look bent."""
         return any(self.distortion)
 
     def undistort(self, image: NDArray[Any], nearest: bool = False) -> NDArray[Any]:

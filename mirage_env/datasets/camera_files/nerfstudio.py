@@ -21,7 +21,7 @@ DISTORTION = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
 
 
 def read_json_cameras(value: Any, name: str) -> CameraPath:
-    """Cameras of a JSON file, told apart by its keys.
+    """Cameras of a JSON file, recognised by its keys.
 
     Raises:
         InvalidOptionError: neither `frames`, `parameters` nor a list of poses, or a part of the wrong kind.

@@ -63,7 +63,7 @@ class CameraPath:
 
 
 def contradictions(path: CameraPath, depth: float | None = None) -> list[str]:
-    """What is odd about the cameras of a file, in words.
+    """List oddities of the cameras of a file, in words.
 
     Args:
         path: the cameras.

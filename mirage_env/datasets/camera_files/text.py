@@ -20,7 +20,7 @@ LAST_ROW = np.array([0.0, 0.0, 0.0, 1.0])
 
 
 def read_text(text: str, name: str) -> CameraPath:
-    """Cameras of a text file, told apart by the number of its columns.
+    """Cameras of a text file, recognised by the number of its columns.
 
     Raises:
         InvalidOptionError: another number of columns, or words that are no numbers.

@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 
 
 def is_tum(folder: Path) -> bool:
-    """Whether a folder is laid out so."""
+    """Return whether a folder is laid out so."""
     return all((folder / name).is_file() for name in ("rgb.txt", "groundtruth.txt"))
 
 

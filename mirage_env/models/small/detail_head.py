@@ -37,7 +37,7 @@ class DetailHead(ModelMixin, ConfigMixin):
         x: Tensor,  # [..., C, h, w] where the flow stands: noise where nothing was observed
         observed: Tensor,  # [..., 1, h, w]
     ) -> Tensor:  # [..., C, h, w]
-        """What to add to `clean`."""
+        """Return the detail to add to `clean`."""
         frames = clean.shape[:-3]
         together = torch.cat([clean, prior, x, observed], -3).flatten(0, -4)
         together = together.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last)

@@ -29,7 +29,7 @@ def winner_channels(readout: Readout) -> Tensor:  # [T, 5, h, w]
 
 
 def displacement(readout: Readout) -> Tensor:  # [T, h, w]
-    """How far each winner is from being written at this very place: cells, plus |log scale|, both squared and added."""
+    """Misfit of each winner to its cell: offset in cells and log of the scale ratio, both squared and added."""
     return (readout.offset**2).sum(1) + readout.scale**2
 
 

@@ -137,7 +137,7 @@ class ChunkDenoiser(nn.Module):
         return prior + (out if free is None else free * out)
 
     def free(self, readout: Sequence[Readout]) -> Tensor | None:  # [B, T, 1, h, w] in [0, 1]
-        """Where latents may change: not where the memory shows them as they were written, at the same place."""
+        """Mask of latents that may change: not where the memory shows them as they were written, at the same place."""
         if not self.sampler.exact:
             return None
         return torch.stack([misplaced(r, self.sampler.exact) for r in readout])

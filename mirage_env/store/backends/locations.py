@@ -1,4 +1,4 @@
-"""Where caches are: a local folder, one `.zip` file, or a prefix of an object store, behind one interface.
+"""Locations of caches: a local folder, one `.zip` file, or a prefix of an object store, behind one interface.
 
 A place is files by name. Names are those of Zarr keys, made here from numbers, never taken from a cache. A file that is
 there is replaced as a whole; one that is new may be half-written, until a marker names it. A place that was opened to

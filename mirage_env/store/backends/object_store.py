@@ -211,7 +211,7 @@ def _tag(about: Mapping[str, Any]) -> UpdateVersion:
 
 
 def _reason(error: Exception) -> str:
-    """What a person needs of it."""
+    """Message of an error, cut to what a person needs."""
     return str(error).split("\n\nDebug source")[0].strip()
 
 

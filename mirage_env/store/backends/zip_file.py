@@ -108,7 +108,7 @@ class ZipFolder(Folder):
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a cache of that name is one file."""
+    """Return whether a cache of that name is one file."""
     return path.suffix == ".zip"
 
 

@@ -37,7 +37,7 @@ _zstd = Zstd(LEVEL)
 
 
 class Files(Protocol):
-    """What this module needs of a place (`locations.py`)."""
+    """Interface that this module needs of a location (`locations.py`)."""
 
     def read_many(self, keys: Sequence[str], most_bytes: int) -> list[bytes | None]:
         """Files, none larger than `most_bytes`."""

@@ -1,4 +1,4 @@
-"""Which blocks of a world are stored already, and what of them has changed."""
+"""Difference between the blocks of a world and those that are stored."""
 
 from __future__ import annotations
 

@@ -18,12 +18,12 @@ _FILE = re.compile(
 
 
 def foreign_files(names: Iterable[str]) -> list[str]:
-    """Those of some files that belong to no cache."""
+    """Select the files that belong to no cache."""
     return sorted(name for name in names if _FILE.fullmatch(name) is None)
 
 
 def is_root(data: bytes | None) -> bool:
-    """Whether the content of a `zarr.json` is that of a cache's root, of any version and however damaged otherwise."""
+    """Return whether a `zarr.json` is that of a cache's root, of any version and however damaged."""
     try:
         node = parse_json(data or b"", "zarr.json")
     except ValueError:

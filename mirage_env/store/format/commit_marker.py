@@ -31,7 +31,7 @@ Runs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Marker:
-    """What belongs to the last complete step."""
+    """Commit marker: all that belongs to the last complete step."""
 
     serial: int
     """Commits so far."""
@@ -98,13 +98,13 @@ class Marker:
 
 
 def _apart(runs: Runs) -> bool:
-    """Whether no run is empty or begins before the one before it ends."""
+    """Return whether no run is empty or begins before the one before it ends."""
     ends = [row for run in runs for row in run]
     return all(a < b for a, b in runs) and all(a <= b for a, b in pairwise(ends))
 
 
 def run_length(runs: Runs) -> int:
-    """How many rows."""
+    """Number of rows."""
     return sum(stop - start for start, stop in runs)
 
 

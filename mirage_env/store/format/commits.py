@@ -1,4 +1,4 @@
-"""What a step changes in a cache: files to write, the marker that makes them count, and files that nobody needs then.
+"""Commits: files that a step writes to a cache, the marker that makes them count, and files to remove then.
 
 Nothing here touches a disk except to read the last, half-full file of an array that grows. `Writing.store` in
 `transaction.py` carries a `Commit` out.
@@ -268,7 +268,7 @@ def compaction(
 
 
 def needs_compaction(marker: Marker, known: Known) -> bool:
-    """Whether the log or the gaps of the table have grown beyond their share."""
+    """Return whether the log or the gaps of the table have grown beyond their share."""
     tokens = sum(entry.token.count for _, entry in known)
     rows = sorted(entry.row for _, entry in known)
     spread = rows[-1] - rows[0] if rows else 0

@@ -35,7 +35,7 @@ class WriterModel:
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """How the memory is read and written; `readout`, `gate` and `layout` only where they are not the model's."""
+    """Settings of the memory; `readout`, `gate` and `layout` only where they are not the model's."""
 
     kind: str
     grid: tuple[int, int]  # h, w

@@ -1,4 +1,4 @@
-"""What a cache holds, apart from where and how: a world with the way that led there, and what is said about it."""
+"""Contents of a cache: a world, the path that led there, and its metadata."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PartT = TypeVar("PartT")
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What is in a cache."""
+    """Summary of a cache."""
 
     path: Path | str
     """Where it is; text where it is a URL."""
@@ -163,7 +163,7 @@ def columns_of(root: Root) -> dict[str, Column]:
 
 
 def checked_settings(root: Root, model: WorldModel) -> MemorySettings:
-    """How the memory is read and written.
+    """Settings by which the memory is read and written.
 
     Raises:
         CacheModelError: another model wrote the cache.

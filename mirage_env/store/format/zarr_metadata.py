@@ -1,4 +1,4 @@
-"""What of the Zarr library is used: the `zarr.json` files of a cache, and caches inside a Zarr store.
+"""Uses of the Zarr library: the `zarr.json` files of a cache, and caches inside a Zarr store.
 
 The library describes the arrays, so that it reads what `arrays.py` writes. It is imported here only.
 """
