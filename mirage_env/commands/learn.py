@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mirage_env.commands.walk import File, Number, blaming
+from mirage_env.commands.checks import blaming
+from mirage_env.commands.walk import File, Number
 from mirage_env.errors import InvalidOptionError
 from mirage_env.models.model_options import ModelOptions
 

@@ -154,10 +154,11 @@ def photographs(folder, walk, unit=1.0, depth=False, points=True):
         v = vector_from_pose(inverse(T))
         rows.append(f"{i + 1} {' '.join(map(repr, map(float, [*v[3:], *v[:3]])))} 1 {i:03}.png\n\n")
         y, x = np.mgrid[4:48:8, 4:64:8].reshape(2, -1)
+        x, y = x[np.isfinite(view.depth[y, x])], y[np.isfinite(view.depth[y, x])]
         rays = np.linalg.solve(K, np.stack([x + 0.5, y + 0.5, np.ones(len(x))])) * view.depth[y, x]
         cloud.append((camera.T_world_cam[:3, :3] @ rays + camera.T_world_cam[:3, 3:]).T / unit)
     (folder / "sparse/images.txt").write_text("".join(rows))
-    listed = np.concatenate(cloud)[np.isfinite(np.concatenate(cloud)).all(1)] if points else np.zeros((0, 3))
+    listed = np.concatenate(cloud) if points else np.zeros((0, 3))
     text = "".join(f"{i} {x} {y} {z} 0 0 0 0.1\n" for i, (x, y, z) in enumerate(listed))
     (folder / "sparse/points3D.txt").write_text(text)
     return folder
