@@ -251,6 +251,6 @@ def _angle(vector: Any) -> Any:  # [..., 3] -> [..., 1, 1]
 
 
 def _away_from_zero(angle: Any) -> tuple[Any, Any]:
-    """Which angles are small, and all of them with 1 in the place of those: what a quotient may be taken of."""
+    """Mask of small angles, and the angles with 1 in the place of those, by which one may divide."""
     small = angle < SMALL_ANGLE
     return small, _library(angle).where(small, _library(angle).ones_like(angle), angle)

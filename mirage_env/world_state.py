@@ -52,7 +52,7 @@ class WorldState:
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """What one step shows: F new frames and K latents, one for every s-th frame, the key frames (F = s K).
+    """Result of one step: F new frames and K latents, one for every s-th frame, the key frames (F = s K).
 
     The start view and views that are observed are stills: every frame is a key frame, whatever the model's stride.
     """
@@ -75,12 +75,12 @@ class Chunk:
 
     @property
     def key_frames(self) -> slice:
-        """Which frames have a latent, depth and labels."""
+        """Slice of the frames that have a latent, depth and labels."""
         stride = len(self.frames) // len(self.latents)
         return slice(stride - 1, None, stride)
 
     def key_of(self, frame: int) -> int:
-        """Which key frame stands for a frame: the one whose latent shows it."""
+        """Index of the key frame whose latent shows a frame."""
         return frame * len(self.latents) // len(self.frames)
 
     @property

@@ -16,7 +16,7 @@ from mirage_env.config.world import AlignmentConfig
 
 @dataclass(frozen=True)
 class Alignment:
-    """How the depth of new views was fitted to the memory."""
+    """Fit of the depth of new views to the memory."""
 
     scale: float
     """What the new depth is to be multiplied with; 1 where there was too little to compare, or no agreement."""

@@ -28,7 +28,7 @@ MemoryT = TypeVar("MemoryT", bound=PointMemory)
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """Where a frame really was, and how far what it saw really is.
+    """Corrected pose of a frame, and scale of the depth it was written with.
 
     Raises:
         InvalidPoseError: not a rigid motion.

@@ -21,7 +21,7 @@ SAME = 1e-6
 
 
 def standing(camera: Camera, cameras: Sequence[Camera]) -> Tensor:  # [T] bool
-    """Which of the cameras are where `camera` is."""
+    """Mask of the cameras that are where `camera` is."""
     same = [
         np.abs(c.T_world_cam - camera.T_world_cam).max() < SAME and np.abs(c.K_image - camera.K_image).max() < SAME
         for c in cameras

@@ -1,4 +1,4 @@
-"""Which token wins each cell of a camera's grid: the z-buffer of the latent memory.
+"""Z-buffer of the latent memory: the token that wins each cell of a camera's grid.
 
 Two layers. In the first, a token competes for the cell its centre falls into; in the second, for every cell whose
 centre its footprint reaches. Each layer takes two passes: the nearest depth of every cell, then, among the tokens
@@ -52,7 +52,7 @@ class Splat:
 
     @property
     def observed(self) -> NDArray[np.bool_]:  # [V, h, w]
-        """Where there is a winner."""
+        """Mask of cells with a winner."""
         return self.block >= 0
 
     @staticmethod

@@ -157,7 +157,7 @@ def _scan(block, views, rule, fits, h, w, best):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy", nogil=True, inline="always")
 def _rank(fits, row, col, u, v, z, misfit):  # type: ignore[no-untyped-def]
-    """How badly a token fits a cell, or its depth."""
+    """Rank of a token in a cell: its misfit, or its depth."""
     x, y = u - (np.float32(col) + np.float32(0.5)), v - (np.float32(row) + np.float32(0.5))
     return np.sqrt(x * x + y * y) + misfit if fits else z
 
