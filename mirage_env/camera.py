@@ -66,7 +66,7 @@ class Camera:
         return Camera(np.eye(4) if T_world_cam is None else np.asarray(T_world_cam), K_image, height, width)
 
     def at(self, T_world_cam: ArrayLike) -> Camera:
-        """The same camera at another pose.
+        """Place the camera at another pose.
 
         Raises:
             InvalidPoseError: the pose is not a rigid motion.
@@ -74,7 +74,7 @@ class Camera:
         return replace(self, T_world_cam=np.asarray(T_world_cam, np.float64))
 
     def moved(self, T_cam_new: ArrayLike) -> Camera:
-        """The same camera, moved by a motion given in its own frame.
+        """Move the camera by a motion given in its own frame.
 
         Raises:
             InvalidPoseError: not a rigid motion.
@@ -82,7 +82,7 @@ class Camera:
         return self.at(self.T_world_cam @ rigid(T_cam_new))
 
     def resized(self, height: int, width: int) -> Camera:
-        """The same view on another pixel grid; with the latent size this gives `K_latent`."""
+        """Rescale the view to another pixel grid; with the latent size this gives `K_latent`."""
         return Camera(self.T_world_cam, self.K_at(height, width), height, width)
 
     def K_at(self, height: int, width: int) -> Matrix:  # [3, 3]

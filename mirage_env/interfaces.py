@@ -29,7 +29,7 @@ STATIC, MOVER, SKY = 0, 1, 2
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """Readout of a memory at T target cameras: latents, and the geometry of the point that won each cell.
+    """Readout of a memory at T target cameras: the point that won each cell, and its geometry.
 
     Where `observed` is 0 every other field is 0. Memory and world live on the CPU; networks bring their inputs to their
     own device and the results back.
@@ -48,7 +48,7 @@ class Readout:
         return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def to(self, device: device) -> Self:
-        """The same readout on another device."""
+        """Move the readout to another device."""
         return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
@@ -112,7 +112,7 @@ class Memory(Protocol):
         ...
 
     def read(self, cameras: Sequence[Camera], now: int, splat: Splat | None = None) -> Readout:
-        """Read the memory at T cameras, seen in chunk `now`."""
+        """Read the memory at T cameras, in chunk `now`."""
         ...
 
     @property

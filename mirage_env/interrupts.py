@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: delayed until a step is finished, and alike in what they leave written."""
+"""Delay Ctrl-C, SIGTERM and SIGHUP until the current step is finished; all leave the same written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 class Interrupt:
-    """Flag that says whether somebody has asked to stop."""
+    """Flag that is set when somebody has asked to stop."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -251,6 +251,6 @@ def _angle(vector: Any) -> Any:  # [..., 3] -> [..., 1, 1]
 
 
 def _away_from_zero(angle: Any) -> tuple[Any, Any]:
-    """Mask of small angles, and the angles with 1 in the place of those, safe to divide by."""
+    """Mask of small angles, and the angles with 1 in the place of those, by which one may divide."""
     small = angle < SMALL_ANGLE
     return small, _library(angle).where(small, _library(angle).ones_like(angle), angle)

@@ -193,7 +193,7 @@ class WorldModel:
         return torch.cat([state.latents[-1:], self.refiner.refine(readout[1:])])
 
     def _held(self, state: WorldState, views: Cameras, readout: Readout) -> Readout:
-        """Condition of the generator: a camera that stands still knows all that it saw last."""
+        """Readout for the generator: a camera that stands still knows all that it saw last."""
         stands = standing(state.camera, views) & (self.config.sampler.exact > 0.0)
         return held(readout, state.latents[-1], stands, self.config.far)
 

@@ -75,7 +75,7 @@ class Chunk:
 
     @property
     def key_frames(self) -> slice:
-        """Indices of the frames that have a latent, depth and labels."""
+        """Slice of the frames that have a latent, depth and labels."""
         stride = len(self.frames) // len(self.latents)
         return slice(stride - 1, None, stride)
 

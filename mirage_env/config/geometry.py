@@ -1,4 +1,4 @@
-"""Networks that a world model takes its geometry from: depth, movers and sky (`geometry` in `mirage.json`)."""
+"""Settings of the geometry networks: depth, movers and sky (`geometry` in `mirage.json`)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DepthConfig:
 
 @dataclass(frozen=True)
 class SegmentationConfig:
-    """Movable things: their names, the network that finds them, and the least score (`sam3_segmentation.py`).
+    """Settings of segmentation: nouns of movers, the models, their scores (`models/geometry/sam3_segmentation.py`).
 
     Raises:
         InvalidOptionError: a number out of range, an empty noun, or a namer without a segmentation model.

@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class ReadoutConfig:
-    """Readout rule (`zbuffer.py`); the paper's readout is `winner="nearest"` with `footprint=0`.
+    """Settings of the readout (`zbuffer.py`); the paper's readout is `winner="nearest"` with `footprint=0`.
 
     Raises:
         InvalidOptionError: an unknown rule or a negative number.
@@ -43,7 +43,7 @@ class ReadoutConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Gate: writes the cells that the memory does not show, shows at another depth, or much coarser.
+    """Settings of the gate: cells are written that the memory does not show, shows at another depth, or much coarser.
 
     A cell is compared with the readout of the same cell at the view's own camera; its neighbours do not matter. What
     the views say about the tokens that are there already is weighed too (`evidence.py`).
@@ -80,7 +80,7 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Storage of tokens in the memory.
+    """Settings of how the memory keeps its tokens.
 
     Raises:
         InvalidOptionError: an unknown feature type or a negative number.
@@ -104,7 +104,7 @@ class MemoryConfig:
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """Scaling of a new chunk's depth to the memory (`depth_scale.py`).
+    """Settings of how the depth of a new chunk is scaled to the memory (`depth_scale.py`).
 
     Raises:
         InvalidOptionError: a number out of range.
@@ -132,7 +132,7 @@ class AlignmentConfig:
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """Filters of cells that never reach the memory (paper, section on the update).
+    """Settings of the filters that keep cells out of the memory (paper, section on the update).
 
     Raises:
         InvalidOptionError: a negative number.
@@ -214,7 +214,7 @@ class WorldModelConfig:
             raise InvalidOptionError(f"mirage.json has version {self.version}; this release reads {FORMAT_VERSION}")
 
     def at(self, image_size: tuple[int, int]) -> WorldModelConfig:
-        """The same at another image size, with as many pixels per cell.
+        """Change the image size, with as many pixels per cell.
 
         Raises:
             InvalidOptionError: no whole number of cells.
@@ -236,7 +236,7 @@ class WorldModelConfig:
 
     @property
     def key_frames(self) -> slice:
-        """Indices of the new frames of a chunk that have a latent: every s-th."""
+        """Slice of the new frames of a chunk that have a latent: every s-th."""
         return slice(self.temporal_stride - 1, None, self.temporal_stride)
 
     def save(self, folder: Path) -> None:

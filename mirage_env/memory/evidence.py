@@ -1,4 +1,4 @@
-"""Evidence of new views about the tokens of a memory: confirmed, seen through, or nothing.
+"""Weigh what new views say about the tokens of a memory: confirmed, seen through, or nothing.
 
 A view *confirms* the token it shows in a cell if it finds a surface at the token's depth. It *contradicts* a token if
 it sees through it: the token's centre lies in the cell, but the surface, there and in all eight cells around, is

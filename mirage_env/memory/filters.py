@@ -1,4 +1,4 @@
-"""Filters of the cells of a view to remember: valid depth, static, not sky, not on a depth edge (paper, update)."""
+"""Filter cells of new views: valid depth, static, not sky, not on a depth edge (paper, update)."""
 
 from __future__ import annotations
 

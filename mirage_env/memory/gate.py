@@ -1,4 +1,4 @@
-"""Gate: select the cells of a new view that the memory does not show as well (`GateConfig`)."""
+"""Gate of the memory: cells of a new view that say something it does not show as well (`GateConfig`)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _known(
     rule: Rule,
     gate: GateConfig,
 ) -> NDArray[np.bool_]:  # [V, h, w]
-    """Return whether a token covers the cell at that depth, whatever lies before it."""
+    """Mask of cells that a token covers at that depth, whatever lies before it."""
     grid = (wanted.shape[1], wanted.shape[2])
     asked = np.flatnonzero(wanted.max((1, 2)) > 0.0)
     seen = [cameras[int(i)] for i in asked]

@@ -63,7 +63,7 @@ class PointMemory:
 
     @property
     def features(self) -> FeatureType:
-        """Type that features are kept in."""
+        """Number type of the features."""
         return self.layout.features
 
     @cached_property
@@ -119,7 +119,7 @@ class PointMemory:
         return backends.gather_on(self.blocks, splat, self.backend, self.device)
 
     def on(self, device: torch.device, backend: BackendName = "auto") -> Self:
-        """The same memory, read on another device.
+        """Read the same memory on another device.
 
         Raises:
             InvalidOptionError: a backend that does not run there.
@@ -165,7 +165,7 @@ class PointMemory:
         before: Splat,
         shifts: int,
     ) -> Tokens:
-        """Tokens new in each view against the memory before and against the views before it."""
+        """Select what is new in each view against the memory before and against the views before it."""
         views: list[Tokens] = []
         written: list[MemoryBlock] = []
         frames = Frames.of(cameras, self.grid, self.frames, max(shifts, 1))

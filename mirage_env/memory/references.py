@@ -1,4 +1,4 @@
-"""References: earlier views that the network looks at beside a chunk (paper, section on references).
+"""Choose views of earlier in the walk for the network to look at beside a chunk (paper, section on references).
 
 A walk keeps a bank of still latents with their cameras. For a chunk, those are chosen whose cameras see most of the
 memory that the chunk's cameras see: intersection over union of the tiles of which a token is shown, as bitmaps.

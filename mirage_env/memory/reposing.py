@@ -28,7 +28,7 @@ MemoryT = TypeVar("MemoryT", bound=PointMemory)
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """Correction of a frame: its true pose, and the scale of its depth.
+    """Corrected pose of a frame, and scale of the depth it was written with.
 
     Raises:
         InvalidPoseError: not a rigid motion.

@@ -52,7 +52,7 @@ class RgbMemory(PointMemory):
 
     @staticmethod
     def factory(codec: LatentCodec) -> Callable[[WorldModelConfig], RgbMemory]:
-        """Memory factory for `WorldModel`, with the codec that encodes what is read out."""
+        """Make a `WorldModel.memory_factory` with the codec that encodes what the memory shows."""
 
         def empty(config: WorldModelConfig) -> RgbMemory:
             # A view has stride^2 times as many points here, and blocks hold as many views.

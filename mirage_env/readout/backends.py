@@ -125,5 +125,5 @@ def gather_on(
 
 
 def _compiler() -> bool:
-    """Return whether Triton finds what it builds its launcher with."""
+    """Look for the C compiler that Triton builds its launcher with."""
     return any(shutil.which(c) for c in (os.environ.get("CC", ""), "clang", "gcc", "cc") if c)

@@ -1,4 +1,4 @@
-"""Kernels of the CPU readout over all tokens of a tile, in loops without branches that run on vectors."""
+"""Kernels of the CPU readout for all tokens of a tile at once: loops without branches that run on vectors."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def own_cells(rule, h, w, n, at, cells):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def covered_cells(rule, focal, least, h, w, n, at, cells):  # type: ignore[no-untyped-def]
-    """The same for what each token's footprint covers, half of it being at least `least` cells either way."""
+    """Ranges of cells that each token's footprint covers, half of it being at least `least` cells either way."""
     U, V, Z, S = at[0], at[1], at[2], at[3]
     top, bottom, left, right = cells[0], cells[1], cells[2], cells[3]
     near, zero, half, one = rule.near, np.float32(0.0), np.float32(0.5), np.float32(1.0)
@@ -130,7 +130,7 @@ def covered_cells(rule, focal, least, h, w, n, at, cells):  # type: ignore[no-un
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def extent(n, cells):  # type: ignore[no-untyped-def]
-    """Most rows and columns that one of the tokens competes for."""
+    """Largest numbers of rows and columns that one of the tokens competes for."""
     top, bottom, left, right = cells[0], cells[1], cells[2], cells[3]
     rows = cols = np.int32(0)  # integers: a maximum of floats is not found on vectors
     for i in range(n):

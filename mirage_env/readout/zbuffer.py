@@ -52,7 +52,7 @@ class Splat:
 
     @property
     def observed(self) -> NDArray[np.bool_]:  # [V, h, w]
-        """Mask of the cells that have a winner."""
+        """Mask of cells with a winner."""
         return self.block >= 0
 
     @staticmethod

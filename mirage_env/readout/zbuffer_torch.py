@@ -80,7 +80,7 @@ def gather_torch(
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Projection of tokens into a view: u, v (cells), z (metres), size (cells), all [n] float32."""
+    """Places of tokens in a view: u, v (cells), z (metres), size (cells), all [n] float32."""
 
     u: Tensor
     v: Tensor

@@ -126,12 +126,12 @@ class Work:
 
     @cached_property
     def most(self) -> int:
-        """Most rows or columns that a footprint covers."""
+        """Largest number of rows or columns that a footprint covers."""
         return int(np.floor(self.rule.widest * float(self.focal[:, 1:].max()))) + 1
 
     @cached_property
     def memory(self) -> tuple[Tensor, ...]:
-        """Allocate what the kernels write: counters, lists, folded projections, depths, keys, winners."""
+        """Arrays that the kernels write: counters, lists, folded projections, depths, keys, and the winners."""
         device, total, (h, w) = self.P.device, len(self.tiles.count), self.grid
         cells = len(self.P) * self.layers * h * w
         return (
@@ -172,7 +172,7 @@ class Work:
         )  # fmt: skip
 
     def results(self) -> list[Splat]:
-        """Results of the kernels, world by world; blocks count within their world."""
+        """Winners, world by world; blocks count within their world."""
         names, numbers = self.memory[-2].cpu().numpy(), self.memory[-1].cpu().numpy()
         before = np.zeros(len(self.P), np.int32)
         first = torch.full((len(self.P) // self.views,), NONE, device=self.P.device)

@@ -87,7 +87,7 @@ class MemoryBlock:
 
     @property
     def features(self) -> FeatureType:
-        """Type that features are kept in."""
+        """Number type of the features."""
         return "float16" if self.feature.dtype == np.float16 else "int8" if len(self.gain) else "integer"
 
     @property
@@ -97,7 +97,7 @@ class MemoryBlock:
 
     @property
     def pinned(self) -> bool:
-        """Return whether it holds the start view."""
+        """True for the block of the start view."""
         return len(self.born) > 0 and int(self.born[-1]) == 0
 
     @cached_property
@@ -155,11 +155,11 @@ class MemoryBlock:
         )
 
     def with_confidence(self, confidence: NDArray[np.uint8]) -> MemoryBlock:
-        """The same tokens with other confidence, the only part that changes; shares all other arrays."""
+        """Replace the confidence, the only part that changes; all other arrays are shared."""
         return replace(self, confidence=confidence)
 
     def may_join(self, newer: MemoryBlock) -> bool:
-        """Return whether two blocks can be joined without moving a token: anchors near, features alike."""
+        """Check that the two can be joined without moving a token: anchors near each other, features alike."""
         moved = self.low + (self.anchor - newer.anchor)
         exact = bool((moved.astype(np.float32) == moved).all())
         frames = len(self.frames.row) + len(newer.frames.row)

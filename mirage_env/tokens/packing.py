@@ -90,7 +90,7 @@ def _morton(local: NDArray[np.float64]) -> NDArray[np.int64]:  # [N, 3] -> [N]
 
 @njit(cache=True, error_model="numpy")
 def _tiles(local, footprint):  # type: ignore[no-untyped-def]
-    """Cut sorted points [N, 3] into tiles, none too large or too wide; returns where they begin [M + 1]."""
+    """Starts of tiles [M + 1] in sorted points [N, 3]: a tile ends before it gets too large or too wide."""
     first = [np.int32(0)]
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     finest = np.inf

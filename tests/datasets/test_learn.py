@@ -10,13 +10,13 @@ from rgbd_folders import T_COLOR_DEPTH, room_walk, write_tum
 from stand_ins import picture
 from tiny import tiny_world_model
 
-from mirage_env import cli, load_world
+from mirage_env import cli, load_world, load_world_model
 from mirage_env.camera import Camera
 from mirage_env.datasets.learn import LearnConfig, find_scale, learn_world
 from mirage_env.datasets.metric_scale import depth_ratio, scale_from_distances, scale_from_ratios
 from mirage_env.datasets.recordings import PosedView, Recording, filtered_depth, open_recording, registered_depth
 from mirage_env.errors import InvalidOptionError, MirageError
-from mirage_env.poses import pose_from_rotation_vector
+from mirage_env.poses import inverse, pose_from_rotation_vector, vector_from_pose
 
 SIZE = (48, 64)
 
@@ -64,17 +64,19 @@ def test_rgbd_folder_gives_the_views_that_were_recorded(walk, folder):
         errors.append(np.abs(view.depth / true.depth - 1.0)[both])
         known.append(both.mean())
     assert np.median(np.concatenate(errors)) < 0.015
-    assert np.mean(known) > 0.6
+    assert np.mean(known) > 0.4
 
 
-def test_learned_world_is_read_back_as_well_as_the_oracles(model, walk, folder):
-    config = LearnConfig(hold_out=4)
+@pytest.mark.parametrize("own_depth_camera", [False, True], ids=["registered", "depth camera of its own"])
+def test_learned_world_is_read_back_as_well_as_the_oracles(tmp_path, own_depth_camera):
+    """The recording's depth is noisy, with holes; the oracle's is true."""
+    model, walk, config = load_world_model("rooms"), room_walk(4, 12, (240, 320)), LearnConfig(hold_out=4)
     _, truth = learn_world(model, oracle(walk), config)
-    state, found = learn_world(model, open_recording(folder), config)
+    _, found = learn_world(model, open_recording(write_tum(tmp_path / "room", *walk, own_depth_camera)), config)
     assert found.held_out == truth.held_out == 3
+    assert truth.coverage > 0.7
     assert found.psnr > truth.psnr - 0.5
-    assert found.coverage > 0.7 * truth.coverage
-    assert state.memory.points == found.points > 0
+    assert found.coverage > 0.85 * truth.coverage
 
 
 def test_view_that_shows_nothing_new_is_no_key_frame(model):
@@ -128,7 +130,7 @@ def test_registered_depth_is_what_the_image_camera_would_measure(walk):
     of = Camera.from_fov(1.1, *SIZE, to.T_world_cam @ T_COLOR_DEPTH)
     found, true = registered_depth(room.render(of).depth, of, to), room.render(to).depth
     both = found > 0
-    assert both.mean() > 0.6
+    assert both.mean() > 0.4
     assert np.median(np.abs(found[both] / true[both] - 1.0)) < 0.01
 
 
@@ -137,8 +139,6 @@ def test_registered_depth_is_what_the_image_camera_would_measure(walk):
 
 def photographs(folder, walk, unit=1.0, depth=False, points=True):
     """A COLMAP model of the walk with its images, lengths in another unit."""
-    from test_camera_files import inverse, vector_from_pose
-
     room, cameras = walk
     (folder / "sparse").mkdir(parents=True)
     (folder / "images").mkdir()
@@ -154,10 +154,11 @@ def photographs(folder, walk, unit=1.0, depth=False, points=True):
         v = vector_from_pose(inverse(T))
         rows.append(f"{i + 1} {' '.join(map(repr, map(float, [*v[3:], *v[:3]])))} 1 {i:03}.png\n\n")
         y, x = np.mgrid[4:48:8, 4:64:8].reshape(2, -1)
+        x, y = x[np.isfinite(view.depth[y, x])], y[np.isfinite(view.depth[y, x])]
         rays = np.linalg.solve(K, np.stack([x + 0.5, y + 0.5, np.ones(len(x))])) * view.depth[y, x]
         cloud.append((camera.T_world_cam[:3, :3] @ rays + camera.T_world_cam[:3, 3:]).T / unit)
     (folder / "sparse/images.txt").write_text("".join(rows))
-    listed = np.concatenate(cloud)[np.isfinite(np.concatenate(cloud)).all(1)] if points else np.zeros((0, 3))
+    listed = np.concatenate(cloud) if points else np.zeros((0, 3))
     text = "".join(f"{i} {x} {y} {z} 0 0 0 0.1\n" for i, (x, y, z) in enumerate(listed))
     (folder / "sparse/points3D.txt").write_text(text)
     return folder

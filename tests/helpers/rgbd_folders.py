@@ -10,6 +10,8 @@ from mirage_env.camera import Camera
 from mirage_env.poses import pose_from_rotation_vector, vector_from_pose
 from mirage_env.rooms import Room, random_walk
 
+DEPTH_FOV = 1.45
+"""Wider than the image's, as depth cameras are, radians."""
 T_COLOR_DEPTH = pose_from_rotation_vector([0.025, 0.002, -0.004], [0.01, -0.02, 0.005])
 
 
@@ -47,7 +49,7 @@ def write_tum(
         depth = view.depth
         if own_depth_camera:
             depth = room.render(
-                Camera.from_fov(1.1, camera.height, camera.width, camera.T_world_cam @ T_COLOR_DEPTH)
+                Camera.from_fov(DEPTH_FOV, camera.height, camera.width, camera.T_world_cam @ T_COLOR_DEPTH)
             ).depth
         depth = noisy(depth, rng) if noise else np.where(np.isfinite(depth), depth, 0.0)
         Image.fromarray(np.round(depth * 5000.0).clip(0, 65535).astype(np.uint16)).save(folder / f"depth/{i:04}.png")
@@ -59,7 +61,7 @@ def write_tum(
         (folder / f"{name}.txt").write_text("# timestamp ...\n" + "\n".join(rows) + "\n")
     said = {"color": lens_of(cameras[0])}
     if own_depth_camera:
-        depth_camera = Camera.from_fov(1.1, cameras[0].height, cameras[0].width)
+        depth_camera = Camera.from_fov(DEPTH_FOV, cameras[0].height, cameras[0].width)
         said |= {"depth": lens_of(depth_camera), "T_color_depth": T_COLOR_DEPTH.tolist()}
     (folder / "intrinsics.json").write_text(json.dumps(said))
     return folder

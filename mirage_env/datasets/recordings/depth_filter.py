@@ -9,26 +9,27 @@ from mirage_env.camera import Camera
 from mirage_env.poses import Matrix
 
 FLYING = 0.05
-"""Share by which a pixel may differ from the median of its neighbourhood."""
+"""Share by which a pixel may differ from one that measures the same surface."""
+LEAST_ALIKE = 5
+"""Of a neighbourhood of nine pixels."""
 Depth = NDArray[np.float32]  # [H, W] metres, 0 unknown
 
 
 def filtered_depth(depth: Depth, near: float, far: float) -> Depth:
     """Depth without what no surface measures: out of range, alone, or between two surfaces.
 
-    A pixel stays where at least five of its neighbourhood of nine are measured and it is within `FLYING` of their
-    median. What has no surface (inf) stays.
+    A pixel stays where at least five of its neighbourhood of nine, itself included, are within `FLYING` of it. What has
+    no surface (inf) stays.
     """
     known = np.isfinite(depth) & (depth >= near) & (depth <= far)
     padded = np.pad(np.where(known, depth, np.nan), 1, constant_values=np.nan)
     h, w = depth.shape
-    around = np.stack([padded[i : i + h, j : j + w] for i in range(3) for j in range(3)])
-    count = np.isfinite(around).sum(0)
-    ordered = np.sort(around, axis=0)  # NaN last
-    median = np.take_along_axis(ordered, ((count - 1) // 2).clip(0)[None], 0)[0]
+    agree = np.zeros(depth.shape, np.int64)
     with np.errstate(invalid="ignore"):
-        good = known & (count >= 5) & (np.abs(depth - median) <= FLYING * median)
-    return np.where(good | np.isposinf(depth), depth, 0.0).astype(np.float32)
+        for i in range(3):
+            for j in range(3):
+                agree += np.abs(padded[i : i + h, j : j + w] - depth) <= FLYING * depth
+    return np.where((known & (agree >= LEAST_ALIKE)) | np.isposinf(depth), depth, 0.0).astype(np.float32)
 
 
 def registered_depth(depth: Depth, of: Camera, to: Camera) -> Depth:  # [to.height, to.width]
