@@ -28,7 +28,7 @@ class ModelOptions:
     """Segmentation model for movers and sky."""
     image_size: tuple[int, int] | None = None
     """Height and width."""
-    steps: int | None = None
+    steps: Annotated[int | None, tyro.conf.arg(name="sampler-steps")] = None
     """Sampler steps per chunk: more is slower."""
     shift: float | None = None
     """Flow shift of the sampler."""

@@ -24,7 +24,8 @@ from mirage_env.models.geometry import pretrained_depth
 from mirage_env.models.geometry.loader import HYPERSIM_FOCAL, VIRTUAL_KITTI_FOCAL, load_depth
 
 H, W, GRID, F = 64, 96, (8, 12), 3
-CONFIG = WorldModelConfig("tiny", (H, W), GRID, 8, near=1e-3, far=1e4)
+BARE = GeometryConfig(depth=DepthConfig(skip_sky=False))
+CONFIG = WorldModelConfig("tiny", (H, W), GRID, 8, near=1e-3, far=1e4, geometry=BARE)
 CAMERAS = [Camera.from_fov(1.2, H, W)] * F
 KINDS = ("metric", "relative", "prompted", "depth_pro", "zoedepth")
 
@@ -48,7 +49,7 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
 def load(checkpoints):
     def load(kind: str, config: WorldModelConfig = CONFIG, dtype: torch.dtype = torch.float32, **settings):
         start = str(checkpoints["metric"])
-        spec = DepthConfig(model=str(checkpoints[kind]), **{"start_model": start} | settings)
+        spec = DepthConfig(model=str(checkpoints[kind]), **{"start_model": start, "skip_sky": False} | settings)
         return load_depth(spec, config, "cpu", dtype)
 
     return load
@@ -301,7 +302,7 @@ def test_a_model_that_is_nowhere_is_not_found(name):
 
 
 def test_the_model_and_its_settings_may_stand_in_the_configuration_of_the_world(checkpoints, tmp_path):
-    geometry = GeometryConfig(depth=DepthConfig(model=str(checkpoints["relative"]), start_depth=7.0))
+    geometry = GeometryConfig(depth=DepthConfig(model=str(checkpoints["relative"]), start_depth=7.0, skip_sky=False))
     replace(CONFIG, geometry=geometry).save(tmp_path)
     config = WorldModelConfig.load(tmp_path)
     assert config.geometry == geometry

@@ -142,7 +142,7 @@ def test_the_shipped_model_has_one_that_is_small_and_near_what_refiner_and_codec
     view = start_view(np.random.default_rng(3))
     _, state = model.start(view.image, view.camera, view.depth)
     side = view.camera.moved(pose_from_rotation_vector([0.4, 0.0, 0.2], [0.0, 0.3, 0.0]))
-    seen = state.memory.read([view.camera, side], 1)
+    seen = state.memory.read([side], 1)
     drawn, full = load_preview(folder, model.identity).show(seen), full_pictures(model, seen)
     with torch.inference_mode():
         bare = frames_to_uint8(model.codec.decode(seen.latent))

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mirage_env.camera import Camera
+from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import DepthEstimator
 
 SATURATED = 0.95
@@ -49,6 +50,18 @@ class SkylessDepth:
         depth = self.estimator.estimate(images, cameras, known)
         reach = self.estimator.reach(cameras).to(depth)[:, None, None]
         return depth.masked_fill(sky(images.to(depth), depth, reach), torch.inf)
+
+    def field_of_view(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F] radians, horizontal
+        """Lens that the estimator guesses from images.
+
+        Raises:
+            InvalidOptionError: it guesses none.
+        """
+        guess = getattr(self.estimator, "field_of_view", None)
+        if guess is None:
+            raise InvalidOptionError("this depth model guesses no field of view; give it")
+        view: Tensor = guess(images)
+        return view
 
 
 def sky(

@@ -22,6 +22,8 @@ from mirage_env.files import read_json_object
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 """Name of diffusers' weight files; transformers' are called `TEXT_WEIGHTS`."""
 TEXT_WEIGHTS = "model.safetensors"
+LENGTH_BYTES = 8
+"""Bytes of the number in front of a header."""
 INDEX = ".index.json"
 """Suffix of the index of a sharded part, after the name that one file would have."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -62,12 +64,21 @@ def read_header(path: Path) -> Header:
     """Names, types, shapes and places of the tensors of a file, without the tensors.
 
     Raises:
-        WeightsError: the file is damaged.
+        WeightsError: the file is damaged, or shorter or longer than its header says.
     """
     try:
-        return header_of(parse_local_safetensors_file_metadata(path))
+        header = header_of(parse_local_safetensors_file_metadata(path))
+        with path.open("rb") as file:
+            begin = LENGTH_BYTES + int.from_bytes(file.read(LENGTH_BYTES), "little")
     except (SafetensorsParsingError, ValueError) as error:
         raise WeightsError(f"{path} is no complete safetensors file ({error}); copy or download it again") from error
+    expected = begin + max((tensor.span[1] for tensor in header.values()), default=0)
+    if (size := path.stat().st_size) != expected:
+        raise WeightsError(
+            f"{path} is no complete safetensors file (it has {size} bytes, its header says {expected}); copy or "
+            "download it again"
+        )
+    return header
 
 
 @dataclass(frozen=True)
