@@ -203,7 +203,7 @@ def _prepared(model: WorldModel, view: PosedView, recording: Recording, factor: 
 
 @torch.inference_mode()
 def _estimated(model: WorldModel, view: FittedView) -> NDArray[np.float32]:
-    return model.depth.estimate(frames_from_uint8(view.image[None]), [view.camera])[0].float().cpu().numpy()
+    return model.depth.estimate(frames_from_uint8(np.stack([view.image])), [view.camera])[0].float().cpu().numpy()
 
 
 def _held_out(config: LearnConfig, progress: _Progress) -> bool:
