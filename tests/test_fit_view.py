@@ -250,6 +250,19 @@ def test_depth_and_labels_follow_the_picture_without_mixing(shape):
     assert np.array_equal(np.isinf(view.depth[16]), view.image[16, :, 0] > 130)
 
 
+@pytest.mark.parametrize("shape", [(32, 64), (64, 32), (32, 48)])
+def test_depth_and_labels_are_cropped_as_the_picture_is(shape):
+    rows, cols = np.indices(shape)
+    top, left = (shape[0] - 32) // 2, (shape[1] - 32) // 2
+    picture = np.stack([rows, cols, rows], -1).astype(np.uint8)
+    view = fit_view(picture, (32, 32), depth=1.0 + rows + 100.0 * cols, labels=cols)
+    assert view.depth is not None
+    assert view.labels is not None
+    np.testing.assert_array_equal(view.image, picture[top : top + 32, left : left + 32])
+    np.testing.assert_array_equal(view.depth, 1.0 + view.image[..., 0] + 100.0 * view.image[..., 1])
+    np.testing.assert_array_equal(view.labels, view.image[..., 1])
+
+
 def test_depth_of_another_shape_is_refused():
     with pytest.raises(InvalidDepthError, match="must be that of the image"):
         fit_view(halves(), SIZE, depth=np.ones((48, 48)))

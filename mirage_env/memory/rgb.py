@@ -2,7 +2,7 @@
 
 It behaves as `LatentMemory` does (same blocks, kernel, gate, evidence and winner rule) on a grid as large as the image,
 so the same networks work with either and a comparison shows the memory and nothing else. Features are 8-bit RGB, one
-point per pixel of every kept cell; a point costs 19.5 bytes (`docs/memory.md`).
+point per pixel of every kept cell; a point costs 18.5 bytes (`docs/memory.md`).
 """
 
 from __future__ import annotations
