@@ -87,6 +87,21 @@ def contents(memory: LatentMemory) -> list[bytes]:
 # What is read
 
 
+@pytest.mark.parametrize("stretch", [0.5, 1.7])
+def test_pixels_that_are_not_square_are_read_back_as_they_were_written(stretch):
+    K_image = np.diag([1.0, stretch, 1.0]) @ camera_at().K_image
+    camera = Camera(camera_at().T_world_cam, K_image, 48, 64)
+    memory = write(empty(), camera, 5.0)
+    found = memory.read([camera], now=1)
+    assert found.observed.all()
+    assert found.scale.abs().max() < 1e-3  # every footprint is as large as its cell
+    assert found.offset.abs().max() < 1e-2
+    assert write(memory, camera, 5.0, seed=1, born=1).points == memory.points
+    # From there on a footprint covers its own cell and no other, either way.
+    alone = write(empty(), camera, 5.0, keep=torch.eye(6, 8, dtype=torch.bool)[None])
+    assert torch.equal(alone.read([camera], now=1).observed[0] > 0, torch.eye(6, 8, dtype=torch.bool))
+
+
 @readouts
 @pytest.mark.parametrize("features", ["int8", "float16"])
 @pytest.mark.parametrize("origin", [0.0, 1e3, 1e5], ids=["0_km", "1_km", "100_km"])
