@@ -1,5 +1,7 @@
 """Stock Wan2.2-TI2V as its users run it: guidance, steps and timesteps, compared with diffusers' own pipeline."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, 
 from PIL import Image
 from tiny_checkpoints import IMAGE_SIZE, save_pipeline
 from tiny_geometry import save_depth_anything
-from tiny_wan import letters, tiny_transformer
+from tiny_wan import letters, tiny_transformer, tiny_wan_world_model
 
 from mirage_env.config.sampler import SamplerConfig
 from mirage_env.errors import InvalidOptionError
@@ -15,6 +17,7 @@ from mirage_env.interfaces import Guidance, Readout
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.models.wan.guidance import Guide
 from mirage_env.models.world_model_loader import load_world_model
+from mirage_env.store import load_world, save_world
 
 PROMPT = "a red chair in the rain"
 T = 3
@@ -229,3 +232,17 @@ def test_steps_take_the_place_of_fixed_timesteps(folder, tmp_path):
     assert load(folder, steps=4).config.sampler.timesteps == ()
     (folder / "wan" / "mirage.json").write_text('{"image_size": [64, 96], "chunk_latents": 3}')
     assert load(folder).config.sampler == sampler
+
+
+def test_guidance_and_past_readouts_are_kept_with_a_world(tmp_path):
+    model = tiny_wan_world_model()
+    model = replace(model, config=replace(model.config, preceding_readouts=True))
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    _, state = model.start(picture, prompt="a", negative_prompt="x", guidance_scale=3.0)
+    chunk, state = model.step(state, [state.camera] * model.config.frames_per_chunk)
+    assert torch.equal(state.shown[:-1], chunk.readout.latent[-2:])
+    save_world(tmp_path / "world.zarr", state, model)
+    again = load_world(tmp_path / "world.zarr", model)
+    assert again.guidance == Guidance(3.0, "x")
+    assert torch.equal(again.shown, state.shown)
+    assert torch.equal(again.latents, state.latents)

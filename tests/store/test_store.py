@@ -68,7 +68,10 @@ def assert_same_world(a, b):
     for first, second in zip(a.references, b.references, strict=True):
         assert torch.equal(first.latent, second.latent)
         assert_same_cameras([first.camera], [second.camera])
-    names = {"memory", "camera", "latents", "chunk", "noise", "prompt", "references"}
+    assert a.guidance == b.guidance
+    assert (a.shown is None) == (b.shown is None)
+    assert a.shown is None or torch.equal(a.shown, b.shown)
+    names = {"memory", "camera", "latents", "chunk", "noise", "prompt", "references", "guidance", "shown"}
     assert {f.name for f in fields(a)} == names
     for field in fields(LatentMemory):
         if field.name != "blocks":
