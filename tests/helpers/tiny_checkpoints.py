@@ -28,8 +28,9 @@ SETTINGS = {
     "chunk_latents": 3,
     "sampler": {"steps": 2},
     "filters": {"edge_jump": 10.0, "edge_share": 1.0},
+    "geometry": {"depth": {"skip_sky": False}},
 }
-"""Short chunks and few steps; random depth is all edges, which would leave nothing to remember."""
+"""Short chunks and few steps; random depth is all edges and ends, which would leave nothing to remember."""
 
 
 def transformer(seed: int = 0, layers: int = 3) -> WanTransformer3DModel:

@@ -511,8 +511,8 @@ def test_commands_say_what_they_did_and_what_is_wrong(model, source, tmp_path, c
     assert main(words.split()) == 0
     assert "has 2 of these clips (2 could not be used)" in capsys.readouterr().out
     assert LatentClips(place).info.text_length == 0
-    assert main(["train"]) == 0
-    assert "import-re10k" in capsys.readouterr().out
+    assert main(["train"]) == 2
+    assert "import-re10k" in capsys.readouterr().err
     assert main(["train", "fsdp"]) == 0
     assert Path(capsys.readouterr().out.strip()).is_file()
     arguments = f"train branch --model {model} --data {tmp_path / 'nowhere'} --out {tmp_path} --device cpu"
