@@ -50,12 +50,13 @@ class CacheLog:
         Raises:
             CacheExistsError: something is there.
             InvalidOptionError: a memory that cannot be stored.
-            OSError: with `strict`, it cannot be written.
+            StoreError: with `strict`, it cannot be written.
         """
         try:
             return cls(path, take.state.chunk, CacheWriter.create(path, take.state, model, [take.chunk], frames))
-        except OSError as error:
-            if strict or isinstance(error, StoreError):
+        except (OSError, StoreError) as error:
+            # The store tells the system's errors as a plain StoreError; its subclasses are about what is there.
+            if strict or (isinstance(error, StoreError) and type(error) is not StoreError):
                 raise
             log = cls(path, take.state.chunk, None)
             log.fail(error)

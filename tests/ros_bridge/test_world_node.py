@@ -23,7 +23,7 @@ from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.rooms import Room
 from mirage_env.store import open_cache
 from ros_bridge import messages
-from ros_bridge.nodes.rejected_inputs import WARN_EVERY, RejectedInputs
+from ros_bridge.nodes.rejected_inputs import WARN_EVERY, RejectedInputs, TransitionErrors
 from ros_bridge.nodes.start_views import camera_view, room_view
 from ros_bridge.parameters.world_parameters import WorldParameters, local_path
 from ros_bridge.player.rate_timer import RateTimer
@@ -77,6 +77,28 @@ def test_refusals_are_all_counted_and_seldom_told():
     now[0] = WARN_EVERY
     refusals.refuse("cmd_vel", "again")
     assert told[2:] == ["cmd_vel refused: again"]
+
+
+def test_whatever_ends_a_transition_is_logged_with_advice():
+    """Ours by its text; a library's with its kind, where it was raised, and what to do."""
+    said = []
+    with TransitionErrors("configured", said.append) as errors:
+        raise InvalidOptionError("rate is nan; give a number")
+    assert errors.text == "not configured: rate is nan; give a number"
+    for error, advice in (
+        (RuntimeError("No CUDA GPUs are available"), "set device"),
+        (ZeroDivisionError("x"), "report"),
+    ):
+        with TransitionErrors("configured", said.append):
+            raise error
+        assert type(error).__name__ in said[-1]
+        assert advice in said[-1]
+        assert "Traceback" in said[-1]
+    with pytest.raises(KeyboardInterrupt), TransitionErrors("configured", said.append):
+        raise KeyboardInterrupt
+    with TransitionErrors("configured", said.append) as errors:
+        pass
+    assert errors.text is None
 
 
 def test_ticker_keeps_its_rate_leaves_out_what_it_missed_and_ends():
@@ -661,7 +683,10 @@ def test_lifecycle_leads_the_node(place):
 @needs_ros
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"store": "s3://bucket/walk.zarr"}, "s3://bucket/walk.zarr"), ({"device": "cuda"}, "set device to")],
+    [
+        ({"store": "s3://bucket/walk.zarr"}, "s3://bucket/walk.zarr"),
+        ({"device": "cuda"}, "device 'cuda' is not available here"),
+    ],
 )
 def test_what_cannot_be_configured_ends_with_the_reason(place, wrong, says):
     """Also where the error is a library's: rclpy swallows it."""
