@@ -168,9 +168,10 @@ class Bench:
         model = self.model(steps)
         denoiser, predict = model.generator, model.generator.predict
 
-        def watched(*args: Any) -> Tensor:
-            watch.references = 0 if args[5] is None else args[5].shape[1]
-            return watch.timed("network", predict)(*args)
+        def watched(**arguments: Any) -> Tensor:
+            references = arguments.get("references")
+            watch.references = 0 if references is None else references.shape[1]
+            return watch.timed("network", predict)(**arguments)
 
         denoiser.predict = watched
         # References are chosen by looking into the memory, so it is the clocks that stand around it here.

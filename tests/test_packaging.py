@@ -255,8 +255,19 @@ def bare_environment(built, tmp_path) -> Path:
     libraries = [path for path in site_packages() if not path.startswith(str(ROOT))]
     (site / "dependencies.pth").write_text("\n".join(libraries))  # .pth files of those folders are not read
     [wheel] = built.glob("*.whl")
-    command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PIP_FIND_LINKS": ""})
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--isolated",
+        "--python",
+        str(python),
+        "install",
+        "--no-deps",
+        "--no-index",
+        str(wheel),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
     return python
 
 

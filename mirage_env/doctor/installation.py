@@ -24,9 +24,13 @@ DISTRIBUTION = "mirage-env"
 AGAIN = "pip install -c constraints.txt -e ."
 EXTRAS = {
     "bag": "worlds as rosbag2 files",
+    "cameras": "undistorted views of lenses of others",
     "cloud": "caches in object stores, worlds with versions",
     "data": "rollouts as Minari and LeRobot datasets",
     "docs": "the documentation as pages",
+    "heic": "photographs of phones (HEIC)",
+    "mesh": "worlds as meshes",
+    "mujoco": "MuJoCo scenes as worlds",
     "eval": "mirage eval",
     "full": "full-size models, and parts that wait in main memory",
     "notebook": "worlds shown in Jupyter",

@@ -281,7 +281,7 @@ def test_published_update_is_read_without_conversion(saved, tmp_path):
 def test_embeddings_serve_where_there_is_no_encoder(saved, tmp_path, capsys):
     prompts = ("a red chair", "the quick  brown fox")
     assert main(["model", "embed", str(saved / "wan"), "--out", str(tmp_path / "p"), "--prompts", *prompts]) == 0
-    assert "3 embeddings" in capsys.readouterr().out
+    assert "4 embeddings" in capsys.readouterr().out
     options = {"depth": saved / "depth", "dtype": torch.float32, "prompt_cache": None}
     text = load_world_model(saved / "wan", prompts=tmp_path / "p", text_encoder=False, **options).generator.text
     encoder = load_world_model(saved / "wan", **options).generator.text

@@ -65,6 +65,6 @@ def test_keys_in_a_window_walk(monkeypatch, tmp_path):
 
 def test_wrong_options_are_refused(tmp_path):
     with pytest.raises(InvalidOptionError, match="no learned world"):
-        run_play(Play(env="Rooms/World-v0", cache=tmp_path))
+        run_play(Play(env="Rooms/World-v0", world=tmp_path))
     with pytest.raises(InvalidOptionError, match="--env"):
         run_play(Play(env="Rooms/Nothing-v0"))

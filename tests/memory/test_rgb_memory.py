@@ -115,7 +115,7 @@ def test_one_view_holds_a_point_per_pixel_where_the_latent_memory_holds_one_per_
     ours, theirs = written(rgb(), images, slope()), written(LatentMemory.empty(CONFIG), images, slope())
     assert ours.points == H * W
     assert ours.points == theirs.points * CONFIG.stride**2
-    per_point = 3 + 6 + 2 + 2 + 2 + 2  # colour, place, footprint, frame, cell (4 above 65,536 pixels), evidence
+    per_point = 3 + 6 + 2 + 2 + 2 + 1  # colour, place, footprint, frame, cell (4 above 65,536 pixels), confidence
     tiles = len(ours.blocks[0].low)
     assert tiles < ours.points / 32
     assert ours.nbytes == ours.points * per_point + tiles * (24 + 4 + 4) + 4 + (4 + 128 + 72) + 24

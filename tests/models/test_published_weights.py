@@ -25,7 +25,7 @@ def saved(tmp_path_factory):
     save_pipeline(folder / "wan")
     save_depth_anything(folder / "depth")
     for layout, trained in LAYOUTS.items():
-        branch = ControlBranch.from_transformer(transformer(), trained.parts, LAYERS)
+        branch = ControlBranch.from_transformer(transformer(), trained.parts[0], LAYERS)
         for layer in (branch.before_proj, *branch.after_proj):
             nn.init.normal_(layer.weight, std=0.1)
         save_file(published_branch(branch.state_dict(), "module."), folder / f"{layout}.safetensors")

@@ -176,7 +176,9 @@ def test_shipped_weights_give_what_hooks_would_give():
     generator = load_world_model("rooms", dtype=torch.float32).generator
     branch, transformer = generator.branch, generator.transformer
     channels, size = transformer.config.in_channels, transformer.config.text_dim
-    given = torch.randn(B, channels, T + P, *GRID), 1000.0 * torch.rand(B, (T + P) * PATCHES), torch.randn(B, 1, size)
+    _, rows, columns = transformer.config.patch_size
+    tokens = (T + P) * (GRID[0] // rows) * (GRID[1] // columns)
+    given = torch.randn(B, channels, T + P, *GRID), 1000.0 * torch.rand(B, tokens), torch.randn(B, 1, size)
     condition = torch.randn(B, branch.patch_embedding.in_channels, T, *GRID)
     expected = by_hooks(branch, transformer, given, condition, 0)
     assert torch.equal(branch.run(transformer, *given, condition), expected)
