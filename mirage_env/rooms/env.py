@@ -61,7 +61,7 @@ class RoomsEnv(ChunkEnv[RoomState]):
 
     def __init__(
         self,
-        image_size: tuple[int, int] = (128, 128),
+        image_size: tuple[int, int] = (256, 256),
         latent_size: tuple[int, int] | None = None,
         chunk_frames: int = 8,
         split: str = "test",
