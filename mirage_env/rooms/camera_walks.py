@@ -24,7 +24,7 @@ WALK_CLEARANCE = 0.38
 _SEGMENTS = ("forward", "forward", "forward", "strafe", "orbit", "orbit", "look", "back")
 
 
-def random_walk(room: Room, rng: np.random.Generator, frames: int, height: int = 128, width: int = 128) -> list[Camera]:
+def random_walk(room: Room, rng: np.random.Generator, frames: int, height: int = 256, width: int = 256) -> list[Camera]:
     """Cameras of a natural walk: forward, strafing, orbiting, looking around and coming back, in random order.
 
     Neighbouring cameras are at most 0.13 m and 5 degrees apart, typically half of that; pitch stays within 12 degrees.

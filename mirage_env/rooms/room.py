@@ -112,7 +112,7 @@ class Room:
             scene.geometry, scene.kind, scene.mover_of, scene.shell, x, y, z, direction[0], direction[1]
         )
 
-    def start_camera(self, rng: np.random.Generator, height: int = 128, width: int = 128) -> Camera:
+    def start_camera(self, rng: np.random.Generator, height: int = 256, width: int = 256) -> Camera:
         """An upright camera at a free place, looking at something and not straight into a near wall."""
         cells = np.argwhere(self.free_cells)
         best, best_score = None, -np.inf

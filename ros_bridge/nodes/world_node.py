@@ -98,12 +98,14 @@ from ros_bridge.parameters.declaration import changed, current, declare, fixed
 from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.player.motion_commands import Stop
 from ros_bridge.player.rate_timer import RateTimer
-from ros_bridge.player.world_player import WorldPlayer
+from ros_bridge.player.world_player import CLOSE_SECONDS, WorldPlayer
 from ros_bridge.sensing.camera_mount import CameraMount
 
 NODE_NAME = "mirage"
 LOOK_SECONDS = 0.25
 """How often `main` looks whether it is to end."""
+CLEANUP_SECONDS = 30.0
+"""Time that a cleanup waits for the disk; a shutdown does not wait so long."""
 SMOOTHING = 0.05
 """Weight of the newest frame in the mean time of publishing."""
 
@@ -166,16 +168,17 @@ class WorldNode(_ros.LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: Any) -> Any:
-        """Close the world and its store."""
-        self.close()
+        """Close the world and its store, which the next configure may open again."""
+        self.close(CLEANUP_SECONDS)
         return _ros.TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: Any) -> Any:
-        """As `on_cleanup`."""
-        return self.on_cleanup(state)
+        """Close the world and its store, and do not wait long for the disk."""
+        self.close()
+        return _ros.TransitionCallbackReturn.SUCCESS
 
-    def close(self) -> None:
-        """Close the world and its store, and disconnect; a second call does nothing."""
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Close the world and its store within that time, and disconnect; a second call does nothing."""
         self._stop_streaming()
         for destroy, part in self._parts:
             destroy(part)
@@ -185,7 +188,7 @@ class WorldNode(_ros.LifecycleNode):
         player, self.player = self.player, None
         if player is not None:
             with self.refusals.watching("close"):
-                player.close()
+                player.close(seconds)
 
     def _open(self, o: WorldParameters) -> None:
         store = o.store_folder

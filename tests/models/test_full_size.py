@@ -264,7 +264,7 @@ def test_spread_transformer_has_no_branch(saved):
 
 
 def test_small_models_take_no_option_of_full_size_ones():
-    for options in ({"offload": "model"}, {"revision": "main"}):
+    for options in ({"offload": "model"}, {"attention": "native"}, {"revision": "main"}):
         with pytest.raises(InvalidOptionError, match="small model"):
             load_world_model("rooms", **options)
 
