@@ -231,7 +231,7 @@ def test_sizes_of_the_published_model_and_what_memory_they_need(saved, tmp_path,
     write_hollow(tmp_path / "branch", empty_module(ControlBranch, BRANCH, tmp_path), BRANCH)
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "tokenizer_config.json").write_text("{}")
-    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "model_index.json").write_text(json.dumps({"expand_timesteps": True}))
     code, report = check(capsys, tmp_path, depth=saved / "depth", control=tmp_path / "branch")
     assert (code, problems(report)) == (0, "")
     billions = {part["name"]: part["parameters"] / 1e9 for part in report["parts"]}
@@ -254,14 +254,15 @@ def test_published_weights_are_converted_and_nothing_is_overwritten(saved, tmp_p
     branch, update = ControlBranch(**config).state_dict(), load_file(saved / "lora" / LORA)
     file, out = tmp_path / "published.safetensors", tmp_path / "out"
     save_file({**published_branch(branch), **published_lora(update)}, file)
-    assert main(["model", "convert", str(file), "--out", str(out)]) == 0
+    layers = ["--layers", "0", "15"]
+    assert main(["model", "convert", str(file), "--out", str(out), *layers]) == 0
     for ours, converted in ((branch, out / "control" / WEIGHTS), (update, out / "lora" / LORA)):
         found = load_file(converted)
         assert found.keys() == ours.keys()
         assert all(torch.equal(found[key], ours[key]) for key in ours)
     assert ControlBranch.load_config(out / "control")["layers"] == [0, 15]
-    assert main(["model", "convert", str(file), "--out", str(out)]) == 2
-    assert main(["model", "convert", str(file), "--out", str(tmp_path / "new"), "--layout", "spatia"]) == 2
+    assert main(["model", "convert", str(file), "--out", str(out), *layers]) == 2
+    assert main(["model", "convert", str(file), "--out", str(tmp_path / "new"), "--layout", "spatia", *layers]) == 2
     assert "49 channels" in capsys.readouterr().err
     with pytest.raises(InvalidOptionError, match="mirage model convert"):
         load_world_model(saved / "wan", depth=saved / "depth", control=file)
