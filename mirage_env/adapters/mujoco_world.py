@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -129,10 +130,15 @@ class MujocoEnv(RgbdEnv):
 
 
 def _library() -> Any:
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    headless = sys.platform == "linux" and not os.environ.get("DISPLAY") and not os.environ.get("MUJOCO_GL")
+    if headless:
+        os.environ["MUJOCO_GL"] = "egl"
+    chosen = sys.modules.get("mujoco.rendering.classic.gl_context") or sys.modules.get("mujoco.gl_context")
     try:
         import mujoco
+
+        if headless and chosen is not None:  # whoever imported MuJoCo before had it choose a window
+            importlib.reload(chosen)
     except (ImportError, AttributeError) as error:  # AttributeError: PyOpenGL without a library
         raise MissingPackageError(f"MuJoCo cannot be loaded ({error}); pip install 'mirage-env[mujoco]'") from error
     return mujoco

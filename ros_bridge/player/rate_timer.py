@@ -45,7 +45,8 @@ class RateTimer:
         due = self._clock()
         while not self._stopped.is_set():
             left = due - self._clock()
-            if left > 0.0 and left <= self._period:
+            # Sums of floats miss the period by a little; only a beat that is clearly farther tells of a clock put back.
+            if 0.0 < left < 2.0 * self._period:
                 self._stopped.wait(min(left, LOOK_SECONDS))
                 continue
             self._tick()

@@ -1,5 +1,9 @@
 """Other simulators as worlds: what they render is geometry that fits together, in our conventions."""
 
+import os
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -77,6 +81,15 @@ def test_mujoco_renders_what_a_pinhole_camera_sees(world):
     assert view.labels[18, 40] == STATIC
     assert (view.labels == MOVER).any()
     assert np.array_equal(np.isinf(view.depth), view.labels == SKY)
+
+
+def test_mujoco_that_was_imported_before_renders_without_a_display(world):
+    code = "import mujoco; from mirage_env.adapters import MujocoWorld as W; w = W(SCENE); import numpy as np\n"
+    code += "print(w.view(w.start_camera(np.random.default_rng(0), (8, 12))).image.shape)"
+    environment = {key: value for key, value in os.environ.items() if key not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    command = [sys.executable, "-c", f"SCENE = {SCENE!r}\n{code}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(8, 12, 3)", done.stderr
 
 
 def test_mujoco_moves_with_time_and_back(world):

@@ -195,6 +195,45 @@ def test_views_that_do_not_match_or_have_no_pose_are_said(robots):
 
 
 @needs_ros
+def test_a_velocity_expires_by_the_clock_of_the_simulation(place):
+    """At a fifth of real time a velocity that holds for one second moves for one second of that time."""
+    from rosgraph_msgs.msg import Clock
+
+    domain = free_domain()
+    peer = Peer(domain, place / "logs")
+    options = {"use_sim_time": True, "cmd_timeout": 1.0, "max_speed": 2.0}
+    try:
+        with ros_process(arguments(place, "", options), domain, place) as node:
+            clock, began = peer.node.create_publisher(Clock, "/clock", 10), time.monotonic()
+            with peer.listening(kind("PoseStamped"), "/mirage/pose") as poses:
+
+                def tick():
+                    now = 100 * NANO + round(0.2 * NANO * (time.monotonic() - began))
+                    clock.publish(Clock(clock=time_message(now)))
+
+                def until(condition, seconds):
+                    end = time.monotonic() + seconds
+                    while not condition():
+                        assert time.monotonic() < end, node.output
+                        tick()
+                        peer.spin(0.02)
+
+                until(lambda: poses, 180.0)
+                until(lambda: peer.node.count_subscribers("/cmd_vel"), 20.0)
+                peer.publish("/cmd_vel", messages.twist_message([0.5, 0, 0], [0, 0, 0]))
+                until(lambda: poses[-1].pose.position.x > 0.1, 30.0)
+                moving = messages.nanoseconds(poses[-1].header.stamp)
+                until(lambda: messages.nanoseconds(poses[-1].header.stamp) > moving + 3 * NANO // 2, 30.0)
+            assert poses[-1].pose.position.x == pytest.approx(0.5, abs=0.5 * 8 / RATE)
+            stamps = [messages.nanoseconds(p.header.stamp) for p in poses]
+            assert (np.diff(stamps) >= 0).all()
+            before = len(node.output)
+            clock.publish(Clock(clock=time_message(50 * NANO)))
+            peer.wait_for(lambda: "time has gone back" in node.output[before:])
+    finally:
+        peer.close()
+
+
 @needs_ros
 def test_the_node_makes_the_time_that_others_follow(place):
     """Half of real time; it stands while the world is paused, and does not go back with the world."""
