@@ -252,8 +252,7 @@ def bare_environment(built, tmp_path) -> Path:
     python = tmp_path / "bare/bin/python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
     [site] = (tmp_path / "bare").glob("lib/python*/site-packages")
-    libraries = [path for path in site_packages() if not path.startswith(str(ROOT))]
-    (site / "dependencies.pth").write_text("\n".join(libraries))  # .pth files of those folders are not read
+    (site / "dependencies.pth").write_text("\n".join(site_packages()))  # .pth files of those folders are not read
     [wheel] = built.glob("*.whl")
     command = [
         sys.executable,

@@ -22,6 +22,7 @@ from task_worlds import (
     equal,
     make,
     mirage,
+    rollout,
     rooms,
     rooms_made_once,  # noqa: F401
 )
@@ -37,10 +38,6 @@ COPIES = [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))]
 def of_real_parts(name):
     """An environment of an id whose model has nothing but parts of the library."""
     return make(name) if name.startswith("Rooms") else gym.make(name, model=MODEL, start_views=start_view)
-
-
-def rollout(env, actions=(TURN, FORWARD)):
-    return [env.step(0.5 * action) for action in actions]
 
 
 # Deep copies and pickles
@@ -114,17 +111,12 @@ def test_world_whose_blocks_are_still_on_disk_goes_through_a_pickle(tmp_path):
 # Other processes
 
 
-def replayed(envs):
-    """What each environment returns in another process."""
-    return [rollout(env) for env in envs]
-
-
 def test_every_id_goes_on_in_a_spawned_process():
     envs = [of_real_parts(name) for name in EVERY_ID]
     for env in envs:
         env.reset(seed=0)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        far = pool.submit(replayed, envs).result()
+        far = list(pool.map(rollout, envs))
     for name, env, results in zip(EVERY_ID, envs, far, strict=True):
         assert equal(tuple(rollout(env)), tuple(results)), name
 

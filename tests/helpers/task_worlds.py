@@ -62,6 +62,10 @@ def make(name):
     return gym.make(name, **world)
 
 
+def rollout(env, actions=(TURN, FORWARD)):
+    return [env.step(0.5 * action) for action in actions]
+
+
 def equal(a, b):
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)

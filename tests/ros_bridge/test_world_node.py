@@ -546,8 +546,6 @@ def test_bad_input_is_named_and_counted_and_the_node_lives(world):
     peer.publish("/mirage/goal_pose", unset)
     peer.publish("/mirage/goal_pose", elsewhere)
     peer.publish("/mirage/path_cmd", messages.path_message([unset], 0, "map"))
-    peer.publish("/mirage/start/image", image)
-    peer.publish("/mirage/start/camera_info", info)
     peer.publish("/mirage/load_cmd", message("String", data="/nowhere/walk.zarr"))
     peer.publish("/mirage/save_cmd", message("String", data="/proc/no/walk.zarr"))
     assert not set_parameter(peer, "jpeg_quality", 1000).successful
@@ -556,12 +554,15 @@ def test_bad_input_is_named_and_counted_and_the_node_lives(world):
     def more(kind):
         return int(values_now.get(f"refused {kind}", 0)) - int(before.get(f"refused {kind}", 0))
 
-    expected = {"cmd_vel": 1, "goal_pose": 2, "path_cmd": 1, "start": 1, "load": 1, "save": 1, "parameter": 1}
+    expected = {"cmd_vel": 1, "goal_pose": 2, "path_cmd": 1, "load": 1, "save": 1, "parameter": 1}
     for _ in range(5):
+        peer.publish("/mirage/start/image", image)  # best effort: one of them may be lost
+        peer.publish("/mirage/start/camera_info", info)
         values_now = values(peer)
-        if all(more(kind) == count for kind, count in expected.items()):
+        if more("start") and all(more(kind) == count for kind, count in expected.items()):
             break
     assert {kind: more(kind) for kind in expected} == expected, node.output
+    assert more("start"), node.output
     for said in ("nan", "length 0", "30 x 20 pixels"):
         assert said in node.output
     assert float(values(peer)["frames per second"]) > 0.5 * RATE
