@@ -13,7 +13,7 @@ from typing import Any
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.store import open_cache
-from ros_bridge.command_options import Bag, Call, Drive, Drives, Echo, Learn, Network, Topics, World
+from ros_bridge.command_options import Bag, Call, Drive, Drives, Echo, Network, Topics, World
 from ros_bridge.parameters.policy_parameters import PolicyParameters
 from ros_bridge.parameters.world_parameters import WorldParameters
 
@@ -182,29 +182,6 @@ def _bag(options: Bag) -> int:
     return 0
 
 
-def _learn(options: Learn) -> int:
-    from mirage_env.models import load_world_model
-    from ros_bridge.bag.learn_bag import learn_bag
-
-    settings = WorldParameters(observe_mount=options.mount or "")
-    _, report = learn_bag(
-        options.bag,
-        load_world_model(options.model),
-        options.out,
-        overlap=options.overlap,
-        hold_out=options.hold_out,
-        image=options.image,
-        depth=options.depth,
-        pose=options.pose,
-        pose_frame=options.pose_frame,
-        T_base_camera=settings.mount_of_robot(),
-        rectified=options.rectified,
-        every=options.every,
-    )
-    print(f"{options.out}: {report}")
-    return 0
-
-
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
@@ -217,5 +194,4 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     Drive: _drive,
     Call: _call,
     Bag: _bag,
-    Learn: _learn,
 }

@@ -119,39 +119,6 @@ class Bag:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learn:
-    """Learn a world from a robot's bag: its posed RGB-D views become the memory; needs no ROS.
-
-    Views with poses (/tf, odometry or poses) are written where they show something new; some are held out to compare.
-    """
-
-    bag: Annotated[Path, tyro.conf.Positional]
-    """The bag: a folder with metadata.yaml, or a .mcap or .db3 file."""
-    out: Path
-    """The world, a new folder or .zip."""
-    model: str = "rooms"
-    """A shipped model, or a folder that holds mirage.json."""
-    image: Text = None
-    """Topic of the images, where there are several; likewise below."""
-    depth: Text = None
-    """Topic of the depth."""
-    pose: Text = None
-    """Topic of PoseStamped, Odometry or Path; it comes before /tf."""
-    pose_frame: Text = None
-    """Frame whose poses a PoseStamped or Path holds."""
-    mount: Text = None
-    """Camera on the body of the poses, where no transforms say it: "x y z roll pitch yaw", m and degrees."""
-    rectified: bool = False
-    """The images are rectified, whatever their CameraInfo says."""
-    every: int = 1
-    """Take every n-th image only."""
-    overlap: float = 0.9
-    """Leave out a view of which the world knows a larger share."""
-    hold_out: int = 5
-    """Hold out every n-th view, to compare; 0: none."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Call(Network):
     """Call a service of the world node.
 

@@ -121,7 +121,6 @@ ROS = {
     "drive": _ros("Drive with the keyboard.", "Drive"),
     "call": _ros("Call a service of the world node.", "Call"),
     "bag": _ros("Write a saved world as a rosbag2 file; needs no ROS.", "Bag"),
-    "learn": _ros("Learn a world from a robot's bag: its posed RGB-D views become the memory; needs no ROS.", "Learn"),
 }
 MIRAGE = Command(
     "A learned world that robots can practise in. Begin with: mirage walk --seed 7 --path loop --out walk",

@@ -1,10 +1,11 @@
-"""Reader and writer of rosbag2 files, without ROS, by the library `rosbags`.
+"""Reader of rosbag2 files and ROS 1 bags, and writer of rosbag2 files, without ROS, by the library `rosbags`.
 
 Message definitions are those of Kilted; they are the same from Humble on, and a hash in the bag tells where not.
 """
 
 from __future__ import annotations
 
+import functools
 import shutil
 import sqlite3
 import struct
@@ -27,6 +28,7 @@ from mirage_env.errors import (
 from ros_bridge.messages.message_types import NANO
 
 try:
+    from rosbags import rosbag1
     from rosbags.interfaces import (
         Qos,
         QosDurability,
@@ -38,12 +40,17 @@ try:
     from rosbags.rosbag2 import Reader, ReaderError, StoragePlugin, Writer
     from rosbags.serde import SerdeError
     from rosbags.typesys import Stores, get_typestore
+    from rosbags.typesys.store import Typestore
 except ImportError as error:
     raise MissingPackageError(
         f"bags need the package rosbags ({error}): pip install 'mirage-env[bag]'; it needs no ROS"
     ) from error
 
 TYPES = get_typestore(Stores.ROS2_KILTED)
+HEADER = "std_msgs/msg/Header"
+TF_MESSAGE = "tf2_msgs/msg/TFMessage"
+SAME_TYPES = {"tf/msg/tfMessage": TF_MESSAGE}
+"""Types of ROS 1 under their present names."""
 BAG_VERSION: Literal[9] = 9
 """Of the metadata file; Jazzy and later write and read it."""
 UNLIMITED = QosTime(9223372036, 854775807)
@@ -118,13 +125,14 @@ class BagReader:
         topics: name to message type.
     """
 
-    def __init__(self, path: Path, reader: Reader) -> None:
+    def __init__(self, path: Path, reader: Reader | rosbag1.Reader) -> None:
         self.path = path
-        self._reader = reader
+        self._reader: Any = reader
+        self._ros1 = isinstance(reader, rosbag1.Reader)
         self._connections: dict[str, list[Any]] = {}
-        for connection in reader.connections:
+        for connection in self._reader.connections:
             self._connections.setdefault(connection.topic, []).append(connection)
-        self.topics = {name: found[0].msgtype for name, found in sorted(self._connections.items())}
+        self.topics = {name: _kind(found[0]) for name, found in sorted(self._connections.items())}
 
     def __str__(self) -> str:
         topics = ", ".join(f"{name} ({kind})" for name, kind in self.topics.items())
@@ -142,18 +150,20 @@ class BagReader:
         """
         kind = self.topics[topic]
         for connection in self._connections[topic]:
-            if connection.msgtype != kind:
+            if _kind(connection) != kind:
                 raise BagContentError(f"{topic} has messages of two types, {kind} and {connection.msgtype}")
-            if connection.digest and connection.digest != TYPES.hash_rihs01(kind):
+            known = _ros1_digest(kind) if self._ros1 else TYPES.hash_rihs01(kind)
+            if connection.digest and connection.digest != known:
                 raise BagContentError(
-                    f"{topic} has another definition of {kind} than ROS 2 (hash {connection.digest}); record it with "
-                    "the standard messages"
+                    f"{topic} has another definition of {kind} than ROS {1 if self._ros1 else 2} (hash "
+                    f"{connection.digest}); record it with the standard messages"
                 )
 
     def raw(self, topic: str) -> Iterator[tuple[int, bytes]]:
         """Stamp in the header (nanoseconds) and bytes of every message of a topic whose messages have headers."""
         for _, _, data in self._reader.messages(self._connections[topic]):
-            order = "<" if data[1] else ">"  # CDR: bytes 0 to 3 tell the order, then comes the header's stamp
+            # The stamp is at byte 4: after the number of the message in ROS 1, after what tells the order in CDR.
+            order = "<" if self._ros1 or data[1] else ">"
             sec, nanosec = struct.unpack_from(f"{order}iI", data, 4)
             yield sec * NANO + nanosec, data
 
@@ -163,30 +173,57 @@ class BagReader:
             yield self.decode(topic, data)
 
     def decode(self, topic: str, data: bytes) -> Any:
-        """The message, with the fields that ROS gives it."""
+        """The message, with the fields that ROS 2 gives it."""
+        if self._ros1:
+            return _ros1_types().deserialize_ros1(data, self.topics[topic])
         return TYPES.deserialize_cdr(data, self.topics[topic])
 
 
 @contextmanager
 def open_bag(path: Path) -> Iterator[BagReader]:
-    """A bag to read: a folder with metadata.yaml, or a .mcap or .db3 file; what fails inside is a damaged bag.
+    """A bag to read: a folder with metadata.yaml, a .mcap or .db3 file, or a .bag of ROS 1.
+
+    What fails inside the block is a damaged bag.
 
     Raises:
         BagNotFoundError: there is none.
         BagContentError: it is damaged, or of a kind that is not read.
     """
     if not path.exists() or (path.is_dir() and not (path / "metadata.yaml").exists()):
-        raise BagNotFoundError(f"there is no bag at {path}; give a folder with metadata.yaml, or a .mcap or .db3 file")
+        raise BagNotFoundError(
+            f"there is no bag at {path}; give a folder with metadata.yaml, or a .mcap, .db3 or .bag file"
+        )
     try:
-        with Reader(path) as reader:
+        with rosbag1.Reader(path) if path.suffix == ".bag" else Reader(path) as reader:
             yield BagReader(path, reader)
     except MirageError:
         raise
     except DAMAGE as error:
         raise BagContentError(
-            f"the bag {path} cannot be read: {str(error) or type(error).__name__}. `ros2 bag reindex` repairs a bag "
-            "that was not closed"
+            f"the bag {path} cannot be read: {str(error) or type(error).__name__}. "
+            f"`{'rosbag' if path.suffix == '.bag' else 'ros2 bag'} reindex` repairs a bag that was not closed"
         ) from error
+
+
+def _kind(connection: Any) -> str:
+    return SAME_TYPES.get(connection.msgtype, connection.msgtype)
+
+
+@functools.cache
+def _ros1_types() -> Typestore:
+    """ROS 2's message types with the header of ROS 1, which counts messages: their bytes are those of ROS 1."""
+    store = Typestore()
+    ours = {name: fields for name, fields in TYPES.fielddefs.items() if name != HEADER}
+    store.register({**ours, HEADER: get_typestore(Stores.ROS1_NOETIC).fielddefs[HEADER]})
+    return store
+
+
+@functools.cache
+def _ros1_digest(kind: str) -> str:
+    """MD5 by which ROS 1 knows the definition of a type."""
+    store = get_typestore(Stores.ROS1_NOETIC)
+    store.register({TF_MESSAGE: TYPES.fielddefs[TF_MESSAGE]})
+    return store.generate_msgdef(kind)[1]
 
 
 def _check_free(path: Path) -> None:
@@ -198,6 +235,7 @@ def _check_free(path: Path) -> None:
 
 DAMAGE = (
     ReaderError,
+    rosbag1.ReaderError,
     SerdeError,
     OSError,
     ValueError,

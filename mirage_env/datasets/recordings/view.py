@@ -22,6 +22,10 @@ class PosedView:
     """Of the image, in its pixels."""
     depth: NDArray[np.float32] | None = None  # [H, W] metres, registered to the image; 0 unknown, inf none
     name: str = ""
+    time: float | None = None
+    """Seconds, where it is known."""
+    sequence: int = 0
+    """Number of the continuous take that it belongs to."""
 
 
 @dataclass(frozen=True, eq=False)
