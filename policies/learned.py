@@ -6,7 +6,9 @@ which run code when they are opened; they are neither written nor read here.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,12 +26,18 @@ from stable_baselines3.sac.policies import MultiInputPolicy as SACPolicy
 from torch import Tensor, nn
 
 from mirage_env.errors import PolicyError
+from mirage_env.files import open_regular, read_json_object
 
 KEYS = ("pixels", "readout", "agent_pos", "goal")
 """What a policy can look at."""
 ALGORITHMS = ("ppo", "sac")
 FORMAT = 1
 SETTINGS, WEIGHTS = "policy.json", "policy.safetensors"
+MOST_BYTES = 2**32
+MOST_NUMBERS = 2**26
+"""Of an observation; an image of 4096 x 4096 has 50 million."""
+ODD_VALUES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What spaces and networks raise at values that they were not written for."""
 
 Algorithm = Literal["ppo", "sac"]
 
@@ -135,6 +143,13 @@ class NetworkConfig:
         if not self.hidden or min(*self.hidden, self.image_width, self.image_width) < 1 or not self.spread > 0.0:
             raise PolicyError(f"hidden {self.hidden}, image_width {self.image_width} and spread must be positive")
 
+    def least_weights(self, space: spaces.Dict) -> int:
+        """Number of weights that a network for a space (`View.space`) has at least."""
+        images = [key for key, part in space.items() if len(part.shape or ()) == 3]
+        numbers = sum(math.prod(part.shape or ()) for key, part in space.items() if key not in images)
+        widths = (numbers + self.image_width * len(images), *self.hidden)
+        return sum(a * b for a, b in itertools.pairwise(widths)) + 512 * self.image_width * len(images)
+
     def policy_kwargs(self) -> dict[str, Any]:
         """`policy_kwargs` of the Stable-Baselines3 algorithm."""
         common: dict[str, Any] = {
@@ -168,21 +183,25 @@ class LearnedPolicy:
             PolicyError: nothing is there, or it is damaged or of a newer format.
         """
         folder = Path(folder)
+        if lacking := [name for name in (SETTINGS, WEIGHTS) if not (folder / name).exists()]:
+            raise PolicyError(f"there is no policy in {folder}: no {lacking[0]}; give a folder that training wrote")
+        settings = read_json_object(folder / SETTINGS, error=PolicyError, advice="copy or train it again")
         try:
-            settings = json.loads((folder / SETTINGS).read_text())
-            weights = load_file(folder / WEIGHTS)
-        except FileNotFoundError as error:
-            raise PolicyError(f"there is no policy in {folder}: {error}; give a folder that training wrote") from error
-        except (ValueError, SafetensorError) as error:
+            with open_regular(folder / WEIGHTS, MOST_BYTES):
+                weights = load_file(folder / WEIGHTS)
+        except (OSError, ValueError, SafetensorError) as error:
             raise PolicyError(f"the policy in {folder} is damaged: {error}; copy or train it again") from error
-        if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        if settings.get("format") != FORMAT:
             raise PolicyError(f"{folder / SETTINGS} is not of format {FORMAT}; use the version that wrote it")
         try:
             seen = spaces.Dict({key: _box(value) for key, value in settings["observation"].items()})
             view = View(tuple(settings["view"]["keys"]), settings["view"]["side"])
             config = NetworkConfig(**{**settings["network"], "hidden": tuple(settings["network"]["hidden"])})
-            network = build_network(view.space(seen), _box(settings["action"]), config)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            space = view.space(seen)
+            if (least := config.least_weights(space)) > (there := sum(w.numel() for w in weights.values())):
+                raise ValueError(f"it describes a network of at least {least} weights, {WEIGHTS} has {there}")
+            network = build_network(space, _box(settings["action"]), config)
+        except ODD_VALUES as error:
             raise PolicyError(f"{folder / SETTINGS} is damaged: {error!r}; copy or train it again") from error
         load_weights(network, weights, str(folder / WEIGHTS))
         return LearnedPolicy(network, view, seen, config)
@@ -285,6 +304,8 @@ def _described(space: Space[Any]) -> dict[str, Any]:
 
 def _box(value: dict[str, Any]) -> spaces.Box:
     shape, dtype = tuple(value["shape"]), np.dtype(value["dtype"])
+    if dtype.kind not in "fiu" or not 0 < math.prod(shape) <= MOST_NUMBERS:
+        raise ValueError(f"a space of {dtype}{list(shape)}; give at most {MOST_NUMBERS} numbers")
     low, high = (
         np.broadcast_to(np.array(value[k], dtype), (int(np.prod(shape)),)).reshape(shape) for k in ("low", "high")
     )

@@ -171,14 +171,16 @@ def _call(options: Call) -> int:
 
 
 def _bag(options: Bag) -> int:
+    from mirage_env.commands.checks import saved_world
     from ros_bridge.bag import world_to_bag
 
+    world = saved_world(options.world)
     model = None
     if not options.poses_only:
         from mirage_env.models import load_world_model
 
-        model = load_world_model(options.model or open_cache(options.cache).model)
-    print(world_to_bag.cache_to_bag(options.cache, options.out, options.rate, options.codec, model=model))
+        model = load_world_model(options.model or open_cache(world).model)
+    print(world_to_bag.cache_to_bag(world, options.out, options.rate, options.codec, model=model))
     return 0
 
 

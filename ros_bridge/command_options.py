@@ -104,8 +104,8 @@ class Bag:
     memory shows.
     """
 
-    cache: Annotated[Path, tyro.conf.Positional]
-    """The cache, a folder or .zip."""
+    world: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="WORLD")]
+    """The saved world: a folder, a .zip, or the folder of a walk."""
     out: Path
     """Folder of the bag."""
     rate: Number = None

@@ -31,6 +31,9 @@ class Only:
     where: tuple[str, ...] = LIBRARY
 
 
+POSIX_ONLY = ("fcntl", "grp", "posix", "pty", "pwd", "resource", "termios", "tty")
+"""Modules that other systems lack; what runs on a terminal or a robot may have them."""
+
 RULES = (
     Only(("diffusers", "transformers"), ("mirage_env/models/*", "mirage_env/training/*", "mirage_env/evaluation/*")),
     Only(("depth_anything_3", "mapanything"), ("mirage_env/models/geometry/packaged_depth.py",)),
@@ -75,6 +78,7 @@ RULES = (
         ("policies",),
         ("policies/*", "ros_bridge/nodes/policy_node.py", *COMMANDS),
     ),
+    Only(POSIX_ONLY, ("ros_bridge/teleop_keyboard.py",)),
     Only(("ros_bridge",), ("ros_bridge/*", *COMMANDS, "mirage_env/doctor/installation.py")),
     # What executes code on loading; one test sends environments through it, as multiprocessing does.
     Only(
@@ -115,7 +119,7 @@ POLICIES_MAY_IMPORT = {"gymnasium", "lazy_loader", "numpy", "torch", "policies",
 """And `mirage_env` for type checking, or in `POLICIES_WITH_WORLDS`."""
 LEARNING = ("policies/learned.py", "policies/training/*")
 LEARNING_MAY_IMPORT = {"stable_baselines3", "safetensors", "matplotlib", "tqdm"}
-"""Learned policies are networks of Stable-Baselines3; of `mirage_env` they know the errors."""
+"""Learned policies are networks of Stable-Baselines3; of `mirage_env` they know the errors and the guarded files."""
 POLICIES_WITH_WORLDS = ("policies/planner*.py", "policies/rollout*.py")
 """The planner plans inside a world model; rollouts begin with saved worlds."""
 
@@ -134,6 +138,8 @@ MAY_PRINT = (
     "examples/*",
 )
 MAY_PRINT += ("tests/*",)
+MAY_RENAME = ("mirage_env/files/atomic.py", "mirage_env/store/backends/*")
+"""Others write through `mirage_env.files`, so that a kill leaves nothing that is never removed."""
 WORLD_MODEL_LINES = 250
 
 
@@ -200,7 +206,7 @@ def wrong_imports(path: str, tree: ast.AST) -> Iterator[str]:
         adapter = root == "mirage_env" and (found.typing_only or matches(path, POLICIES_WITH_WORLDS))
         adapter |= root == "tyro" and path == "policies/rollout/command.py"  # options of `mirage rollout`
         learning = matches(path, LEARNING) and (
-            root in LEARNING_MAY_IMPORT or within(found.module, ("mirage_env.errors",))
+            root in LEARNING_MAY_IMPORT or within(found.module, ("mirage_env.errors", "mirage_env.files"))
         )
         if top == "policies" and root not in POLICIES_MAY_IMPORT and not (adapter or learning):
             yield f"{place}; policies know only Gymnasium, NumPy and torch"
@@ -216,6 +222,8 @@ def bad_habits(path: str, tree: ast.AST) -> Iterator[str]:
                 name = ast.unparse(node.func)
                 if name in FORBIDDEN_CALLS and not (name == "print" and matches(path, MAY_PRINT)):
                     yield f"{place} {FORBIDDEN_CALLS[name]}"
+                if renames(node, name) and matches(path, LIBRARY) and not matches(path, MAY_RENAME):
+                    yield f"{place} renames a file by itself; use new_file or replaced_folder of mirage_env.files"
                 for keyword in node.keywords:
                     value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
                     if keyword.arg == "allow_pickle" and value is not False:
@@ -232,6 +240,12 @@ def bad_habits(path: str, tree: ast.AST) -> Iterator[str]:
                 names = {ast.unparse(n) for n in (caught.elts if isinstance(caught, ast.Tuple) else [caught])}
                 if names & {"Exception", "BaseException"}:
                     yield f"{place} catches everything; name the error"
+
+
+def renames(call: ast.Call, name: str) -> bool:
+    """Tell whether a call gives a file another name; `replace` of text has two arguments."""
+    last, plain = name.rpartition(".")[2], len(call.args) == 1 and not call.keywords
+    return name in ("os.replace", "os.rename", "shutil.move") or (plain and last in ("rename", "replace"))
 
 
 def violations(path: str, source: str) -> list[str]:
@@ -446,6 +460,10 @@ def test_riddle_is_seen():
         ("mirage_env/envs/world.py", "try:\n    f()\nexcept:\n    pass", "catches everything"),
         ("mirage_env/envs/world.py", "try:\n    f()\nexcept (OSError, Exception):\n    pass", "catches everything"),
         ("mirage_env/envs/world.py", "print('hello')", "prints"),
+        ("mirage_env/files/locks.py", "import fcntl", "only ros_bridge/teleop_keyboard.py"),
+        ("policies/training/log.py", "import os\nos.replace('a.partial', 'a')", "renames a file"),
+        ("policies/training/log.py", "partial.replace(path)", "renames a file"),
+        ("ros_bridge/bag/rosbag_files.py", "folder.rename(path)", "renames a file"),
     ],
 )
 def test_broken_rule_is_seen(path, source, says):
@@ -463,6 +481,7 @@ def test_broken_rule_is_seen(path, source, says):
         ("policies/rollout/loop.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import mirage_env"),
         ("policies/planner/memory_model.py", "from mirage_env import WorldModel"),
         ("policies/learned.py", "import stable_baselines3\nfrom mirage_env.errors import PolicyError"),
+        ("policies/training/log.py", "from mirage_env.files import new_file\nname.replace('a', 'b')"),
         ("ros_bridge/nodes/policy_node.py", "from policies.base import Policy"),
         ("tests/store/test_store.py", "import zarr"),
         ("mirage_env/viewer/scene.py", "from viser import ViserServer"),

@@ -8,7 +8,7 @@ import random
 import time
 
 import pytest
-from hostile import Entry, entries, renew, spoil, suffix_of
+from hostile import FOUND, Entry, entries, renew, spoil, suffix_of
 
 from mirage_env.errors import MirageError
 
@@ -28,9 +28,9 @@ def test_changed_file_is_read_or_refused(tmp_path, name):
     renew(path, sound)
     entry.open(path)  # a sound one is read
     beside = {p.name for p in tmp_path.iterdir()}
-    for _ in range(TIMES.get(name, 40)):
+    for source in (*map(random.Random, FOUND.get(name, ())), *[rng] * TIMES.get(name, 40)):
         renew(path, sound)
-        spoil(entry, path, rng)
+        spoil(entry, path, source)
         began = time.process_time()
         with contextlib.suppress(MirageError):  # any other error is a fault
             entry.open(path)

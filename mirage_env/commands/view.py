@@ -13,6 +13,8 @@ from pathlib import Path
 from mirage_env.commands.checks import saved_world
 from mirage_env.commands.view_options import View
 from mirage_env.errors import InvalidImageError, MissingPackageError
+from mirage_env.files import read_regular
+from mirage_env.files.pictures import MOST_BYTES
 from mirage_env.interfaces import OpenRoom
 from mirage_env.models.world_model_loader import shipped_models
 from mirage_env.viewer.cache_folder import CacheFolder
@@ -78,6 +80,6 @@ def session_of(options: View, open_room: OpenRoom) -> Session:
 
 def _bytes(image: Path) -> bytes:
     try:
-        return image.read_bytes()
+        return read_regular(image, MOST_BYTES)
     except OSError as error:
         raise InvalidImageError(f"--image: {image} cannot be read ({error})") from error

@@ -20,7 +20,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mirage_env.camera import Camera
-from mirage_env.errors import InvalidOptionError
+from mirage_env.errors import DatasetError, InvalidOptionError
+from mirage_env.files import map_npy, new_file, new_folder, put_in_place, read_json_object
+
+ARRAYS = ("images", "depth", "labels", "poses", "intrinsics")
+ANOTHER = "record it again, or give another folder"
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,18 @@ class Clips:
         if not (folder / "clips.json").exists():
             raise InvalidOptionError(f"{folder} holds no clips; record some with `mirage train record --out OUT`")
         self.folder = folder
-        self.meta: dict[str, Any] = json.loads((folder / "clips.json").read_text())
-        for name in ("images", "depth", "labels", "poses", "intrinsics"):
-            setattr(self, name, np.load(folder / f"{name}.npy", mmap_mode="r")[: self.meta["clips"]])
+        self.meta = read_json_object(folder / "clips.json", error=DatasetError, advice=ANOTHER)
+        count = self.meta.get("clips")
+        if type(count) is not int or count < 0:
+            raise DatasetError(f"{folder / 'clips.json'} says {count!r} clips; {ANOTHER}")
+        try:
+            for name in ARRAYS:
+                setattr(self, name, map_npy(folder / f"{name}.npy")[:count])
+            lengths = {len(getattr(self, name)) for name in ARRAYS}
+        except (OSError, ValueError, TypeError, IndexError) as error:  # an array without rows has no length
+            raise DatasetError(f"the clips in {folder} cannot be read ({error}); {ANOTHER}") from error
+        if lengths != {count}:
+            raise DatasetError(f"{folder} has arrays of {sorted(lengths)} clips and says {count}; {ANOTHER}")
         self.images: NDArray[np.uint8]
         self.depth: NDArray[np.float16]
         self.labels: NDArray[np.uint8]
@@ -102,21 +115,20 @@ class ClipWriter:
 
     def commit(self, meta: dict[str, Any]) -> None:
         """Say that all clips appended so far are whole."""
-        partial = self.folder / ".clips.json.partial"
-        partial.write_text(json.dumps({"clips": self.done, **meta}) + "\n")
-        partial.replace(self.folder / "clips.json")
+        with new_file(self.folder / "clips.json") as partial:
+            partial.write_text(json.dumps({"clips": self.done, **meta}) + "\n")
 
 
 def _array(file: Path, first: NDArray[Any], count: int, done: int) -> NDArray[Any]:
     """A memory-mapped array for `count` clips, which keeps those that are there."""
     if not done:
         return open_memmap(file, "w+", first.dtype, (count, *first.shape))
-    there = np.load(file, mmap_mode="r")
+    there = map_npy(file)
     if len(there) < count:
-        grown = file.with_name(f".{file.name}.partial")
-        larger = open_memmap(grown, "w+", there.dtype, (count, *there.shape[1:]))
-        larger[:done] = there[:done]
-        grown.replace(file)
+        with new_folder(file) as folder:
+            larger = open_memmap(folder / file.name, "w+", there.dtype, (count, *there.shape[1:]))
+            larger[:done] = there[:done]
+            put_in_place(folder / file.name, file)
         return larger
     return open_memmap(file, "r+")
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
 from mirage_env.errors import ClipError, InvalidImageError
+from mirage_env.files import read_text
 from mirage_env.poses import Matrix, inverse, rigid
 
 COLUMNS = 19
@@ -75,10 +76,7 @@ def read_pose_list(path: str | Path) -> PoseList:
         ClipError: no such file, a row that is not 19 finite numbers or no rigid motion (named by its line), or no row.
     """
     path = Path(path)
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClipError(f"{path} is no pose list that can be read ({error})") from error
+    lines = read_text(path, error=ClipError, advice="give a pose list of RealEstate10K").splitlines()
     url, rows, poses = "", [], []
     for number, line in enumerate(lines, 1):
         if number == 1 and line.startswith(_LINKS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -128,7 +127,7 @@ def _there(folder: Path, meta: dict[str, Any], frames: int) -> dict[str, Any]:
     if not (folder / "clips.json").is_file():
         return {"clips": 0, "episodes": 0}
     clips = Clips(folder)
-    found: dict[str, Any] = json.loads((folder / "clips.json").read_text())
+    found = clips.meta
     wanted = {**meta, "frames": frames}
     if different := [k for k, v in wanted.items() if {**found, "frames": clips.frames}.get(k) != v]:
         listed = ", ".join(f"{k} {({**found, 'frames': clips.frames}).get(k)!r}" for k in different)

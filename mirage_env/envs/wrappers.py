@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
@@ -12,6 +13,7 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from mirage_env.errors import InvalidOptionError
+from mirage_env.files import new_file, sweep_folder
 from mirage_env.spaces.observations import PER_FRAME
 
 if TYPE_CHECKING:
@@ -44,9 +46,9 @@ class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
     """Records every frame of every chunk, one mp4 per episode.
 
     (Gymnasium's `RecordVideo` keeps one frame per step.) Frames go to the file as they come, so a long episode costs no
-    memory. The file is finished when the next episode begins or the environment is closed: until then it has the name
-    `episode_0000.partial.mp4`, then `episode_0000.mp4` and so on. Files that are there already are kept, and counting
-    goes on behind them.
+    memory. The file is finished when the next episode begins or the environment is closed: `episode_0000.mp4` and so
+    on; what a killed process had not finished is removed. Files that are there already are kept, and counting goes on
+    behind them.
 
     Args:
         env: an environment of this package, wrapped or not.
@@ -69,9 +71,11 @@ class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
             raise InvalidOptionError(f"fps is {fps}; give a positive number of frames per second")
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        sweep_folder(self.folder)
         numbers = [int(m[1]) for p in self.folder.iterdir() if (m := re.fullmatch(r"episode_(\d+)\.mp4", p.name))]
         self._episode = max(numbers, default=-1) + 1
         self._video: VideoWriter | None = None
+        self._whole = ExitStack()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment, and finish the video of the episode that this ends."""
@@ -94,11 +98,8 @@ class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
         """
         if self._video is None:
             return None
-        video, self._video = self._video, None
-        with video:
-            pass
-        path = self._path()
-        self._partial().rename(path)
+        self._video, path = None, self._path()
+        self._whole.close()
         self._episode += 1
         return path
 
@@ -114,12 +115,10 @@ class RecordChunks(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs)
             # Starts ffmpeg, which only recording needs.
             from mirage_env.viz.pictures import VideoWriter
 
-            self._video = VideoWriter(self._partial(), self.fps)
+            partial = self._whole.enter_context(new_file(self._path()))
+            self._video = self._whole.enter_context(VideoWriter(partial, self.fps))
         frames: NDArray[np.uint8] = self.get_wrapper_attr("shown_frames")()
         self._video.write(frames)
 
     def _path(self) -> Path:
         return self.folder / f"episode_{self._episode:04d}.mp4"
-
-    def _partial(self) -> Path:
-        return self._path().with_suffix(".partial.mp4")

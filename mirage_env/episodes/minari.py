@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from mirage_env.episodes.episode import Episode
 from mirage_env.errors import EpisodeError, EpisodeNotFoundError, MissingPackageError
+from mirage_env.files import parse_json
 
 ALGORITHM = "mirage rollout"
 FRAME = "frame_"
@@ -112,7 +113,9 @@ def _episode(episode: Any, about: Mapping[str, Any]) -> Episode:
         raise EpisodeError(f"{odd} of the Minari dataset are no arrays; only flat observations can be imported")
     counts = infos.pop("counts", np.zeros(0, np.int64)).astype(np.int64)
     padded = {name.removeprefix(FRAME): infos.pop(name) for name in list(infos) if name.startswith(FRAME)}
-    provenance = json.loads(about["mirage"]) if "mirage" in about else {"source": "minari", "seed": about.get("seed")}
+    provenance = {"source": "minari", "seed": about.get("seed")}
+    if "mirage" in about:
+        provenance = parse_json(about["mirage"], "the provenance of an episode", error=EpisodeError)
     rows = len(episode.rewards) + 1
     return Episode(
         observations=observations,

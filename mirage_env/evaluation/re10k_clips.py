@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.datasets.realestate10k import PoseList, camera_of, read_pose_list, read_video_frames, video_size
 from mirage_env.errors import ClipError
+from mirage_env.files import read_text
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,7 @@ def find_clips(data: Path, split: str, names: Path | None = None) -> list[Clip]:
     clips = {path.stem: Clip(path.stem, path) for path in lists}
     if names is None:
         return list(clips.values())
-    try:
-        wanted = names.read_text().split()
-    except OSError as error:
-        raise ClipError(f"{names} is no list of names that can be read ({error})") from error
+    wanted = read_text(names, error=ClipError, advice="give a list of names").split()
     if unknown := [name for name in wanted if name not in clips]:
         raise ClipError(f"{names} names {len(unknown)} clips that {folder} does not have, such as {unknown[0]}")
     return [clips[name] for name in wanted]

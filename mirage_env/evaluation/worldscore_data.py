@@ -11,7 +11,6 @@ what only scoring needs; a static one also `scene_type` and `prompt_list`, a dyn
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from PIL import Image
 from mirage_env.camera import Camera
 from mirage_env.errors import ClipError
 from mirage_env.evaluation.worldscore_cameras import their_matrices
+from mirage_env.files import read_json, replaced_folder
 from mirage_env.viz.pictures import write_video
 
 MOVEMENTS = ("static", "dynamic")
@@ -74,12 +74,7 @@ def read_samples(data: Path, movement: str) -> list[Sample]:
         ClipError: no such list, an entry that lacks something, or one whose folder would not lie below the output.
     """
     path = data / movement / f"{movement}.json"
-    try:
-        entries = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ClipError(
-            f"{path} is no list of samples that can be read ({error}); give the folder WorldScore-Dataset"
-        ) from error
+    entries = read_json(path, most_bytes=2**26, error=ClipError, advice="give the folder WorldScore-Dataset")
     samples = []
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         lacks = [key for key in _NEEDED[movement] if not isinstance(entry, dict) or key not in entry]
@@ -120,9 +115,20 @@ def write_sample(
         speed: metres per unit of the camera paths.
         seconds: that generation took.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "frames").mkdir(parents=True)
+    with replaced_folder(folder) as partial:
+        _fill(partial, sample, images, cameras, frames_per_second, speed, seconds)
+
+
+def _fill(
+    partial: Path,
+    sample: Sample,
+    images: NDArray[np.uint8],
+    cameras: Sequence[Camera],
+    frames_per_second: float,
+    speed: float,
+    seconds: float,
+) -> None:
+    (partial / "frames").mkdir()
     (partial / "videos").mkdir()
     digits = max(3, len(str(len(images) - 1)))  # the toolkit sorts by name
     for i, image in enumerate(images):
@@ -147,5 +153,3 @@ def write_sample(
     (partial / "poses.json").write_text(json.dumps(poses) + "\n")
     (partial / "image_data.json").write_text(json.dumps(description, indent=4) + "\n")
     (partial / "time.txt").write_text(f"generate_time: {seconds:.4f}\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)

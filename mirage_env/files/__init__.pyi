@@ -1,9 +1,17 @@
+from .atomic import new_file as new_file
+from .atomic import new_folder as new_folder
+from .atomic import put_in_place as put_in_place
+from .atomic import replaced_folder as replaced_folder
+from .atomic import sweep_folder as sweep_folder
 from .json_settings import parse_json as parse_json
 from .json_settings import read_json as read_json
 from .json_settings import read_json_object as read_json_object
+from .numpy_arrays import map_npy as map_npy
+from .numpy_arrays import parse_npy as parse_npy
 from .numpy_arrays import read_npy as read_npy
 from .pictures import open_picture as open_picture
 from .regular import inside as inside
 from .regular import open_regular as open_regular
 from .regular import read_regular as read_regular
 from .terminal_text import printable as printable
+from .text_files import read_text as read_text

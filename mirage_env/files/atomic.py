@@ -42,16 +42,29 @@ def new_file(path: Path, mode: int = 0o644) -> Iterator[Path]:
     try:
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        put_in_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill; it replaces `path` when the block ends, and vanishes when the block fails.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with new_folder(path) as folder:
+        yield folder
+        put_in_place(folder, path)
+
+
+@contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, beside `path`; it is removed at the end of the block, unless it was moved away.
+
+    A file goes through it too (`put_in_place`) where a library writes through files of random names, as safetensors
+    does: a kill leaves nothing that nobody knows.
 
     Raises:
         OSError: it cannot be made.
@@ -66,19 +79,22 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def put_in_place(folder: Path, path: Path) -> None:
-    """Give a folder the name of another one, which is removed; at every moment one of the two has that name.
+def put_in_place(made: Path, path: Path) -> None:
+    """Give a file or folder the name of another one, which is removed; at every moment one of the two has that name.
 
-    Where the file system cannot exchange names, `restore` brings the old folder back after a kill.
+    Where the file system cannot exchange the names of folders, `restore` brings the old one back after a kill.
     """
-    if not path.exists():
-        folder.rename(path)
-    elif exchange(folder, path):
-        remove(folder)
+    if made.is_file():
+        _to_disk(made)
+        made.replace(path)
+    elif not path.exists():
+        made.rename(path)
+    elif exchange(made, path):
+        remove(made)
     else:
         old = beside(path, OLD)
         path.rename(old)
-        folder.rename(path)
+        made.rename(path)
         remove(old)
 
 
@@ -138,6 +154,11 @@ def exchange(a: Path, b: Path) -> bool:
     if (code := ctypes.get_errno()) in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(a), None, str(b))
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _left(path: Path, kind: str) -> list[Path]:

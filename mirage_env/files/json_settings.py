@@ -13,6 +13,8 @@ MOST_BYTES = 2**24
 """Size of a settings file; the largest known, the index of a sharded checkpoint, has less than a mebibyte."""
 MOST_DEPTH = 64
 """Objects and lists in each other."""
+MOST_DIGITS = 300
+"""Of an integer: it can be made a float."""
 
 
 def read_json(
@@ -71,12 +73,14 @@ def parse_json(
         advice: what to do about damage, for the message.
 
     Raises:
-        `error`: no JSON, more than `MOST_DEPTH` levels, numbers that are not finite or have thousands of digits, a
-            name twice in one object, or text that is no Unicode.
+        `error`: no JSON, more than `MOST_DEPTH` levels, numbers that are not finite or have more than `MOST_DIGITS`
+            digits, a name twice in one object, or text that is no Unicode.
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
-        values = json.loads(text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_once)
+        values = json.loads(
+            text, parse_constant=_refuse, parse_float=_finite, parse_int=_integer, object_pairs_hook=_once
+        )
         _check_depth(values)
         if "\\" in text:  # half a surrogate pair can be neither printed nor used as a name
             json.dumps(values, ensure_ascii=False).encode()
@@ -88,6 +92,12 @@ def parse_json(
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number of JSON")
+
+
+def _integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(text)} digits")
+    return int(text)
 
 
 def _finite(text: str) -> float:

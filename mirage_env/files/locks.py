@@ -26,7 +26,7 @@ def try_lock(path: Path) -> BaseFileLock | None:
         OSError: the file cannot be opened.
     """
     try:
-        return _taken(FileLock(path, timeout=0, thread_local=False))
+        return _taken(FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False))
     except OSError as error:
         if isinstance(error, Timeout) or error.errno not in NO_LOCKS:
             raise

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mirage_env.errors import InvalidOptionError, WeightsError
+from mirage_env.files import inside, new_file, new_folder, put_in_place, read_regular, sweep_folder
 
 MARKER = "checkpoint.json"
-UNFINISHED = "unfinished"
-"""Folder of what is being written."""
+MOST_BYTES = 2**20
 VERSION = 1
 Moments = dict[str, Tensor]
 
@@ -83,18 +81,13 @@ def save_checkpoint(folder: Path, trained: Trained, progress: Progress, writer: 
     if not writer:
         return
     file = folder / f"checkpoint-{progress.step}.safetensors"
-    # In a folder of its own: safetensors writes to a file of a random name, which a kill leaves behind. And the file
-    # that counts may have this very name: it is not touched before the new one is whole.
-    unfinished = folder / UNFINISHED
-    unfinished.mkdir(exist_ok=True)
-    save_file(tensors, unfinished / file.name)
-    _to_disk(unfinished / file.name)
-    (unfinished / file.name).replace(file)
+    # The file that counts may have this very name: it is not touched before the new one is whole.
+    with new_folder(file) as unfinished:
+        save_file(tensors, unfinished / file.name)
+        put_in_place(unfinished / file.name, file)
     about = {"version": VERSION, "file": file.name, **dataclasses.asdict(progress)}
-    marker = folder / MARKER
-    (unfinished / MARKER).write_text(json.dumps(about, indent=2) + "\n")
-    _to_disk(unfinished / MARKER)
-    (unfinished / MARKER).replace(marker)
+    with new_file(folder / MARKER) as marker:
+        marker.write_text(json.dumps(about, indent=2) + "\n")
     sweep(folder, file.name)
 
 
@@ -104,19 +97,21 @@ def load_checkpoint(folder: Path, trained: Trained) -> Progress:
     Raises:
         InvalidOptionError: `checkpoint.json` is damaged, or of a later version.
         WeightsError: the tensors are damaged, or those of another network.
+        UnsafeFileError: `checkpoint.json` is no regular file, or larger than such a file may be.
     """
     marker = folder / MARKER
     if not marker.exists():
         sweep(folder, "")
         return Progress()
+    text = read_regular(marker, MOST_BYTES)
     try:
-        about = json.loads(marker.read_text())
+        about = json.loads(text)  # not `read_json`: sums of a batch that overflowed are NaN
         version, name = about.pop("version"), about.pop("file")
         if version != VERSION:
             raise InvalidOptionError(f"{marker} has version {version}; this release reads {VERSION}")
         progress = Progress(**about)
-        tensors = load_file(folder / name)
-    except (ValueError, KeyError, TypeError) as error:
+        tensors = load_file(inside(folder, name))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, InvalidOptionError):
             raise
         raise InvalidOptionError(f"{marker} is damaged ({error}); train in another folder") from error
@@ -171,12 +166,7 @@ def like(target: Tensor, full: Tensor) -> Tensor:
 
 def sweep(folder: Path, keep: str) -> None:
     """Remove what a killed process may have left, and older checkpoints."""
-    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    sweep_folder(folder)
     for path in folder.glob("checkpoint-*.safetensors"):
         if path.name != keep:
             path.unlink(missing_ok=True)
-
-
-def _to_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -23,6 +23,7 @@ from mirage_env.datasets.realestate10k import read_pose_list
 from mirage_env.errors import ClipError, DatasetError, InvalidCameraError, InvalidImageError, InvalidOptionError
 from mirage_env.evaluation.clip_scale import fit_scale
 from mirage_env.evaluation.re10k_clips import Clip, find_clips, read_clip, rows_at_rate
+from mirage_env.files import read_json_object, read_text
 from mirage_env.training.encoding import encode_clip, encode_clips, fingerprint, key_frames
 from mirage_env.training.frozen_parts import FrozenParts, load_frozen
 
@@ -189,17 +190,12 @@ def read_captions(path: Path) -> dict[str, str]:
     Raises:
         InvalidOptionError: neither a JSON object of texts nor lines of a clip and its prompt.
     """
-    try:
-        text = path.read_text()
-        if path.suffix == ".json":
-            captions = json.loads(text)
-            if not isinstance(captions, dict) or not all(isinstance(v, str) for v in captions.values()):
-                raise InvalidOptionError(f"{path} is no JSON object from clips to prompts")
-            return captions
-    except (OSError, ValueError) as error:
-        if isinstance(error, InvalidOptionError):
-            raise
-        raise InvalidOptionError(f"{path} is no file of captions that can be read ({error})") from error
+    if path.suffix == ".json":
+        captions = read_json_object(path, most_bytes=2**30, advice="give a file of captions")
+        if not all(isinstance(v, str) for v in captions.values()):
+            raise InvalidOptionError(f"{path} is no JSON object from clips to prompts")
+        return captions
+    text = read_text(path, most_bytes=2**30, advice="give a file of captions")
     pairs = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
     return {pair[0]: pair[1].strip() if len(pair) == 2 else "" for pair in pairs}
 

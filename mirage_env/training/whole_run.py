@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from mirage_env.errors import InvalidOptionError
+from mirage_env.files import new_file
 from mirage_env.models.io.hub import find_model
 from mirage_env.training import pipeline
 from mirage_env.training.pipeline import TrainConfig
@@ -208,6 +208,5 @@ def _done(out: Path) -> dict[str, float]:
 def _write_done(out: Path, done: dict[str, float]) -> None:
     marker = out / "runs" / "done.json"
     marker.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = marker.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(done, indent=2) + "\n")
-    os.replace(unfinished, marker)
+    with new_file(marker) as unfinished:
+        unfinished.write_text(json.dumps(done, indent=2) + "\n")

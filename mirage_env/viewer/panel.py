@@ -28,6 +28,8 @@ DRIVE = {
 """Buttons by what is on them."""
 ORDERS = {"chunk": ("step", "undo"), "world": ("fork", "stop")}
 HOTKEYS: dict[str, Literal["space", "Z", "F", "X"]] = {"step": "space", "undo": "Z", "fork": "F", "stop": "X"}
+METRES, DEGREES = (0.1, 0.9), (5, 40)
+"""Least and most of one key."""
 NO_CACHE = "(nothing saved yet)"
 PHONE_STYLE = """<style>@media (max-width: 40em) {
   div[style*="width: 20em"] { width: 100vw !important }
@@ -67,7 +69,7 @@ class Panel:
 
     @property
     def colouring(self) -> Colouring:
-        return next(c for c in COLOURINGS if c == self._colouring.value)
+        return next((c for c in COLOURINGS if c == self._colouring.value), COLOURINGS[0])
 
     @property
     def ceiling(self) -> bool:
@@ -76,7 +78,7 @@ class Panel:
     @property
     def stride(self) -> Stride:
         """Distance and angle of one key."""
-        return Stride(float(self._metres.value), math.radians(float(self._degrees.value)))
+        return Stride(_within(self._metres.value, METRES), math.radians(_within(self._degrees.value, DEGREES)))
 
     def show(self, snapshot: Snapshot, share: float) -> None:
         """Bring texts and lists up to date.
@@ -130,8 +132,8 @@ class Panel:
                 self._session.discard(name)
 
     def _add_paths(self) -> None:
-        self._metres = self._gui.add_slider("metres a key", min=0.1, max=0.9, step=0.1, initial_value=0.4)
-        self._degrees = self._gui.add_slider("degrees a key", min=5, max=40, step=5, initial_value=25)
+        self._metres = self._gui.add_slider("metres a key", min=METRES[0], max=METRES[1], step=0.1, initial_value=0.4)
+        self._degrees = self._gui.add_slider("degrees a key", min=DEGREES[0], max=DEGREES[1], step=5, initial_value=25)
         self._preset = self._gui.add_dropdown("preset", tuple(PRESETS), initial_value="orbit")
         self._chunks = self._gui.add_slider("chunks", min=1, max=MOST_CHUNKS, step=1, initial_value=4)
         walk = self._gui.add_button("walk the preset")
@@ -201,6 +203,11 @@ class Panel:
             self._session.go(pose_of(event.client.camera))
         else:
             stand(event.client.camera, world, from_eyes=event.target.value == "my eyes")
+
+
+def _within(value: float, limits: tuple[float, float]) -> float:
+    """A number of a slider; browsers may send any, and NaN."""
+    return min(max(value, limits[0]), limits[1]) if math.isfinite(value) else limits[0]
 
 
 def _status(snapshot: Snapshot) -> str:

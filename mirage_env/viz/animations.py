@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mirage_env.errors import InvalidOptionError
+from mirage_env.files import new_file
 from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import Truth
 from mirage_env.viz.pictures import Picture, enlarge
@@ -56,10 +56,8 @@ class Animation:
 
     def write(self) -> None:
         """Write the file, through one beside it, so that an old one is replaced or kept whole."""
-        part = self.path.with_name(f".{self.path.name}.part")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(encode(self.frames, self.path.suffix.lower(), self.fps))
-        os.replace(part, self.path)
+        with new_file(self.path) as part:
+            part.write_bytes(encode(self.frames, self.path.suffix.lower(), self.fps))
 
 
 def beside(pictures: Mapping[str, Picture]) -> Picture:  # [H, W, 3] each -> [H', W', 3]

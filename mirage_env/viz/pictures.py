@@ -85,7 +85,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         self._factor = max(1, round(VIDEO_SIDE / min(size)))
         height, width = (n * self._factor + n * self._factor % 2 for n in size)
         source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {self._fps} -i -".split()
-        target = ["-an", "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+        target = ["-an", "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4"]
         # imageio's own writer kills ffmpeg on Ctrl-C and loses the video; in a session of its own it gets no signal.
         self._ffmpeg = subprocess.Popen(
             [get_ffmpeg_exe(), "-y", "-v", "error", *source, *target, str(self._path)],

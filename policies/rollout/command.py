@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from mirage_env.errors import InvalidOptionError
+from mirage_env.files import parse_json
 from policies.rollout.loop import Recipe
 from policies.rollout.plan import RolloutPlan
 from policies.rollout.runner import Done, run_plan
@@ -90,7 +90,7 @@ def _values(pairs: tuple[str, ...]) -> dict[str, Any]:
         if not equals or not name.isidentifier():
             raise InvalidOptionError(f"--policy-options: {pair!r} is no name=value")
         try:
-            values[name] = json.loads(value)
-        except ValueError:
+            values[name] = parse_json(value, name)
+        except InvalidOptionError:
             values[name] = value
     return values

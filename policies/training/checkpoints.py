@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +31,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer
 from torch import Tensor
 
 from mirage_env.errors import PolicyError
+from mirage_env.files import replaced_folder, sweep_folder
 from policies.learned import WEIGHTS, LearnedPolicy, load_weights
 
 LOG = logging.getLogger(__name__)
@@ -49,16 +49,14 @@ def latest(folder: Path) -> Path | None:
 def write(folder: Path, model: BaseAlgorithm, policy: LearnedPolicy, counters: Mapping[str, Any], keep: int) -> Path:
     """Write a checkpoint in one piece: it is there whole or not at all. Older ones than `keep` go."""
     final = folder / f"{model.num_timesteps:09d}"
-    partial = folder / f"{final.name}.partial"
-    for leftover in (partial, final):
-        shutil.rmtree(leftover, ignore_errors=True)
-    policy.save(partial)
-    save_file(_tensors(model), partial / TENSORS)
-    if isinstance(model, SAC):
-        _write_replay(partial / REPLAY, model.replay_buffer)
-    ours = {"steps": model.num_timesteps, "updates": model._n_updates, "episodes": model._episode_num}
-    (partial / COUNTERS).write_text(json.dumps({**counters, **ours}, indent=1) + "\n")
-    os.replace(partial, final)
+    sweep_folder(folder)
+    with replaced_folder(final) as partial:
+        policy.save(partial)
+        save_file(_tensors(model), partial / TENSORS)
+        if isinstance(model, SAC):
+            _write_replay(partial / REPLAY, model.replay_buffer)
+        ours = {"steps": model.num_timesteps, "updates": model._n_updates, "episodes": model._episode_num}
+        (partial / COUNTERS).write_text(json.dumps({**counters, **ours}, indent=1) + "\n")
     for old in sorted(path for path in folder.glob("[0-9]*") if path.name.isdigit())[:-keep]:
         shutil.rmtree(old)
     return final

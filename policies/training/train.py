@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from stable_baselines3.common.utils import set_random_seed
 from tqdm import tqdm
 
 from mirage_env.errors import PolicyError
+from mirage_env.files import new_file, read_json, read_json_object, replaced_folder, sweep_folder
 from policies.learned import LearnedPolicy, View
 from policies.training import checkpoints
 from policies.training.config import SPLITS, TrainPolicy
@@ -35,8 +35,9 @@ from policies.training.worlds import TogetherVecEnv
 COLUMNS = ("steps", "seconds", "episodes", "success", "return", "length", "loss", "entropy", "spread", "memory_mb")
 LOSSES = {"train/loss": "loss", "train/critic_loss": "loss", "train/entropy_loss": "entropy", "train/std": "spread"}
 RUN, EVALUATIONS, CURVE = "run.json", "evaluations.json", "curve.png"
-BEFORE_RUN = {"checkpoints", f"{RUN}.partial"}
+BEFORE_RUN = {"checkpoints"}
 """What a training that was killed at its very beginning leaves."""
+ANOTHER = "give another folder"
 VALIDATION_SEED = 1_000_000
 """Episodes of an evaluation during training have the seeds from here on, and rooms of the validation split."""
 
@@ -246,12 +247,12 @@ def _due(options: TrainPolicy, steps: int) -> bool:
 
 def _begin(options: TrainPolicy) -> None:
     """Check the folder against the options."""
+    sweep_folder(options.out)
     run = options.out / RUN
     if run.exists():
-        try:
-            before = json.loads(run.read_text())["options"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise PolicyError(f"{run} is damaged: {error!r}; give another folder") from error
+        before = read_json_object(run, error=PolicyError, advice=ANOTHER).get("options")
+        if not isinstance(before, dict):
+            raise PolicyError(f"{run} has no options; {ANOTHER}")
         options.check_same(before)
     elif options.out.exists() and {path.name for path in options.out.iterdir()} - BEFORE_RUN:
         raise PolicyError(f"{options.out} holds something else than a training; give an empty or new folder")
@@ -277,19 +278,21 @@ def _write_run(options: TrainPolicy, worlds: Worlds) -> None:
 def _publish(out: Path) -> Path:
     """The last checkpoint's policy as `out/policy`."""
     found = checkpoints.latest(out / "checkpoints")
-    partial, final = out / "policy.partial", out / "policy"
-    LearnedPolicy.load(found or out).save(partial)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
-    return final
+    with replaced_folder(out / "policy") as folder:
+        LearnedPolicy.load(found or out).save(folder)
+    return out / "policy"
 
 
 def _read_evaluations(out: Path) -> list[dict[str, Any]]:
     path = out / EVALUATIONS
-    return list(json.loads(path.read_text())) if path.exists() else []
+    if not path.exists():
+        return []
+    results = read_json(path, error=PolicyError, advice=f"remove it, or {ANOTHER}")
+    if not isinstance(results, list) or not all(isinstance(r, dict) and {"steps", "env"} <= set(r) for r in results):
+        raise PolicyError(f"{path} is no list of evaluations; remove it, or {ANOTHER}")
+    return results
 
 
 def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1, default=str) + "\n")
-    os.replace(partial, path)
+    with new_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, default=str) + "\n")

@@ -6,10 +6,8 @@ Message definitions are those of Kilted; they are the same from Humble on, and a
 from __future__ import annotations
 
 import functools
-import shutil
 import sqlite3
 import struct
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +23,7 @@ from mirage_env.errors import (
     MirageError,
     MissingPackageError,
 )
+from mirage_env.files import new_folder, put_in_place
 from ros_bridge.messages.message_types import NANO
 
 try:
@@ -105,16 +104,12 @@ def new_bag(path: Path) -> Iterator[BagWriter]:
         BagExistsError: something is at `path`.
     """
     _check_free(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".bag_", dir=path.parent))
-    try:
+    with new_folder(path) as folder:
         # The files in a bag are named after its folder, so the folder has its name from the beginning.
         with Writer(folder / path.name, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
             yield BagWriter(writer)
         _check_free(path)
-        (folder / path.name).rename(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        put_in_place(folder / path.name, path)
 
 
 class BagReader:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import math
 import shlex
 import signal
@@ -33,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from mirage_env.errors import InvalidOptionError, MirageError
+from mirage_env.files import parse_json
 from policies.base import Policy
 from policies.scripted import SCRIPTS
 from ros_bridge import _ros, messages
@@ -92,8 +92,8 @@ def _maker(name: str) -> Callable[..., Any]:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text, "a parameter")
+    except InvalidOptionError:
         return text
 
 

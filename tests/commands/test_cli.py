@@ -2,8 +2,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ import mirage_env
 from mirage_env.cli import _load, _options_type, main
 from mirage_env.commands.tree import MIRAGE
 from mirage_env.models.world_model_loader import load_world_model, save_world_model
-from mirage_env.store import CacheWriter, load_frames, load_world, open_cache
+from mirage_env.store import CacheWriter, load_frames, load_world, open_cache, save_world
 
 
 @pytest.fixture(scope="module")
@@ -152,27 +154,33 @@ def test_pose_file_is_walked_in_whole_chunks(tmp_path, model, capsys, caplog):
     assert np.allclose((cameras[0].T_cam_world @ cameras[-1].T_world_cam)[:3, 3], [0.24, 0, 0])
 
 
-def test_interrupt_keeps_what_there_is(tmp_path, model, capsys, monkeypatch):
-    monkeypatch.setattr(CacheWriter, "append", _interrupting(3))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_to_stop_keeps_what_there_is(tmp_path, model, capsys, monkeypatch, number):
+    monkeypatch.setattr(CacheWriter, "append", _interrupting(3, number))
     code, out, _ = run(capsys, "walk", "--seed", 3, "--chunks", 8, "--model", model, "--out", tmp_path)
     assert code == 130
-    assert "2 chunks, 8 frames (stopped)" in out
-    assert open_cache(tmp_path / "cache.zarr").chunks == 2
+    assert "chunks, " in out
+    assert "(stopped)" in out
+    chunks = open_cache(tmp_path / "cache.zarr").chunks
+    assert 2 <= chunks < 8
     assert (tmp_path / "walk.mp4").stat().st_size > 1000
     assert picture(tmp_path / "contact_sheet.png").shape[0] > 4 * 128
+    assert picture(tmp_path / "curves.png").shape[0] > 100
+    if number != signal.SIGINT:
+        return
     monkeypatch.undo()
     arguments = ["walk", tmp_path, "--chunks", 1, "--model", model, "--out", tmp_path]
     assert run(capsys, *arguments, "--overwrite")[0] == 0
-    assert open_cache(tmp_path / "cache.zarr").chunks == 3
+    assert open_cache(tmp_path / "cache.zarr").chunks == chunks + 1
 
 
-def _interrupting(call):
+def _interrupting(call, number):
     append, calls = CacheWriter.append, []
 
     def interrupted(*arguments):
         calls.append(1)
         if len(calls) == call:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         append(*arguments)
 
     return interrupted
@@ -308,6 +316,27 @@ def test_completion_knows_commands_and_their_options(shell, capsys):
     code, out, _ = run(capsys, "--tyro-print-completion", shell)
     assert code == 0
     assert all(word in out for word in ("walk", "train-policy", "--estimate-depth", "export-rooms"))
+
+
+def test_text_of_a_world_is_shown_not_obeyed(tmp_path, walked, capsys):
+    source = open_cache(walked / "cache.zarr")
+    loaded = open_minded_model()
+    state = load_world(walked / "cache.zarr", replace(loaded, identity=source.identity))
+    evil = replace(state, prompt="a \x1b]0;title\x07\x9b31m room")
+    save_world(tmp_path / "evil.zarr", evil, replace(loaded, identity="tiny-\x1b[2J"))
+    code, out, err = run(capsys, "look", tmp_path / "evil.zarr")
+    assert code == 0
+    assert "\\x1b" in out
+    assert all(c.isprintable() or c in "\n\t" for c in out + err)
+
+
+def test_reader_that_leaves_early_is_no_error():
+    """`mirage --help | head -1`."""
+    command = [sys.executable, "-m", "mirage_env.cli", "--help"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        run.stdout.close()
+        said = run.stderr.read()
+    assert said == b""
 
 
 @pytest.mark.parametrize("words", [[], ["eval", "--help"], ["train", "--help"], ["ros", "--help"]])

@@ -1,6 +1,7 @@
 """Each check sees what it looks for, says what to do, and only what keeps Mirage from working is a problem."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -162,6 +163,39 @@ def test_this_machine_is_described_as_json(tmp_path, monkeypatch, capsys):
     assert {"Python", "PyTorch", "weights", "disk", "ffmpeg", "ROS 2", "[viewer]"} <= {entry["what"] for entry in found}
     assert code == any(entry["level"] == "problem" for entry in found)
     assert all(set(entry) == {"level", "what", "says", "advice"} for entry in found)
+
+
+ELSEWHERE = """
+import os, sys, warnings
+from pathlib import Path
+sys.modules["fcntl"] = None
+del os.sched_getaffinity
+warnings.simplefilter("ignore")  # filelock says that it has no locks of the kernel
+from mirage_env.doctor.machine import disk, memory, python, usable_cores
+from mirage_env.files import new_file, replaced_folder
+from mirage_env.files.locks import try_lock
+assert usable_cores() == os.cpu_count()
+assert len([found for check in (python, memory, disk) for found in check()]) == 3
+held = try_lock(Path("lock"))
+assert held is not None and try_lock(Path("lock")) is None
+held.release()
+assert try_lock(Path("lock")) is not None
+with new_file(Path("a")) as file:
+    file.write_text("whole")
+for _ in range(2):
+    with replaced_folder(Path("b")) as folder:
+        (folder / "c").write_text("whole")
+print(*sorted(os.listdir()))
+"""
+
+
+def test_files_locks_and_doctor_work_without_fcntl_and_affinity(tmp_path):
+    """As on Windows and macOS, as far as a simulation can say."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", ELSEWHERE]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) - {"lock", "lock.lease"} == {"a", "b"}
 
 
 def test_it_walks_with_the_shipped_model():

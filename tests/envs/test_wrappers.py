@@ -76,7 +76,7 @@ def test_frames_are_those_that_were_shown_in_order(make, tmp_path, written):
     recorder.close()
     [(path, video, fps)] = written
     np.testing.assert_array_equal(video, frames)
-    assert path == tmp_path / "episode_0000.partial.mp4"
+    assert path.name.startswith(".episode_0000.mp4.")
     assert [p.name for p in tmp_path.iterdir()] == ["episode_0000.mp4"]
     assert fps == 8.0
 
@@ -86,8 +86,9 @@ def test_frames_are_not_held_in_memory(tmp_path):
     env.reset(seed=0)
     env.step(STAY)
     assert not [value for value in vars(env).values() if isinstance(value, np.ndarray | list)]
-    assert [p.name for p in tmp_path.iterdir()] == ["episode_0000.partial.mp4"]
+    assert [p.name.startswith(".episode_0000.mp4.") for p in tmp_path.iterdir()] == [True]
     env.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["episode_0000.mp4"]
 
 
 def test_failed_calls_neither_lose_nor_add_frames(tmp_path, written):
@@ -132,7 +133,7 @@ def test_files_that_are_there_are_kept(tmp_path, written):
     env.reset(seed=0)
     env.close()
     [(path, _, fps)] = written
-    assert path.name == "episode_0042.partial.mp4"
+    assert path.name.startswith(".episode_0042.mp4.")
     assert (tmp_path / "episode_0042.mp4").stat().st_size > 0
     assert fps == 4.0
 

@@ -3,6 +3,7 @@
 import io
 import json
 import warnings
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -129,6 +130,59 @@ def test_damaged_and_missing_episodes_are_refused(tmp_path, episodes):
         path.write_bytes(damaged)
         with pytest.raises(EpisodeError):
             load_episode(path)
+
+
+RUNS_A_PROGRAM = b"cposix\nsystem\n(S'touch %s'\ntR."
+"""A pickle, as protocol 0 writes it."""
+
+
+def of_another_format(path, ran, version, coded):
+    """A file with an array whose codec or filter unpickles."""
+    with zipfile.ZipFile(path, "w") as archive:
+        about = {"format": "mirage_episode", "version": 1, "arrays": ["rewards"], "provenance": {}}
+        if version == 2:
+            array = {"zarr_format": 2, "shape": [1], "chunks": [1], "fill_value": 0, "order": "C", **coded}
+            archive.writestr(".zgroup", '{"zarr_format": 2}')
+            archive.writestr(".zattrs", json.dumps(about))
+            archive.writestr("rewards/.zarray", json.dumps(array))
+            archive.writestr("rewards/0", RUNS_A_PROGRAM % bytes(ran))
+        else:
+            array = {"zarr_format": 3, "node_type": "array", "shape": [1], "fill_value": 0.0, "data_type": "float64"}
+            array |= {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1]}}}
+            array |= {"chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}}, **coded}
+            archive.writestr("zarr.json", json.dumps({"zarr_format": 3, "node_type": "group", "attributes": about}))
+            archive.writestr("rewards/zarr.json", json.dumps(array))
+            archive.writestr("rewards/c/0", RUNS_A_PROGRAM % bytes(ran))
+
+
+LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
+PICKLED = {"id": "pickle", "protocol": 0}
+
+
+@pytest.mark.parametrize(
+    ("version", "coded", "says"),
+    [
+        (
+            2,
+            {"dtype": "|O", "compressor": None, "filters": [PICKLED]},
+            "no root group of Zarr v3",
+        ),
+        (2, {"dtype": "<f8", "compressor": PICKLED, "filters": None}, "no root group of Zarr v3"),
+        (3, {"codecs": [{"name": "numcodecs.pickle", "configuration": {}}]}, "codecs"),
+        (
+            3,
+            {"codecs": [LITTLE, {"name": "numcodecs.pickle"}]},
+            "codecs",
+        ),
+        (3, {"codecs": [], "data_type": "variable_length_bytes"}, "type and codecs"),
+    ],
+)
+def test_episode_with_a_codec_that_runs_code_is_refused(tmp_path, version, coded, says):
+    ran = tmp_path / "ran"
+    of_another_format(tmp_path / "e.zarr.zip", ran, version, coded)
+    with pytest.raises(EpisodeError, match=says):
+        load_episode(tmp_path / "e.zarr.zip")
+    assert not ran.exists()
 
 
 def test_lengths_that_do_not_fit_are_refused(episodes):

@@ -7,6 +7,7 @@ import json
 import random
 import re
 import shutil
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -15,11 +16,15 @@ from pathlib import Path
 
 import numpy as np
 from endless_writer import CONFIG, MODEL, made_up
+from gymnasium import spaces
 from PIL import Image
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
+from mirage_env.datasets.camera_files.read import read_cameras
+from mirage_env.datasets.clips import Clips
 from mirage_env.datasets.photographs import start_view_from_files
+from mirage_env.datasets.realestate10k import read_pose_list
 from mirage_env.datasets.zip_arrays import read_arrays, write_arrays
 from mirage_env.episodes import Episode, load_episode, save_episode
 from mirage_env.files import open_picture, read_json_object
@@ -27,6 +32,7 @@ from mirage_env.memory.latent import LatentMemory
 from mirage_env.models.io.safetensors_files import read_header
 from mirage_env.store import CacheWriter, compact, load_frames, load_world, open_cache
 from mirage_env.trajectories import path_from_file
+from policies.learned import LearnedPolicy, NetworkConfig, View, build_network
 
 ODD = (
     "-1",
@@ -44,6 +50,12 @@ ODD = (
     str(2**63),
     "0.5",
 )
+FOUND = {
+    "clips": (0, 2, 7, 14, 21),  # raw ValueError, UnicodeDecodeError, TokenError, JSONDecodeError, OverflowError
+    "cameras.json": (47,),  # a number of 400 digits: OverflowError
+    "poses.json": (47,),
+}
+"""Seeds of inputs that once ended in something else than an error of ours, by entry; the tests open them each time."""
 VIEW = Camera.from_fov(1.0, 32, 32)
 
 
@@ -122,6 +134,12 @@ def entries() -> Iterator[Entry]:
     yield Entry("depth", _depth, lambda path: start_view_from_files(CONFIG, _photo(path), path))
     for ending in (".json", ".npy", ".txt"):
         yield Entry(f"poses{ending}", _poses, lambda path: path_from_file(path, VIEW))
+    yield Entry("cameras.npz", _npz, read_cameras)
+    yield Entry("cameras.json", _nerfstudio, read_cameras)
+    yield Entry("COLMAP", _colmap, read_cameras, "*.bin")
+    yield Entry("pose list", _pose_list, read_pose_list)
+    yield Entry("clips", _clips, _read_clips, "*")
+    yield Entry("policy", _policy, LearnedPolicy.load, "*")
     yield Entry("mirage.json", _settings, WorldModelConfig.load, "mirage.json")
     yield Entry("config.json", lambda path: _json(path, {"widths": [4, 8], "name": "x"}), read_json_object)
     yield Entry("weights", _weights, read_header)
@@ -129,8 +147,9 @@ def entries() -> Iterator[Entry]:
 
 def suffix_of(entry: Entry) -> str:
     """Ending that a file of an entry needs."""
-    known = {"cache zip": ".zip", "depth": ".png", "episode": ".zarr.zip", "arrays": ".zarr.zip"}
-    return known.get(entry.name, "." + entry.name.partition(".")[2] if entry.name.startswith("poses") else ".x")
+    known = {"cache zip": ".zip", "depth": ".png", "episode": ".zarr.zip", "arrays": ".zarr.zip", "COLMAP": ""}
+    named = entry.name.startswith(("poses", "cameras"))
+    return known.get(entry.name, "." + entry.name.partition(".")[2] if named else ".x")
 
 
 def _cache(path: Path) -> None:
@@ -220,6 +239,54 @@ def _poses(path: Path) -> None:
         _json(path, poses.tolist())
     else:
         path.write_text("# TUM\n" + "\n".join(f"{n}.0 0 0 {n} 0 0 0 1" for n in range(3)))
+
+
+def _npz(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, cams2world=np.stack([np.eye(4)] * 3), intrinsics=np.stack([VIEW.K_image] * 3))
+
+
+def _nerfstudio(path: Path) -> None:
+    frames = [{"file_path": f"images/{n}.png", "transform_matrix": np.eye(4).tolist()} for n in range(3)]
+    _json(path, {"fl_x": 30.0, "fl_y": 30.0, "cx": 16.0, "cy": 16.0, "w": 32, "h": 32, "frames": frames})
+
+
+def _colmap(path: Path) -> None:
+    path.mkdir()
+    (path / "cameras.bin").write_bytes(struct.pack("<QiiQQ4d", 1, 1, 1, 32, 32, 30.0, 30.0, 16.0, 16.0))
+    images = struct.pack("<Q", 2)
+    for n in range(2):
+        images += struct.pack("<i7di", n, 1.0, *[0.0] * 6, 1) + b"a.png\0" + struct.pack("<Qddq", 1, 1.0, 2.0, -1)
+    (path / "images.bin").write_bytes(images)
+    point = struct.pack("<Q3d3BdQii", 1, 0.5, 1.5, 2.5, 0, 0, 0, 0.1, 1, 1, 0)
+    (path / "points3D.bin").write_bytes(struct.pack("<Q", 1) + point)
+
+
+def _pose_list(path: Path) -> None:
+    row = "0.8 1.1 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 0"
+    path.write_text("https://example.org/watch\n" + "\n".join(f"{n * 33000} {row}" for n in range(3)) + "\n")
+
+
+def _clips(path: Path) -> None:
+    path.mkdir()
+    pictures = {"images": np.zeros((2, 3, 8, 8, 3), np.uint8), "depth": np.ones((2, 3, 8, 8), np.float16)}
+    cameras = {"poses": np.tile(np.eye(4), (2, 3, 1, 1)), "intrinsics": np.tile(np.eye(3), (2, 1, 1))}
+    for name, values in {**pictures, **cameras, "labels": np.zeros((2, 3, 8, 8), np.uint8)}.items():
+        np.save(path / f"{name}.npy", values)
+    _json(path / "clips.json", {"clips": 2, "frames_per_second": 8.0})
+
+
+def _read_clips(path: Path) -> None:
+    clips = Clips(path)
+    for n in range(min(len(clips), 3)):
+        clips.images[n], clips.depth[n], clips.poses[n]
+
+
+def _policy(path: Path) -> None:
+    numbers = spaces.Box(-1.0, 1.0, (3,), np.float32)
+    seen = spaces.Dict({"goal": numbers, "pixels": spaces.Box(0, 255, (16, 16, 3), np.uint8)})
+    view, config = View(("goal", "pixels"), 8), NetworkConfig(hidden=(4,), image_width=2)
+    LearnedPolicy(build_network(view.space(seen), numbers, config), view, seen, config).save(path)
 
 
 def _settings(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Learned policies: what they look at, and that their folder gives the same policy back."""
 
 import json
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -131,6 +132,13 @@ def test_view_refuses_spaces_without_its_keys(space, keys, says):
             lambda data: data.replace(b'"image_width": 32', b'"image_width": 8'),
             "does not hold the weights",
         ),
+        (
+            "policy.json",
+            lambda data: re.sub(rb'"hidden": \[[^]]*\]', b'"hidden": [99999, 99999]', data),
+            "a network of at",
+        ),
+        ("policy.json", lambda data: re.sub(rb'"shape": \[\s*3\s*\]', b'"shape": [99999, 99999]', data), "at most"),
+        ("policy.json", lambda data: b"[" * 99_999, "nested too deep"),
     ],
 )
 def test_damaged_folder_is_refused(env, tmp_path, file, spoil, says):

@@ -1,7 +1,9 @@
 """Training goes on after a kill as if nothing had happened, and says what is wrong with its options."""
 
+import gc
 import json
 import multiprocessing
+import shutil
 import time
 
 import gymnasium as gym
@@ -14,12 +16,13 @@ from stable_baselines3.common.env_checker import check_env
 import mirage_env  # noqa: F401 (registers the ids)
 from mirage_env.cli import main
 from mirage_env.errors import InvalidOptionError, PolicyError
+from mirage_env.files import atomic
 from policies.learned import LearnedPolicy, View
 from policies.scripted import forward
 from policies.training import checkpoints
 from policies.training.config import TrainPolicy, twin
 from policies.training.evaluation import Score, bootstrap, play, wilson
-from policies.training.log import read_rows
+from policies.training.log import draw_curve, read_rows
 from policies.training.worlds import TogetherVecEnv
 
 UNTIMED = ("steps", "episodes", "success", "return", "length", "loss", "entropy", "spread")
@@ -109,16 +112,52 @@ def test_resuming_with_other_options_is_refused(trained):
 
 
 def test_half_a_checkpoint_is_no_checkpoint(trained, tmp_path):
-    (tmp_path / "000000016.partial").mkdir()
+    atomic.beside(tmp_path / "000000016").mkdir()
     assert checkpoints.latest(tmp_path) is None
     _, out = trained
     assert checkpoints.latest(out / "checkpoints").name == f"{small_training.STEPS:09d}"
 
 
-def test_training_killed_at_its_beginning_begins_again(tmp_path):
+def test_training_killed_at_its_beginning_begins_again(tmp_path, monkeypatch):
     (tmp_path / "run/checkpoints").mkdir(parents=True)
-    small_training.run(tmp_path / "run", steps=8, episodes=0)
+    with monkeypatch.context() as gone:
+        gone.setattr("os.getpid", lambda: 2**22 + 1)  # beyond the largest process number
+        for place in ("run/run.json", "run/checkpoints/000000016", "run/policy"):
+            atomic.beside(tmp_path / place).mkdir()
+    small_training.run(tmp_path / "run", steps=16, episodes=0)
     assert (tmp_path / "run/policy").is_dir()
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def test_drawn_curve_leaves_nothing_that_waits_for_the_collector(tmp_path):
+    """Figures are full of cycles; among the objects of large libraries dozens of them pile up before it looks."""
+    rows = [{"steps": 8.0, "success": 0.5, "length": 3.0}]
+    draw_curve(tmp_path / "curve.png", rows, [], "warm")
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        draw_curve(tmp_path / "curve.png", rows, [], "cold")
+        assert len(gc.get_objects()) < before + 1000
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", "[" * 100_000),
+        ("run.json", "[]"),
+        ("run.json", '{"options": 3}'),
+        ("evaluations.json", "[3]"),
+        ("evaluations.json", "NaN"),
+    ],
+)
+def test_damaged_files_of_a_training_are_named(trained, tmp_path, name, content):
+    algo, whole = trained
+    out = shutil.copytree(whole, tmp_path / "run")
+    (out / name).write_text(content)
+    with pytest.raises(PolicyError, match=name):
+        small_training.run(out, algo=algo)
 
 
 def test_foreign_folder_is_left_alone(tmp_path):

@@ -171,12 +171,7 @@ def test_bag_is_written_without_ros(tmp_path, capsys):
     model = open_minded_model()
     (first, _), (second, after) = walk(model, 1)
     save_world(tmp_path / "cache.zarr", after, model, [first, second])
-    assert (
-        main(
-            ["ros", "bag", str(tmp_path / "cache.zarr"), "--out", str(tmp_path / "bag"), "--rate", "10", "--poses-only"]
-        )
-        == 0
-    )
+    assert main(["ros", "bag", str(tmp_path), "--out", str(tmp_path / "bag"), "--rate", "10", "--poses-only"]) == 0
     with rosbags.Reader(tmp_path / "bag") as reader:
         counts = {name: topic.msgcount for name, topic in reader.topics.items()}
     assert counts["/mirage/pose"] == 1 + model.config.frames_per_chunk

@@ -1,6 +1,7 @@
 """A cache made to do harm is refused with one class of error, quickly, and nothing outside it is touched."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -299,8 +300,11 @@ def test_long_names_have_short_temporary_ones(tmp_path):
     path = tmp_path / ("w" * 240 + ".zarr")
     save_world(path, *first())
     assert is_step(load_world(path, MODEL), 0)
-    with pytest.raises(MirageError, match="too long"):
-        save_world(tmp_path / ("w" * 300 + ".zarr"), *first())
+    deep = tmp_path.joinpath(*["d" * 200] * 30)
+    for longer in (tmp_path / ("w" * 300 + ".zarr"), tmp_path / ("w" * 300 + ".zip"), deep):
+        for do in (*OPERATIONS, lambda path: copy_cache(tmp_path / ("w" * 240 + ".zarr"), path)):
+            with pytest.raises(MirageError, match="too long"):
+                do(longer)
 
 
 # Numbers that lie, with right checksums
@@ -476,23 +480,24 @@ def test_foreign_members_are_never_unpacked(cache, tmp_path, name):
     assert listing(tmp_path).keys() == before
 
 
-def test_lease_stands_in_where_a_file_system_has_no_locks(cache, monkeypatch):
-    import errno
+@pytest.mark.parametrize("answer", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_lease_stands_in_where_a_file_system_has_no_locks(cache, monkeypatch, answer):
+    def refuse(*_):
+        raise OSError(answer, os.strerror(answer))
 
-    from mirage_env.files import locks
-
-    class NoLocks:
-        def __init__(self, *_, **__):
-            pass
-
-        def acquire(self):
-            raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(locks, "FileLock", NoLocks)
-    with CacheWriter.open(cache, MODEL), pytest.raises(CacheBusyError):
-        CacheWriter.open(cache, MODEL)
+    monkeypatch.setattr("fcntl.flock", refuse)
+    lease = cache / ".lock.lease"
+    with CacheWriter.open(cache, MODEL):
+        held = lease.read_bytes()
+        with pytest.raises(CacheBusyError):
+            CacheWriter.open(cache, MODEL)
+    assert not lease.exists()
+    # A killed writer leaves its lease; the number of its process is nobody's any more.
+    lease.write_bytes(held.replace(str(os.getpid()).encode(), str(2**22 + 1).encode(), 1))
+    os.utime(lease, (0, 0))
+    save_world(cache, *first(), overwrite=True)
     CacheWriter.open(cache, MODEL).close()
-    assert not (cache / ".lock.lease").exists()
+    assert not lease.exists()
 
 
 def test_mistake_of_this_code_is_not_called_damage(cache, monkeypatch):

@@ -123,6 +123,45 @@ def test_what_is_there_is_not_overwritten_unasked(place):
     assert is_step(load_world(place, MODEL), 0)
 
 
+def test_only_a_cache_that_holds_nothing_else_is_overwritten(place):
+    import obstore
+
+    from mirage_env.store.backends.object_store import Bucket
+
+    chunk, state = first()
+    bucket = Bucket.of(place)
+    for objects in (
+        {"notes.txt": b"years of work"},
+        {"zarr.json": b'{"attributes": {"format": "mirage_episode"}}'},
+        {"commit/zarr.json": b'{"attributes": {}}'},
+    ):
+        for key, content in objects.items():
+            obstore.put(bucket._store, key, content)
+        there = bucket.sizes()
+        with pytest.raises(CacheExistsError, match="it is no cache"):
+            save_world(place, state, MODEL, [chunk], overwrite=True)
+        assert bucket.sizes() == there
+        bucket.delete(there)
+    save_world(place, state, MODEL, [chunk])
+    obstore.put(bucket._store, "tokens/notes.txt", b"years of work")
+    there = bucket.sizes()
+    with pytest.raises(CacheExistsError, match=r"belongs to no cache: tokens/notes\.txt"):
+        CacheWriter.create(place, state, MODEL, [chunk], overwrite=True)
+    assert bucket.sizes() == there
+    assert is_step(load_world(place, MODEL), 0)
+
+
+def test_beginning_of_a_killed_writer_is_overwritten(place):
+    from mirage_env.store.backends.object_store import BEGUN, Bucket
+
+    chunk, state = first()
+    Bucket.of(place).commit("commit/zarr.json", BEGUN % b"killed")
+    with pytest.raises(CacheExistsError):
+        save_world(place, state, MODEL, [chunk])
+    save_world(place, state, MODEL, [chunk], overwrite=True)
+    assert is_step(load_world(place, MODEL), 0)
+
+
 def test_path_made_of_a_url_is_that_url(place):
     chunk, state = first()
     save_world(Path(place), state, MODEL, [chunk])

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import multiprocessing
+import os
 import signal
 import time
 from dataclasses import replace
@@ -29,7 +30,7 @@ from training_runs import (
 )
 
 from mirage_env.errors import InvalidOptionError, WeightsError
-from mirage_env.training import checkpoint
+from mirage_env.files import atomic
 from mirage_env.training.logs import RunLog
 from mirage_env.training.loop import LoopConfig, train
 
@@ -244,7 +245,7 @@ def test_finished_run_is_not_run_again(tmp_path):
 def test_half_written_checkpoint_is_never_read(tmp_path, monkeypatch, torn):
     whole, broken = toy(), toy()
     expected = train(whole, toy_loss(whole), tmp_path / "whole", TOY)
-    to_disk = checkpoint._to_disk
+    to_disk = atomic._to_disk
     synced: list[Path] = []
 
     def killed_in_the_second(path):
@@ -254,11 +255,11 @@ def test_half_written_checkpoint_is_never_read(tmp_path, monkeypatch, torn):
             raise KeyboardInterrupt
         to_disk(path)
 
-    monkeypatch.setattr(checkpoint, "_to_disk", killed_in_the_second)
+    monkeypatch.setattr(atomic, "_to_disk", killed_in_the_second)
     folder = tmp_path / "broken"
     with pytest.raises(KeyboardInterrupt):
         train(broken, toy_loss(broken), folder, TOY)
-    assert b"half" in [p.read_bytes() for p in folder.rglob("*") if p.is_file()]
+    assert synced[-1].parent.parent == folder or synced[-1].parent == folder
     resumed = toy(seed=1)
     assert same_weights(train(resumed, toy_loss(resumed), folder, TOY), expected)
     assert files(folder) == {"checkpoint.json", "checkpoint-12.safetensors", "log.csv"}
@@ -298,8 +299,10 @@ def test_run_killed_at_random_moments_has_the_curve_of_one_that_was_not(tmp_path
 
 def test_what_a_kill_left_behind_is_removed(tmp_path):
     """safetensors writes to a file of a random name first, as large as the checkpoint."""
-    (tmp_path / "unfinished").mkdir()
-    (tmp_path / "unfinished" / ".tmpAbCdEf").write_bytes(b"half")
+    unfinished = atomic.beside(tmp_path / "checkpoint-8.safetensors")
+    unfinished = unfinished.with_name(unfinished.name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-"))  # it has ended
+    unfinished.mkdir()
+    (unfinished / ".tmpAbCdEf").write_bytes(b"half")
     (tmp_path / "checkpoint-8.safetensors").write_bytes(b"never named")
     module = toy()
     train(module, toy_loss(module), tmp_path, TOY)
@@ -333,6 +336,10 @@ def test_damaged_checkpoint_is_refused(tmp_path):
     train(module, toy_loss(module), tmp_path, TOY)
     (tmp_path / "checkpoint-12.safetensors").write_bytes(b"half")
     with pytest.raises(WeightsError, match="cannot be read"):
+        train(module, toy_loss(module), tmp_path, TOY)
+    about = json.loads((tmp_path / "checkpoint.json").read_text())
+    (tmp_path / "checkpoint.json").write_text(json.dumps(about | {"file": "../elsewhere.safetensors"}))
+    with pytest.raises(WeightsError, match="leads out of"):
         train(module, toy_loss(module), tmp_path, TOY)
     (tmp_path / "checkpoint.json").write_text("{}")
     with pytest.raises(InvalidOptionError, match="damaged"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from mirage_env.datasets.camera_files.lenses import Lens
 from mirage_env.datasets.camera_files.path import CameraPath
 from mirage_env.errors import InvalidOptionError
-from mirage_env.files import read_regular
+from mirage_env.files import parse_npy, read_regular
 from mirage_env.poses import inverse, pose_from_vector
 
 MOST_BYTES = 2**30
@@ -32,6 +34,17 @@ WRITERS = {
     "c2w": "c2w and K, as Matrix-Game takes them",
 }
 Arrays = dict[str, NDArray[Any]]
+DAMAGES = (
+    OSError,
+    ValueError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What the zip library raises at damaged files."""
 
 
 def read_npz(path: Path) -> Arrays:
@@ -45,11 +58,8 @@ def read_npz(path: Path) -> Arrays:
             members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
             if sum(m.file_size for m in members) > MOST_BYTES:
                 raise ValueError(f"it decompresses to more than {MOST_BYTES} bytes")
-            return {
-                m.filename.removesuffix(".npy"): np.load(io.BytesIO(archive.read(m)), allow_pickle=False)
-                for m in members
-            }
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            return {m.filename.removesuffix(".npy"): parse_npy(archive.read(m), m.filename) for m in members}
+    except DAMAGES as error:
         raise InvalidOptionError(f"{path} is no .npz that can be read ({error})") from error
 
 

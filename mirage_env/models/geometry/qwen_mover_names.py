@@ -5,7 +5,6 @@ The answer of a language model is text: it is read leniently, and what cannot be
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -18,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3VLForCo
 
 from mirage_env.config.geometry import SegmentationConfig
 from mirage_env.errors import InvalidOptionError
+from mirage_env.files import parse_json
 from mirage_env.models.geometry.image_preprocessing import ImageRule
 from mirage_env.models.io.transformers_checkpoints import (
     find_checkpoint,
@@ -123,8 +123,10 @@ def parse_nouns(answer: str, most: int) -> tuple[str, ...]:
 def _json_items(text: str) -> list[str] | None:
     """Items of a JSON list, of objects in it their values; None if it is none."""
     try:
-        values = json.loads(text)
-    except ValueError:
+        values = parse_json(text, "an answer")
+    except InvalidOptionError:
+        return None
+    if not isinstance(values, list | dict):
         return None
     flat = [v for value in values for v in (value.values() if isinstance(value, dict) else [value])]
     return [str(value) for value in flat]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError
+from mirage_env.files import read_json_object
 from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import Readout
 from mirage_env.models.io.hub import SHIPPED
@@ -138,12 +139,9 @@ def models_of(folder: Path) -> tuple[str, ...]:
         InvalidOptionError: it does not hold them.
     """
     path = folder / SETTINGS
-    try:
-        models = json.loads(path.read_text())["models"]
-    except FileNotFoundError as error:
-        raise ModelNotFoundError(f"{folder} holds no {SETTINGS}; give a folder that training wrote") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidOptionError(f"{path} is damaged ({error!r}); copy the preview again") from error
+    if not path.exists():
+        raise ModelNotFoundError(f"{folder} holds no {SETTINGS}; give a folder that training wrote")
+    models = read_json_object(path, advice="copy the preview again").get("models")
     if not isinstance(models, list) or not models or not all(isinstance(name, str) for name in models):
         raise InvalidOptionError(f"{path} says models {models!r}; it needs a list of identities of world models")
     return tuple(models)

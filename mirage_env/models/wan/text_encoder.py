@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import html
 import logging
-import os
-import tempfile
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError, WeightsError
+from mirage_env.files import new_folder, put_in_place
 from mirage_env.models.io.state_dicts import TEXT_WEIGHTS, WeightFiles
 
 TOKENS = 512
@@ -215,11 +214,9 @@ def file_name(text: str, model: str = "") -> str:
 
 def save_embedding(embedding: Tensor, text: str, path: Path) -> None:
     """Write an embedding [n, D] as safetensors whose metadata hold the text; never seen half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-        partial = Path(folder) / path.name
-        save_file({"embedding": embedding.contiguous()}, partial, metadata={"prompt": text})
-        os.replace(partial, path)
+    with new_folder(path) as folder:
+        save_file({"embedding": embedding.contiguous()}, folder / path.name, metadata={"prompt": text})
+        put_in_place(folder / path.name, path)
 
 
 def load_embedding(path: Path, text: str) -> Tensor:  # [n, D]

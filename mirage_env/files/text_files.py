@@ -1,0 +1,35 @@
+"""Text files of strangers: regular files of a stated size, UTF-8."""
+
+from __future__ import annotations
+
+import os
+
+from mirage_env.errors import InvalidOptionError, MirageError
+from mirage_env.files.regular import read_regular
+
+MOST_BYTES = 2**26
+"""A pose list of an hour at 60 frames/s has 40 MB."""
+
+
+def read_text(
+    path: str | os.PathLike[str],
+    *,
+    most_bytes: int = MOST_BYTES,
+    error: type[MirageError] = InvalidOptionError,
+    advice: str = "copy it again",
+) -> str:
+    """Read a text file.
+
+    Args:
+        path: the file.
+        most_bytes: size that it may have.
+        error: class of what is raised.
+        advice: what to do about a damaged file, for the message.
+
+    Raises:
+        `error`: a file that is missing, no regular file, too large, or no UTF-8.
+    """
+    try:
+        return read_regular(path, most_bytes).decode("utf-8-sig")
+    except (OSError, ValueError) as reason:  # ValueError: a zero byte in the path; no UTF-8
+        raise error(f"{os.fspath(path)!r} cannot be read ({reason}); {advice}") from reason
