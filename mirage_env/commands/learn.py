@@ -5,32 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm import tqdm
+
 from mirage_env.commands.checks import blaming
 from mirage_env.commands.recordings import RecordingOptions
-from mirage_env.commands.walk import Number
+from mirage_env.commands.walk import Networks
 from mirage_env.errors import InvalidOptionError
 from mirage_env.models.model_options import ModelOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learn(RecordingOptions):
-    """Write a recording into a world: RGB-D folder, posed photographs, a video with a camera file, or a bag."""
+    """Write a recording into a world: RGB-D folder, photographs, video with poses, bag, or LeRobot data set."""
 
     out: Path
     """The world to write, NAME.zarr or NAME.zip."""
-    scale: Number = None
-    """Metres per unit of the cameras; found where there are triangulated points."""
     new_share: float = 0.08
     """A view is written if at least this share of its cells is new to the memory."""
     hold_out: int = 10
     """One view in so many is not written but read back in the end; 0: none."""
-    every: int = 1
-    """Take every n-th view."""
-    views: int = 0
-    """Stop after so many views; 0: all."""
     model: str = "rooms"
     """A shipped model, a folder of a model, or a hub id."""
-    networks: ModelOptions = field(default_factory=ModelOptions)
+    networks: Networks = field(default_factory=ModelOptions)
     """How the model is loaded."""
     overwrite: bool = False
     """Replace a world that is at --out already."""
@@ -44,15 +40,21 @@ def learn(options: Learn) -> int:
     if options.out.exists() and not options.overwrite:
         raise InvalidOptionError(f"--out: {options.out} is there already; choose another place or add --overwrite")
     recording = options.open()
-    config = LearnConfig(options.new_share, options.hold_out, 16, options.every, options.views, options.scale)
+    config = LearnConfig(**options.reading(), new_share=options.new_share, hold_out=options.hold_out)
     with blaming("--model"):
         model = options.networks.load(options.model)
     print(f"{recording.kind}: up to {recording.count} views", flush=True)
-    state, report = learn_world(model, recording, config)
+    with tqdm(total=options.views or recording.count // options.every, desc="learn", unit="view") as bar:
+        state, report = learn_world(model, recording, config, progress=bar.update)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save_world(options.out, state, model, overwrite=options.overwrite)
     if report.scale is not None:
         print(f"scale: {report.scale}")
+    if report.depth_scale is not None:
+        found = report.depth_scale
+        print(f"estimated depth: times {found.factor:.4g} (+- {100 * found.error:.2g} %), from the cameras' motion")
+    if report.refused:
+        print(f"{report.refused} views left out: their estimated depth fits the rest at no scale")
     print(
         f"{options.out}: {report.key_frames} of {report.views} views written, {report.points} points, "
         f"{report.nbytes / 2**20:.2f} MiB"

@@ -154,9 +154,14 @@ MIRAGE = Command(
             f"{RUN}:rollout",
         ),
         "learn": Command(
-            "Write a recording into a world: RGB-D folder, posed photographs, a video with a camera file, or a bag.",
+            "Write a recording into a world: RGB-D folder, photographs, video with poses, bag, or LeRobot data set.",
             "mirage_env.commands.learn:Learn",
             "mirage_env.commands.learn:learn",
+        ),
+        "import": Command(
+            "Cut a recording into training clips, from the sources that `mirage learn` takes.",
+            "mirage_env.commands.import_clips:Import",
+            "mirage_env.commands.import_clips:import_clips",
         ),
         "camera": Command(
             "Recognise a camera file of others: format, axes, units, lens, and what contradicts itself.",

@@ -100,7 +100,10 @@ class ClipWriter:
         self._arrays: dict[str, NDArray[Any]] = {}
 
     def append(self, clip: Clip) -> None:
-        """Write the next clip."""
+        """Write the next clip; beyond `count` the room is doubled."""
+        if self.done == self.count:
+            self.count *= 2
+            self._arrays.clear()
         for name, value in vars(clip).items():
             if name not in self._arrays:
                 self._arrays[name] = _array(self.folder / f"{name}.npy", value, self.count, self.done)
@@ -112,6 +115,16 @@ class ClipWriter:
                 )
             there[self.done] = value
         self.done += 1
+
+    def trim(self) -> None:
+        """Give back the room beyond the clips that are there."""
+        self._arrays.clear()
+        for file in self.folder.glob("*.npy"):
+            array = np.load(file, mmap_mode="r")
+            if len(array) > self.done:
+                shorter = file.with_name(f".{file.name}.partial")
+                np.save(shorter, array[: self.done])
+                shorter.with_name(f"{shorter.name}.npy").replace(file)
 
     def commit(self, meta: dict[str, Any]) -> None:
         """Say that all clips appended so far are whole."""

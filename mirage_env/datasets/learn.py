@@ -1,25 +1,25 @@
-"""Learn a world from a recording: choose key frames by overlap, filter depth, write them with `observe`, and measure.
+"""Learn a world from a recording: choose key frames by overlap, write them with `observe`, and measure.
 
 Views stream through: one is held at a time, with a few held out to be read back in the end.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from mirage_env.camera import Camera
-from mirage_env.datasets.metric_scale import MetricScale, depth_ratio, scale_from_ratios
-from mirage_env.datasets.recordings.depth_filter import filtered_depth
-from mirage_env.datasets.recordings.view import PosedView, Recording
+from mirage_env.datasets.metric_scale import MetricScale
+from mirage_env.datasets.recordings.prepare import ReadConfig, Scales, find_scales, prepared_views
+from mirage_env.datasets.recordings.view import Recording
 from mirage_env.errors import InvalidOptionError
-from mirage_env.fit_view import FittedView, fit_view
+from mirage_env.fit_view import FittedView
 from mirage_env.images import frames_from_uint8
+from mirage_env.interfaces import DepthEstimator
 from mirage_env.memory.latent import PointMemory
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.world_model import WorldModel
@@ -27,14 +27,10 @@ from mirage_env.world_state import WorldState
 
 SAME_DEPTH = 0.1
 """A cell shows what a view sees there if their depths differ by at most this share."""
-TRIAL_VIEWS = 12
-"""Views from which the metric scale of unit-less cameras is found."""
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LearnConfig:
+class LearnConfig(ReadConfig):
     """Options of learning a world from a recording.
 
     Raises:
@@ -46,21 +42,13 @@ class LearnConfig:
     hold_out: int = 10
     """Every so many views one is not written but read back in the end; 0: none."""
     most_held_out: int = 16
-    every: int = 1
-    """Take every n-th view of the recording."""
-    most_views: int = 0
-    """Stop after so many views; 0: all."""
-    scale: float | None = None
-    """Metres per unit of the cameras; found from depth and triangulated points where it is not given."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.new_share <= 1.0 or self.every < 1 or min(self.hold_out, self.most_views) < 0:
+        super().__post_init__()
+        if not 0.0 <= self.new_share <= 1.0 or self.hold_out < 0:
             raise InvalidOptionError(
-                f"new_share is {self.new_share}, every {self.every}, hold_out {self.hold_out}, most_views "
-                f"{self.most_views}; give a share in [0, 1], at least 1, and numbers from 0"
+                f"new_share is {self.new_share}, hold_out {self.hold_out}; give a share in [0, 1] and a number from 0"
             )
-        if self.scale is not None and not self.scale > 0.0:
-            raise InvalidOptionError(f"scale is {self.scale}; give metres per unit, above 0")
 
 
 @dataclass(frozen=True)
@@ -77,6 +65,11 @@ class LearnReport:
     psnr: float
     """Of held-out views read back through the refiner, where the memory shows them, dB; NaN without any."""
     scale: MetricScale | None = None
+    """Metres per unit of the cameras, where it had to be found."""
+    depth_scale: MetricScale | None = None
+    """Factor on estimated depth, where the motion between views told it."""
+    refused: int = 0
+    """Views whose estimated depth agreed with the memory at no scale (`AlignmentConfig`): they were not written."""
 
 
 @dataclass
@@ -85,71 +78,98 @@ class _Progress:
 
     views: int = 0
     key_frames: int = 0
+    refused: int = 0
     held: list[FittedView] = field(default_factory=list)
 
 
 def learn_world(
-    model: WorldModel, recording: Recording, config: LearnConfig | None = None, seed: int = 0
+    model: WorldModel,
+    recording: Recording,
+    config: LearnConfig | None = None,
+    seed: int = 0,
+    progress: Callable[[], object] = lambda: None,
 ) -> tuple[WorldState, LearnReport]:
     """Write a recording into a new world.
 
     Args:
-        model: its world model; its depth estimator is used where the recording has no depth.
+        model: its world model; its depth estimator is used where the recording has no depth, aligned to the memory.
         recording: from `open_recording`.
         config: defaults if not given.
         seed: of the world's noise.
+        progress: called after every view.
 
     Raises:
         InvalidOptionError: a recording without a view, or without a unit that could be found.
         InvalidImageError, InvalidDepthError, InvalidCameraError: a view that cannot be used.
+        ClipError: views that contradict each other.
     """
-    config = config or LearnConfig()
-    scale = None
-    factor = config.scale or 1.0
-    if config.scale is None and not recording.metric and len(recording.points):
-        scale = find_scale(model, recording)
-        factor = scale.factor
-        logger.info("scale: %s", scale)
-    elif config.scale is None and not recording.metric:
-        logger.warning("%s: lengths have no unit and are taken as metres; give --scale", recording.kind)
-    state: WorldState | None = None
-    progress = _Progress()
-    for view in _scaled(recording, config, factor):
-        progress.views += 1
-        fitted = _prepared(model, view, recording, factor)
-        if state is None:
-            _, state = model.start(fitted.image, fitted.camera, fitted.depth, seed)
-            progress.key_frames += 1
-        elif _held_out(config, progress):
-            progress.held.append(fitted)
-        elif _new_share(model, state, fitted) >= config.new_share:
-            depth = None if fitted.depth is None else fitted.depth[None]
-            _, state = model.observe(state, [fitted.image], [fitted.camera], depth)
-            progress.key_frames += 1
+    config, c = config or LearnConfig(), model.config
+    config = replace(config, near=c.near, far=c.far)
+    scales = find_scales(recording, config, c.image_size, model.depth)
+    writer = model if recording.has_depth else _aligning(model, scales)
+    # Triangulated points scale the estimate of a view before the memory sees it; else `observe` estimates.
+    estimator = model.depth if len(recording.points) else None
+    state, found = None, _Progress()
+    for prepared in prepared_views(recording, config, c.image_size, scales, estimator):
+        state = _write(writer, state, prepared.view, config, found, seed)
+        progress()
+        del prepared
     if state is None:
         raise InvalidOptionError(f"{recording.kind} holds no view that could be used")
-    coverage, psnr = read_back(model, state, progress.held)
+    coverage, psnr = read_back(model, state, found.held)
     memory = state.memory
     return state, LearnReport(
-        progress.views, progress.key_frames, memory.points, memory.nbytes, len(progress.held), coverage, psnr, scale
+        found.views,
+        found.key_frames,
+        memory.points,
+        memory.nbytes,
+        len(found.held),
+        coverage,
+        psnr,
+        scales.cameras,
+        scales.depth,
+        found.refused,
     )
 
 
-def find_scale(model: WorldModel, recording: Recording) -> MetricScale:
-    """Metres per unit: depth, measured or estimated, against the triangulated points of the recording.
+def _write(
+    model: WorldModel, state: WorldState | None, view: FittedView, config: LearnConfig, found: _Progress, seed: int
+) -> WorldState:
+    """Begin a world with a view, hold it out, or write it where it shows something new."""
+    found.views += 1
+    if state is None:
+        found.key_frames += 1
+        return model.start(view.image, view.camera, view.depth, seed)[1]
+    if _held_out(config, found):
+        found.held.append(view)
+        return state
+    if _new_share(model, state, view) < config.new_share:
+        return state
+    chunk, after = model.observe(state, [view.image], [view.camera], None if view.depth is None else view.depth[None])
+    if chunk.alignment is not None and chunk.alignment.refused:
+        found.refused += 1
+        return state
+    found.key_frames += 1
+    return after
 
-    Raises:
-        InvalidOptionError: no view sees enough points.
-    """
-    step = max(1, recording.count // TRIAL_VIEWS)
-    ratios = []
-    for i, view in enumerate(recording.views()):
-        if i % step == 0:
-            fitted = _fit(model, view)
-            depth = fitted.depth if fitted.depth is not None else _estimated(model, fitted)
-            if (ratio := depth_ratio(depth, fitted.camera, recording.points)) is not None:
-                ratios.append(ratio)
-    return scale_from_ratios(ratios)
+
+@dataclass(frozen=True)
+class _Scaled:
+    """A depth estimator in other units (`DepthEstimator`)."""
+
+    estimator: DepthEstimator
+    factor: float
+
+    def estimate(self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None) -> Tensor:
+        known = None if known is None else known / self.factor
+        return self.estimator.estimate(images, cameras, known) * self.factor
+
+
+def _aligning(model: WorldModel, scales: Scales) -> WorldModel:
+    """The model with its estimated depth in metres and aligned to what the memory shows."""
+    alignment = replace(model.config.alignment, enabled=True)
+    depth = model.depth if scales.depth is None else _Scaled(model.depth, scales.depth.factor)
+    return replace(model, depth=depth, config=replace(model.config, alignment=alignment))
 
 
 @torch.inference_mode()
@@ -168,42 +188,6 @@ def read_back(model: WorldModel, state: WorldState, views: list[FittedView]) -> 
         -10.0 * float(torch.log10(e[s].mean().clamp_min(1e-10))) for e, s in zip(error, seen, strict=True) if s.any()
     ]
     return float(seen.float().mean()), float(np.mean(psnr)) if psnr else float("nan")
-
-
-def _scaled(recording: Recording, config: LearnConfig, factor: float) -> Iterator[PosedView]:
-    for i, view in enumerate(recording.views()):
-        if i % config.every:
-            continue
-        if config.most_views and i // config.every >= config.most_views:
-            return
-        pose = view.camera.T_world_cam.copy()
-        pose[:3, 3] *= factor
-        yield replace(view, camera=view.camera.at(pose))
-
-
-def _fit(model: WorldModel, view: PosedView) -> FittedView:
-    return fit_view(view.image, model.config.image_size, view.camera, view.depth)
-
-
-def _prepared(model: WorldModel, view: PosedView, recording: Recording, factor: float) -> FittedView:
-    """A view of the model's size with filtered depth; estimated depth is scaled to the points that the view sees."""
-    c = model.config
-    if view.depth is not None:
-        view = replace(view, depth=filtered_depth(view.depth, c.near, c.far))
-    fitted = _fit(model, view)
-    if fitted.depth is not None:
-        # Where nothing was measured the estimate does not step in: it may say something else than the sensor.
-        return fitted if fitted.depth.any() else replace(fitted, depth=None)
-    if not len(recording.points):
-        return fitted
-    estimate = _estimated(model, fitted)
-    ratio = depth_ratio(estimate, fitted.camera, recording.points * factor)
-    return replace(fitted, depth=(estimate / (ratio or 1.0)).astype(np.float32))
-
-
-@torch.inference_mode()
-def _estimated(model: WorldModel, view: FittedView) -> NDArray[np.float32]:
-    return model.depth.estimate(frames_from_uint8(np.stack([view.image])), [view.camera])[0].float().cpu().numpy()
 
 
 def _held_out(config: LearnConfig, progress: _Progress) -> bool:

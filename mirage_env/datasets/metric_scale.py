@@ -1,4 +1,8 @@
-"""Metric scale of cameras without a unit: from known distances, or from depth in metres against triangulated points."""
+"""Metric scale of cameras without a unit, or of depth without one.
+
+From known distances; from depth in metres against triangulated points; from depth of two views and the motion between
+them, of which one is known in metres and the other is not.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
+from mirage_env.datasets.reprojection import Views
 from mirage_env.errors import InvalidOptionError
+from mirage_env.poses import inverse
 
 LEAST = 8
 """Fewer points that are seen say nothing about the scale of a view."""
+GRID = 24
+"""Points along a side of a view that is compared with another."""
+RESAMPLES = 32
+"""Halves of the pairs that are fitted again, for the error."""
+SHARPNESS = 0.02
+"""Share of its depth at which a point counts half as agreeing."""
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,92 @@ def depth_ratio(
     if known.sum() < LEAST:
         return None
     return float(np.median(measured[known] / local[inside, 2][known]))
+
+
+def scale_from_motion(views: Views) -> MetricScale:
+    """Factor on the positions of cameras with which the depth of views agrees, view by view.
+
+    With depth in metres this is metres per unit of the cameras. With motion in metres and depth without a unit, the
+    inverse is the factor on depth: a second view with known motion is enough.
+
+    Args:
+        views: two or more, neighbours in time that overlap.
+
+    Raises:
+        InvalidOptionError: the cameras do not move, or no pair of views agrees with any factor.
+    """
+    pairs = _overlapping(len(views.images))
+    moved = [_moved(views, i, j) for i, j in pairs]
+    known = [share for share in moved if share > 0.0]
+    # Factors with which the cameras move by a thousandth to thrice the depth, whatever the unit.
+    factors = np.geomspace(1e-3, 3.0, 120) / np.median(known) if known else np.ones(1)
+    best, clear = _peak(_scores(views, pairs, factors), factors)
+    if not known or not clear:
+        raise InvalidOptionError(
+            "no two views tell the scale: the cameras hardly move, or their depth agrees with no motion; give the "
+            "scale, or known distances"
+        )
+    factors = np.geomspace(best / 1.2, best * 1.2, 41)
+    scores, rng = _scores(views, pairs, factors), np.random.default_rng(0)
+    best, _ = _peak(scores, factors)
+    halves = [_peak(scores[rng.permutation(len(pairs))[: (len(pairs) + 1) // 2]], factors)[0] for _ in range(RESAMPLES)]
+    # Half of the pairs have an error that is larger by the root of two.
+    error = float(np.std(np.log(halves)) / np.sqrt(2.0)) if len(pairs) > 1 else 0.0
+    return MetricScale(best, max(error, float(np.log(factors[1] / factors[0])) / 2.0), len(pairs))
+
+
+def _scores(views: Views, pairs: Sequence[tuple[int, int]], factors: Array) -> Array:  # [pairs, factors]
+    return np.array([[_agreement(views, i, j, float(f)) for f in factors] for i, j in pairs])
+
+
+def _overlapping(count: int) -> list[tuple[int, int]]:
+    """Pairs of views by their distance in time; far ones tell more, near ones overlap."""
+    gaps = [gap for gap in (1, 2, 4, 8) if gap < count]
+    return [(i, i + gap) for gap in gaps[-3:] for i in range(0, count - gap, max(1, gap // 2))]
+
+
+def _moved(views: Views, i: int, j: int) -> float:
+    """Motion between two views as a share of the depth, in the units that they have."""
+    depth = views.depth[i][(views.depth[i] > 0.0) & np.isfinite(views.depth[i])]
+    step = float(np.linalg.norm(views.poses[j][:3, 3] - views.poses[i][:3, 3]))
+    return step / float(np.median(depth)) if len(depth) >= LEAST else 0.0
+
+
+def _peak(scores: Array, factors: Array) -> tuple[float, bool]:
+    """Factor with which the pairs agree best together, and whether it is better than no motion at all."""
+    total = scores.mean(0) if scores.size else np.zeros(len(factors))
+    best = int(total.argmax())
+    inner = 0 < best < len(total) - 1
+    if not inner:
+        return float(factors[best]), False
+    a, b, c = total[best - 1 : best + 2]
+    shift = 0.5 * (a - c) / (a - 2.0 * b + c) if a - 2.0 * b + c < 0.0 else 0.0
+    ratio = factors[1] / factors[0]
+    return float(factors[best] * ratio**shift), bool(b > 0.2 and b > total[0] + 0.02)
+
+
+def _agreement(views: Views, i: int, j: int, factor: float) -> float:
+    """Mean agreement of the points of one view with the depth of another, in [0, 1], with positions times a factor."""
+    height, width = views.depth.shape[1:]
+    v, u = (a.ravel() for a in np.meshgrid(_spread(height), _spread(width), indexing="ij"))
+    depth = views.depth[i, v, u].astype(np.float64)
+    known = (depth > 0.0) & np.isfinite(depth)
+    if known.sum() < LEAST:
+        return 0.0
+    rays = np.linalg.solve(views.intrinsics(i), np.stack([u + 0.5, v + 0.5, np.ones(len(u))])[:, known])
+    T = inverse(views.poses[j]) @ views.poses[i]
+    points = T[:3, :3] @ (rays * depth[known]) + factor * T[:3, 3:]
+    with np.errstate(all="ignore"):
+        x, y = (views.intrinsics(j) @ points)[:2] / points[2]
+        inside = (points[2] > 1e-3) & (x >= 0.0) & (x < width) & (y >= 0.0) & (y < height)
+    there = views.depth[j, y[inside].astype(int), x[inside].astype(int)].astype(np.float64)
+    valid = (there > 0.0) & np.isfinite(there)
+    error = there[valid] / points[2, inside][valid] - 1.0
+    return float((1.0 / (1.0 + (error / SHARPNESS) ** 2)).sum()) / points.shape[1]
+
+
+def _spread(side: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, side - 1, GRID).astype(np.int64))
 
 
 def scale_from_ratios(ratios: Sequence[float]) -> MetricScale:

@@ -81,9 +81,15 @@ def record_environment(
 
 
 def clip_of_views(
-    images: ArrayLike, depth: ArrayLike, poses: ArrayLike, intrinsics: ArrayLike, labels: ArrayLike | None, name: str
+    images: ArrayLike,
+    depth: ArrayLike,
+    poses: ArrayLike,
+    intrinsics: ArrayLike,
+    labels: ArrayLike | None,
+    name: str,
+    reproject: bool = True,
 ) -> Clip:
-    """A clip, after all checks.
+    """A clip, after all checks; `reproject=False` where its views were compared already.
 
     Raises:
         InvalidImageError, InvalidDepthError, InvalidPoseError, InvalidCameraError, ClipError: as `record_environment`.
@@ -95,7 +101,8 @@ def clip_of_views(
     if deviation > 1e-4:
         logger.warning("%s: poses deviated from rotations by up to %.2g and were projected to SO(3)", name, deviation)
     K_image = checked_intrinsics(intrinsics, (frames.shape[1], frames.shape[2]), place)
-    check_reprojection(Views(frames, metres, T_world_cam, K_image), name)
+    if reproject:
+        check_reprojection(Views(frames, metres, T_world_cam, K_image), name)
     return Clip(
         images=frames,
         depth=np.where(np.isfinite(metres), metres, 0.0).astype(np.float16),

@@ -38,7 +38,17 @@ class Views:
     images: NDArray[np.uint8]  # [F, H, W, 3]
     depth: NDArray[np.float32]  # [F, H, W] metres, 0 unknown, inf none
     poses: Array  # [F, 4, 4] T_world_cam
-    K_image: Array  # [3, 3]
+    K_image: Array  # [3, 3], or [F, 3, 3] where the lens changes
+    names: tuple[str, ...] = ()
+    """Of the views, for errors; their numbers if not given."""
+
+    def intrinsics(self, index: int) -> Array:  # [3, 3]
+        """`K_image` of a view."""
+        return self.K_image if self.K_image.ndim == 2 else self.K_image[index]
+
+    def named(self, i: int, j: int) -> str:
+        """Two views in words."""
+        return f"{self.names[i]} and {self.names[j]}" if self.names else f"frames {i} and {j}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +104,14 @@ def check_reprojection(views: Views, name: str) -> None:
         _, right, cause, (i, j) = max(better, key=lambda reading: round(reading[0], 3))  # ties: the first one
         wrong = _mean([found for gap in as_given for found in _found(gap)])
         raise ClipError(
-            f"{name}, frames {i} and {j}: images, depth and poses do not fit together (on average {wrong:.0%} of the "
+            f"{name}, {views.named(i, j)}: images, depth and poses do not fit together (on average {wrong:.0%} of the "
             "points "
             f"of one view are found in another), but they would ({right:.0%}) if {cause}"
         )
     near = [a.near for a in as_given[0] if a.overlap > 0.5] if gaps else []
     if near and len(near) == len(gaps[0]) and float(np.median(near)) < 0.3:
         raise ClipError(
-            f"{name}, frames {gaps[0][0][0]} and {gaps[0][0][1]}: only {float(np.median(near)):.0%} of the depth of "
+            f"{name}, {views.named(*gaps[0][0])}: only {float(np.median(near)):.0%} of the depth of "
             "one view "
             "agrees with the next within 15 %; poses and images may be of different moments, or depth has no scale"
         )
@@ -148,7 +158,8 @@ def _readings(views: Views) -> list[_Reading]:
         _Reading("the intrinsics were of an image twice as large: halve them", poses, K_scale=0.5),
         _Reading("the intrinsics were of an image half as large: double them", poses, K_scale=2.0),
     ]
-    centre = width / (2.0 * views.K_image[0, 2]) if views.K_image[0, 2] > 0.0 else 1.0
+    middle = float(views.intrinsics(0)[0, 2])
+    centre = width / (2.0 * middle) if middle > 0.0 else 1.0
     if not 0.9 < centre < 1.1:
         size = round(width / centre)
         readings.append(
@@ -176,14 +187,15 @@ def agreement(views: Views, reading: _Reading, i: int, j: int) -> Agreement:
     v, u, depth = v[measured], u[measured], depth[measured] * reading.scale
     if len(depth) < 16:
         return Agreement(0.0, 0.0, 0.0, np.inf)
-    K = views.K_image.copy()
-    K[:2] *= reading.K_scale
-    rays = np.linalg.solve(K, np.stack([u + 0.5, v + 0.5, np.ones(len(u))]))
+    K_i, K_j = views.intrinsics(i).copy(), views.intrinsics(j).copy()
+    K_i[:2] *= reading.K_scale
+    K_j[:2] *= reading.K_scale
+    rays = np.linalg.solve(K_i, np.stack([u + 0.5, v + 0.5, np.ones(len(u))]))
     z = depth / np.linalg.norm(rays, axis=0) if reading.along_ray else depth
     T = inverse(reading.poses[j]) @ reading.poses[i]
     points = T[:3, :3] @ (rays * z) + T[:3, 3:]
     with np.errstate(all="ignore"):
-        x, y = (K @ points)[:2] / points[2]
+        x, y = (K_j @ points)[:2] / points[2]
         inside = (points[2] > 1e-3) & (x >= 0.0) & (x < width) & (y >= 0.0) & (y < height)
     if inside.sum() < 16:
         return Agreement(0.0, float(inside.mean()), 0.0, np.inf)

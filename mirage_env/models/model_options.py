@@ -38,6 +38,8 @@ class ModelOptions:
     """How closely the prompt is followed; 1 is without guidance, at half the cost."""
     negative_prompt: str | None = None
     """Text to be led away from."""
+    align: bool = False
+    """Scale the estimated depth of every chunk to what the memory shows."""
     prompts: str | None = None
     """Folder of embeddings of prompts."""
     offload: Literal["none", "model", "group"] = "none"

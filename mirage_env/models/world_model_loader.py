@@ -71,6 +71,7 @@ def load_world_model(
     depth: str | Path | None = None,
     segmentation: str | Path | None = None,
     image_size: tuple[int, int] | None = None,
+    align: bool = False,
     steps: int | None = None,
     shift: float | None = None,
     solver: str | None = None,
@@ -102,6 +103,7 @@ def load_world_model(
         segmentation: SAM 3 checkpoint that finds movers and sky, the same.
         image_size: H, W, in the place of the model's own; a small model takes multiples of its transformer's patch
             (32 pixels for "rooms").
+        align: scale the estimated depth of every chunk to what the memory shows (`AlignmentConfig`).
         steps: sampler steps per chunk, in the place of the model's own.
         shift: flow shift of the sampler, the same.
         solver: "euler", "unipc" or "renoise", the same.
@@ -139,13 +141,20 @@ def load_world_model(
     if is_pipeline(folder):
         sources = sources_of(folder, control, lora, depth, segmentation, prompts, sampler, image_size=image_size)
         networks = load_full_size(sources, running, _cache_folder(prompt_cache), text_encoder)
-        return WorldModel(**vars(networks))
+        return _aligned(WorldModel(**vars(networks)), align)
     if running != Running(device, dtype) or prompts is not None or revision is not None:
         raise InvalidOptionError(
             f"{str(name)!r} is a small model, which takes device, dtype, control, lora, depth, segmentation and "
             "image_size and options of the sampler only; leave the other options out"
         )
-    return _load_small(folder, device, dtype, control, lora, depth, segmentation, image_size, sampler)
+    small = _load_small(folder, device, dtype, control, lora, depth, segmentation, image_size, sampler)
+    return _aligned(small, align)
+
+
+def _aligned(model: WorldModel, align: bool) -> WorldModel:
+    if not align:
+        return model
+    return replace(model, config=replace(model.config, alignment=replace(model.config.alignment, enabled=True)))
 
 
 def _load_small(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,18 @@ from tiny import tiny_world_model
 
 from mirage_env import cli, load_world, load_world_model
 from mirage_env.camera import Camera
-from mirage_env.datasets.learn import LearnConfig, find_scale, learn_world
+from mirage_env.datasets.import_recording import ClipsConfig, import_recording
+from mirage_env.datasets.learn import LearnConfig, learn_world
 from mirage_env.datasets.metric_scale import depth_ratio, scale_from_distances, scale_from_ratios
-from mirage_env.datasets.recordings import PosedView, Recording, filtered_depth, open_recording, registered_depth
+from mirage_env.datasets.recordings import (
+    PosedView,
+    ReadConfig,
+    Recording,
+    filtered_depth,
+    find_scales,
+    open_recording,
+    registered_depth,
+)
 from mirage_env.errors import InvalidOptionError, MirageError
 from mirage_env.poses import inverse, pose_from_rotation_vector, vector_from_pose
 
@@ -87,7 +97,15 @@ def test_view_that_shows_nothing_new_is_no_key_frame(model):
     assert math.isnan(report.psnr)
 
 
-def test_one_view_is_held_at_a_time(model):
+def round_room(camera: Camera) -> np.ndarray:
+    """Depth from the middle of a round room."""
+    v, u = np.mgrid[: camera.height, : camera.width] + 0.5
+    rays = np.linalg.solve(camera.K_image, np.stack([u, v, np.ones_like(u)]).reshape(3, -1))
+    return (3.0 / np.linalg.norm(rays, axis=0)).reshape(u.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("how", ["learn", "import"])
+def test_one_view_is_held_at_a_time(model, how, tmp_path):
     alive, most = set(), [0]
 
     class Counted(np.ndarray):
@@ -100,11 +118,50 @@ def test_one_view_is_held_at_a_time(model):
             alive.add(id(image))
             most[0] = max(most[0], len(alive))
             camera = Camera.from_fov(1.2, 32, 32, pose_from_rotation_vector([0, 0, 0], [0, 0.3 * i, 0]))
-            yield PosedView(image, camera, np.full((32, 32), 3.0, np.float32))
+            yield PosedView(image, camera, round_room(camera))
             del image
 
-    learn_world(model, Recording("stream", 30, views, True, True), LearnConfig(hold_out=0))
+    recording = Recording("stream", 30, views, True, True)
+    if how == "learn":
+        learn_world(model, recording, LearnConfig(hold_out=0))
+    else:
+        assert len(import_recording(recording, tmp_path, ClipsConfig(frames=5, size=(16, 16)))) == 6
     assert most[0] <= 3
+
+
+# What contradicts itself
+
+
+def spoiled(walk, change) -> Recording:
+    def views():
+        yield from (change(view) for view in oracle(walk).views())
+
+    return replace(oracle(walk), views=views)
+
+
+def reposed(view, T):
+    return replace(view, camera=view.camera.at(T))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda v: reposed(v, v.camera.T_world_cam @ np.diag([1.0, -1, -1, 1])),
+            r"oracle, 0 and \d: .* if .* OpenGL axes",
+        ),
+        (lambda v: reposed(v, inverse(v.camera.T_world_cam)), "world-to-camera: invert"),
+        (lambda v: replace(v, depth=v.depth * 1000), "oracle, 0.*millimetres"),
+        (lambda v: replace(v, depth=v.depth / 1000), "positions were divided by 1000"),
+        (lambda v: replace(v, depth=-v.depth), "positive"),
+    ],
+)
+def test_recording_that_contradicts_itself_is_refused_before_anything_is_made(model, walk, tmp_path, change, says):
+    with pytest.raises(MirageError, match=says):
+        learn_world(model, spoiled(walk, change))
+    with pytest.raises(MirageError, match=says):
+        import_recording(spoiled(walk, change), tmp_path, ClipsConfig(frames=4, size=(32, 32), rate=None))
+    assert not (tmp_path / "clips.json").exists()
 
 
 # Depth
@@ -181,12 +238,17 @@ class TrueDepth:
         )
 
 
-def test_scale_of_photographs_is_found_from_depth_and_points(model, walk, tmp_path):
-    from dataclasses import replace
+class Shrunk(TrueDepth):
+    """Estimates two thirds of the depth."""
 
+    def estimate(self, images, cameras, known=None):
+        return super().estimate(images, cameras) / 1.5
+
+
+def test_scale_of_photographs_is_found_from_depth_and_points(model, walk, tmp_path):
     recording = open_recording(photographs(tmp_path / "photos", walk, unit=2.5))
     assert not recording.metric
-    scale = find_scale(replace(model, depth=TrueDepth(walk[0], 2.5)), recording)
+    scale = find_scales(recording, ReadConfig(), SIZE, TrueDepth(walk[0], 2.5)).cameras
     assert scale.factor == pytest.approx(2.5, rel=0.03)
     assert abs(scale.factor / 2.5 - 1.0) < 4 * scale.error + 0.02
     assert scale.samples > 5
@@ -209,6 +271,49 @@ def test_scale_from_known_distances():
             scale_from_distances(positions, wrong)
     with pytest.raises(InvalidOptionError, match="no view"):
         scale_from_ratios([])
+
+
+def unitless(recording: Recording, unit: float, depth: bool = True) -> Recording:
+    """The same recording with cameras in another unit, that nothing tells."""
+
+    def views():
+        for view in recording.views():
+            T = view.camera.T_world_cam.copy()
+            T[:3, 3] /= unit
+            yield replace(view, camera=view.camera.at(T), depth=view.depth if depth else None)
+
+    positions = np.stack([v.camera.position for v in views()])
+    return replace(recording, views=views, metric=False, has_depth=depth, positions=positions)
+
+
+@pytest.mark.parametrize("unit", [0.01, 2.5])
+def test_scale_of_cameras_is_found_from_measured_depth_alone(walk, unit):
+    scale = find_scales(unitless(oracle(walk), unit), ReadConfig(), SIZE, None).cameras
+    assert scale.factor == pytest.approx(unit, rel=0.06)
+    assert abs(scale.factor / unit - 1.0) < 4.0 * scale.error + 0.01
+
+
+def test_scale_of_estimated_depth_is_found_from_a_view_with_known_motion(walk):
+    """The estimate is a third too near; the cameras are in metres."""
+    short = replace(oracle(walk), has_depth=False)
+    factor = find_scales(short, ReadConfig(), SIZE, Shrunk(walk[0], 1.0)).depth
+    assert factor.factor == pytest.approx(1.5, rel=0.06)
+    still = [next(iter(oracle(walk).views()))] * 5
+    silent = Recording("still", 5, lambda: iter(still), False, True)
+    assert find_scales(silent, ReadConfig(), SIZE, Shrunk(walk[0], 1.0)).depth is None
+
+
+def test_known_distances_scale_the_cameras(walk, model):
+    cameras = walk[1]
+    far = float(np.linalg.norm(cameras[0].position - cameras[8].position))
+    recording = unitless(oracle(walk), 2.5)
+    config = LearnConfig(distances=((0, 8, far),))
+    _, report = learn_world(model, recording, config)
+    assert report.scale.factor == pytest.approx(2.5, rel=1e-6)
+    with pytest.raises(InvalidOptionError, match="one by one"):
+        find_scales(oracle(walk), config, SIZE, None)
+    with pytest.raises(InvalidOptionError, match="both given"):
+        LearnConfig(scale=1.0, distances=((0, 1, 1.0),))
 
 
 def test_too_few_points_say_nothing_about_a_view():

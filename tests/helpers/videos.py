@@ -4,7 +4,7 @@ import re
 import subprocess
 
 import numpy as np
-from imageio_ffmpeg import get_ffmpeg_exe
+from imageio_ffmpeg import get_ffmpeg_exe, write_frames
 
 
 def read_video(path):
@@ -14,3 +14,13 @@ def read_video(path):
     about = next(line for line in done.stderr.decode().splitlines() if "Video: h264" in line)
     width, height = map(int, re.search(r", (\d+)x(\d+)", about).groups())
     return about, np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
+
+
+def write_mp4(path, frames, rate):
+    """An mp4 of frames [N, H, W, 3] as they are, with even sides."""
+    height, width = frames.shape[1:3]
+    writer = write_frames(str(path), (width, height), fps=rate, macro_block_size=2, quality=10, pix_fmt_out="yuv444p")
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()

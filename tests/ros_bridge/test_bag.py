@@ -447,9 +447,12 @@ def test_a_bag_becomes_a_world_that_shows_held_out_views(tmp_path):
     size = model.config.image_size
     first = Camera.from_fov(1.2, *size)
     turns = [first.moved(pose_from_rotation_vector([0, 0, 0], [0.0, 0.05 * min(i, 8), 0.0])) for i in range(14)]
-    images = np.stack([np.roll(np.tile(np.arange(size[1]) * 7 % 256, (size[0], 1)), i, 1) for i in range(14)])
-    frames = np.repeat(images[..., None], 3, 3).astype(np.uint8)
-    depth = np.full((14, *size), 2.0, np.float32)
+    v, u = np.mgrid[: size[0], : size[1]] + 0.5
+    rays = np.linalg.solve(first.K_image, np.stack([u, v, np.ones_like(u)]).reshape(3, -1))
+    bearings = [np.arctan2(*(turn.T_world_cam[[0, 2], :3] @ rays)).reshape(size) for turn in turns]
+    frames = np.repeat((128 + 100 * np.sin(9.0 * np.stack(bearings)))[..., None], 3, 3).astype(np.uint8)
+    from_middle = (2.0 / np.linalg.norm(rays, axis=0)).reshape(size)  # of a round room
+    depth = np.repeat(from_middle[None], 14, 0).astype(np.float32)
     write_bag(tmp_path / "bag", turns, frames, 10.0, depth=depth, start=START)
     recording = bag_recording(tmp_path / "bag")
     assert (recording.count, recording.has_depth, recording.metric) == (14, True, True)

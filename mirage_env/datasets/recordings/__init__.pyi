@@ -1,5 +1,11 @@
+from .checked import checked_views as checked_views
 from .depth_filter import filtered_depth as filtered_depth
 from .depth_filter import registered_depth as registered_depth
+from .lerobot import LeRobotOptions as LeRobotOptions
 from .open import open_recording as open_recording
+from .prepare import ReadConfig as ReadConfig
+from .prepare import Scales as Scales
+from .prepare import find_scales as find_scales
+from .prepare import prepared_views as prepared_views
 from .view import PosedView as PosedView
 from .view import Recording as Recording

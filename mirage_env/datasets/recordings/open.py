@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from mirage_env.camera import Camera
 from mirage_env.datasets.camera_files import CameraPath, Lens, read_cameras
+from mirage_env.datasets.recordings.lerobot import LeRobotOptions, is_lerobot, open_lerobot
 from mirage_env.datasets.recordings.tum import is_tum, open_tum, read_depth
 from mirage_env.datasets.recordings.view import PosedView, Recording
 from mirage_env.errors import InvalidImageError, InvalidOptionError
@@ -25,8 +27,9 @@ def open_recording(
     cameras: str | Path | None = None,
     lens: Lens | None = None,
     depth_scale: float | None = None,
+    lerobot: LeRobotOptions | None = None,
 ) -> Recording:
-    """Open an RGB-D folder, posed photographs, or a video with a camera file.
+    """Open an RGB-D folder, posed photographs, a video with a camera file, or a LeRobot data set.
 
     Args:
         source: folder with `rgb.txt`, `depth.txt` and `groundtruth.txt` (TUM), with a `transforms.json` or a COLMAP
@@ -35,6 +38,7 @@ def open_recording(
         cameras: camera file of a video, or of photographs that lie elsewhere.
         lens: intrinsics where the files tell none.
         depth_scale: units of 16-bit depth images per metre; 5000 for TUM, else 1000.
+        lerobot: columns and episodes of a LeRobot data set; `cameras` gives its poses where no column does.
 
     Raises:
         InvalidOptionError: nothing there that is a recording, or no lens.
@@ -42,6 +46,11 @@ def open_recording(
     source = Path(source)
     if not source.exists():
         raise InvalidOptionError(f"there is no recording {source}")
+    if is_lerobot(source):
+        options = lerobot or LeRobotOptions()
+        if cameras is not None:
+            options = replace(options, poses=read_cameras(cameras).T_world_cam)
+        return open_lerobot(source, lens, depth_scale or 1000.0, options)
     if is_tum(source):
         return open_tum(source, lens, depth_scale or 5000.0)
     if source.is_file() and source.suffix.lower() in VIDEOS:
@@ -74,9 +83,14 @@ def _photographs(folder: Path, path: CameraPath, lens: Lens | None, depth_scale:
             depth = None
             if path.depth_names:
                 depth = read_depth(inside(folder, path.depth_names[i]), depth_scale)
-            yield _view(image, depth, glass, path.T_world_cam[i], name)
+            time = None if path.times is None else float(path.times[i])
+            yield _view(image, depth, glass, path.T_world_cam[i], name, time)
 
-    return Recording(path.format, len(path), views, bool(path.depth_names), path.metric, path.points)
+    return Recording(path.format, len(path), views, bool(path.depth_names), path.metric, *_places(path))
+
+
+def _places(path: CameraPath) -> tuple[np.ndarray, np.ndarray]:
+    return path.points, path.T_world_cam[:, :3, 3]
 
 
 def _image(folder: Path, name: str) -> Path | None:
@@ -87,7 +101,14 @@ def _image(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _view(image: np.ndarray, depth: np.ndarray | None, lens: Lens | None, pose: np.ndarray, name: str) -> PosedView:
+def _view(
+    image: np.ndarray,
+    depth: np.ndarray | None,
+    lens: Lens | None,
+    pose: np.ndarray,
+    name: str,
+    time: float | None = None,
+) -> PosedView:
     height, width = image.shape[:2]
     if lens is None:
         raise InvalidOptionError(f"{name}: no file tells the lens; give its focal length in pixels: --focal")
@@ -98,7 +119,7 @@ def _view(image: np.ndarray, depth: np.ndarray | None, lens: Lens | None, pose: 
     if straight is not None:
         image = straight.undistort(image)
         depth = None if depth is None else straight.undistort(depth, nearest=True)
-    return PosedView(image, camera, depth, name)
+    return PosedView(image, camera, depth, name, time)
 
 
 def _video(source: Path, path: CameraPath, lens: Lens | None) -> Recording:
@@ -106,7 +127,7 @@ def _video(source: Path, path: CameraPath, lens: Lens | None) -> Recording:
 
     def views() -> Iterator[PosedView]:
         times = None if path.times is None else path.times - path.times[0]
-        for i, (_, image) in zip(range(len(path)), video_frames(source, times), strict=False):
-            yield _view(np.asarray(image), None, path.lens(i) or lens, path.T_world_cam[i], f"frame {i}")
+        for i, (time, image) in zip(range(len(path)), video_frames(source, times), strict=False):
+            yield _view(np.asarray(image), None, path.lens(i) or lens, path.T_world_cam[i], f"frame {i}", 1e-6 * time)
 
-    return Recording(f"video with {path.format}", len(path), views, False, path.metric, path.points)
+    return Recording(f"video with {path.format}", len(path), views, False, path.metric, *_places(path))

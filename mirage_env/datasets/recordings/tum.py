@@ -46,7 +46,7 @@ def open_tum(folder: Path, lens: Lens | None, depth_scale: float) -> Recording:
         raise InvalidOptionError(
             f"{folder / 'groundtruth.txt'} holds no poses with times; give timestamp x y z qx qy qz qw"
         )
-    color, depth_lens, T_color_depth = _lenses(folder)
+    color, depth_lens, T_color_depth = read_lenses(folder)
     color = color or lens
     if color is None:
         raise InvalidOptionError(f"{folder} tells no lens; put an intrinsics.json beside rgb.txt, or give --focal")
@@ -73,7 +73,7 @@ def open_tum(folder: Path, lens: Lens | None, depth_scale: float) -> Recording:
                 if depth_lens is not None:
                     seen = Camera(pose @ T_color_depth, depth_lens.K_image, *depth.shape)
                     depth = registered_depth(depth, seen, camera)
-            yield PosedView(color.undistort(image), camera, depth, names[i])
+            yield PosedView(color.undistort(image), camera, depth, names[i], float(times[i]))
 
     return Recording(f"RGB-D folder ({folder.name})", len(usable), views, bool(len(depth_times)), True)
 
@@ -113,7 +113,7 @@ def _pose_at(poses: Array, stamps: Array, time: float) -> Array:
     return np.asarray(interpolate(poses[after - 1], poses[after], share))
 
 
-def _lenses(folder: Path) -> tuple[Lens | None, Lens | None, Array]:
+def read_lenses(folder: Path) -> tuple[Lens | None, Lens | None, Array]:
     """Lens of the colour camera, of a depth camera of its own, and `T_color_depth`."""
     file = folder / "intrinsics.json"
     if not file.is_file():

@@ -40,3 +40,5 @@ class Recording:
     metric: bool
     """Whether its lengths are metres."""
     points: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))  # [M, 3] triangulated
+    positions: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))  # [N, 3] of cameras
+    """Of the views by their numbers, in the recording's own unit; empty where they come one by one."""
