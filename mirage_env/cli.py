@@ -31,7 +31,11 @@ EXTRAS = {
     "imageio_ffmpeg": "pictures",
     "matplotlib": "pictures",
     "peft": "train",
+    "prometheus_client": "serve",
+    "pydantic": "serve",
     "stable_baselines3": "rl",
+    "starlette": "serve",
+    "uvicorn": "serve",
     "viser": "viewer",
     "websockets": "viewer",
 }
@@ -45,7 +49,7 @@ SHORTER = (
     (r"[\s.]+$", ""),
 )
 """Parts of tyro's messages that do not help, and what stands in their place."""
-COMPILING = ("play", "rollout", "train-policy", "view", "walk")
+COMPILING = ("play", "rollout", "serve", "train-policy", "view", "walk")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

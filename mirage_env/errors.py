@@ -131,3 +131,15 @@ class PolicyError(MirageError, ValueError):
 
 class ConformanceError(MirageError, AssertionError):
     """An environment breaks a promise that `check_world_env` tests; the message begins with the promise's name."""
+
+
+class ServingError(MirageError, RuntimeError):
+    """A world server cannot be reached, or refuses what it is asked for."""
+
+
+class WorldNotFoundError(ServingError, LookupError):
+    """There is no world or moment of that name on the server, or it belongs to somebody else."""
+
+
+class QuotaError(ServingError):
+    """More worlds, bytes or steps per second than a token may have; wait, or close some."""

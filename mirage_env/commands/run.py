@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mirage_env.commands.export import Export
     from mirage_env.commands.look import Look
     from mirage_env.commands.play import Play
+    from mirage_env.commands.serve import Serve
     from mirage_env.commands.view_options import View
     from mirage_env.commands.walk import Walk
     from mirage_env.doctor import Doctor
@@ -52,6 +53,18 @@ def view(options: View) -> int:
 
     with viewing(options, open_room) as address:
         print(f"the world is at {address} (Ctrl-C ends; keys: I J K L walk and turn)", flush=True)
+        Event().wait()
+    return 0
+
+
+def serve(options: Serve) -> int:
+    """`mirage serve`; serves until it is interrupted."""
+    from threading import Event
+
+    from mirage_env.commands.serve import served
+
+    with served(options) as url:
+        print(f"worlds of {options.model} are served at {url} (Ctrl-C ends)", flush=True)
         Event().wait()
     return 0
 

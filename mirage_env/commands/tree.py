@@ -133,6 +133,11 @@ MIRAGE = Command(
         "view": Command(
             "Look at a world in the browser and drive it.", "mirage_env.commands.view_options:View", f"{RUN}:view"
         ),
+        "serve": Command(
+            "Serve many worlds of one model over HTTP and WebSocket.",
+            "mirage_env.commands.serve:Serve",
+            f"{RUN}:serve",
+        ),
         "play": Command(
             "Walk through a world with the keyboard: w s a d walk, i j k l look, Esc ends.",
             "mirage_env.commands.play:Play",

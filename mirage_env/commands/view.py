@@ -17,6 +17,7 @@ from mirage_env.files import read_regular
 from mirage_env.files.pictures import MOST_BYTES
 from mirage_env.interfaces import OpenRoom
 from mirage_env.models.world_model_loader import shipped_models
+from mirage_env.serving.origins import is_loopback
 from mirage_env.viewer.cache_folder import CacheFolder
 from mirage_env.viewer.session import Session
 from mirage_env.viewer.world_sources import Openings
@@ -36,7 +37,7 @@ def viewing(options: View, open_room: OpenRoom) -> Iterator[str]:
     """
     try:
         from mirage_env.viewer.page import Page
-        from mirage_env.viewer.server import address_of, is_loopback, serving
+        from mirage_env.viewer.server import address_of, serving
     except ImportError as error:
         raise MissingPackageError("the viewer needs viser; pip install 'mirage-env[viewer]'") from error
     session = session_of(options, open_room)

@@ -17,6 +17,7 @@ FAMILIES: dict[str, tuple[str, str | None]] = {
     "Mirage/{}-v0": ("mirage_env.envs.world:MirageEnv", "mirage_env.envs.world:MirageVectorEnv"),
     "Mirage/Readout{}-v0": ("mirage_env.envs.readout:ReadoutEnv", "mirage_env.envs.readout:ReadoutVectorEnv"),
     "Rooms/{}-v0": ("mirage_env.rooms.env:RoomsEnv", "mirage_env.rooms.env:RoomsVectorEnv"),
+    "Mirage/Remote{}-v0": ("mirage_env.serving:RemoteEnv", "mirage_env.serving:RemoteVectorEnv"),
     "Mujoco/{}-v0": ("mirage_env.adapters.mujoco_world:MujocoEnv", None),
 }
 """Entry points of the environment and of its vector environment, by id."""
@@ -26,9 +27,10 @@ def register_environments() -> None:
     """Register every task in every family of worlds."""
     for pattern, (entry_point, vector_entry_point) in FAMILIES.items():
         for name, (task, steps) in TASKS.items():
-            learned = {} if pattern.startswith(("Rooms", "Mujoco")) else {"start_views": "mirage_env.rooms:start_view"}
+            here = pattern.startswith("Mirage/") and "Remote" not in pattern  # a model that needs a view to start from
+            learned = {"start_views": "mirage_env.rooms:start_view"} if here else {}
             gymnasium.register(
-                pattern.format("" if name == "World" and "Readout" in pattern else name),
+                pattern.format("" if name == "World" and "/{}-" not in pattern else name),
                 entry_point=entry_point,
                 vector_entry_point=vector_entry_point,
                 max_episode_steps=steps,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, Generic
 
 import gymnasium
@@ -20,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from mirage_env.camera import Camera
 from mirage_env.envs.base import ChunkEnv
 from mirage_env.envs.chunk_world import StateT
+from mirage_env.envs.shares import walk_in_shares
 from mirage_env.envs.time_step import TaskState
 from mirage_env.errors import InvalidActionError, InvalidOptionError
 from mirage_env.spaces.observations import PER_FRAME, Info, Observation, Shown
@@ -210,17 +210,7 @@ class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], 
         if shares == 1:
             return self.envs[0].walk(states, paths)
         self._pool = self._pool or ThreadPoolExecutor(self.threads or cores, "worlds")
-
-        def walk_share(first: int, last: int) -> list[tuple[StateT, Shown]]:
-            torch.set_num_threads(1)  # of this thread, and of those that will be started
-            return self.envs[0].walk(states[first:last], paths[first:last])
-
-        bounds = [len(states) * i // shares for i in range(shares + 1)]
-        try:
-            parts = list(self._pool.map(walk_share, *zip(*pairwise(bounds), strict=True)))
-        finally:
-            torch.set_num_threads(cores)
-        return [chunk for part in parts for chunk in part]
+        return walk_in_shares(self.envs[0].walk, self._pool, states, paths, shares)
 
     def _rows(self, actions: ArrayLike) -> NDArray[Any]:
         try:

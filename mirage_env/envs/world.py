@@ -107,13 +107,13 @@ class MirageEnv(ChunkEnv[WorldState]):
         prompt, seed = options.get("prompt") or "", int(rng.integers(2**63))
         guidance = {name: options[name] for name in ("negative_prompt", "guidance_scale") if name in options}
         chunk, state = self.model.start(image, camera, depth, seed, prompt, **guidance)
-        return state, self._shown(chunk, state)
+        return state, self.shown(chunk, state)
 
     def walk(self, states: Sequence[WorldState], paths: Sequence[Sequence[Camera]]) -> list[tuple[WorldState, Shown]]:
         """Generate the next chunk of each world, with one call of the generator."""
         chunks, after = self.model.step_batch(states, paths)
         stepped = zip(states, chunks, after, strict=True)
-        return [(state, self._shown(chunk, state, before)) for before, chunk, state in stepped]
+        return [(state, self.shown(chunk, state, before)) for before, chunk, state in stepped]
 
     def look(self, state: WorldState) -> Shown:
         """The last frame of a world: its last latent, decoded.
@@ -131,7 +131,7 @@ class MirageEnv(ChunkEnv[WorldState]):
                 f"the state has latents of shape {tuple(state.latents.shape)} and images of {size}; the model "
                 f"{c.name!r} has {shape} and {c.image_size}: use the model that the state comes from"
             )
-        return self._shown(current_view(model, state), state)
+        return self.shown(current_view(model, state), state)
 
     def picture(self, state: WorldState, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         """The last frame of a walk to that camera, on a fork, at no more than the longest step per chunk.
@@ -196,7 +196,8 @@ class MirageEnv(ChunkEnv[WorldState]):
             raise InvalidOptionError(f"options {others} describe the option 'image'; give that too")
 
     @torch.inference_mode()
-    def _shown(self, chunk: Chunk, state: WorldState, before: WorldState | None = None) -> Shown:
+    def shown(self, chunk: Chunk, state: WorldState, before: WorldState | None = None) -> Shown:
+        """Give what a chunk shows, as NumPy arrays; `before`: the world that was stepped."""
         seen: NDArray[np.uint8] | None = None
         if "readout" in self.extras:
             seen = frames_to_uint8(self.model.codec.decode(chunk.known[-1:]))[0]

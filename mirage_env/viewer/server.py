@@ -8,9 +8,7 @@ import io
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 import websockets.asyncio.server
 from viser import ViserServer
@@ -19,6 +17,7 @@ from websockets.http11 import Request, Response
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.files import printable
+from mirage_env.serving.origins import is_own_page
 
 logger = logging.getLogger(__name__)
 HEADERS = {
@@ -68,24 +67,6 @@ def address_of(server: LocalServer) -> str:
     return f"http://{shown}:{server.get_port()}"
 
 
-def is_own_page(origin: str | None, host: str, listening: str) -> bool:
-    """True if a connection comes from the page that this server has sent.
-
-    Browsers let every web page connect to every WebSocket and say which page it is. Without this check any site that
-    is open in the user's browser could drive and save worlds. Programs that are no browser send no origin.
-
-    Args:
-        origin: the `Origin` header.
-        host: the `Host` header.
-        listening: the address that the server listens at.
-    """
-    if origin is None:
-        return True
-    # A name that points to loopback only now (DNS rebinding) would make a foreign page look like ours.
-    named = urlsplit(f"//{host}").hostname or ""
-    return urlsplit(origin).netloc == host and (is_loopback(named) or not is_loopback(listening))
-
-
 @contextlib.contextmanager
 def only_from_own_page(listening: str) -> Iterator[None]:
     """Let servers that start within the block refuse other pages in the handshake, before a message of theirs is read.
@@ -132,13 +113,3 @@ def _check_address(host: str) -> None:
         raise InvalidOptionError(
             f"--host: {host!r} is no address of this machine ({error}); give 127.0.0.1, 0.0.0.0 or one of its own"
         ) from error
-
-
-def is_loopback(host: str) -> bool:
-    """True if only this machine reaches an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

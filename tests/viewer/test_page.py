@@ -26,12 +26,13 @@ from mirage_env.commands.view import viewing
 from mirage_env.commands.view_options import View
 from mirage_env.errors import InvalidOptionError, MissingPackageError
 from mirage_env.models.world_model_loader import save_world_model
+from mirage_env.serving.origins import is_own_page
 from mirage_env.viewer.cache_folder import CacheFolder
 from mirage_env.viewer.memory_cloud import Cloud
 from mirage_env.viewer.page import Page
 from mirage_env.viewer.points import FEWER, thinned
 from mirage_env.viewer.scene import MOST_FRUSTA, path_cameras
-from mirage_env.viewer.server import address_of, is_own_page, serving
+from mirage_env.viewer.server import address_of, serving
 from mirage_env.viewer.session import Session
 from mirage_env.viewer.world_sources import Openings
 

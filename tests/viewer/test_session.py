@@ -25,12 +25,12 @@ from mirage_env.errors import (
 from mirage_env.export.latent_colors import Palette
 from mirage_env.images import frames_to_uint8
 from mirage_env.poses import inverse, pose_from_rotation_vector
+from mirage_env.serving.origins import is_loopback
 from mirage_env.store import load_world, open_cache
 from mirage_env.trajectories import PRESETS, up_direction
 from mirage_env.viewer import memory_cloud, picture_tiles
 from mirage_env.viewer.cache_folder import CacheFolder
 from mirage_env.viewer.key_paths import KEYS, Stride, key_path, named_path, way_to
-from mirage_env.viewer.server import is_loopback
 from mirage_env.viewer.session import MOST_WAITING, Session
 from mirage_env.viewer.view_motion import PAUSE, Motion
 from mirage_env.viewer.world_sources import Openings

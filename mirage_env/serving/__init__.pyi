@@ -1,0 +1,11 @@
+from .client import AsyncClient as AsyncClient
+from .client import Client as Client
+from .client import RemoteWorld as RemoteWorld
+from .client import View as View
+from .env import RemoteEnv as RemoteEnv
+from .env import RemoteVectorEnv as RemoteVectorEnv
+from .server import Address as Address
+from .server import serving as serving
+from .service import Service as Service
+from .service import ServiceOptions as ServiceOptions
+from .worlds import Limits as Limits

@@ -1,0 +1,176 @@
+"""Requests of a world server: one model for each verb, from which messages are checked and OpenAPI is written."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mirage_env.serving.wire import Encoding
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+Pose = Annotated[list[Annotated[list[float], Field(min_length=4, max_length=4)]], Field(min_length=4, max_length=4)]
+Poses = Annotated[list[Pose], Field(min_length=1, max_length=512)]
+
+
+class Request(BaseModel):
+    """What every request may say."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Wanted(Request):
+    """What an answer holds besides poses and figures."""
+
+    frames: Encoding | Literal["none"] = "jpeg"
+    last_only: bool = False
+    """Only the last frame of a chunk."""
+    depth: bool = False
+    """Depth, metres, float32; of the key frames."""
+    labels: bool = False
+    """STATIC, MOVER, SKY, uint8."""
+    observed: bool = False
+    """Cells of the last frame that the memory showed, float32."""
+    readout: bool = False
+    """Picture of what the memory showed of the last frame."""
+    latents: bool = False
+    """Newest latents of the world, float32."""
+    every_frame: bool = False
+    """Depth and labels of all frames, for models with a latent for every s-th only."""
+
+
+class OfWorld(Request):
+    """A request to one world."""
+
+    world: Name
+    moment: int | None = None
+    """Moment of the world that is meant; its newest without."""
+
+
+class Showing(OfWorld):
+    """A request to one world that is answered with pictures."""
+
+    want: Wanted = Wanted()
+    hold: bool = False
+    """Hold the moment that is reached until it is released, so that later requests can refer to it."""
+
+
+class Open(Request):
+    """Open a world.
+
+    From a seed; from the array `image` uint8 [H, W, 3], with the array `depth` float32 [H, W] where it is known; from a
+    world that was saved here; or from the array `world` uint8, the bytes of a cache that is a zip.
+    """
+
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    rng: dict[str, Any] | None = None
+    """State of a NumPy bit generator, in the place of a seed; the answer has the state after it."""
+    pose: Pose | None = None
+    """Camera of the image: T_world_cam."""
+    K: Annotated[list[list[float]], Field(min_length=3, max_length=3)] | None = None
+    """Intrinsics of the image, pixels."""
+    cache: Name | None = None
+    """A world that `save` has written."""
+    prompt: str | None = Field(None, max_length=10_000)
+    negative_prompt: str | None = Field(None, max_length=10_000)
+    guidance_scale: float | None = None
+    hold: bool = False
+    want: Wanted = Wanted()
+
+
+class Step(Showing):
+    """Walk on by one chunk, as one step of `Mirage/World-v0` with its default control does."""
+
+    action: Annotated[list[float], Field(min_length=6, max_length=6)]
+
+
+class Walk(Showing):
+    """Walk on by one chunk along given cameras: T_world_cam of every new frame."""
+
+    poses: Poses
+
+
+class WalkMany(Request):
+    """Walk on in several worlds; the answers come together."""
+
+    walks: Annotated[list[Walk], Field(min_length=1, max_length=1024)]
+
+
+class Observe(Showing):
+    """Write true views: the array `images` uint8 [F, H, W, 3], and `depth` float32 [F, H, W] where it is known."""
+
+    poses: Poses
+    K: Annotated[list[list[float]], Field(min_length=3, max_length=3)] | None = None
+
+
+class Look(Showing):
+    """Show the last frame, or the world from another camera without walking on."""
+
+    pose: Pose | None = None
+
+
+class Fork(OfWorld):
+    """Begin a world of its own at a moment of another."""
+
+
+class Undo(Showing):
+    """Go back by some chunks; what was walked since is forgotten."""
+
+    chunks: int = Field(1, ge=1, le=1000)
+
+
+class Snapshot(OfWorld):
+    """Keep a moment, also over a restart of the server; the answer names it."""
+
+
+class Restore(Showing):
+    """Go back, or on, to a moment that is kept."""
+
+
+class Release(OfWorld):
+    """Keep moments no longer."""
+
+    moments: list[int] = Field(max_length=100_000)
+
+
+class Save(OfWorld):
+    """Write the world to a cache in the server's folder of saved worlds."""
+
+    name: Name
+    overwrite: bool = False
+
+
+class Export(OfWorld):
+    """Give the world as a file: the array `file`, uint8."""
+
+    to: Literal["ply", "pcd", "splat", "zip"]
+
+
+class Close(Request):
+    """End a world; its moments go with it."""
+
+    world: Name
+
+
+class Empty(Request):
+    """Nothing to say."""
+
+
+VERBS: dict[str, type[Request]] = {
+    "describe": Empty,
+    "list": Empty,
+    "open": Open,
+    "step": Step,
+    "walk": Walk,
+    "walk_many": WalkMany,
+    "observe": Observe,
+    "look": Look,
+    "fork": Fork,
+    "undo": Undo,
+    "snapshot": Snapshot,
+    "restore": Restore,
+    "release": Release,
+    "save": Save,
+    "export": Export,
+    "close": Close,
+}

@@ -1,0 +1,99 @@
+"""Running a world server: address, tokens, TLS, and a graceful end."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from mirage_env.errors import InvalidOptionError
+from mirage_env.serving.app import LARGEST_BODY, make_app
+from mirage_env.serving.origins import is_loopback
+from mirage_env.serving.service import Service
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens, and who may use it.
+
+    Raises:
+        InvalidOptionError: other machines reach it and there is no token; a certificate without its key.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8400
+    tokens: tuple[str, ...] = ()
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not is_loopback(self.host) and not self.tokens:
+            raise InvalidOptionError(
+                f"{self.host} is reached by other machines; give --token-file with a token of at least 16 characters"
+            )
+        if short := [
+            token for token in self.tokens if len(token) < 16 or not token.isascii() or not token.isprintable()
+        ]:
+            raise InvalidOptionError(f"{len(short)} tokens are no 16 or more printable ASCII characters")
+        if (self.certificate is None) != (self.key is None):
+            raise InvalidOptionError("TLS needs both --certificate and --key")
+
+
+def server_of(service: Service, address: Address) -> uvicorn.Server:
+    """Make a server; `run` serves until SIGINT or SIGTERM, then ends what is being done."""
+    config = uvicorn.Config(
+        make_app(service, address.host, address.tokens),
+        address.host,
+        address.port,
+        ws_max_size=LARGEST_BODY,
+        ws_per_message_deflate=False,
+        log_level="warning",
+        ssl_certfile=address.certificate,
+        ssl_keyfile=address.key,
+        timeout_graceful_shutdown=10,
+    )
+    return uvicorn.Server(config)
+
+
+@contextlib.contextmanager
+def serving(service: Service, address: Address) -> Iterator[str]:
+    """Serve in a thread until the block ends; gives the URL. Port 0 takes a free one.
+
+    Raises:
+        InvalidOptionError: the address is taken, or none of this machine's.
+    """
+    server = server_of(service, address)
+    with bound(address) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],), name="world-server", daemon=True)
+        thread.start()
+        try:
+            while not server.started and thread.is_alive():
+                thread.join(0.01)
+            scheme = "http" if address.certificate is None else "https"
+            yield f"{scheme}://{address.host}:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextlib.contextmanager
+def bound(address: Address) -> Iterator[socket.socket]:
+    """A socket that listens at an address.
+
+    Raises:
+        InvalidOptionError: the address is taken, or none of this machine's.
+    """
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+    except OSError as error:
+        raise InvalidOptionError(f"{address.host}:{address.port} cannot be listened at: {error}") from error
+    with listening:
+        yield listening

@@ -1,0 +1,363 @@
+"""The worlds of a server: moments that never change, and worlds that go from one to the next and survive a crash.
+
+A moment is a `WorldState`; a fork is one more world at a moment, so it copies nothing. A world that walks appends to a
+cache of its own (`CacheWriter`); the first step of a fork, or a step after going back, begins a new one. A step is
+acknowledged when the cache holds it. Before a world leaves a moment at which others stand, that moment is saved once,
+for all of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+from mirage_env.errors import MirageError, QuotaError, WorldNotFoundError
+from mirage_env.serving.journal import Journal, KeptRow, WorldRow
+from mirage_env.store import CacheWriter, load_world, save_world
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import Chunk, WorldState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of each token."""
+
+    worlds: int = 20_000
+    megabytes: int = 4_096
+    """Memory of the worlds that are awake; shared blocks count once for each."""
+    steps_per_second: float = 0.0
+    """Chunks; 0 for as many as there are."""
+    undo: int = 32
+    """Moments that a world can go back."""
+    moments: int = 4_096
+    """Moments of a world that clients may hold."""
+
+
+@dataclass(eq=False)
+class Moment:
+    """A world that does not change any more."""
+
+    number: int
+    chunk: int
+    state: WorldState | None
+    cache: str = ""
+    """Cache that holds this moment and will not grow; empty as long as there is none."""
+    shared: bool = False
+    """Other worlds may stand here."""
+
+
+@dataclass(eq=False)
+class World:
+    """A world of somebody: its newest moment, those before it, and those that clients hold."""
+
+    id: str
+    owner: str
+    parent: str | None
+    head: Moment
+    cache: str
+    """Cache with the newest moment: the one that `writer` appends to, or one that it shares."""
+    history: deque[Moment]
+    held: dict[int, Moment] = field(default_factory=dict)
+    kept: dict[int, Moment] = field(default_factory=dict)
+    writer: CacheWriter | None = None
+    used: float = field(default_factory=time.monotonic)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory of the newest moment, 0 while the world sleeps."""
+        return 0 if self.head.state is None else int(self.head.state.memory.nbytes)
+
+
+@dataclass(frozen=True, eq=False)
+class Advance:
+    """A step of a world: from which moment, to what, and what it showed."""
+
+    world: World
+    origin: Moment
+    state: WorldState
+    chunk: Chunk
+    hold: bool = False
+    """Somebody will refer to the moment that is reached."""
+
+
+class Worlds:
+    """All worlds of a server, in memory and in a folder. Used by one thread at a time."""
+
+    def __init__(self, folder: Path, model: WorldModel, limits: Limits) -> None:
+        """Open the folder; worlds of a server that ran before sleep until somebody asks for them."""
+        self.folder, self.model, self.limits = folder, model, limits
+        (folder / "worlds").mkdir(parents=True, exist_ok=True)
+        (folder / "saved").mkdir(exist_ok=True)
+        self.journal = Journal(folder / "journal.sqlite")
+        self._numbers = count(self.journal.last_moment() + 1)
+        moments: dict[int, Moment] = {}
+        self.all: dict[str, World] = {}
+        for row in self.journal.worlds():
+            fixed = row.cache if row.cache.startswith("m") else ""
+            head = moments.setdefault(row.moment, Moment(row.moment, row.chunk, None, fixed, shared=True))
+            self.all[row.id] = World(row.id, row.owner, row.parent, head, row.cache, deque(maxlen=limits.undo))
+        for kept in self.journal.kept():
+            moment = Moment(kept.moment, kept.chunk, None, kept.cache, shared=True)
+            self.all[kept.world].kept[kept.moment] = moments.setdefault(kept.moment, moment)
+        self._sweep()
+
+    def open(self, owner: str, state: WorldState) -> World:
+        """Begin a world.
+
+        Raises:
+            QuotaError: the owner has as many as allowed, or as many bytes.
+        """
+        self._check_quota(owner)
+        world = self._new(owner, None, self._moment(state), "")
+        self._begin_cache(world, state)
+        self.journal.put([self._row(world)])
+        return world
+
+    def get(self, name: str, owner: str) -> World:
+        """The world of that name, awake.
+
+        Raises:
+            WorldNotFoundError: there is none, or it is somebody else's.
+        """
+        world = self.all.get(name)
+        if world is None or world.owner != owner:
+            raise WorldNotFoundError(f"there is no world {name!r} of yours; `list` names them")
+        world.used = time.monotonic()
+        if world.head.state is None:
+            self._wake(world)
+        return world
+
+    def moment(self, world: World, number: int | None) -> Moment:
+        """A moment of a world, awake; the newest without a number.
+
+        Raises:
+            WorldNotFoundError: it is not held any more.
+        """
+        if number is None or number == world.head.number:
+            return world.head
+        found = world.held.get(number) or world.kept.get(number)
+        found = found or next((m for m in world.history if m.number == number), None)
+        if found is None:
+            raise WorldNotFoundError(f"world {world.id} holds no moment {number}; keep one with `snapshot`")
+        if found.state is None:
+            found.state = load_world(self._path(found.cache), self.model)
+        return found
+
+    def state(self, moment: Moment) -> WorldState:
+        """The state of a moment that is awake."""
+        assert moment.state is not None
+        return moment.state
+
+    def advance(self, steps: Sequence[Advance]) -> list[Moment | MirageError]:
+        """Let worlds go on from moments to what followed; returns when it is safe from a crash.
+
+        A world that goes on from another moment than its newest leaves what it walked since behind. A world whose step
+        cannot be written stays where it was; its error (`QuotaError`, `StoreError`) stands in the place of a moment.
+        """
+        written: list[CacheWriter | MirageError] = [self._caught(partial(self._append, s)) for s in steps]
+        flushed = [w if isinstance(w, MirageError) else self._caught(w.flush) for w in written]
+        reached = [
+            failed if isinstance(failed, MirageError) else self._arrive(step)
+            for step, failed in zip(steps, flushed, strict=True)
+        ]
+        self.journal.put(
+            [self._row(s.world) for s, moment in zip(steps, reached, strict=True) if isinstance(moment, Moment)]
+        )
+        return reached
+
+    def fork(self, world: World, moment: Moment) -> World:
+        """Begin a world at a moment of another.
+
+        Raises:
+            QuotaError: the owner has as many worlds as allowed, or as many bytes.
+        """
+        self._check_quota(world.owner)
+        moment.shared = True
+        if moment is not world.head:
+            self._fix(moment, besides=world.id)
+        twin = self._new(world.owner, world.id, moment, moment.cache or world.cache)
+        self.journal.put([self._row(twin)])
+        return twin
+
+    def move(self, world: World, moment: Moment) -> None:
+        """Put a world at one of its moments."""
+        if moment is world.head:
+            return
+        self._fix(moment, besides=world.id)
+        self._cut(world, moment)
+        left, world.head, world.cache = world.cache, moment, moment.cache
+        self._end_writer(world)
+        self.journal.put([self._row(world)])
+        self._drop(left)
+
+    def keep(self, world: World, moment: Moment) -> None:
+        """Keep a moment until it is released, also over a restart."""
+        self._fix(moment, besides=world.id)
+        world.kept[moment.number] = moment
+        self.journal.put([KeptRow(world.id, moment.number, moment.chunk, moment.cache)])
+
+    def release(self, world: World, numbers: Iterable[int]) -> None:
+        """Let moments go; those that are not held are none of anybody's."""
+        gone = [m for n in numbers for m in (world.held.pop(n, None), world.kept.pop(n, None)) if m is not None]
+        self.journal.forget(world.id, [moment.number for moment in gone])
+        for moment in gone:
+            self._drop(moment.cache)
+
+    def close(self, world: World) -> None:
+        """End a world."""
+        if world.head.shared and any(w.head is world.head for w in self.all.values() if w is not world):
+            self._fix(world.head, besides=world.id)
+        self._end_writer(world)
+        del self.all[world.id]
+        caches = {world.cache, *(m.cache for m in (*world.kept.values(), *world.held.values(), *world.history))}
+        self.journal.remove(world.id)
+        for cache in caches:
+            self._drop(cache)
+
+    def sleep(self, idle_seconds: float) -> int:
+        """Write worlds that nobody has used for that long out of memory; gives how many.
+
+        Worlds of which somebody holds moments stay.
+        """
+        before = time.monotonic() - idle_seconds
+        idle = [w for w in self.all.values() if w.head.state is not None and w.used < before and not w.held]
+        for world in idle:
+            self._end_writer(world)
+            world.history.clear()
+        for moment in {id(w.head): w.head for w in idle}.values():
+            if not any(w.head is moment for w in self.all.values() if w not in idle):
+                moment.state = None
+        return len(idle)
+
+    def shut(self) -> None:
+        """Put everything to sleep and close the files."""
+        for world in self.all.values():
+            self._end_writer(world)
+        self.journal.close()
+
+    def _append(self, step: Advance) -> CacheWriter:
+        world, origin = step.world, step.origin
+        if step.hold and len(world.held) >= self.limits.moments:
+            raise QuotaError(f"{len(world.held)} moments of world {world.id} are held; `release` some")
+        if world.writer is None or origin is not world.head:
+            self._begin_cache(world, self.state(origin))
+        elif origin.shared:
+            self._fix(origin, besides=world.id)
+        assert world.writer is not None
+        world.writer.append(step.state, step.chunk)
+        return world.writer
+
+    def _arrive(self, step: Advance) -> Moment:
+        world = step.world
+        if step.origin is not world.head:
+            self._cut(world, step.origin)
+        world.history.append(step.origin)
+        world.head = self._moment(step.state)
+        if step.hold:
+            world.held[world.head.number] = world.head
+        return world.head
+
+    @staticmethod
+    def _caught(run: Callable[[], T]) -> T | MirageError:
+        try:
+            return run()
+        except MirageError as error:
+            return error
+
+    def _new(self, owner: str, parent: str | None, head: Moment, cache: str) -> World:
+        world = World(uuid4().hex[:12], owner, parent, head, cache, deque(maxlen=self.limits.undo))
+        self.all[world.id] = world
+        return world
+
+    def _moment(self, state: WorldState) -> Moment:
+        return Moment(next(self._numbers), state.chunk, state)
+
+    def _row(self, world: World) -> WorldRow:
+        return WorldRow(world.id, world.owner, world.parent, world.head.number, world.head.chunk, world.cache)
+
+    def _begin_cache(self, world: World, state: WorldState) -> None:
+        """Give a world a cache of its own; the one it had is removed where nobody else is in it."""
+        if world.head.shared and world.writer is not None:
+            self._fix(world.head, besides=world.id)
+        self._end_writer(world)
+        left, world.cache = world.cache, f"{world.id}-{uuid4().hex[:8]}.zarr"
+        world.writer = CacheWriter.create(self._path(world.cache), state, self.model)
+        world.writer.flush()
+        if left:
+            self.journal.put([self._row(world)])
+            self._drop(left)
+
+    def _fix(self, moment: Moment, besides: str) -> None:
+        """Save a moment to a cache that will not grow; worlds that stand there are then found in it."""
+        if moment.cache:
+            return
+        name = f"m{moment.number}-{uuid4().hex[:8]}.zarr"
+        save_world(self._path(name), self.state(moment), self.model)
+        moment.cache = name
+        self.journal.move(moment.number, name, besides)
+        for world in self.all.values():
+            if world.head is moment and world.id != besides:
+                world.cache = name
+
+    def _wake(self, world: World) -> None:
+        """Read a world from its cache; one of its own goes on to grow."""
+        if world.cache.startswith(world.id):
+            world.writer = CacheWriter.open(self._path(world.cache), self.model)
+            state = world.writer.state
+        else:
+            state = load_world(self._path(world.cache), self.model)
+        if state.chunk == world.head.chunk:
+            world.head.state = state
+        else:  # a step was written, and the server killed before it was acknowledged
+            world.head = self._moment(state)
+            self.journal.put([self._row(world)])
+
+    def _cut(self, world: World, moment: Moment) -> None:
+        """Shorten the history to what lies before a moment."""
+        numbers = [m.number for m in world.history]
+        if moment.number in numbers:
+            kept = list(world.history)[: numbers.index(moment.number)]
+            world.history = deque(kept, maxlen=self.limits.undo)
+        else:
+            world.history.clear()
+
+    def _end_writer(self, world: World) -> None:
+        if world.writer is not None:
+            world.writer.close(compact=False)
+            world.writer = None
+
+    def _path(self, cache: str) -> Path:
+        return self.folder / "worlds" / cache
+
+    def _drop(self, cache: str) -> None:
+        """Remove a cache that nothing refers to."""
+        held = any(
+            cache in (m.cache for m in (w.head, *w.history, *w.held.values(), *w.kept.values()))
+            for w in self.all.values()
+        )
+        if cache and not held and not self.journal.uses(cache):
+            shutil.rmtree(self._path(cache), ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove caches that a killed server has left behind."""
+        for path in (self.folder / "worlds").iterdir():
+            if not self.journal.uses(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _check_quota(self, owner: str) -> None:
+        own = [world for world in self.all.values() if world.owner == owner]
+        if len(own) >= self.limits.worlds:
+            raise QuotaError(f"{len(own)} worlds are open, which is all that a token may have; close some")
+        size = sum(world.nbytes for world in own)
+        if size > self.limits.megabytes * 2**20:
+            raise QuotaError(f"the worlds have {size} bytes; {self.limits.megabytes} MiB are allowed: close some")

@@ -1,0 +1,45 @@
+"""A world server of the tiny model: in a thread of the test, or as a process that can be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from stand_ins import walled_world_model
+
+from mirage_env.serving import Address, Service, ServiceOptions, serving
+
+START_VIEWS = "stand_ins:start_view"
+SERVE = """
+import sys
+from pathlib import Path
+from threading import Event
+from world_server import tiny_server
+with tiny_server(Path(sys.argv[1])) as url:
+    print(url, flush=True)
+    Event().wait()
+"""
+
+
+@contextlib.contextmanager
+def tiny_server(folder: Path, tokens: tuple[str, ...] = (), **options) -> Iterator[str]:
+    service = Service(walled_world_model(), ServiceOptions(folder, **options), START_VIEWS)
+    with serving(service, Address(port=0, tokens=tokens)) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def server_process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SERVE, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            process.kill()

@@ -1,0 +1,425 @@
+"""A world server: the same bits as the local world, forks, crashes, quotas, and strangers at the door."""
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import websockets.sync.client
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stand_ins import path, picture, start_view, walled_world_model
+from task_worlds import FORWARD, TURN, equal, mirage
+from websockets.exceptions import InvalidStatus
+from world_server import server_process, tiny_server
+
+from mirage_env.errors import (
+    CacheExistsError,
+    InvalidActionError,
+    InvalidOptionError,
+    QuotaError,
+    ServingError,
+    WorldNotFoundError,
+)
+from mirage_env.serving import Address, AsyncClient, Client, Limits
+from mirage_env.serving.app import STATUS, openapi
+from mirage_env.serving.requests import VERBS
+from mirage_env.store import load_world
+
+TOKENS = ("a token of this test", "another one of this test")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    with tiny_server(tmp_path_factory.mktemp("worlds"), most=8) as url:
+        yield url
+
+
+@pytest.fixture
+def client(url):
+    with Client(url) as client:
+        yield client
+
+
+def remote(url, task=None, **arguments):
+    name = {None: "", "explore": "Explore", "point_nav": "PointNav", "image_nav": "ImageNav", "revisit": "Revisit"}[
+        task
+    ]
+    return gym.make(f"Mirage/Remote{name}-v0", url=url, disable_env_checker=True, **arguments).unwrapped
+
+
+# The environment
+
+
+@pytest.mark.parametrize("task", [None, "explore", "point_nav", "image_nav", "revisit"])
+def test_remote_environment_gives_the_bits_of_the_local_one(url, task):
+    arguments = {"observe": ("readout", "observed", "depth"), "info_frames": True}
+    far, here = remote(url, task, **arguments), mirage(task, **arguments)
+    assert far.observation_space == here.observation_space
+    assert far.action_space == here.action_space
+    for seed in (3, None):
+        assert equal(far.reset(seed=seed), here.reset(seed=seed))
+        for action in (0.5 * FORWARD, 0.5 * TURN):
+            assert equal(far.step(action), here.step(action))
+
+
+def test_remote_environment_takes_the_options_of_the_local_one(url, tmp_path):
+    far, here = remote(url), mirage()
+    camera = path(start_view(np.random.default_rng(0)).camera)[-1]
+    image = np.kron(picture(3), np.ones((2, 3, 1), np.uint8))
+    for options in (
+        {"image": image},
+        {"image": picture(4), "camera": camera, "depth": np.full((32, 32), 2.5)},
+        {"image": picture(4), "camera": camera.T_world_cam},
+    ):
+        assert equal(far.reset(seed=1, options=options), here.reset(seed=1, options=options))
+        assert equal(far.step(0.5 * TURN), here.step(0.5 * TURN))
+    far.save(tmp_path / "far.zarr")
+    here.save(tmp_path / "here.zip")
+    with pytest.raises(CacheExistsError):
+        far.save(tmp_path / "far.zarr")
+    results = [env.load(tmp_path / name) for env in (far, here) for name in ("far.zarr", "here.zip")]
+    assert all(equal(result, results[0]) for result in results)
+    assert equal(far.step(0.5 * FORWARD), here.step(0.5 * FORWARD))
+    results = [env.reset(options={"cache": tmp_path / "here.zip"})[0] for env in (far, here)]
+    assert equal(*results)
+    with pytest.raises(InvalidOptionError, match="describe the option 'image'"):
+        far.reset(options={"depth": np.ones((32, 32))})
+
+
+def test_remote_forks_and_states_go_their_own_ways(url):
+    far, here = remote(url, "explore"), mirage("explore")
+    for env in (far, here):
+        env.reset(seed=5)
+        env.step(0.5 * FORWARD)
+    twins, states = (far.fork(), here.fork()), (far.get_state(), here.get_state())
+    assert equal(far.step(0.5 * TURN), here.step(0.5 * TURN))
+    for _ in range(2):
+        assert equal(twins[0].step(0.5 * FORWARD), twins[1].step(0.5 * FORWARD))
+    assert equal(far.step(0.5 * FORWARD), here.step(0.5 * FORWARD))
+    assert equal(far.set_state(states[0]), here.set_state(states[1]))
+    assert equal(far.step(-0.5 * TURN), here.step(-0.5 * TURN))
+
+
+def test_worlds_are_closed_when_nobody_refers_to_them(tmp_path):
+    with tiny_server(tmp_path) as url, Client(url) as client:
+        env = remote(url)
+        for seed in range(3):
+            env.reset(seed=seed)
+            env.step(FORWARD)
+        env.fork().step(0.5 * TURN)
+        env.reset(seed=3)
+        env.step(FORWARD)
+        assert len(client.worlds()) <= 2
+        env.close()
+        assert not client.worlds()
+        assert not list((tmp_path / "worlds").iterdir())
+
+
+def test_remote_vector_environment_equals_the_single_ones(url):
+    envs = gym.make_vec("Mirage/Remote-v0", num_envs=3, url=url, max_episode_steps=2)
+    singles = [mirage() for _ in range(3)]
+    observations, _ = envs.reset(seed=7)
+    for i, env in enumerate(singles):
+        np.testing.assert_array_equal(observations["pixels"][i], env.reset(seed=7 + i)[0]["pixels"])
+    actions = np.stack([FORWARD, TURN, -TURN]) * 0.5
+    for _ in range(2):
+        observations, _, _, truncated, _ = envs.step(actions)
+        for i, env in enumerate(singles):  # networks that see several worlds at once round differently
+            difference = observations["pixels"][i].astype(int) - env.step(actions[i])[0]["pixels"]
+            assert np.abs(difference).max() <= 1
+    assert truncated.all()
+    envs.close()
+
+
+# Worlds
+
+
+def test_worlds_fork_go_back_and_are_kept(client):
+    world = client.open(seed=2, want={"frames": "raw"})
+    views = [world.view, *(world.step(0.3 * TURN, frames="raw") for _ in range(3))]
+    assert [view.chunk for view in views] == [0, 1, 2, 3]
+    kept = world.snapshot(views[1].moment).moment
+    twin = world.fork()
+    assert twin.view.moment == views[3].moment
+    ahead = world.step(0.3 * FORWARD, frames="raw")
+    np.testing.assert_array_equal(twin.step(0.3 * FORWARD, frames="raw").frames, ahead.frames)
+    back = world.undo(2, frames="raw")
+    assert back.chunk == 2
+    np.testing.assert_array_equal(world.step(0.3 * TURN, frames="raw").frames, views[3].frames)
+    assert world.restore(kept).chunk == 1
+    np.testing.assert_array_equal(world.step(0.3 * TURN, frames="raw").frames, views[2].frames)
+    assert {w["world"]: w["parent"] for w in client.worlds()}[twin.world] == world.world
+    with pytest.raises(WorldNotFoundError, match="can go back"):
+        world.undo(10)
+    with pytest.raises(WorldNotFoundError, match="holds no moment"):
+        world.restore(10**6)
+    world.close()
+    assert twin.step(0.3 * TURN).chunk == 5
+    with pytest.raises(WorldNotFoundError, match="no world"):
+        world.step(TURN)
+    twin.close()
+
+
+def test_looking_changes_nothing_and_observing_writes(client):
+    world = client.open(image=picture(5), want={"frames": "raw"})
+    camera = path(start_view(np.random.default_rng(0)).camera)[-1]
+    aside = world.look(camera.T_world_cam, frames="png").frames
+    np.testing.assert_array_equal(world.look(camera.T_world_cam, frames="png").frames, aside)
+    assert world.look().chunk == 0
+    before = world.view.header["memory_points"]
+    seen = world.observe(picture(6)[None], camera.T_world_cam[None], np.full((1, 32, 32), 2.0), frames="raw")
+    np.testing.assert_array_equal(seen.frames[0], picture(6))
+    assert seen.chunk == 1
+    assert seen.header["memory_points"] > before
+    world.close()
+
+
+def test_what_is_wanted_decides_what_is_sent(client):
+    world = client.open(seed=1)
+    assert set(world.step(TURN, frames="none").arrays) == set()
+    full = world.step(TURN, frames="raw", depth=True, labels=True, observed=True, readout=True, latents=True)
+    assert set(full.arrays) == {"frames", "depth", "labels", "observed", "readout", "latents"}
+    assert full.frames.shape == (4, 32, 32, 3)
+    assert world.step(TURN, frames="jpeg", last_only=True).frames.shape == (1, 32, 32, 3)
+    assert full.poses.shape == (4, 4, 4)
+    world.close()
+
+
+def test_saved_and_exported_worlds_open_again(client, tmp_path):
+    world = client.open(seed=4)
+    world.step(TURN)
+    world.save("mine.zarr")
+    with pytest.raises(CacheExistsError):
+        world.save("mine.zarr")
+    (tmp_path / "world.zip").write_bytes(world.export("zip").arrays["file"].tobytes())
+    assert load_world(tmp_path / "world.zip", walled_world_model()).chunk == 1
+    assert client.open(cache="mine.zarr").view.chunk == client.open(world=tmp_path / "world.zip").view.chunk == 1
+    assert world.export("ply").arrays["file"][:3].tobytes() == b"ply"
+
+
+def test_errors_are_those_of_the_local_world(client):
+    world = client.open(seed=1)
+    with pytest.raises(InvalidActionError):
+        world.step([2.0, 0, 0, 0, 0, 0])
+    with pytest.raises(ServingError, match="action"):
+        world.step([1.0])
+    with pytest.raises(InvalidOptionError, match="takes no prompt"):
+        client.open(seed=1, prompt="a kitchen")
+    with pytest.raises(ServingError, match="cache"):
+        client.open(cache="../../secret")
+    with pytest.raises(ServingError, match="no verb"):
+        client.call("erase", {})
+    with pytest.raises(ServingError, match="no state of a PCG64"):
+        client.open(rng={"bit_generator": "PCG64", "state": {"state": "x"}})
+    assert world.look().chunk == 0
+
+
+# Together
+
+
+def test_steps_that_arrive_together_walk_together_and_show_what_each_alone_would(tmp_path):
+    with tiny_server(tmp_path, most=8, delay=0.3) as url:
+        clients = [Client(url) for _ in range(4)]
+        worlds = [client.open(seed=seed) for seed, client in enumerate(clients)]
+        with ThreadPoolExecutor(4) as pool:
+            views = list(pool.map(lambda world: world.step(0.5 * TURN, frames="raw"), worlds))
+        text = urllib.request.urlopen(f"{url}/metrics").read().decode()
+        counts = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("mirage_batch_worlds"))
+        assert float(counts["mirage_batch_worlds_sum"]) == 4
+        assert float(counts["mirage_batch_worlds_count"]) < 4
+        for seed, view in enumerate(views):
+            env = mirage()
+            env.reset(seed=seed)
+            env.step(0.5 * TURN)
+            difference = env.shown_frames().astype(int) - view.frames
+            assert np.abs(difference).max() <= 1
+
+
+def test_one_wrong_path_among_many_fails_alone(tmp_path):
+    with tiny_server(tmp_path, delay=0.2) as url:
+        clients = [Client(url) for _ in range(2)]
+        good, bad = (client.open(seed=1) for client in clients)
+        with ThreadPoolExecutor(2) as pool:
+            step = pool.submit(good.step, 0.5 * TURN)
+            wrong = pool.submit(bad.walk, np.eye(4)[None].repeat(3, 0))  # a chunk has four frames
+            assert step.result().chunk == 1
+            with pytest.raises(Exception, match="4"):
+                wrong.result()
+        assert bad.look().chunk == 0
+
+
+def test_world_that_asks_for_much_does_not_keep_others_waiting(tmp_path):
+    async def walked():
+        async with await AsyncClient.connect(url) as client:
+            greedy, modest = await client.open(seed=1), await client.open(seed=2)
+            order: list[str] = []
+
+            async def step(world, name):
+                await world.step(0.1 * TURN, frames="none")
+                order.append(name)
+
+            many = [asyncio.create_task(step(greedy, "greedy")) for _ in range(8)]
+            await asyncio.sleep(0)
+            await step(modest, "modest")
+            await asyncio.gather(*many)
+            return order
+
+    with tiny_server(tmp_path, most=1, delay=0.0) as url, Client(url) as client:
+        assert asyncio.run(walked()).index("modest") <= 3
+        assert sorted(world["chunk"] for world in client.worlds()) == [1, 8]  # one after the other, none beside it
+
+
+# Rest and crashes
+
+
+def test_idle_worlds_leave_memory_and_come_back(tmp_path):
+    with tiny_server(tmp_path, idle_seconds=0.2) as url, Client(url) as client:
+        world = client.open(seed=3)
+        world.step(0.5 * TURN)
+        twin = world.fork()
+        deadline = time.monotonic() + 20
+        while any(w["awake"] for w in client.worlds()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert [w["bytes"] for w in client.worlds()] == [0, 0]
+        env = mirage()
+        env.reset(seed=3)
+        env.step(0.5 * TURN)
+        env.step(0.5 * FORWARD)
+        for one in (world, twin):
+            view = one.step(0.5 * FORWARD, frames="raw")
+            assert view.chunk == 2
+            np.testing.assert_array_equal(view.frames, env.shown_frames())
+
+
+def test_every_acknowledged_step_is_there_after_a_kill(tmp_path):
+    with server_process(tmp_path) as (process, url), Client(url) as client:
+        worlds = [client.open(seed=seed) for seed in range(3)]
+        reached = {world.world: 0 for world in worlds}
+        worlds[0].step(0.3 * TURN)
+        reached[worlds[0].world] = 1
+        twin = worlds[0].fork()
+        reached[twin.world] = 1
+        kept = worlds[0].snapshot().moment
+        stop = threading.Timer(0.4, process.kill)
+        stop.start()
+        with contextlib.suppress(ServingError):
+            while True:
+                for world in (*worlds, twin):
+                    reached[world.world] = world.step(0.3 * TURN, frames="none").chunk
+    with tiny_server(tmp_path) as url, Client(url) as client:
+        there = {w["world"]: w for w in client.worlds()}
+        assert there.keys() == reached.keys()
+        for name, chunks in reached.items():
+            assert client.world(name).look().chunk - chunks in (0, 1)  # one may be written that nobody heard of
+        assert there[worlds[0].world]["kept"] == [kept]
+        assert client.world(worlds[0].world).restore(kept).chunk == 1
+        env = mirage()
+        env.reset(seed=0)
+        for _ in range(2):
+            env.step(0.3 * TURN)
+        view = client.world(worlds[0].world).step(0.3 * TURN, frames="raw")
+        np.testing.assert_array_equal(view.frames, env.shown_frames())
+
+
+# Strangers
+
+
+def test_every_token_has_worlds_of_its_own_and_quotas(tmp_path):
+    limits = Limits(worlds=2, steps_per_second=1.5)
+    with tiny_server(tmp_path, TOKENS, limits=limits) as url:
+        with Client(url, TOKENS[0]) as mine, Client(url, TOKENS[1]) as theirs:
+            world = mine.open(seed=1)
+            with pytest.raises(WorldNotFoundError):
+                theirs.world(world.world).look()
+            assert not theirs.worlds()
+            world.fork()
+            with pytest.raises(QuotaError, match="2 worlds"):
+                world.fork()
+            theirs.open(seed=1)
+            world.step(TURN)
+            with pytest.raises(QuotaError, match="per second"):
+                world.step(TURN)
+        for token in (None, "a token of nobody here", TOKENS[0][:-1]):
+            with pytest.raises(ServingError, match="token"):
+                Client(url, token)
+            assert status(url, "list", {}, {} if token is None else {"Authorization": f"Bearer {token}"}) == 401
+        assert status(url, "list", {}, {"Authorization": f"Bearer {TOKENS[0]}"}) == 200
+        assert urllib.request.urlopen(f"{url}/health").status == 200
+
+
+def status(url, verb, body, headers=None, data=None):
+    data = json.dumps(body).encode() if data is None else data
+    request = urllib.request.Request(f"{url}/v1/{verb}", data, {"Content-Type": "application/json", **(headers or {})})
+    try:
+        return urllib.request.urlopen(request).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_pages_of_other_origins_are_refused_before_anything_of_theirs_is_read(url, client):
+    worlds = len(client.worlds())
+    foreign = {"Origin": "http://elsewhere.example"}
+    assert status(url, "open", {"seed": 1}, foreign) == 403
+    with pytest.raises(InvalidStatus) as refused:
+        websockets.sync.client.connect(url.replace("http", "ws") + "/v1/socket", additional_headers=foreign)
+    assert refused.value.response.status_code == 403
+    assert status(url, "list", {}, {"Origin": url}) == 200
+    assert len(client.worlds()) == worlds
+
+
+def test_other_machines_need_tokens_of_some_length():
+    with pytest.raises(InvalidOptionError, match="token"):
+        Address("0.0.0.0")
+    with pytest.raises(InvalidOptionError, match="16"):
+        Address(tokens=("short",))
+    with pytest.raises(InvalidOptionError, match="both"):
+        Address(certificate="a.pem")
+
+
+BODIES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["world", "want", "seed"]), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.sampled_from([*VERBS, "nothing"]), BODIES, st.booleans())
+def test_odd_requests_are_refused_and_the_server_lives(url, verb, body, packed):
+    data = json.dumps(body).encode()
+    data = b"MRG1" + data if packed else data
+    kind = {"Content-Type": "application/x-mirage" if packed else "application/json"}
+    harmless = verb in ("list", "describe", "open")  # an empty object is right, and so are some others
+    assert 400 <= status(url, verb, body, kind, data) < 500 or harmless
+
+
+def test_requests_that_are_too_long_are_refused(url, monkeypatch):
+    monkeypatch.setattr("mirage_env.serving.app.LARGEST_BODY", 100)
+    assert status(url, "list", {}, data=b" " * 101) == 400
+    assert status(url, "list", {}, data=b"{}" + b" " * 98) == 200
+
+
+def test_openapi_names_every_verb_and_every_field():
+    document = openapi()
+    assert set(document["paths"]) == {f"/v1/{verb}" for verb in VERBS}
+    for model in VERBS.values():
+        schema = document["components"]["schemas"][model.__name__]
+        assert set(schema.get("properties", {})) == set(model.model_fields)
+    answers = document["paths"]["/v1/step"]["post"]["responses"]
+    assert {str(status) for _, status in STATUS} <= set(answers)
+
+
+def test_nobody_at_an_address_is_said_so():
+    with pytest.raises(ServingError, match="mirage serve"):
+        Client("http://127.0.0.1:9")
+    with pytest.raises(InvalidOptionError, match="such as http"):
+        Client("127.0.0.1:9")
