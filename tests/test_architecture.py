@@ -53,11 +53,17 @@ RULES = (
     Only(("rosbags",), ("ros_bridge/bag/rosbag_files.py",)),
     Only(("rerun",), ("mirage_env/viz/rerun_files.py",)),
     Only(("IPython",), ("mirage_env/notebook.py",)),
-    # What a viewer's session does is apart from how a page shows it.
+    # What a viewer's session does is apart from how a page shows it; the same holds for a server's worlds.
     Only(
         ("viser", "websockets"),
-        tuple(f"mirage_env/viewer/{name}.py" for name in ("page", "panel", "points", "scene", "server")),
+        (
+            *(f"mirage_env/viewer/{name}.py" for name in ("page", "panel", "points", "scene", "server")),
+            "mirage_env/serving/client.py",
+        ),
     ),
+    Only(("starlette", "uvicorn"), ("mirage_env/serving/app.py", "mirage_env/serving/server.py")),
+    Only(("pydantic",), ("mirage_env/serving/requests.py", "mirage_env/serving/service.py")),
+    Only(("prometheus_client",), ("mirage_env/serving/metrics.py",)),
     Only(("mirage_env.viewer",), ("mirage_env/viewer/*", *COMMANDS)),
     Only(
         ("transforms3d",),

@@ -163,7 +163,7 @@ class _Connection:
                 task.cancel()
 
     async def _handle(self, message: bytes) -> None:
-        number = 0
+        number, answer = 0, pack(_said(ServingError("the server failed; its log says why")))
         try:
             try:
                 body, arrays = _message(message, MEDIA_TYPE if message[:4] == b"MRG1" else "application/json")
@@ -174,11 +174,9 @@ class _Connection:
                 answer = await self.service.call(verb, body, arrays, self.websocket.scope["owner"])
             except MirageError as error:
                 answer = pack(_said(error))
-            except Exception as error:
-                logger.exception("a request failed")
-                answer = pack(_said(ServingError(f"the server failed: {type(error).__name__}")))
-            with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # whoever asked has left
-                await self.websocket.send_bytes(struct.pack("<I", number) + answer)
+            finally:
+                with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # whoever asked has left
+                    await self.websocket.send_bytes(struct.pack("<I", number) + answer)
         finally:
             self._room.release()
 

@@ -26,8 +26,8 @@ class Batcher(Generic[WorkT, DoneT]):
 
     def __init__(
         self,
-        run: Callable[[Sequence[WorkT]], Sequence[DoneT | Exception]],
-        call: Callable[..., asyncio.Future[Sequence[DoneT | Exception]]],
+        run: Callable[[Sequence[WorkT]], Sequence[DoneT | BaseException]],
+        call: Callable[..., asyncio.Future[Sequence[DoneT | BaseException]]],
         most: int,
         delay: float,
         queue: int,
@@ -84,14 +84,14 @@ class Batcher(Generic[WorkT, DoneT]):
                 self._arrived.clear()
             if not batch:
                 continue
-            try:
-                results = await self._call(self._run, [w.work for w in batch])
-            except Exception as error:  # a batch that fails as a whole fails for each; the server lives
-                results = [error] * len(batch)
+            running = self._call(self._run, [w.work for w in batch])
+            await asyncio.wait([running])
+            failed = running.exception()  # as a whole: so for each, and the server lives
+            results = running.result() if failed is None else [failed] * len(batch)
             for waiting, result in zip(batch, results, strict=True):
                 if waiting.done.cancelled():
                     continue
-                if isinstance(result, Exception):
+                if isinstance(result, BaseException):
                     waiting.done.set_exception(result)
                 else:
                     waiting.done.set_result(result)

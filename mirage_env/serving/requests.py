@@ -14,13 +14,13 @@ Poses = Annotated[list[Pose], Field(min_length=1, max_length=512)]
 
 
 class Request(BaseModel):
-    """What every request may say."""
+    """Base of all requests: nothing that is not named, of exactly the types named."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Wanted(Request):
-    """What an answer holds besides poses and figures."""
+    """Content of an answer besides poses and figures."""
 
     frames: Encoding | Literal["none"] = "jpeg"
     last_only: bool = False

@@ -19,7 +19,7 @@ from mirage_env.serving.service import Service
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens, and who may use it.
+    """Address of a server, and the tokens of those who may use it.
 
     Raises:
         InvalidOptionError: other machines reach it and there is no token; a certificate without its key.

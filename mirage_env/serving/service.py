@@ -327,7 +327,7 @@ class Service:
         walked = await self._batcher.do(request.world, _Asked(request, owner, path))
         return self._answer(walked.world, walked.moment, walked.state, walked.shown, request.want)
 
-    def _walk_batch(self, batch: Sequence[_Asked]) -> list[_Walked | Exception]:
+    def _walk_batch(self, batch: Sequence[_Asked]) -> list[_Walked | BaseException]:
         """Let worlds walk together; an error belongs to the one that it is about."""
         results: list[Any] = [self._found(one) for one in batch]
         with self.metrics.batch(len(batch)):

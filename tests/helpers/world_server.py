@@ -34,7 +34,7 @@ def tiny_server(folder: Path, tokens: tuple[str, ...] = (), **options) -> Iterat
 
 @contextlib.contextmanager
 def server_process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SERVE, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
