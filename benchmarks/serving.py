@@ -1,0 +1,204 @@
+"""A world server under load, on this machine: `python benchmarks/serving.py --out serving.json`.
+
+Forks over the wire, a tree of forks, many sessions against one, the price of a step on loopback, memory of idle worlds,
+and kills in the middle of many sessions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import psutil
+import tyro
+
+from mirage_env.errors import ServingError
+from mirage_env.serving import Client
+
+TURN = 0.4 * np.array([0, 0, 0, 0, 1.0, 0])
+
+
+@dataclass(frozen=True)
+class Options:
+    """Sizes of the runs."""
+
+    out: Path = Path("serving.json")
+    model: str = "rooms"
+    image_size: int | None = None
+    forks: int = 10_000
+    sessions: int = 64
+    steps: int = 2
+    """Steps of every session."""
+    alone: int = 24
+    """Steps of one session alone, and of the local environment."""
+    idle: int = 200
+    """Worlds that are opened and left alone."""
+    kills: int = 0
+    """Kills in the middle of `sessions` sessions."""
+
+
+class Server:
+    """A server in a process of its own."""
+
+    def __init__(self, options: Options, folder: Path) -> None:
+        size = [] if options.image_size is None else ["--image-size", *[str(options.image_size)] * 2]
+        command = [sys.executable, "-m", "mirage_env.cli", "serve", "--model", options.model, "--port", "0"]
+        command += ["--worlds", str(folder), "--idle-seconds", "5", *size]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.url = next(word for word in self.process.stdout.readline().split() if word.startswith("http"))
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def forks(client: Client, count: int) -> dict[str, Any]:
+    """Fork one world again and again."""
+    world, times = client.open(seed=0), []
+    for _ in range(count):
+        begin = time.perf_counter()
+        world.fork()
+        times.append(time.perf_counter() - begin)
+    return {
+        "count": count,
+        "median_ms": 1e3 * float(np.median(times)),
+        "p99_ms": 1e3 * float(np.quantile(times, 0.99)),
+        "worlds": len(client.worlds()),
+    }
+
+
+def many(url: str, options: Options) -> dict[str, Any]:
+    """Step one session alone, and many at a time; frames per second in sum, and how evenly they were served."""
+    clients = [Client(url) for _ in range(options.sessions)]
+    worlds = [client.open(seed=i, want={"frames": "none"}) for i, client in enumerate(clients)]
+    frames = clients[0].describe()["frames"]
+    worlds[0].step(TURN)
+    begin = time.perf_counter()
+    for _ in range(options.alone):
+        worlds[0].step(TURN, last_only=True)
+    alone = frames * options.alone / (time.perf_counter() - begin)
+
+    def walk(world: Any) -> float:
+        begin = time.perf_counter()
+        for _ in range(options.steps):
+            world.step(TURN, last_only=True)
+        return time.perf_counter() - begin
+
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(options.sessions) as pool:
+        times = list(pool.map(walk, worlds))
+    together = frames * options.sessions * options.steps / (time.perf_counter() - begin)
+    return {
+        "sessions": options.sessions,
+        "alone_frames_per_s": alone,
+        "together_frames_per_s": together,
+        "gain": together / alone,
+        "slowest_to_fastest": max(times) / min(times),
+    }
+
+
+def overhead(url: str, options: Options) -> dict[str, Any]:
+    """Interleave steps of a local and a remote environment; the results are compared bit for bit."""
+    from mirage_env.models.world_model_loader import load_world_model
+
+    size = None if options.image_size is None else (options.image_size, options.image_size)
+    here = gym.make("Mirage/World-v0", model=load_world_model(options.model, image_size=size))
+    far = gym.make("Mirage/Remote-v0", url=url)
+    same = np.array_equal(here.reset(seed=1)[0]["pixels"], far.reset(seed=1)[0]["pixels"])
+    times: dict[str, list[float]] = {"here": [], "far": []}
+    for _ in range(options.alone):
+        seen = {}
+        for name, env in (("here", here), ("far", far)):
+            begin = time.perf_counter()
+            seen[name] = env.step(TURN.astype(np.float32))[0]["pixels"]
+            times[name].append(time.perf_counter() - begin)
+        same &= np.array_equal(seen["here"], seen["far"])
+    far.unwrapped.close()
+    here_ms, far_ms = (1e3 * float(np.median(times[name])) for name in ("here", "far"))
+    return {"steps": options.alone, "same_bits": bool(same), "local_ms": here_ms, "remote_ms": far_ms}
+
+
+def idle_memory(server: Server, worlds: int) -> dict[str, Any]:
+    """Growth of the server with worlds that nobody uses."""
+    process = psutil.Process(server.process.pid)
+    with Client(server.url) as client:
+        client.open(seed=0)
+        time.sleep(12)
+        before = process.memory_info().rss
+        for seed in range(worlds):
+            client.open(seed=seed, want={"frames": "none"})
+        while any(world["awake"] for world in client.worlds()):
+            time.sleep(1)
+        return {"worlds": worlds, "kB_per_world": (process.memory_info().rss - before) / worlds / 1e3}
+
+
+def kills(options: Options, folder: Path) -> dict[str, Any]:
+    """Kill the server at random moments while sessions walk; count acknowledged steps that are gone afterwards."""
+    rng, lost, checked = np.random.default_rng(0), 0, 0
+    server = Server(options, folder)
+    with Client(server.url) as client:
+        worlds = [client.open(seed=i, want={"frames": "none"}).world for i in range(100)]
+    reached = dict.fromkeys(worlds, 0)
+    for _ in range(options.kills):
+
+        def walk(share: int, url: str = server.url) -> None:
+            try:
+                with Client(url) as client:
+                    while True:
+                        for world in worlds[share::4]:
+                            reached[world] = client.world(world).step(TURN, frames="none").chunk
+            except ServingError:
+                return
+
+        with ThreadPoolExecutor(4) as pool:
+            runs = [pool.submit(walk, share) for share in range(4)]
+            time.sleep(float(rng.uniform(0.5, 3.0)))
+            server.process.kill()
+            [run.result() for run in runs]
+        server.process.wait()
+        server = Server(options, folder)
+        with Client(server.url) as client:
+            for world in worlds:
+                checked += 1
+                lost += client.world(world).look(frames="none").chunk < reached[world]
+    server.stop()
+    return {"kills": options.kills, "worlds_checked": checked, "worlds_behind": lost}
+
+
+def main(options: Options) -> None:
+    """Run everything and write the figures, after each part."""
+    results: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+
+    def note(part: str, figures: dict[str, Any]) -> None:
+        results[part] = figures
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        print(part, figures, flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(options, Path(folder) / "one")
+        note("overhead", overhead(server.url, options))
+        note("many", many(server.url, options))
+        with Client(server.url) as client:
+            note("forks", forks(client, options.forks))
+        server.stop()
+        server = Server(options, Path(folder) / "two")
+        note("idle", idle_memory(server, options.idle))
+        server.stop()
+        if options.kills:
+            note("kills", kills(options, Path(folder) / "three"))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
