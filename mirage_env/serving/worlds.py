@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +26,8 @@ from mirage_env.world_model import WorldModel
 from mirage_env.world_state import Chunk, WorldState
 
 T = TypeVar("T")
+SIZES_SECONDS = 1.0
+"""How old a sum of the bytes of a token may be."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,16 @@ class Worlds:
         (folder / "saved").mkdir(exist_ok=True)
         self.journal = Journal(folder / "journal.sqlite")
         self._numbers = count(self.journal.last_moment() + 1)
+        self._owned: Counter[str] = Counter()
+        self._sizes: dict[str, tuple[int, float]] = {}
+        self._garbage: set[str] = set()
         moments: dict[int, Moment] = {}
         self.all: dict[str, World] = {}
         for row in self.journal.worlds():
             fixed = row.cache if row.cache.startswith("m") else ""
             head = moments.setdefault(row.moment, Moment(row.moment, row.chunk, None, fixed, shared=True))
             self.all[row.id] = World(row.id, row.owner, row.parent, head, row.cache, deque(maxlen=limits.undo))
+            self._owned[row.owner] += 1
         for kept in self.journal.kept():
             moment = Moment(kept.moment, kept.chunk, None, kept.cache, shared=True)
             self.all[kept.world].kept[kept.moment] = moments.setdefault(kept.moment, moment)
@@ -219,6 +225,7 @@ class Worlds:
             self._fix(world.head, besides=world.id)
         self._end_writer(world)
         del self.all[world.id]
+        self._owned[world.owner] -= 1
         caches = {world.cache, *(m.cache for m in (*world.kept.values(), *world.held.values(), *world.history))}
         self.journal.remove(world.id)
         for cache in caches:
@@ -234,15 +241,19 @@ class Worlds:
         for world in idle:
             self._end_writer(world)
             world.history.clear()
-        for moment in {id(w.head): w.head for w in idle}.values():
-            if not any(w.head is moment for w in self.all.values() if w not in idle):
-                moment.state = None
+        resting = {world.id for world in idle}
+        busy = {id(w.head) for w in self.all.values() if w.id not in resting}
+        for world in idle:
+            if id(world.head) not in busy:
+                world.head.state = None
+        self.collect()
         return len(idle)
 
     def shut(self) -> None:
         """Put everything to sleep and close the files."""
         for world in self.all.values():
             self._end_writer(world)
+        self.collect()
         self.journal.close()
 
     def _append(self, step: Advance) -> CacheWriter:
@@ -277,6 +288,7 @@ class Worlds:
     def _new(self, owner: str, parent: str | None, head: Moment, cache: str) -> World:
         world = World(uuid4().hex[:12], owner, parent, head, cache, deque(maxlen=self.limits.undo))
         self.all[world.id] = world
+        self._owned[owner] += 1
         return world
 
     def _moment(self, state: WorldState) -> Moment:
@@ -340,24 +352,33 @@ class Worlds:
         return self.folder / "worlds" / cache
 
     def _drop(self, cache: str) -> None:
-        """Remove a cache that nothing refers to."""
-        held = any(
-            cache in (m.cache for m in (w.head, *w.history, *w.held.values(), *w.kept.values()))
-            for w in self.all.values()
-        )
-        if cache and not held and not self.journal.uses(cache):
+        """Let a cache go; it is removed when nothing refers to it (`collect`)."""
+        if cache:
+            self._garbage.add(cache)
+
+    def collect(self) -> None:
+        """Remove caches that were let go and that nothing refers to."""
+        if not self._garbage:
+            return
+        moments = (m for w in self.all.values() for m in (w.head, *w.history, *w.held.values(), *w.kept.values()))
+        used = {moment.cache for moment in moments} | {world.cache for world in self.all.values()}
+        for cache in self._garbage - used:
             shutil.rmtree(self._path(cache), ignore_errors=True)
+        self._garbage &= used
+
+    def _check_quota(self, owner: str) -> None:
+        count = self._owned[owner]
+        if count >= self.limits.worlds:
+            raise QuotaError(f"{count} worlds are open, which is all that a token may have; close some")
+        size, then = self._sizes.get(owner, (0, 0.0))
+        if time.monotonic() > then + SIZES_SECONDS:
+            size = sum(world.nbytes for world in self.all.values() if world.owner == owner)
+            self._sizes[owner] = size, time.monotonic()
+        if size > self.limits.megabytes * 2**20:
+            raise QuotaError(f"the worlds have {size} bytes; {self.limits.megabytes} MiB are allowed: close some")
 
     def _sweep(self) -> None:
         """Remove caches that a killed server has left behind."""
         for path in (self.folder / "worlds").iterdir():
             if not self.journal.uses(path.name):
                 shutil.rmtree(path, ignore_errors=True)
-
-    def _check_quota(self, owner: str) -> None:
-        own = [world for world in self.all.values() if world.owner == owner]
-        if len(own) >= self.limits.worlds:
-            raise QuotaError(f"{len(own)} worlds are open, which is all that a token may have; close some")
-        size = sum(world.nbytes for world in own)
-        if size > self.limits.megabytes * 2**20:
-            raise QuotaError(f"the worlds have {size} bytes; {self.limits.megabytes} MiB are allowed: close some")

@@ -12,7 +12,7 @@ import tyro
 from mirage_env.errors import InvalidOptionError
 from mirage_env.files import parse_json
 from policies.rollout.loop import Recipe
-from policies.rollout.plan import RolloutPlan
+from policies.rollout.plan import RolloutPlan, Shard
 from policies.rollout.runner import Done, run_plan
 
 Worlds = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[WORLDS]", help_behavior_hint="")]
@@ -51,6 +51,9 @@ class Rollout:
     """Processes."""
     threads: int = 1
     """CPU threads of each."""
+    shard: str = "1/1"
+    """The part of the rollouts that this machine does, such as 2/8. The files of all shards in one folder are the data
+    set that one machine would have written."""
     all_frames: bool = False
     """Keep the image of every frame, not only the last of each step."""
     same_noise: bool = False
@@ -80,7 +83,7 @@ def run_rollout(options: Rollout) -> tuple[RolloutPlan, Iterator[Done]]:
         threads=options.threads,
     )
     plan = RolloutPlan.of(recipe, options.episodes, options.seed, options.worlds)
-    return plan, run_plan(plan, options.out, options.workers)
+    return plan, run_plan(plan, options.out, options.workers, Shard.of(options.shard))
 
 
 def _values(pairs: tuple[str, ...]) -> dict[str, Any]:

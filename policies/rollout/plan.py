@@ -21,6 +21,39 @@ PLAN, LOCK = "plan.json", ".lock"
 
 
 @dataclass(frozen=True)
+class Shard:
+    """A part of a plan for one machine: every `count`-th rollout, from number `index` - 1 on.
+
+    Raises:
+        InvalidOptionError: an index that is not from 1 to `count`.
+    """
+
+    index: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise InvalidOptionError(
+                f"shard is {self.index}/{self.count}; give 1/{self.count} to {self.count}/{self.count}"
+            )
+
+    @staticmethod
+    def of(text: str) -> Shard:
+        """Read "2/8".
+
+        Raises:
+            InvalidOptionError: other text.
+        """
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal() and int(count)):
+            raise InvalidOptionError(f"shard is {text!r}; give one such as 2/8, the second of eight")
+        return Shard(int(index), int(count))
+
+
+WHOLE = Shard()
+
+
+@dataclass(frozen=True)
 class RolloutPlan:
     """Rollouts 0 to `episodes` - 1. Rollout n has the seed `seed + n` and begins with cache n modulo their number.
 
@@ -59,9 +92,10 @@ class RolloutPlan:
         """File that a rollout is written to."""
         return folder / f"rollout_{number:06d}{ENDING}"
 
-    def missing(self, folder: Path) -> list[int]:
-        """Numbers of the rollouts that are not there."""
-        return [number for number in range(self.episodes) if not self.file(folder, number).exists()]
+    def missing(self, folder: Path, shard: Shard = WHOLE) -> list[int]:
+        """Numbers of the rollouts of a shard that are not there."""
+        numbers = range(shard.index - 1, self.episodes, shard.count)
+        return [number for number in numbers if not self.file(folder, number).exists()]
 
     def encode(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from mirage_env.episodes import save_episode
 from mirage_env.errors import InvalidOptionError
 from policies.rollout.loop import Job, Stage
-from policies.rollout.plan import RolloutPlan, claimed
+from policies.rollout.plan import WHOLE, RolloutPlan, Shard, claimed
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Done:
     success: bool
 
 
-def run_plan(plan: RolloutPlan, folder: Path, workers: int = 1) -> Iterator[Done]:
-    """Carry out what is missing of a plan; yields each rollout once it is on disk.
+def run_plan(plan: RolloutPlan, folder: Path, workers: int = 1, shard: Shard = WHOLE) -> Iterator[Done]:
+    """Carry out what is missing of a plan, or of one shard of it; yields each rollout once it is on disk.
 
     Every rollout is a file that is there whole or not at all, and does not depend on the others: a run that was killed
     goes on with the same plan, and neither repeats nor loses one.
@@ -42,7 +42,7 @@ def run_plan(plan: RolloutPlan, folder: Path, workers: int = 1) -> Iterator[Done
     if workers < 1:
         raise InvalidOptionError(f"workers is {workers}; give at least 1")
     with claimed(folder, plan):
-        missing = plan.missing(folder)
+        missing = plan.missing(folder, shard)
         if workers == 1 or len(missing) < 2:
             yield from _here(plan, folder, missing)
         else:

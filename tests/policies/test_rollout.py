@@ -22,7 +22,7 @@ from mirage_env.models.world_model_loader import load_world_model, save_world_mo
 from mirage_env.store import save_world
 from policies.base import Policy
 from policies.rollout.loop import Recipe, replay
-from policies.rollout.plan import RolloutPlan
+from policies.rollout.plan import RolloutPlan, Shard
 from policies.rollout.policy_names import NAMES, make_policy
 from policies.rollout.runner import run_plan
 
@@ -131,6 +131,27 @@ def test_second_run_records_only_what_is_missing_and_more_may_be_asked_for(tmp_p
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert not list(tmp_path.glob(".*.tmp"))
     assert json.loads((tmp_path / "plan.json").read_text())["episodes"] == 4
+
+
+def test_shards_record_apart_what_one_run_records(tmp_path, recipe, caches):
+    plan = RolloutPlan.of(recipe, 5, caches=caches)
+    recorded(plan, tmp_path / "one")
+    assert [list(recorded_shard(plan, tmp_path / f"part{i}", Shard(i, 2))) for i in (1, 2)] == [[0, 2, 4], [1, 3]]
+    both = [plan.file(tmp_path / f"part{1 + n % 2}", n) for n in range(5)]
+    for number, path in enumerate(both):
+        assert not differences(load_episode(path), load_episode(plan.file(tmp_path / "one", number)))
+        path.rename(plan.file(tmp_path / "part1", number))
+    assert recorded(plan, tmp_path / "part1")[0] == []
+
+
+def recorded_shard(plan, folder, shard):
+    return [done.number for done in run_plan(plan, folder, shard=shard)]
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "1/0", "-1/2"])
+def test_shard_that_is_none_is_refused(text):
+    with pytest.raises(InvalidOptionError, match="shard"):
+        Shard.of(text)
 
 
 def test_killed_run_goes_on_without_repeating_or_losing_one(tmp_path, recipe, caches):

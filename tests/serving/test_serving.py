@@ -120,7 +120,7 @@ def test_worlds_are_closed_when_nobody_refers_to_them(tmp_path):
         assert len(client.worlds()) <= 2
         env.close()
         assert not client.worlds()
-        assert not list((tmp_path / "worlds").iterdir())
+    assert not list((tmp_path / "worlds").iterdir())
 
 
 def test_remote_vector_environment_equals_the_single_ones(url):
