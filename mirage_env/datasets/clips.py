@@ -122,9 +122,8 @@ class ClipWriter:
         for file in self.folder.glob("*.npy"):
             array = np.load(file, mmap_mode="r")
             if len(array) > self.done:
-                shorter = file.with_name(f".{file.name}.partial")
-                np.save(shorter, array[: self.done])
-                shorter.with_name(f"{shorter.name}.npy").replace(file)
+                with new_file(file) as partial, partial.open("wb") as shorter:
+                    np.save(shorter, array[: self.done])
 
     def commit(self, meta: dict[str, Any]) -> None:
         """Say that all clips appended so far are whole."""
