@@ -119,8 +119,8 @@ class ClipWriter:
     def trim(self) -> None:
         """Give back the room beyond the clips that are there."""
         self._arrays.clear()
-        for file in self.folder.glob("*.npy"):
-            array = np.load(file, mmap_mode="r")
+        for name in ("images", "depth", "labels", "poses", "intrinsics"):
+            array = map_npy(file := self.folder / f"{name}.npy")
             if len(array) > self.done:
                 with new_file(file) as partial, partial.open("wb") as shorter:
                     np.save(shorter, array[: self.done])
