@@ -114,8 +114,9 @@ def table(results: dict[str, Any]) -> str:
                 "# Networks",
                 f"Model `{results['model']}`, {count} views of {results['config']['worlds']} test worlds. Mean ± "
                 "standard error over worlds; IoU over all pixels together.",
-                report.markdown(("bar", "allowed", "measured", "met"), rows),
                 report.markdown(("", "measured"), figures),
+                "## Acceptance",
+                report.markdown(("bar", "allowed", "measured", "met"), rows),
             ]
         )
         + "\n"
