@@ -280,7 +280,7 @@ def _bare_chunks(model: Any, chunks: int, threads: int, turn: float) -> float:
 
     from mirage_env.camera import between
     from mirage_env.poses import pose_from_rotation_vector
-    from ros_bridge.nodes.start_views import start_view
+    from ros_bridge.inputs.start_views import start_view
     from ros_bridge.parameters.world_parameters import WorldParameters
 
     if threads:

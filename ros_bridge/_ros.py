@@ -17,6 +17,7 @@ HELP = (
 )
 
 _MODULES: dict[str, tuple[str, ...]] = {
+    "rclpy.action": ("ActionServer", "CancelResponse", "GoalResponse"),
     "rclpy.clock": ("Clock", "ClockType", "JumpThreshold"),
     "rclpy.context": ("Context",),
     "rclpy.duration": ("Duration",),
@@ -66,12 +67,18 @@ def require_ros() -> None:
         _import(module)
 
 
-def tf_message() -> Any | None:
-    """The class `tf2_msgs/msg/TFMessage`; None where that package is not installed (the wheels lack it)."""
+def optional_type(name: str) -> Any | None:
+    """The class of a type such as nav2_msgs/action/FollowPath; None where its package is not installed, or lacks it."""
+    package, _, kind = name.rpartition("/")
     try:
-        return importlib.import_module("tf2_msgs.msg").TFMessage
+        return getattr(importlib.import_module(package.replace("/", ".")), kind)
     except (ImportError, AttributeError):
         return None
+
+
+def tf_message() -> Any | None:
+    """The class `tf2_msgs/msg/TFMessage`; None where that package is not installed (the wheels lack it)."""
+    return optional_type("tf2_msgs/msg/TFMessage")
 
 
 def message_type(name: str) -> Any:

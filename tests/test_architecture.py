@@ -72,7 +72,7 @@ RULES = (
     # The core knows none of the leaves; the command line starts them, and the bridge opens a room without an image.
     Only(
         ("mirage_env.rooms", "mirage_env.training", "mirage_env.evaluation"),
-        (*LEAVES, *COMMANDS, "ros_bridge/nodes/start_views.py"),
+        (*LEAVES, *COMMANDS, "ros_bridge/inputs/start_views.py"),
     ),
     # The networks meet the world model through the Protocols of interfaces.py; loading puts the two together.
     Only(
@@ -108,6 +108,7 @@ LAYERS = (
 """Packages and modules of `mirage_env`, lowest first: each imports its layer and those below. Others stand on top."""
 
 MOST_MODULES = {"mirage_env": 14, "mirage_env/models": 10, "mirage_env/store": 10, "ros_bridge": 10}
+MOST_MODULES |= {f"ros_bridge/{name}": 10 for name in ("inputs", "nodes", "outputs", "player", "services")}
 """Modules directly in a package, at most: a stranger reads one listing."""
 LANDMARKS = {
     "z-buffer": "mirage_env/readout/zbuffer.py",
@@ -117,7 +118,7 @@ LANDMARKS = {
     "commit marker": "mirage_env/store/format/commit_marker.py",
     "download from the hub": "mirage_env/models/io/hub.py",
     "condition of the side branch": "mirage_env/models/wan/branch_condition.py",
-    "handler of cmd_vel": "ros_bridge/nodes/cmd_vel.py",
+    "handler of cmd_vel": "ros_bridge/inputs/cmd_vel.py",
 }
 """Files that people look for, by what they call it."""
 

@@ -184,8 +184,8 @@ def _check(clips: Any, options: TrainAll) -> None:
             f"{clips.folder} has images of {height} x {width}, the model works at {options.size} x {options.size}; "
             "record others, or give --size"
         )
-    if clips.frames < 9:
-        raise InvalidOptionError(f"{clips.folder} has {clips.frames} frames a clip; a chunk needs 9, two need 17")
+    if clips.frames < 11:
+        raise InvalidOptionError(f"{clips.folder} has {clips.frames} frames a clip; a chunk needs 11, two need 19")
     if float(clips.images[:: max(1, len(clips) // 8), 0].std()) < 2.0:
         raise InvalidOptionError(f"the images in {clips.folder} are flat: nothing can be learned from one colour")
     if len(clips) < 20:
@@ -195,7 +195,7 @@ def _check(clips: Any, options: TrainAll) -> None:
 def _copy_model(source: Path, target: Path) -> None:
     """A model folder as a run goes on with it; `mirage.json` comes last, so a copy that was broken off begins anew."""
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("mirage.json", "curves*", "README.md", "start_views"))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("mirage.json", "curves*", "README.md"))
     shutil.copy(source / "mirage.json", target / "mirage.json")
 
 

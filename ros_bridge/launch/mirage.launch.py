@@ -47,7 +47,7 @@ def generate_launch_description() -> LaunchDescription:
                 executable="policy_node",
                 name="mirage_policy",
                 namespace=namespace,
-                parameters=[LaunchConfiguration("params"), common, {"policy": LaunchConfiguration("policy")}],
+                parameters=[LaunchConfiguration("params"), common, prefix, {"policy": LaunchConfiguration("policy")}],
                 remappings=[("cmd_vel", LaunchConfiguration("cmd_vel"))],
                 condition=UnlessCondition(EqualsSubstitution(LaunchConfiguration("policy"), "")),
                 output="screen",

@@ -23,32 +23,29 @@ import importlib
 import inspect
 import math
 import shlex
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from mirage_env.errors import InvalidOptionError, MirageError
+from mirage_env.errors import InvalidOptionError
 from mirage_env.files import parse_json
 from policies.base import Policy
 from policies.scripted import SCRIPTS
 from ros_bridge import _ros, messages
+from ros_bridge.inputs.rejected_inputs import RejectedInputs, TransitionErrors
 from ros_bridge.messages.optical_frames import Matrix
+from ros_bridge.motion.motion_commands import velocity_between
 from ros_bridge.nodes.policy_actions import motion_of, observation_of
-from ros_bridge.nodes.rejected_inputs import RejectedInputs
-from ros_bridge.package_owners import check_owners
+from ros_bridge.nodes.run_node import run_node
 from ros_bridge.parameters.declaration import current, declare
 from ros_bridge.parameters.policy_parameters import PolicyParameters
-from ros_bridge.player.motion_commands import velocity_between
 from ros_bridge.sensing.camera_mount import CameraMount
 
+NODE_NAME = "mirage_policy"
 SEND_SECONDS = 0.1
 """How often a velocity is repeated; receivers stop where it is not."""
-LOOK_SECONDS = 0.1
-"""How often the main loop looks whether it is to end."""
 ARRIVE_SECONDS = 1.0
 """How long the last velocity may take to arrive."""
 STANDING = (np.zeros(3), np.zeros(3))
@@ -101,11 +98,11 @@ class PolicyNode(_ros.LifecycleNode):
     """Lifecycle node of a policy; the module's docstring is its interface.
 
     Raises:
-        InvalidOptionError: a parameter that cannot be; with `autostart` also a policy that cannot be made.
+        InvalidOptionError: a parameter that cannot be.
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__("mirage_policy", **options)
+        super().__init__(NODE_NAME, **options)
         self.refusals = RejectedInputs(self.get_logger().warning)
         self.options = declare(self, PolicyParameters)
         self._parts: list[tuple[Callable[[Any], Any], Any]] = []  # how each is destroyed, and what it is
@@ -114,37 +111,26 @@ class PolicyNode(_ros.LifecycleNode):
         self._T_map_base: Matrix | None = None
         self._acting = self._image_is_new = False
         self._velocity = STANDING  # m/s, rad/s of the body
-        if self.options.autostart:
-            make_policy(self.options.policy, self.options.settings)  # a wrong name ends the node here
-            self.trigger_configure()
-            self.trigger_activate()
+
+    def start(self) -> bool:
+        """Configure and activate; returns whether that was so."""
+        done = _ros.TransitionCallbackReturn.SUCCESS
+        return self.trigger_configure() == done and self.trigger_activate() == done
 
     def on_configure(self, state: Any) -> Any:
         """Make the policy and everything it is connected by."""
-        try:
-            self.options = o = current(self, PolicyParameters)
-            self._policy = make_policy(o.policy, o.settings)
-        except MirageError as error:
-            self.get_logger().error(str(error))
-            return _ros.TransitionCallbackReturn.FAILURE
-        kind, ending = (_ros.CompressedImage, "/compressed") if o.compressed else (_ros.Image, "")
-        self._subscribe(kind, f"mirage/image_raw{ending}", self._on_image)
-        if o.needs_pose:
-            self._subscribe(_ros.PoseStamped, "mirage/pose", self._on_pose)
-        if o.command == "goal_pose":
-            self._output = self.create_publisher(_ros.PoseStamped, "mirage/goal_pose", 5)
-        else:
-            self._output = self.create_publisher(_ros.TwistStamped if o.twist_stamped else _ros.Twist, "cmd_vel", 5)
-            self._parts.append((self.destroy_timer, self.create_timer(SEND_SECONDS, self._send_velocity)))
-        self._parts.append((self.destroy_publisher, self._output))
-        self._parts.append((self.destroy_timer, self.create_timer(1.0 / o.rate, self._act)))
-        return _ros.TransitionCallbackReturn.SUCCESS
+        with TransitionErrors("configured", self.get_logger().error) as errors:
+            self.options = options = current(self, PolicyParameters)
+            self._policy = make_policy(options.policy, options.settings)
+            self._connect(options)
+        return self._outcome(errors)
 
     def on_activate(self, state: Any) -> Any:
         """Start the policy anew."""
-        self._policy.reset(self.options.seed)
-        self._acting, self._image_is_new = True, False
-        return super().on_activate(state)
+        with TransitionErrors("activated", self.get_logger().error) as errors:
+            self._policy.reset(self.options.seed)
+            self._acting, self._image_is_new = True, False
+        return self._outcome(errors) if errors.text else super().on_activate(state)
 
     def on_deactivate(self, state: Any) -> Any:
         """Stop what is driven."""
@@ -171,6 +157,27 @@ class PolicyNode(_ros.LifecycleNode):
             # A node that ends takes with it what has not arrived, and the robot would drive on.
             self._output.wait_for_all_acked(_ros.Duration(seconds=ARRIVE_SECONDS))
 
+    def close(self) -> None:
+        """Stop what is driven."""
+        self.stop()
+
+    def _outcome(self, errors: TransitionErrors) -> Any:
+        kinds = _ros.TransitionCallbackReturn
+        return kinds.FAILURE if errors.text else kinds.SUCCESS
+
+    def _connect(self, o: PolicyParameters) -> None:
+        kind, ending = (_ros.CompressedImage, "/compressed") if o.compressed else (_ros.Image, "")
+        self._subscribe(kind, f"mirage/image_raw{ending}", self._on_image)
+        if o.needs_pose:
+            self._subscribe(_ros.PoseStamped, "mirage/pose", self._on_pose)
+        if o.command == "goal_pose":
+            self._output = self.create_publisher(_ros.PoseStamped, "mirage/goal_pose", 5)
+        else:
+            self._output = self.create_publisher(_ros.TwistStamped if o.twist_stamped else _ros.Twist, "cmd_vel", 5)
+            self._parts.append((self.destroy_timer, self.create_timer(SEND_SECONDS, self._send_velocity)))
+        self._parts.append((self.destroy_publisher, self._output))
+        self._parts.append((self.destroy_timer, self.create_timer(1.0 / o.rate, self._act)))
+
     def _subscribe(self, kind: Any, topic: str, callback: Callable[[Any], None]) -> None:
         newest = _ros.QoSProfile(
             depth=1, history=_ros.HistoryPolicy.KEEP_LAST, reliability=_ros.ReliabilityPolicy.BEST_EFFORT
@@ -182,7 +189,7 @@ class PolicyNode(_ros.LifecycleNode):
 
     def _on_pose(self, message: Any) -> None:
         with self.refusals.watching("pose"):
-            self._T_map_base = messages.pose_from_stamped(message, self.options.map_frame)
+            self._T_map_base = messages.pose_from_stamped(message, self.options.map)
 
     def _act(self) -> None:
         """Let the policy choose, if there is something new to see."""
@@ -204,7 +211,7 @@ class PolicyNode(_ros.LifecycleNode):
         T_base_next = mount.body_motion(motion_of(action, o.max_translation, o.max_rotation))
         if o.command == "goal_pose":
             T_map_goal = T_map_base @ T_base_next
-            self._output.publish(messages.pose_stamped_message(T_map_goal, self._now(), o.map_frame))
+            self._output.publish(messages.pose_stamped_message(T_map_goal, self._now(), o.map))
         else:
             self._velocity = velocity_between(T_base_next, 1.0 / o.rate)
 
@@ -231,25 +238,4 @@ def main(args: Sequence[str] | None = None) -> int:
     Raises:
         MissingPackageError: ROS is not installed.
     """
-    ended = threading.Event()
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    # rclpy's own handlers would close the context before the last zero velocity is out.
-    _ros.rclpy.init(args=args, signal_handler_options=_ros.SignalHandlerOptions.NO)
-    executor = _ros.SingleThreadedExecutor()
-    try:
-        check_owners()
-        node = PolicyNode()
-        executor.add_node(node)
-        while not ended.is_set():
-            executor.spin_once(timeout_sec=LOOK_SECONDS)
-        node.stop()
-        node.destroy_node()
-    except MirageError as error:
-        _ros.rclpy.logging.get_logger("mirage_policy").fatal(str(error))
-        return 2
-    finally:
-        executor.shutdown()
-        _ros.rclpy.try_shutdown()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return 0
+    return run_node(PolicyNode, NODE_NAME, args)

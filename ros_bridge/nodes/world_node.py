@@ -44,6 +44,8 @@ Services (std_srvs), and topics that do the same
   ~/rollback  Trigger   ~/rollback_cmd std_msgs/UInt32   undo the last `rollback_chunks` chunks (or as many as given)
 Services of simulation_interfaces, where it is installed: ~/get_simulator_features, ~/reset_simulation,
 ~/step_simulation, ~/get_simulation_state, ~/set_simulation_state, ~/get_entity_state, ~/set_entity_state, ~/load_world
+Actions of nav2_msgs, where it is installed: ~/follow_path, ~/navigate_to_pose; and a heartbeat on bond while active,
+where bond is installed, for Nav2's lifecycle manager
 Lifecycle: configure loads the model and opens or resumes the store, activate streams, deactivate pauses, cleanup and
 shutdown close both. With `autostart` (default) the node goes to active by itself.
 Parameters (ranges and meanings: `world_parameters.py`, or `ros2 param describe`)
@@ -64,46 +66,32 @@ reached) is refused with a warning that names it and a count in /diagnostics; th
 
 from __future__ import annotations
 
-import gc
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mirage_env.errors import InvalidOptionError, MirageError
 from ros_bridge import _ros
+from ros_bridge.inputs.rejected_inputs import RejectedInputs, TransitionErrors
 from ros_bridge.messages.message_types import NANO
-from ros_bridge.nodes.cmd_vel import CmdVel
-from ros_bridge.nodes.diagnostics import diagnostics_message
-from ros_bridge.nodes.goal_topics import GoalTopics
-from ros_bridge.nodes.look_at import LookAt
-from ros_bridge.nodes.memory_cloud import MemoryCloud, MemoryGrid
-from ros_bridge.nodes.node_time import NodeTime
-from ros_bridge.nodes.observe_topics import ObserveTopics
-from ros_bridge.nodes.publishers import WorldPublishers
-from ros_bridge.nodes.rejected_inputs import RejectedInputs, TransitionErrors
-from ros_bridge.nodes.rgbd_topics import RgbdTopics
-from ros_bridge.nodes.simulation_services import SimulationServices, simulation_types
-from ros_bridge.nodes.start_topics import StartTopics
-from ros_bridge.nodes.start_views import start_view
-from ros_bridge.nodes.subscriptions import subscribe
-from ros_bridge.nodes.trigger_services import offer
-from ros_bridge.nodes.world_services import WorldControls
-from ros_bridge.package_owners import check_owners
+from ros_bridge.motion.motion_commands import Stop
+from ros_bridge.nodes.bond import Bond
+from ros_bridge.nodes.run_node import run_node
+from ros_bridge.nodes.world_connections import WorldConnections
+from ros_bridge.nodes.world_opening import world_player
+from ros_bridge.outputs.diagnostics import diagnostics_message
+from ros_bridge.outputs.publishers import WorldPublishers
 from ros_bridge.parameters.declaration import changed, current, declare, fixed
 from ros_bridge.parameters.world_parameters import WorldParameters
-from ros_bridge.player.motion_commands import Stop
-from ros_bridge.player.rate_timer import RateTimer
 from ros_bridge.player.world_player import CLOSE_SECONDS, WorldPlayer
-from ros_bridge.sensing.camera_mount import CameraMount
+from ros_bridge.timing.node_time import NodeTime
+from ros_bridge.timing.rate_timer import RateTimer
 
 NODE_NAME = "mirage"
-LOOK_SECONDS = 0.25
-"""How often `main` looks whether it is to end."""
+THREADS = 4
+"""For callbacks: the two groups, the action that runs, and the one that it replaces."""
 CLEANUP_SECONDS = 30.0
 """Time that a cleanup waits for the disk; a shutdown does not wait so long."""
 SMOOTHING = 0.05
@@ -113,8 +101,8 @@ SMOOTHING = 0.05
 class WorldNode(_ros.LifecycleNode):
     """Lifecycle node of a learned world; the module's docstring is its interface.
 
-    Frames are shown by a thread of their own. Callbacks are in two groups, for two threads: what may wait for a chunk
-    or for the disk (controls, start views, clouds) is in one, so that commands and parameters never wait for it.
+    Frames are shown by a thread of their own. Callbacks are in two groups: what may wait for a chunk or for the disk
+    (controls, start views, clouds) is in one, so that commands and parameters never wait for it.
 
     Raises:
         InvalidOptionError: a parameter of the wrong type or out of its range.
@@ -125,13 +113,11 @@ class WorldNode(_ros.LifecycleNode):
         self.refusals = RejectedInputs(self.get_logger().warning)
         self.options = declare(self, WorldParameters)
         self.player: WorldPlayer | None = None
-        self._slow = _ros.MutuallyExclusiveCallbackGroup()
-        self._parts: list[tuple[Callable[[Any], Any], Any]] = []  # how each is destroyed, and what it is
+        self._connections: WorldConnections | None = None
         self._frames: RateTimer | None = None
-        self._cameras: dict[str, RgbdTopics] = {}
-        self._observing: ObserveTopics | None = None
         self._own_store: Path | None = None  # the cache of a world that this node has written
         self.time = NodeTime(self, self._on_time_back)
+        self._bond = Bond(self)
         self._publish_seconds = 0.0
         self._trouble: str | None = None
         self._refused_before = 0
@@ -160,6 +146,7 @@ class WorldNode(_ros.LifecycleNode):
         with TransitionErrors("activated", self.get_logger().error) as errors:
             if self.player is not None:
                 self._frames = RateTimer(self._on_frame, self.player.rate, lambda: self.time.now() / NANO)
+            self._bond.start()
         return _ros.TransitionCallbackReturn.FAILURE if errors.text else super().on_activate(state)
 
     def on_deactivate(self, state: Any) -> Any:
@@ -180,10 +167,9 @@ class WorldNode(_ros.LifecycleNode):
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Close the world and its store within that time, and disconnect; a second call does nothing."""
         self._stop_streaming()
-        for destroy, part in self._parts:
-            destroy(part)
-        self._parts.clear()
-        self._cameras, self._observing = {}, None
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            connections.destroy()
         self.time.stop()
         player, self.player = self.player, None
         if player is not None:
@@ -192,80 +178,23 @@ class WorldNode(_ros.LifecycleNode):
 
     def _open(self, o: WorldParameters) -> None:
         store = o.store_folder
-        import torch
-
-        from mirage_env.models.world_model_loader import load_world_model  # brings in diffusers and transformers
-
-        if o.threads:
-            torch.set_num_threads(o.threads)
-        model = load_world_model(o.model, o.device, **o.full_size)
-        view = start_view(model.config, o)
-        player = WorldPlayer(
-            model,
-            view,
-            seed=o.seed,
-            store=store,
-            resume=o.resume or (store is not None and store == self._own_store),
-            frames=o.store_frames,
-            limits=o.limits,
-            rate=o.rate or None,
-            clock=lambda: self.time.now() / NANO,
-            mount_of=lambda camera: CameraMount.above_floor(camera.T_world_cam, o.planar),
-        )
+        resume = o.resume or (store is not None and store == self._own_store)
+        player = world_player(o, lambda: self.time.now() / NANO, resume)
         if o.publish_clock:
             self.time.publish(o.clock_factor, lambda: self.player is None or self.player.time_runs)
         self.get_logger().info(f"{o.model}: {player.start()}")
         self.player, self._own_store = player, store
-        self.outputs = WorldPublishers(self, o, model.config.image_size, player.rate)
-        self._own(self.outputs)
-        self._connect(player, o)
+        self.outputs = WorldPublishers(self, o, player.model.config.image_size, player.rate)
+        self._connections = WorldConnections(self, player, self.outputs, lambda: self.options, self.refusals)
+        self._connections.connect()
 
-    def _connect(self, player: WorldPlayer, o: WorldParameters) -> None:
-        """Subscriptions, services and the slow timers."""
-        controls = WorldControls(player, lambda: self.options, self.outputs.forget_path)
-        for control in controls.all():
-            service, topic = offer(self, control, self.refusals, self._slow)
-            self._parts += [(self.destroy_service, service), (self.destroy_subscription, topic)]
-        if simulation_types() is not None:
-            self._own(SimulationServices(self, player, controls, lambda: self.options, self.refusals, self._slow))
-        goals, look = GoalTopics(player, o), LookAt(self, player, o)
-        self._own(CmdVel(self, player, o, self.refusals), look)
-        for kind, topic, callback, group in (
-            (_ros.PoseStamped, "~/goal_pose", goals.goal, None),
-            (_ros.Path, "~/path_cmd", goals.path, None),
-            (_ros.PoseStamped, "~/look_at", look.look, self._slow),
-        ):
-            made = subscribe(self, kind, topic, callback, self.refusals, group)
-            self._parts.append((self.destroy_subscription, made))
-        shared = (self.refusals, self._slow)
-        start = StartTopics(
-            self, player.model.config, lambda: self.options, controls.open_view, controls.keep_view, *shared
-        )
-        self._own(start.topics)
-        self._cameras = {"start": start.topics}
-        self._observing = None
-        if o.observe:
-            resumed = player.state.chunk > 0
-            self._observing = ObserveTopics(
-                self, player, lambda: self.options, controls.open_view, *shared, resumed=resumed
-            )
-            self._own(self._observing)
-            self._cameras["observe"] = self._observing.topics
-        for rate, memory in ((o.points_rate, MemoryCloud), (o.grid_rate, MemoryGrid)):
-            if rate:
-                shown = memory(player, self.outputs)
-                timer = self.create_timer(1.0 / rate, partial(self._show_memory, shown), callback_group=self._slow)
-                self._parts.append((self.destroy_timer, timer))
-
-    def _own(self, *parts: Any) -> None:
-        """Destroy these at the end, by their own `destroy`."""
-        self._parts += [(type(part).destroy, part) for part in parts]
-
-    def _show_memory(self, shown: MemoryCloud | MemoryGrid) -> None:
-        with self.refusals.watching("points"):
-            shown.show(self.time.stamp())
+    @property
+    def streams(self) -> bool:
+        """Test for frames that are shown: the node is active."""
+        return self._frames is not None
 
     def _stop_streaming(self) -> None:
+        self._bond.stop()
         if self._frames is not None:
             self._frames.stop()
             self._frames = None
@@ -287,7 +216,7 @@ class WorldNode(_ros.LifecycleNode):
         stats = None if self.player is None else self.player.stats()
         if stats is not None:
             self.outputs.show_path(self.time.stamp())
-        counts = {} if self._observing is None else self._observing.counts
+        counts = {} if self._connections is None else self._connections.counts
         message = diagnostics_message(
             self.get_fully_qualified_name(),
             self.time.stamp(),
@@ -304,8 +233,8 @@ class WorldNode(_ros.LifecycleNode):
         before, self._refused_before = self._refused_before, self.refusals.counts.total()
         if self.refusals.counts.total() != before:
             return "inputs are being refused"
-        found = {name: topics.missing() for name, topics in self._cameras.items()}
-        return next((f"~/{name}: {text}" for name, text in found.items() if text), self._trouble)
+        missing = None if self._connections is None else self._connections.missing()
+        return missing or self._trouble
 
     def _on_parameters(self, parameters: Sequence[Any]) -> Any:
         """Apply the values of parameters that are set, or say what is wrong with them."""
@@ -336,42 +265,4 @@ def main(args: Sequence[str] | None = None) -> int:
         MissingPackageError: ROS is not installed.
     """
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    ended, starting = threading.Event(), threading.Event()
-
-    def end(*_: object) -> None:
-        ended.set()
-        if starting.is_set():
-            raise KeyboardInterrupt  # loading a model takes longer than anybody wants to wait
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    # rclpy's own handlers would close the context before the store is closed.
-    _ros.rclpy.init(args=args, signal_handler_options=_ros.SignalHandlerOptions.NO)
-    executor = _ros.MultiThreadedExecutor(num_threads=2)
-    node = None
-    try:
-        check_owners()
-        starting.set()
-        node = WorldNode()
-        if node.options.autostart and not node.start():
-            return 2
-        starting.clear()
-        executor.add_node(node)
-        while not ended.is_set():
-            executor.spin_once(timeout_sec=LOOK_SECONDS)
-    except KeyboardInterrupt:
-        starting.clear()
-    except MirageError as error:
-        _ros.rclpy.logging.get_logger(NODE_NAME).fatal(str(error))
-        return 2
-    finally:
-        starting.clear()
-        if node is not None:
-            node.close()
-        executor.shutdown()
-        if node is not None:
-            node.destroy_node()
-        _ros.rclpy.try_shutdown()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        gc.freeze()  # at its end the interpreter would look through all objects of torch for seconds
-    return 0
+    return run_node(WorldNode, NODE_NAME, args, THREADS)

@@ -35,6 +35,7 @@ class PolicyParameters:
     compressed: bool = _parameter(False, "take the compressed images")
     needs_pose: bool = _parameter(True, "act only where a pose is known")
     image_timeout: float = _parameter(1.0, "seconds without an image after which it stops", 0.05, 60.0)
+    frame_prefix: str = _parameter("", "put before map_frame, such as robot1/; not before one that begins with /")
     map_frame: str = _parameter("map", "frame of the poses")
     camera_height: float = _parameter(1.2, "camera above the base whose pose comes, m", 0.0, 100.0)
     camera_tilt: float = _parameter(0.0, "degrees that the camera looks down", -89.0, 89.0)
@@ -54,6 +55,11 @@ class PolicyParameters:
             raise InvalidOptionError("a goal is given from where the body is: command goal_pose needs needs_pose")
         if (self.width == 0) != (self.height == 0):
             raise InvalidOptionError(f"width is {self.width} and height {self.height}; give both, or neither")
+
+    @property
+    def map(self) -> str:
+        """Name of the map with its prefix."""
+        return self.map_frame[1:] if self.map_frame.startswith("/") else self.frame_prefix + self.map_frame
 
     @property
     def size(self) -> tuple[int, int] | None:

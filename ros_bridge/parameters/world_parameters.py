@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from mirage_env.errors import InvalidOptionError
 from ros_bridge.messages.optical_frames import Matrix
-from ros_bridge.player.motion_commands import Limits
+from ros_bridge.motion.motion_commands import Limits
 from ros_bridge.sensing.camera_mount import CameraMount, mount_from_euler
 
 TWISTS = ("auto", "Twist", "TwistStamped")

@@ -1,91 +1,27 @@
 """Play frames at a steady rate, with one chunk generated ahead.
 
-One thread, the world's, does all that uses the networks or the store, one job after the other: the order of jobs is the
-order of events, and networks are never used twice at once. What is played lies behind one lock that is held only for
-moments.
+What is played lies behind one lock that is held only for moments; what takes longer is done in the world's thread.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Literal, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, WorldFailedError
-from mirage_env.world_model import WorldModel
 from mirage_env.world_state import WorldState
+from ros_bridge.motion.motion_commands import Command, Progress, Stop, is_standing
 from ros_bridge.player.cache_log import CacheLog
-from ros_bridge.player.latest_command import LatestCommand
-from ros_bridge.player.motion_commands import Command, Limits, Progress, is_standing, plan
-from ros_bridge.player.played_chunk import Clock, PlayedChunk, PlayedFrame, generate
-from ros_bridge.player.statistics import PlayerMeter
-from ros_bridge.sensing.camera_mount import AT_CAMERA, CameraMount
+from ros_bridge.player.chunk_ahead import ChunkAhead
+from ros_bridge.player.played_chunk import PlayedChunk, PlayedFrame
 
-LOGGER = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 
 
-class Playback:
-    """Plays one world by commands. `WorldPlayer`, which opens and changes worlds, says what all of it means.
-
-    Args:
-        model: the networks.
-        rate: frames per second.
-        limits: largest speeds, and how long a velocity holds.
-        idle: what a standing camera does.
-        history: how many worlds of the past are kept.
-        clock: seconds.
-        mount_of: mount of a world's camera on the body, called where a world is opened; `AT_CAMERA` without it.
-
-    Raises:
-        InvalidOptionError: a rate that is not positive, another `idle`, or no history.
-    """
-
-    def __init__(
-        self,
-        model: WorldModel,
-        rate: float,
-        limits: Limits,
-        idle: Literal["hold", "generate"],
-        history: int,
-        clock: Clock,
-        mount_of: Callable[[Camera], CameraMount] | None = None,
-    ) -> None:
-        if not 0.0 < rate < math.inf:
-            raise InvalidOptionError(f"rate is {rate}; give frames per second, a positive number")
-        if idle not in ("hold", "generate") or history < 1:
-            raise InvalidOptionError(f"idle is {idle!r} and history {history}; give hold or generate, and at least 1")
-        self.model, self.rate, self.limits = model, rate, limits
-        self._idle, self._clock = idle, clock
-        self._mount_of = mount_of
-        self.mount = AT_CAMERA
-        self._meter = PlayerMeter()
-        self._changed = threading.Condition()  # the lock of everything here
-        self._worker: ThreadPoolExecutor | None = None
-        self._closed = False
-        self._log: CacheLog | None = None
-        self._failure: BaseException | None = None  # not raised yet
-        self._now: PlayedChunk
-        self._cursor = 0  # next frame of _now
-        self._shown: PlayedFrame
-        self._standing = True
-        self._past: deque[WorldState] = deque(maxlen=history)
-        self._ahead: PlayedChunk | None = None
-        self._job: Future[PlayedChunk | None] | None = None
-        self._job_order = 0
-        self._latest = LatestCommand()
-        self._paused = False
-        self._playing_out = False  # while paused: the frames of _now may be shown
-        self._allowed = 0  # while paused: chunks that may begin
-        self._begun = 0
-        self._worlds = 0  # how often the world was replaced
-        self._busy = 0  # jobs that are to replace the world
+class Playback(ChunkAhead):
+    """Plays one world by commands. `WorldPlayer`, which opens and changes worlds, says what all of it means."""
 
     @property
     def state(self) -> WorldState:
@@ -93,6 +29,13 @@ class Playback:
         with self._changed:
             self._check_running()
             return self._now.state
+
+    @property
+    def shown_camera(self) -> Camera:
+        """Camera of the frame that was handed out last."""
+        with self._changed:
+            self._check_running()
+            return self._now.frames[max(0, self._cursor - 1)].camera
 
     @property
     def paused(self) -> bool:
@@ -105,8 +48,8 @@ class Playback:
             playing = self._playing_out and self._cursor < len(self._now.frames)
             return not self._paused or playing or self._allowed > 0
 
-    def command(self, command: Command) -> None:
-        """Set the motion from the next chunk on; the newest command wins. Never waits.
+    def command(self, command: Command) -> int:
+        """Set the motion from the next chunk on; the newest command wins. Never waits. Returns its number.
 
         Raises:
             WorldFailedError: a chunk could not be generated since the last command (raised once; this command is not
@@ -119,6 +62,21 @@ class Playback:
             if self._latest.give(command, self._clock(), self.limits.timeout):
                 self._review()
             self._pump()
+            return self._latest.number
+
+    def progress_of(self, number: int) -> Progress | None:
+        """Progress of a goal or path by the number of its command; None where another command has replaced it.
+
+        One that has not begun has metres and radians `inf` to go.
+        """
+        with self._changed:
+            return self._latest.progress_of(number)
+
+    def stop(self, number: int) -> None:
+        """Stop a command by its number; another one that has replaced it goes on."""
+        with self._changed:
+            if self._latest.number == number and not self._latest.stands:
+                self.command(Stop())
 
     def next_frame(self) -> PlayedFrame:
         """The frame to show now, to be called at `rate`. Never waits.
@@ -208,100 +166,8 @@ class Playback:
         self._now, self._cursor, self._ahead = take, 0, None
         self._begun += 1
         self._allowed = max(0, self._allowed - 1)
-        if self._log is not None:
-            self._log.hand()
-            self._submit(self._log.append, take).add_done_callback(self._log.settle)
+        self._store_chunk(take)
         self._changed.notify_all()
-
-    def _review(self) -> None:
-        """Drop the chunk ahead where a new command has overtaken it."""
-        if self._ahead is not None and self._is_outdated(self._ahead):
-            self._drop()
-
-    def _drop(self) -> None:
-        self._ahead = None
-        self._meter.dropped += 1
-
-    def _stop(self, progress: Progress | None = None) -> None:
-        self._latest.stop(progress)
-        self._review()
-
-    def _expire(self, now: float) -> None:
-        if self._latest.expire(now):
-            self._review()
-
-    def _is_outdated(self, take: PlayedChunk) -> bool:
-        """Test for a chunk ahead that has lost its command and must, or can in time, be generated anew."""
-        if take.order == self._latest.number:
-            return False
-        return self._latest.stands or self._time_left() > self._meter.latency
-
-    def _time_left(self) -> float:
-        """Seconds until the next chunk is due."""
-        if self._paused:
-            return 0.0 if self._allowed else math.inf
-        return (len(self._now.frames) - self._cursor) / self.rate
-
-    def _next_command(self) -> Command:
-        return self._now.plan.left if self._now.order == self._latest.number else self._latest.command
-
-    def _is_moving(self) -> bool:
-        return self._idle == "generate" or not is_standing(self._next_command())
-
-    def _pump(self) -> None:
-        """Have the next chunk generated, if there is to be one."""
-        if self._closed or self._busy or self._job is not None or self._ahead is not None:
-            return
-        stands = is_standing(self._next_command())
-        if stands and not self._allowed and (self._idle == "hold" or self._failure is not None):
-            return  # nothing to do; what has failed is not tried again until somebody asks for it
-        if self._paused and not self._allowed:
-            return
-        self._job = self._submit(self._generate)
-        self._job.add_done_callback(self._generated)
-
-    def _generate(self) -> PlayedChunk | None:
-        """In the world's thread: the next chunk; None where it would show nothing new."""
-        with self._changed:
-            self._expire(self._clock())
-            before, command = self._now.state, self._next_command()
-            order = self._job_order = self._latest.number
-            may_stand = self._allowed > 0 or self._idle == "generate"
-        planned = plan(before.camera, command, self.model.config.frames_per_chunk, self.rate, self.limits, self.mount)
-        if not may_stand and not planned.moves(before.camera):
-            return None
-        return generate(self.model, before, planned, order, self._clock)
-
-    def _generated(self, job: Future[PlayedChunk | None]) -> None:
-        with self._changed:
-            self._job = None
-            if self._closed or job.cancelled():
-                return
-            error = job.exception()
-            if error is not None:
-                self._fail(error)
-            else:
-                self._take(job.result())
-            self._changed.notify_all()
-            self._pump()
-
-    def _take(self, take: PlayedChunk | None) -> None:
-        if take is not None:
-            self._meter.generated(take.seconds)
-            if take.before is not self._now.state or self._is_outdated(take):
-                self._meter.dropped += 1
-            else:
-                self._ahead = take
-        elif self._job_order == self._latest.number:  # the goal is where the camera is
-            self._stop(None if is_standing(self._next_command()) else Progress(1.0, 0.0, 0.0))
-
-    def _fail(self, error: BaseException) -> None:
-        LOGGER.error("a chunk could not be generated, the world stands: %s", error, exc_info=error)
-        self._meter.failed(error)
-        self._failure = error
-        self._allowed = 0
-        if self._job_order == self._latest.number:
-            self._stop()
 
     def _replace(self, take: PlayedChunk, log: CacheLog | None, past: Sequence[WorldState] = ()) -> None:
         """Another world, standing."""
@@ -319,18 +185,6 @@ class Playback:
             self._stop()
             self._changed.notify_all()
 
-    def _change_log(self, log: CacheLog | None) -> None:
-        self._close_log()
-        self._log = log
-
-    def _close_log(self) -> Future[None] | None:
-        """Have the cache closed when it has taken what was handed to it."""
-        if self._log is None:
-            return None
-        closing = self._submit(self._log.close)
-        closing.add_done_callback(self._log.settle)
-        return closing
-
     def _run(self, job: Callable[[], ResultT]) -> ResultT:
         """Do a job in the world's thread while the picture holds; its result, or its error."""
         with self._changed:
@@ -343,15 +197,6 @@ class Playback:
             with self._changed:
                 self._busy -= 1
                 self._pump()
-
-    def _submit(self, job: Callable[..., ResultT], *arguments: PlayedChunk) -> Future[ResultT]:
-        if self._worker is None:
-            raise WorldFailedError("the player is not running; start it first")
-        return self._worker.submit(job, *arguments)
-
-    def _check_running(self) -> None:
-        if self._worker is None or self._closed:
-            raise WorldFailedError(f"the player is {'closed' if self._closed else 'not started'}; start a new one")
 
     def _raise_failure(self) -> NoReturn:
         failure, self._failure = self._failure, None

@@ -14,7 +14,7 @@ from mirage_env.interfaces import StartView
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import Chunk, WorldState
 from mirage_env.world_views import current_view
-from ros_bridge.player.motion_commands import Plan, Progress, Stop
+from ros_bridge.motion.motion_commands import Plan, Progress, Stop
 
 Clock = Callable[[], float]
 NO_COMMAND = -1

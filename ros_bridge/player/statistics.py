@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ros_bridge.player.motion_commands import Progress
+from ros_bridge.motion.motion_commands import Progress
 
 WINDOW = 2.0
 """Seconds over which frames per second are counted."""

@@ -1,12 +1,13 @@
 """ROS message types that the wheels lack, generated from their definitions with the wheels' own rosidl and a compiler.
 
-`shared_types()` gives packages to put on PYTHONPATH: tf2_msgs, as `DEFINITIONS` says. It takes a few
-seconds and needs gcc; `needs_generated_types` skips what does where one of the two is missing.
+`shared_types()` gives packages to put on PYTHONPATH: those of `DEFINITIONS`. It takes ten seconds once and needs gcc;
+`needs_generated_types` skips what does where one of the two is missing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import importlib
 import io
@@ -21,6 +22,7 @@ import tempfile
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from repository import ROOT
@@ -28,10 +30,161 @@ from ros_process import ros_is_installed
 
 PREFIX = Path(sys.prefix)
 DEFINITIONS: dict[str, dict[str, str]] = {
-    "tf2_msgs": {"msg/TFMessage.msg": "geometry_msgs/TransformStamped[] transforms\n"},
+    "tf2_msgs": {"msg/TFMessage.msg": "geometry_msgs/TransformStamped[] transforms"},
+    "bond": {
+        "msg/Status.msg": """
+            std_msgs/Header header
+            string id
+            string instance_id
+            bool active
+            float32 heartbeat_timeout
+            float32 heartbeat_period
+        """
+    },
+    "nav2_msgs": {
+        "action/FollowPath.action": """
+            nav_msgs/Path path
+            string controller_id
+            string goal_checker_id
+            string progress_checker_id
+            ---
+            uint16 NONE=0
+            uint16 UNKNOWN=100
+            uint16 INVALID_PATH=103
+            std_msgs/Empty result
+            uint16 error_code
+            string error_msg
+            ---
+            float32 distance_to_goal
+            float32 speed
+        """,
+        "action/NavigateToPose.action": """
+            geometry_msgs/PoseStamped pose
+            string behavior_tree
+            ---
+            uint16 NONE=0
+            uint16 UNKNOWN=9000
+            uint16 error_code
+            string error_msg
+            ---
+            geometry_msgs/PoseStamped current_pose
+            builtin_interfaces/Duration navigation_time
+            builtin_interfaces/Duration estimated_time_remaining
+            int16 number_of_recoveries
+            float32 distance_remaining
+        """,
+    },
+    "simulation_interfaces": {
+        "msg/Result.msg": """
+            uint8 RESULT_FEATURE_UNSUPPORTED=0
+            uint8 RESULT_OK=1
+            uint8 RESULT_NOT_FOUND=2
+            uint8 RESULT_INCORRECT_STATE=3
+            uint8 RESULT_OPERATION_FAILED=4
+            uint8 result
+            string error_message
+        """,
+        "msg/SimulationState.msg": """
+            uint8 STATE_STOPPED=0
+            uint8 STATE_PLAYING=1
+            uint8 STATE_PAUSED=2
+            uint8 STATE_QUITTING=3
+            uint8 STATE_NO_WORLD=4
+            uint8 STATE_LOADING_WORLD=5
+            uint8 state
+        """,
+        "msg/SimulatorFeatures.msg": """
+            uint8 SPAWNING=0
+            uint8 ENTITY_STATE_GETTING=10
+            uint8 ENTITY_STATE_SETTING=11
+            uint8 SIMULATION_RESET=20
+            uint8 SIMULATION_RESET_TIME=21
+            uint8 SIMULATION_RESET_STATE=22
+            uint8 SIMULATION_RESET_SPAWNED=23
+            uint8 SIMULATION_STATE_GETTING=24
+            uint8 SIMULATION_STATE_SETTING=25
+            uint8 SIMULATION_STATE_PAUSE=26
+            uint8 STEP_SIMULATION_SINGLE=31
+            uint8 STEP_SIMULATION_MULTIPLE=32
+            uint8 STEP_SIMULATION_ACTION=33
+            uint8 WORLD_LOADING=40
+            uint8 WORLD_RESOURCE_STRING=41
+            uint8 WORLD_INFO_GETTING=44
+            uint16[] features
+            string[] spawn_formats
+            string custom_info
+        """,
+        "msg/EntityState.msg": """
+            std_msgs/Header header
+            geometry_msgs/Pose pose
+            geometry_msgs/Twist twist
+            geometry_msgs/Accel acceleration
+        """,
+        "msg/Resource.msg": "string uri\nstring resource_string",
+        "msg/WorldResource.msg": """
+            string name
+            Resource world_resource
+            string description
+            string[] tags
+        """,
+        "srv/GetSimulatorFeatures.srv": "---\nSimulatorFeatures features",
+        "srv/ResetSimulation.srv": """
+            uint8 SCOPE_DEFAULT=0
+            uint8 SCOPE_TIME=1
+            uint8 SCOPE_STATE=2
+            uint8 SCOPE_SPAWNED=4
+            uint8 SCOPE_ALL=255
+            uint8 scope
+            ---
+            Result result
+        """,
+        "srv/StepSimulation.srv": "uint64 steps 1\n---\nResult result",
+        "srv/GetSimulationState.srv": "---\nSimulationState state\nResult result",
+        "srv/SetSimulationState.srv": """
+            SimulationState state
+            ---
+            uint8 ALREADY_IN_TARGET_STATE=101
+            uint8 STATE_TRANSITION_ERROR=102
+            uint8 INCORRECT_TRANSITION=103
+            Result result
+        """,
+        "srv/GetEntityState.srv": "string entity\n---\nResult result\nEntityState state",
+        "srv/SetEntityState.srv": """
+            string entity
+            EntityState state
+            bool set_pose
+            bool set_twist
+            bool set_acceleration
+            ---
+            uint8 INVALID_POSE=101
+            Result result
+        """,
+        "srv/LoadWorld.srv": """
+            Resource world_resource
+            bool fail_on_unsupported_element
+            bool ignore_missing_or_unsupported_assets
+            ---
+            uint8 UNSUPPORTED_FORMAT=101
+            uint8 NO_RESOURCE=102
+            uint8 RESOURCE_PARSE_ERROR=103
+            Result result
+            WorldResource world
+        """,
+    },
 }
-"""Interface files by package, for tests; names and fields are those of the packages of ROS."""
-LIBRARIES = ("geometry_msgs", "std_msgs", "builtin_interfaces", "service_msgs")
+"""Interface files by package: the names, fields and values that the bridge uses, as the packages have them.
+
+nav2_msgs is that of Kilted, simulation_interfaces version 2.1.0.
+"""
+LIBRARIES = (
+    "geometry_msgs",
+    "nav_msgs",
+    "std_msgs",
+    "builtin_interfaces",
+    "service_msgs",
+    "action_msgs",
+    "unique_identifier_msgs",
+)
 GENERATORS = ("rosidl_generator_c", "rosidl_typesupport_fastrtps_c")
 
 
@@ -58,7 +211,7 @@ def _generate(package: str, files: dict[str, str], out: Path, root: Path) -> Non
         for name, text in files.items():
             source = root / "definitions" / package / name
             source.parent.mkdir(parents=True, exist_ok=True)
-            source.write_text(text)
+            source.write_text(dedent(text).strip() + "\n")
             kind = source.suffix[1:]
             convert = getattr(importlib.import_module(f"rosidl_adapter.{kind}"), f"convert_{kind}_to_idl")
             convert(root / "definitions" / package, package, Path(name), out / Path(name).parent)
@@ -99,19 +252,21 @@ def _generate(package: str, files: dict[str, str], out: Path, root: Path) -> Non
 
 
 def _compile(package: str, out: Path, root: Path) -> None:
+    """Compile all C files as one, and all C++ files as one: their headers take longer than they."""
     import numpy as np
 
     folders = [root, PREFIX / "include", *(PREFIX / "include").iterdir(), np.get_include()]
-    includes = [f"-I{folder}" for folder in (*folders, sysconfig.get_paths()["include"])]
-    objects = []
-    for file in sorted([*out.rglob("*.c"), *out.rglob("*.cpp")]):
-        compiler = ["gcc", "-std=c11"] if file.suffix == ".c" else ["g++", "-std=c++17"]
-        objects.append(str(file) + ".o")
-        subprocess.run(
-            [*compiler, "-O0", "-fPIC", "-w", "-D_GNU_SOURCE", "-c", file, "-o", objects[-1], *includes],
-            check=True,
-            timeout=60,
-        )
+    flags = ["-O0", "-fPIC", "-w", "-D_GNU_SOURCE", *(f"-I{f}" for f in folders)]
+    flags.append(f"-I{sysconfig.get_paths()['include']}")
+    alone = sorted(out.rglob("*__description.c"))  # these have names in common
+    sources: list[Path] = [*alone]
+    for suffix in (".c", ".cpp"):
+        whole = out / f"whole_{suffix[1:]}{suffix}"
+        parts = [file for file in sorted(out.rglob(f"*{suffix}")) if file not in alone]
+        whole.write_text("".join(f'#include "{file}"\n' for file in parts))
+        sources.append(whole)
+    subprocess.run(["gcc", *flags, "-c", *sources], check=True, timeout=300, cwd=out)
+    objects = [str(out / f"{file.stem}.o") for file in sources]
     kinds = ("rosidl_generator_c", "rosidl_typesupport_fastrtps_c", "rosidl_typesupport_c", "rosidl_generator_py")
     others = ("rosidl_runtime_c", "rosidl_typesupport_c", "rosidl_typesupport_fastrtps_c", "fastcdr", "rmw", "rcutils")
     libraries = [f"{p}__{kind}" for p in LIBRARIES for kind in kinds] + [*others, "rosidl_typesupport_fastrtps_cpp"]
@@ -125,13 +280,13 @@ def _compile(package: str, out: Path, root: Path) -> None:
 @cache
 def shared_types() -> Path:
     """The packages, generated once per checkout; this process and those it starts can import them."""
-    content = repr((DEFINITIONS, sys.version, str(PREFIX))).encode()
+    content = repr((sys.version, str(PREFIX))).encode() + Path(__file__).read_bytes()
     folder = ROOT / ".pytest_cache" / f"ros_types_{hashlib.sha256(content).hexdigest()[:16]}"
-    if not folder.exists():
-        folder.parent.mkdir(exist_ok=True)
-        made = generated_types(Path(tempfile.mkdtemp(prefix="ros_types_", dir=folder.parent)))
-        with contextlib.suppress(OSError):  # another process was faster
-            made.rename(folder)
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / "ros_types.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two processes would both take ten seconds
+        if not folder.exists():
+            generated_types(Path(tempfile.mkdtemp(prefix="ros_types_", dir=folder.parent))).rename(folder)
     site.addsitedir(str(folder))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     importlib.invalidate_caches()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_python import fork_server
 from repository import ROOT
 
 LIFETIME = 400.0
@@ -67,19 +68,27 @@ def ros_environment(domain: int, logs: Path) -> dict[str, str]:
     }
 
 
+def start(arguments: list[str], environment: dict[str, str], folder: Path) -> Any:
+    """Start a Python process; code of `-c` in one that has imported the nodes already."""
+    if arguments[0] == "-c":
+        return fork_server().run(arguments, environment, str(folder))
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
 class RosProcess:
     """A running Python process; what it writes is kept in `output`."""
 
     def __init__(self, arguments: list[str], domain: int, folder: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, *arguments],
-            env=ros_environment(domain, folder / "ros_logs"),
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        environment = ros_environment(domain, folder / "ros_logs")
+        self._process = start(arguments, environment, folder)
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -117,11 +126,11 @@ class RosProcess:
         self.kill()
         self._process.wait(10.0)
         self._reader.join(10.0)
-        self._process.stdout.close()  # type: ignore[union-attr]
+        self._process.stdout.close()
         self._watchdog.join(10.0)
 
     def _read(self) -> None:
-        for line in self._process.stdout:  # type: ignore[union-attr]
+        for line in self._process.stdout:
             self._lines.append(line)
 
 

@@ -103,7 +103,7 @@ def test_walk_comes_back_bit_for_bit(bag, cameras, frames, depth):
     assert found.view_stamps == found.camera_stamps
 
 
-@pytest.mark.parametrize("rate", [8.0, 30.0, 7.3])
+@pytest.mark.parametrize("rate", [30.0, 7.3])
 def test_stamps_keep_the_rate_and_do_not_drift(tmp_path, rate):
     many = [Camera.from_fov(1.0, 2, 2)] * 300
     write_bag(tmp_path / "bag", many, rate=rate, start=START)

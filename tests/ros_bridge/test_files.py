@@ -100,6 +100,8 @@ def test_launch_file_names_files_and_executables_that_are_installed():
     ours = [n for n in nodes if ast.literal_eval(n["package"]) == "mirage_env"]
     assert {ast.literal_eval(n["name"]) for n in ours} == set(NODES)
     for node in ours:
+        given = ast.unparse(node["parameters"])
+        assert all(name in given for name in ("'params'", "common", "prefix"))
         executable = ast.literal_eval(node["executable"])
         assert f"\n{executable} = " in (ROOT / "pyproject.toml").read_text()
         assert (BRIDGE / f"nodes/{executable}.py").is_file()

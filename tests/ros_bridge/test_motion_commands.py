@@ -12,7 +12,7 @@ from mirage_env.camera import Camera
 from mirage_env.errors import InvalidActionError, InvalidOptionError, InvalidPoseError
 from mirage_env.poses import inverse, pose_from_rotation_vector, rotation_angle, screw
 from ros_bridge.messages.optical_frames import body_from_optical, matrix_from_ros_pose, optical_from_body
-from ros_bridge.player.motion_commands import (
+from ros_bridge.motion.motion_commands import (
     FollowPath,
     Goal,
     Limits,

@@ -18,7 +18,7 @@ from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import StartView
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.store import load_frames, load_world, open_cache
-from ros_bridge.player.motion_commands import FollowPath, Goal, Limits, Stop, Velocity, plan
+from ros_bridge.motion.motion_commands import FollowPath, Goal, Limits, Stop, Velocity, plan
 from ros_bridge.player.world_player import WorldPlayer
 from ros_bridge.sensing.camera_mount import CameraMount
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ros_bridge import _ros
-from ros_bridge.nodes.rejected_inputs import REFUSED, RejectedInputs
+from ros_bridge.inputs.rejected_inputs import REFUSED, RejectedInputs
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 from mirage_env.errors import InvalidOptionError
 from ros_bridge import _ros
 from ros_bridge.messages.message_types import NANO, time_message
-from ros_bridge.player.rate_timer import RateTimer
-from ros_bridge.player.simulation_clock import SimulationClock
+from ros_bridge.timing.rate_timer import RateTimer
+from ros_bridge.timing.simulation_clock import SimulationClock
 
 TICKS = 100.0
 """Messages of /clock per second of real time."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import StartView
-from ros_bridge.nodes.rejected_inputs import RejectedInputs
-from ros_bridge.nodes.rgbd_topics import RgbdMessages, RgbdTopics
+from ros_bridge.inputs.rejected_inputs import RejectedInputs
+from ros_bridge.inputs.rgbd_topics import RgbdMessages, RgbdTopics
 from ros_bridge.parameters.world_parameters import WorldParameters
 
 

@@ -14,9 +14,9 @@ from mirage_env.errors import InvalidCameraError, InvalidDepthError
 from mirage_env.files import printable
 from mirage_env.interfaces import StartView
 from ros_bridge import _ros, messages
-from ros_bridge.nodes.rejected_inputs import RejectedInputs
-from ros_bridge.nodes.start_views import camera_view
-from ros_bridge.nodes.subscriptions import subscribe
+from ros_bridge.inputs.rejected_inputs import RejectedInputs
+from ros_bridge.inputs.start_views import camera_view
+from ros_bridge.inputs.subscriptions import subscribe
 from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.sensing.rectification import Rectifier, lens_content, rectifier_from_info
 from ros_bridge.sensing.synchronizer import ApproximateTimeSynchronizer

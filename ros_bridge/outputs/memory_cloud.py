@@ -9,7 +9,7 @@ from mirage_env.errors import InvalidPointsError
 from mirage_env.interfaces import LatentCodec, Memory
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.viz.pictures import feature_colours
-from ros_bridge.nodes.publishers import WorldPublishers
+from ros_bridge.outputs.publishers import WorldPublishers
 from ros_bridge.player.world_player import WorldPlayer
 
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from mirage_env.errors import InvalidOptionError
 from ros_bridge import _ros
-from ros_bridge.nodes.publishers import overridable, stream_quality
-from ros_bridge.nodes.rejected_inputs import RejectedInputs
+from ros_bridge.inputs.rejected_inputs import RejectedInputs
+from ros_bridge.quality_of_service import overridable, stream_quality
 
 
 def subscribe(
     node: Any,
     kind: Any,
     topic: str,
-    callback: Callable[[Any], None],
+    callback: Callable[[Any], object],
     refusals: RejectedInputs,
     group: Any = None,
     quality: Any = None,

@@ -7,10 +7,10 @@ from typing import Any
 
 from mirage_env.errors import InvalidOptionError
 from ros_bridge import _ros, messages
-from ros_bridge.nodes.rejected_inputs import RejectedInputs
-from ros_bridge.nodes.subscriptions import subscribe
+from ros_bridge.inputs.rejected_inputs import RejectedInputs
+from ros_bridge.inputs.subscriptions import subscribe
+from ros_bridge.motion.motion_commands import Velocity
 from ros_bridge.parameters.world_parameters import WorldParameters
-from ros_bridge.player.motion_commands import Velocity
 from ros_bridge.player.world_player import WorldPlayer
 
 LOOK_SECONDS = 0.25

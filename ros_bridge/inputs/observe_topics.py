@@ -11,9 +11,9 @@ from typing import Any
 from mirage_env.errors import InvalidPoseError
 from mirage_env.interfaces import StartView
 from ros_bridge import _ros, messages
-from ros_bridge.nodes.rejected_inputs import RejectedInputs
-from ros_bridge.nodes.rgbd_topics import RgbdMessages, RgbdTopics
-from ros_bridge.nodes.subscriptions import subscribe
+from ros_bridge.inputs.rejected_inputs import RejectedInputs
+from ros_bridge.inputs.rgbd_topics import RgbdMessages, RgbdTopics
+from ros_bridge.inputs.subscriptions import subscribe
 from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.player.world_player import WorldPlayer
 from ros_bridge.sensing.camera_mount import world_from_map
@@ -26,6 +26,8 @@ PATIENCE = 2.0
 """Seconds of real time that a view waits for the transforms of its time."""
 WAITING = 20
 """Views that may wait; the oldest is left out for the next."""
+POSES = 100
+"""Messages with poses that may wait: they come often, and each is needed."""
 LOOK_SECONDS = 0.05
 
 
@@ -63,14 +65,13 @@ class ObserveTopics:
         self.counts = {"written": 0, "known": 0, "left out": 0}
         o = options()
         self.topics = RgbdTopics(node, "~/observe", o, True, self._wait, rejected, group)
-        best_effort = _ros.qos_profile_sensor_data
+        moving = _ros.QoSProfile(depth=POSES, reliability=_ros.ReliabilityPolicy.BEST_EFFORT)
+        latched = _ros.QoSProfile(depth=POSES, durability=_ros.DurabilityPolicy.TRANSIENT_LOCAL)
         self._made = [
-            subscribe(node, _ros.Odometry, "~/observe/odom", self._odometry, rejected, None, best_effort),
-            subscribe(node, _ros.PoseStamped, "~/observe/pose", self._pose, rejected, None, best_effort),
+            subscribe(node, _ros.Odometry, "~/observe/odom", self._odometry, rejected, None, moving),
+            subscribe(node, _ros.PoseStamped, "~/observe/pose", self._pose, rejected, None, moving),
         ]
         if (kind := _ros.tf_message()) is not None:
-            moving = _ros.QoSProfile(depth=100, reliability=_ros.ReliabilityPolicy.BEST_EFFORT)
-            latched = _ros.QoSProfile(depth=100, durability=_ros.DurabilityPolicy.TRANSIENT_LOCAL)
             self._made += [
                 subscribe(node, kind, "/tf", lambda m: self._tf(m, False), rejected, None, moving),
                 subscribe(node, kind, "/tf_static", lambda m: self._tf(m, True), rejected, None, latched),
@@ -108,8 +109,10 @@ class ObserveTopics:
     def _wait(self, found: RgbdMessages) -> None:
         self._pending.append((time.monotonic(), found))
         while len(self._pending) > WAITING:
-            self._pending.popleft()
-            self.counts["left out"] += 1
+            _, oldest = self._pending.popleft()
+            with self._rejected.watching("observe"):
+                self._pose_of(oldest)  # says what is missing where views wait for poses that never come
+                self.counts["left out"] += 1
 
     def _process(self) -> None:
         """Take the views whose transforms have come."""

@@ -13,6 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 LOOK_SECONDS = 0.05
 """How often a clock that may be simulated is looked at while the next beat is far."""
 
+EARLY = 1e-5
+"""Seconds that a beat may be early: a simulated clock may stand a rounding error before it."""
+
 
 class RateTimer:
     """Calls a function `rate` times a second until it is stopped.
@@ -46,7 +49,7 @@ class RateTimer:
         while not self._stopped.is_set():
             left = due - self._clock()
             # Sums of floats miss the period by a little; only a beat that is clearly farther tells of a clock put back.
-            if 0.0 < left < 2.0 * self._period:
+            if EARLY < left < 2.0 * self._period:
                 self._stopped.wait(min(left, LOOK_SECONDS))
                 continue
             self._tick()

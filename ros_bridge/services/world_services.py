@@ -8,9 +8,9 @@ from typing import Any
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import StartView
 from ros_bridge import _ros
-from ros_bridge.nodes.trigger_services import Control
 from ros_bridge.parameters.world_parameters import WorldParameters, local_path
 from ros_bridge.player.world_player import WorldPlayer
+from ros_bridge.services.trigger_services import Control
 
 
 class WorldControls:

@@ -19,36 +19,20 @@ from mirage_env.poses import inverse
 from ros_bridge import _ros, messages
 from ros_bridge.messages.laser_scan import laser_scan
 from ros_bridge.messages.optical_frames import R_BODY_OPTICAL, Matrix
+from ros_bridge.motion.motion_commands import velocity_between
 from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.player.memory_views import enlarged
-from ros_bridge.player.motion_commands import velocity_between
 from ros_bridge.player.played_chunk import PlayedFrame
+from ros_bridge.quality_of_service import latched_quality, overridable, stream_quality
 from ros_bridge.sensing.camera_mount import CameraMount, map_from_world
 
 Box = tuple[float, float, float, float]
 UP = (0.0, -1.0, 0.0)
 """Direction of the map's z axis in the world."""
 
-DEPTH = 5
-"""Messages a publisher keeps for a subscriber that is slow: then the oldest are lost, and nobody waits."""
+STANDING = (np.zeros(3), np.zeros(3))
 PATH_POSES = 4096
 """Poses in ~/path; beyond it every other one is left out."""
-
-
-def stream_quality() -> Any:
-    """Reliable, volatile, keep last."""
-    return _ros.QoSProfile(depth=DEPTH)
-
-
-def latched_quality(depth: int = 1, latched: bool = True) -> Any:
-    """Reliable, keep last; whoever joins later gets the last message, where it is latched (transient local)."""
-    durability = _ros.DurabilityPolicy.TRANSIENT_LOCAL if latched else _ros.DurabilityPolicy.VOLATILE
-    return _ros.QoSProfile(depth=depth, durability=durability)
-
-
-def overridable() -> Any:
-    """History, depth and reliability of a topic may be set by parameters."""
-    return _ros.QoSOverridingOptions.with_default_policies()
 
 
 class WorldPublishers:
@@ -59,6 +43,9 @@ class WorldPublishers:
         options: frame names, the published size, scans and grids.
         size: H, W of the model's images.
         rate: frames per second, by which velocities of the base are measured.
+
+    Attributes:
+        velocity: of the base as it is shown, in its own axes: [3] m/s, [3] rad/s.
 
     Raises:
         InvalidOptionError: a QoS override that is none.
@@ -71,6 +58,7 @@ class WorldPublishers:
         self._poses: list[Any] = []
         self._made: list[Any] = []
         self._T_map_base: Matrix | None = None
+        self.velocity = STANDING
         self._mount: CameraMount | None = None
         self._image = self._publisher(_ros.Image, "~/image_raw")
         self._compressed = self._publisher(_ros.CompressedImage, "~/image_raw/compressed")
@@ -177,14 +165,12 @@ class WorldPublishers:
             self._progress.publish(_ros.Float32(data=float(frame.progress.fraction)))
 
     def _show_odometry(self, frame: PlayedFrame, T_map_base: Matrix, stamp: int) -> None:
-        before, self._T_map_base = self._T_map_base, T_map_base
-        if self._odometry is None or not _wanted(self._odometry):
-            return
-        velocity = (np.zeros(3), np.zeros(3))
+        before, self._T_map_base, self.velocity = self._T_map_base, T_map_base, STANDING
         if before is not None and not frame.held:
-            velocity = velocity_between(inverse(before) @ T_map_base, 1.0 / self._rate)
-        names = (self._frames.odom, self._frames.base)
-        self._odometry.publish(messages.odometry_message(T_map_base, *velocity, stamp, *names))
+            self.velocity = velocity_between(inverse(before) @ T_map_base, 1.0 / self._rate)
+        if self._odometry is not None:
+            names = (self._frames.odom, self._frames.base)
+            _send(self._odometry, lambda: messages.odometry_message(T_map_base, *self.velocity, stamp, *names))
 
     def _show_mount(self, mount: CameraMount, stamp: int) -> None:
         """Publish /tf_static once for each mount: another world may have another one."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ros_bridge import _ros, messages
-from ros_bridge.nodes.publishers import latched_quality, stream_quality
 from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.player.world_player import WorldPlayer
+from ros_bridge.quality_of_service import latched_quality, stream_quality
 from ros_bridge.sensing.camera_mount import map_from_world, world_from_map
 
 FRAME = "look_at_optical_frame"

@@ -1,0 +1,1 @@
+"""Inputs: subscriptions that drive a world, open it, and write what a robot sees into it."""

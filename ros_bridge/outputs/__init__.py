@@ -1,0 +1,1 @@
+"""Outputs: publishers of frames, transforms, memory, requested views and diagnostics."""

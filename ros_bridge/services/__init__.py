@@ -1,0 +1,1 @@
+"""Services and actions: what a caller waits for."""
