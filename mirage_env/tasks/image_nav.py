@@ -10,7 +10,8 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from mirage_env.errors import InvalidImageError, InvalidOptionError
+from mirage_env.errors import InvalidOptionError
+from mirage_env.fit_view import fit_view
 from mirage_env.spaces.observations import WorldFormat
 from mirage_env.spaces.reset_options import as_camera
 from mirage_env.tasks.base import Start, Step, Task, Verdict
@@ -70,7 +71,7 @@ class ImageNav(Rules, Task):
         Raises:
             InvalidOptionError: the goal is out of the world or cannot be reached, or an image without goal.
             InvalidPoseError: the goal is no pose.
-            InvalidImageError: the image has another shape or type than `pixels`.
+            InvalidImageError: no picture that can be read, or one beyond the limits.
         """
         pose, image = start.options.get("goal"), start.options.get("goal_image")
         if pose is None and image is not None:
@@ -80,8 +81,8 @@ class ImageNav(Rules, Task):
         else:
             target = as_camera(pose, start.camera)
             check_goal(start.world, target.position, self.radius)
-        shape = start.shown.frames[-1].shape
-        image = start.world.picture(target) if image is None else _checked(image, shape)
+        shape = start.shown.frames[-1].shape  # any picture of the place is cropped and resized to this
+        image = start.world.picture(target) if image is None else fit_view(image, shape[:2]).image
         trip = Trip.begin(target, start.camera, self.distance_to(target.position, start.world))
         progress = ImageTrip(trip, image, viewing_angle(start.camera, target))
         return Verdict(progress, info={**trip.measures(False), **_info(progress)}, goal=image)
@@ -100,12 +101,3 @@ class ImageNav(Rules, Task):
 
 def _info(progress: ImageTrip) -> dict[str, Any]:
     return {"angle_to_goal": progress.angle, "goal_pose": progress.trip.target.as_vector()}
-
-
-def _checked(image: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    pixels = np.array(image)
-    if pixels.shape != shape or pixels.dtype != np.uint8:
-        raise InvalidImageError(
-            f"the option 'goal_image' has shape {pixels.shape} and type {pixels.dtype}; give uint8 of shape {shape}"
-        )
-    return pixels

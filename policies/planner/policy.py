@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
+from mirage_env.fit_view import fit_view
 from mirage_env.images import image_tensor
 from mirage_env.poses import pose_from_vector
 from mirage_env.spaces.actions import RelativePose
@@ -181,7 +182,9 @@ class PlannerPolicy:
         here = torch.tensor(world.camera.T_world_cam)
         if self._search is None:
             with torch.inference_mode():
-                latents = self.model.codec.encode(image_tensor(goal, self.model.config.image_size))[0]
+                size = self.model.config.image_size
+                picture = fit_view(np.asarray(goal), size).image  # of any camera
+                latents = self.model.codec.encode(image_tensor(picture, size))[0]
             self._search = ImageSearch(latents, here, self.settings)
         self._search = self._search.refute(here)
         whole = 2.0 * math.pi - self.model.config.fov

@@ -10,9 +10,12 @@ from PIL import Image
 from rgbd_folders import T_COLOR_DEPTH, room_walk, write_tum
 from stand_ins import picture
 from tiny import tiny_world_model
+from videos import write_mp4
+from worlds import open_minded_model
 
 from mirage_env import cli, load_world, load_world_model
 from mirage_env.camera import Camera
+from mirage_env.datasets import Clips
 from mirage_env.datasets.import_recording import ClipsConfig, import_recording
 from mirage_env.datasets.learn import LearnConfig, learn_world
 from mirage_env.datasets.metric_scale import depth_ratio, scale_from_distances, scale_from_ratios
@@ -26,6 +29,7 @@ from mirage_env.datasets.recordings import (
     registered_depth,
 )
 from mirage_env.errors import InvalidOptionError, MirageError
+from mirage_env.fit_view import fit_view
 from mirage_env.poses import inverse, pose_from_rotation_vector, vector_from_pose
 
 SIZE = (48, 64)
@@ -191,6 +195,20 @@ def test_registered_depth_is_what_the_image_camera_would_measure(walk):
     assert np.median(np.abs(found[both] / true[both] - 1.0)) < 0.01
 
 
+def test_what_a_narrow_depth_camera_does_not_see_is_not_written(walk, tmp_path):
+    """Outside its field of view the image has no depth: unknown, neither sky nor a guess."""
+    recording = open_recording(write_tum(tmp_path / "room", *walk, own_depth_camera=True, depth_fov=0.6))
+    view = next(iter(recording.views()))
+    assert (view.depth[18:30, 24:40] > 0).mean() > 0.7
+    assert not view.depth[:, :8].any()
+    assert not view.depth[:, -8:].any()
+    state, _ = learn_world(open_minded_model(), recording, LearnConfig(most_views=1, hold_out=0))
+    seen = state.memory.read([state.camera], now=1).observed[0] > 0
+    assert seen[1:3, 1:3].any()
+    assert not seen[:, 0].any()
+    assert not seen[:, -1].any()
+
+
 # Photographs, videos, scale
 
 
@@ -321,6 +339,32 @@ def test_too_few_points_say_nothing_about_a_view():
     assert depth_ratio(np.full((16, 16), 4.0), camera, np.array([[0.0, 0, 2.0]])) is None
     points = np.array([[0.01 * i, 0, 2.0] for i in range(9)])
     assert depth_ratio(np.full((16, 16), 4.0), camera, points) == pytest.approx(2.0)
+
+
+def test_video_with_a_pose_file_becomes_a_world_where_it_was_taken(model, walk, tmp_path, capsys, monkeypatch):
+    room, cameras = walk
+    frames = np.stack([room.render(c, samples=1).image for c in cameras])
+    write_mp4(tmp_path / "walk.mp4", frames, 10)
+    vectors = [vector_from_pose(c.T_world_cam) for c in cameras]
+    rows = [" ".join(f"{x:.9f}" for x in (0.1 * i, *v[:3], *v[4:], v[3])) for i, v in enumerate(vectors)]
+    (tmp_path / "poses.txt").write_text("\n".join(rows))
+    seeing = replace(model, depth=TrueDepth(room, 1.0))
+    monkeypatch.setattr("mirage_env.models.model_options.ModelOptions.load", lambda self, name: seeing)
+    lens = ["--focal", str(cameras[0].K_image[0, 0]), "--size", str(SIZE[0]), str(SIZE[1])]
+    source = [str(tmp_path / "walk.mp4"), "--cameras", str(tmp_path / "poses.txt"), *lens]
+    assert cli.main(["learn", *source, "--out", str(tmp_path / "world.zarr"), "--hold-out", "4"]) == 0
+    assert "of 12 views written" in capsys.readouterr().out
+    state = load_world(tmp_path / "world.zarr", model)
+    there = cameras[3].resized(48, 64)
+    camera = fit_view(frames[3], (32, 32), there).camera
+    shown = state.memory.read([camera], now=9)
+    known = (shown.observed[0] > 0).numpy()
+    true = room.render(camera, samples=1).depth[4::8, 4::8]
+    assert known.any()
+    assert np.median(np.abs(shown.depth[0].numpy() / true - 1.0)[known]) < 0.15
+    clips = tmp_path / "clips"
+    assert cli.main(["import", *source, "--out", str(clips), "--frames", "6", "--pixels", "32", "--rate", "10"]) == 0
+    np.testing.assert_allclose(Clips(clips).poses[1], [c.T_world_cam for c in cameras[6:]], atol=1e-6)
 
 
 def test_nerfstudio_folder_with_depth(walk, tmp_path):

@@ -37,7 +37,12 @@ def lens_of(camera: Camera) -> dict:
 
 
 def write_tum(
-    folder: Path, room: Room, cameras: list[Camera], own_depth_camera: bool = False, noise: bool = True
+    folder: Path,
+    room: Room,
+    cameras: list[Camera],
+    own_depth_camera: bool = False,
+    noise: bool = True,
+    depth_fov: float = DEPTH_FOV,
 ) -> Path:
     """A folder in TUM's layout; depth is in the pixels of the image, or of a depth camera beside it."""
     rng, lists = np.random.default_rng(0), {"rgb": [], "depth": [], "groundtruth": []}
@@ -49,7 +54,7 @@ def write_tum(
         depth = view.depth
         if own_depth_camera:
             depth = room.render(
-                Camera.from_fov(DEPTH_FOV, camera.height, camera.width, camera.T_world_cam @ T_COLOR_DEPTH)
+                Camera.from_fov(depth_fov, camera.height, camera.width, camera.T_world_cam @ T_COLOR_DEPTH)
             ).depth
         depth = noisy(depth, rng) if noise else np.where(np.isfinite(depth), depth, 0.0)
         Image.fromarray(np.round(depth * 5000.0).clip(0, 65535).astype(np.uint16)).save(folder / f"depth/{i:04}.png")
@@ -61,7 +66,7 @@ def write_tum(
         (folder / f"{name}.txt").write_text("# timestamp ...\n" + "\n".join(rows) + "\n")
     said = {"color": lens_of(cameras[0])}
     if own_depth_camera:
-        depth_camera = Camera.from_fov(DEPTH_FOV, cameras[0].height, cameras[0].width)
+        depth_camera = Camera.from_fov(depth_fov, cameras[0].height, cameras[0].width)
         said |= {"depth": lens_of(depth_camera), "T_color_depth": T_COLOR_DEPTH.tolist()}
     (folder / "intrinsics.json").write_text(json.dumps(said))
     return folder

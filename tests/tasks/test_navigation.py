@@ -226,3 +226,6 @@ def test_known_image_of_the_goal_is_taken():
     image = np.full((32, 32, 3), 7, np.uint8)
     observation, _ = env.reset(seed=0, options={"goal": np.eye(4), "goal_image": image})
     np.testing.assert_array_equal(observation["goal"], image)
+    large = np.full((48, 64), 7, np.uint8)  # of another camera: grey, and not square
+    observation, _ = env.reset(seed=0, options={"goal": np.eye(4), "goal_image": large})
+    np.testing.assert_array_equal(observation["goal"], image)
