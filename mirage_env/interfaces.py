@@ -60,6 +60,7 @@ class StartView:
     camera: Camera
     depth: NDArray[np.float32] | None = None  # [H, W] metres, inf where there is no surface; estimated if not given
     prompt: str = ""
+    labels: NDArray[np.uint8] | None = None  # [H, W] STATIC, MOVER, SKY; segmented if not given
 
 
 StartViews = Callable[[np.random.Generator], StartView]

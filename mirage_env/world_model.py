@@ -27,6 +27,7 @@ from mirage_env.interfaces import (
     Readout,
     ReadoutRefiner,
     Reference,
+    StartViews,
     StaticSegmenter,
 )
 from mirage_env.memory.depth_scale import align_depth
@@ -61,6 +62,7 @@ class WorldModel:
     identity: str
     """Fingerprint of weights and configuration; a cache tells by it which model wrote it."""
     memory_factory: MemoryFactory = LatentMemory.empty
+    start_views: StartViews | None = None  # of the world that the networks were trained on
 
     @torch.inference_mode()
     def start(
@@ -81,8 +83,7 @@ class WorldModel:
             camera: where it was taken, in pixels of the picture; at the world's origin with the field of view of EXIF
                 or of the configuration if not given.
             depth: true z-depth, metres; 0 or NaN where it was not measured, inf where there is none (sky).
-            seed: seed of the world's noise.
-            prompt: what the world should look like, for models that read text.
+            seed, prompt: of the world's noise; what the world should look like, for models that read text.
             labels: seen by the segmenter if not given.
             negative_prompt, guidance_scale: see `Guidance`; the model's own if not given.
 

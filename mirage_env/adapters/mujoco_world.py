@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from mirage_env.adapters.rgbd_env import RgbdEnv, RgbdView
+from mirage_env.adapters.rgbd_env import RgbdEnv, RgbdState, RgbdView
 from mirage_env.camera import Camera
+from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidOptionError, MissingPackageError
 from mirage_env.interfaces import MOVER, SKY, STATIC
 
@@ -127,6 +129,27 @@ class MujocoEnv(RgbdEnv):
         """Free the renderers."""
         self.mujoco_world.close()
         super().close()
+
+
+class MujocoVectorEnv(ChunkVectorEnv[RgbdState]):
+    """Several worlds of one scene. They share the renderer, which belongs to one thread.
+
+    Each world is simulated to its own time, without control, so worlds do not disturb each other.
+
+    Args:
+        num_envs: number of worlds.
+        max_episode_steps, autoreset_mode: as for `ChunkVectorEnv`.
+        **kwargs: of `MujocoEnv`.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(MujocoEnv(**kwargs), num_envs, max_episode_steps, 1, autoreset_mode)
 
 
 def _library() -> Any:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mirage_env.evaluation.export_rooms import ExportConfig
     from mirage_env.evaluation.loop import LoopConfig
     from mirage_env.evaluation.network_parts import PartsConfig
+    from mirage_env.evaluation.own_clips import ClipsEvalConfig
     from mirage_env.evaluation.re10k import Re10kConfig
     from mirage_env.evaluation.speed import SpeedConfig
     from mirage_env.evaluation.worldscore import WorldScoreConfig
@@ -30,6 +31,14 @@ def network_parts(options: PartsConfig) -> int:
 
     run(options)
     return _show(options.out / "parts.md")
+
+
+def own_clips(options: ClipsEvalConfig) -> int:
+    """`mirage eval clips`."""
+    from mirage_env.evaluation.own_clips import run
+
+    run(options)
+    return _show(options.out / "clips.md")
 
 
 def crispness(options: CrispnessConfig) -> int:

@@ -46,6 +46,7 @@ def training_worlds(options: TrainPolicy, env: str, count: int, split: str) -> V
     import gymnasium
     from gymnasium.vector import AutoresetMode
 
+    from mirage_env.datasets.start_views import home_view
     from mirage_env.rooms import start_view
     from mirage_env.tasks import TASKS
 
@@ -60,7 +61,9 @@ def training_worlds(options: TrainPolicy, env: str, count: int, split: str) -> V
     if spec.vector_entry_point == "mirage_env.envs.world:MirageVectorEnv":
         with blaming("--model"):
             model = _world_model(options.model)
-        arguments |= {"model": model, "start_views": partial(start_view, split=split)}
+        arguments |= {"model": model}
+        if home_view(model, 0) is None:
+            arguments |= {"start_views": partial(start_view, split=split)}
     elif spec.vector_entry_point == "mirage_env.rooms.env:RoomsVectorEnv":
         arguments |= {"split": split}
     together: dict[str, Any] = {}

@@ -53,6 +53,9 @@ EVAL = {
     "parts": _evaluation(
         "Measure codec, depth and segmentation on test worlds.", "network_parts:PartsConfig", "network_parts"
     ),
+    "clips": _evaluation(
+        "Measure a model on clips of its own world, without the simulator.", "own_clips:ClipsEvalConfig", "own_clips"
+    ),
     "speed": _evaluation(
         "Measure frames per second, the share of each part, and memory.", "speed:SpeedConfig", "speed"
     ),

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirage_env.commands.checks import blaming, saved_world
+from mirage_env.datasets.start_views import home_view
 from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidOptionError, MirageError
+from mirage_env.fit_view import fit_view
 
 if TYPE_CHECKING:
     from mirage_env.camera import Camera
@@ -37,6 +39,8 @@ def starting_world(options: Walk, model: WorldModel, open_room: OpenRoom) -> Sta
     room = None
     if options.image is not None:
         view = _image_start(model, options.image, options.depth, options.fov)
+    elif (own := home_view(model, options.seed or 0)) is not None:
+        view = replace(own, depth=None) if options.estimate_depth else own
     else:
         room = open_room(model, options.seed or 0)
         view = replace(room.view, depth=None) if options.estimate_depth else room.view
@@ -46,12 +50,14 @@ def starting_world(options: Walk, model: WorldModel, open_room: OpenRoom) -> Sta
         from mirage_env.store import CacheWriter
 
         with blaming("--depth" if options.depth else "--image"):
-            chunk, state = model.start(view.image, view.camera, view.depth, options.seed or 0, options.prompt or "")
+            given = (options.seed or 0, options.prompt or "", view.labels)
+            chunk, state = model.start(view.image, view.camera, view.depth, *given)
         with blaming("--out"):
             writer = CacheWriter.create(place, state, model, [chunk], options.store_frames, options.overwrite)
         return Start(state, chunk, writer)
 
-    return StartingWorld(view.camera, begin, room)
+    camera = fit_view(view.image, model.config.image_size, view.camera).camera
+    return StartingWorld(camera, begin, room)
 
 
 def _stored_start(options: Walk, model: WorldModel, cache: Path) -> StartingWorld:

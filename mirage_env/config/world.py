@@ -190,6 +190,8 @@ class WorldModelConfig:
     filters: FilterConfig = field(default_factory=FilterConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
+    trained_on: str = ""
+    """World that the networks were trained on: rooms, an environment's id, recordings; empty where that is not said."""
     shares: str | None = None
     """Another model's folder, relative to this one, that gives the parts this one does not hold itself."""
     version: int = FORMAT_VERSION

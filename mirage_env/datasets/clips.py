@@ -119,12 +119,11 @@ class ClipWriter:
     def trim(self) -> None:
         """Give back the room beyond the clips that are there."""
         self._arrays.clear()
-        for file in self.folder.glob("*.npy"):
-            array = np.load(file, mmap_mode="r")
+        for name in ("images", "depth", "labels", "poses", "intrinsics"):
+            array = map_npy(file := self.folder / f"{name}.npy")
             if len(array) > self.done:
-                shorter = file.with_name(f".{file.name}.partial")
-                np.save(shorter, array[: self.done])
-                shorter.with_name(f"{shorter.name}.npy").replace(file)
+                with new_file(file) as partial, partial.open("wb") as shorter:
+                    np.save(shorter, array[: self.done])
 
     def commit(self, meta: dict[str, Any]) -> None:
         """Say that all clips appended so far are whole."""

@@ -6,7 +6,6 @@ off goes on where it was.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -111,7 +110,8 @@ def _there(folder: Path, config: ClipsConfig) -> dict[str, Any]:
     wanted = {"source": "recordings", "frames_per_second": config.rate}
     if not (folder / "clips.json").is_file():
         return {"clips": 0, **wanted, "recordings": {}}
-    clips, found = Clips(folder), json.loads((folder / "clips.json").read_text())
+    clips = Clips(folder)
+    found = clips.meta
     shape = (clips.frames, clips.images.shape[2:4])
     if {key: found.get(key) for key in wanted} != wanted or shape != (config.frames, config.size):
         raise InvalidOptionError(

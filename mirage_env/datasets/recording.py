@@ -23,6 +23,8 @@ KEYS = ("frames", "frame_depth", "frame_poses", "intrinsics")
 """What `info` must hold after every call of `reset` and `step`."""
 Policy = Callable[[Any, dict[str, Any]], Any]
 """(observation, info) -> action. Its method `reset(seed)`, where it has one, is called at the start of an episode."""
+MOST_CHECKED = 12
+"""Clips of a folder that are reprojected."""
 MOST_SHORT = 10
 """Episodes that may end too soon beyond the number of clips, before recording gives up."""
 
@@ -110,6 +112,18 @@ def clip_of_views(
         poses=T_world_cam,
         intrinsics=K_image,
     )
+
+
+def check_clips(clips: Clips) -> None:
+    """Reproject some clips of a folder, whoever wrote it, before anything is trained on them.
+
+    Raises:
+        ClipError: views that contradict each other.
+    """
+    for i in np.unique(np.linspace(0, len(clips) - 1, MOST_CHECKED).astype(int)):
+        depth = np.where(clips.labels[i] == SKY, np.inf, clips.depth[i]).astype(np.float32)
+        views = Views(clips.images[i], depth, clips.poses[i], clips.intrinsics[i])
+        check_reprojection(views, f"{clips.folder}, clip {i}")
 
 
 def checked_labels(labels: ArrayLike | None, metres: NDArray[np.float32], place: Place) -> NDArray[np.uint8]:

@@ -18,7 +18,10 @@ FAMILIES: dict[str, tuple[str, str | None]] = {
     "Mirage/Readout{}-v0": ("mirage_env.envs.readout:ReadoutEnv", "mirage_env.envs.readout:ReadoutVectorEnv"),
     "Rooms/{}-v0": ("mirage_env.rooms.env:RoomsEnv", "mirage_env.rooms.env:RoomsVectorEnv"),
     "Mirage/Remote{}-v0": ("mirage_env.serving:RemoteEnv", "mirage_env.serving:RemoteVectorEnv"),
-    "Mujoco/{}-v0": ("mirage_env.adapters.mujoco_world:MujocoEnv", None),
+    "Mujoco/{}-v0": (
+        "mirage_env.adapters.mujoco_world:MujocoEnv",
+        "mirage_env.adapters.mujoco_world:MujocoVectorEnv",
+    ),
 }
 """Entry points of the environment and of its vector environment, by id."""
 
@@ -28,7 +31,7 @@ def register_environments() -> None:
     for pattern, (entry_point, vector_entry_point) in FAMILIES.items():
         for name, (task, steps) in TASKS.items():
             here = pattern.startswith("Mirage/") and "Remote" not in pattern  # a model that needs a view to start from
-            learned = {"start_views": "mirage_env.rooms:start_view"} if here else {}
+            learned = {"rooms_views": "mirage_env.rooms:start_view"} if here else {}
             gymnasium.register(
                 pattern.format("" if name == "World" and "/{}-" not in pattern else name),
                 entry_point=entry_point,

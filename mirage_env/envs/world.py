@@ -52,13 +52,15 @@ class MirageEnv(ChunkEnv[WorldState]):
     keys to `info` (module `tasks`).
 
     Options of `reset`: `image` (a path, PIL image or array of any size and type, see `fit_view`) with its true `depth`
-    (metres, [H, W]) and `camera` (a `Camera` of the picture, a 4 x 4 pose or a pose vector) where they are known;
-    `cache`, the path of a saved world; `prompt`, `negative_prompt` and `guidance_scale`, for world models that take
-    them. With neither image nor cache a start view is drawn.
+    (metres, [H, W]), `labels` ([H, W]) and `camera` (a `Camera` of the picture, a 4 x 4 pose or a pose vector) where
+    they are known; `cache`, the path of a saved world; `prompt`, `negative_prompt` and `guidance_scale`, for world
+    models that take them. With neither image nor cache a start view is drawn.
 
     Args:
         model: a world model, or a name or folder for `load_world_model`.
-        start_views: draws the view of a `reset` without image; a function or `"module:function"`.
+        start_views: draws the view of a `reset` without image; a function or `"module:function"`. The model's own if
+            not given: views of the world it was trained on.
+        rooms_views: the same for models that were trained on rooms and bring none; the registered environments set it.
         **arguments: `control`, `max_translation`, `max_rotation`, `observe`, `info_frames`, `render_mode`, `task` and
             `guard`, as in `EnvArguments`.
 
@@ -68,12 +70,13 @@ class MirageEnv(ChunkEnv[WorldState]):
         WeightsError: its weight files cannot be used.
     """
 
-    world_options = ("image", "depth", "camera", "prompt", "negative_prompt", "guidance_scale", "cache")
+    world_options = ("image", "depth", "labels", "camera", "prompt", "negative_prompt", "guidance_scale", "cache")
 
     def __init__(
         self,
         model: WorldModel | str | Path = "rooms",
         start_views: StartViews | str | None = None,
+        rooms_views: str | None = None,
         **arguments: Any,
     ) -> None:
         if isinstance(model, str | Path):
@@ -85,6 +88,9 @@ class MirageEnv(ChunkEnv[WorldState]):
         world = WorldFormat(c.image_size, c.latent_size, c.frames_per_chunk, c.near, c.far, c.frames_per_second)
         super().__init__(world, EnvArguments.of(arguments))
         self.model = model
+        if start_views is None and model.config.trained_on in ("", "rooms"):
+            start_views = model.start_views or rooms_views
+        start_views = start_views or model.start_views
         self.start_views = _imported(start_views) if isinstance(start_views, str) else start_views
 
     def open_world(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[WorldState, Shown]:
@@ -95,18 +101,23 @@ class MirageEnv(ChunkEnv[WorldState]):
             return state, self.look(state)
         if "image" in options:
             image, depth, camera = options["image"], options.get("depth"), options.get("camera")
+            labels = options.get("labels")
             if camera is not None and not isinstance(camera, Camera):  # a pose; the lens is the picture's
                 c = self.model.config
-                fitted = fit_view(image, c.image_size, depth=depth, fov=c.fov)
-                image, depth, camera = fitted.image, fitted.depth, as_camera(camera, fitted.camera)
+                fitted = fit_view(image, c.image_size, depth=depth, labels=labels, fov=c.fov)
+                image, depth, labels = fitted.image, fitted.depth, fitted.labels
+                camera = as_camera(camera, fitted.camera)
         elif self.start_views is None:
-            raise InvalidOptionError("there is no view to start from; give options={'image': ...} or `start_views`")
+            home = f" (the model was trained on {self.model.config.trained_on})" if self.model.config.trained_on else ""
+            raise InvalidOptionError(
+                f"there is no view to start from{home}; give options={{'image': ...}} or `start_views`"
+            )
         else:
             view = self.start_views(rng)
-            image, depth, camera = view.image, view.depth, view.camera
+            image, depth, labels, camera = view.image, view.depth, view.labels, view.camera
         prompt, seed = options.get("prompt") or "", int(rng.integers(2**63))
         guidance = {name: options[name] for name in ("negative_prompt", "guidance_scale") if name in options}
-        chunk, state = self.model.start(image, camera, depth, seed, prompt, **guidance)
+        chunk, state = self.model.start(image, camera, depth, seed, prompt, labels, **guidance)
         return state, self.shown(chunk, state)
 
     def walk(self, states: Sequence[WorldState], paths: Sequence[Sequence[Camera]]) -> list[tuple[WorldState, Shown]]:
@@ -190,9 +201,9 @@ class MirageEnv(ChunkEnv[WorldState]):
             )
         if said and "cache" in options:
             raise InvalidOptionError(f"options {list(said)} do not go with 'cache', which holds a whole world")
-        if "cache" in options and (others := sorted(set(options) & {"image", "depth", "camera"})):
+        if "cache" in options and (others := sorted(set(options) & {"image", "depth", "labels", "camera"})):
             raise InvalidOptionError(f"options {others} do not go with 'cache', which holds a whole world")
-        if "image" not in options and (others := sorted(set(options) & {"depth", "camera"})):
+        if "image" not in options and (others := sorted(set(options) & {"depth", "labels", "camera"})):
             raise InvalidOptionError(f"options {others} describe the option 'image'; give that too")
 
     @torch.inference_mode()

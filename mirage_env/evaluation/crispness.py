@@ -22,7 +22,7 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.evaluation import report
 from mirage_env.evaluation.lpips import INSTALL, Lpips, has_lpips, load_lpips
 from mirage_env.evaluation.metrics import gradient_energy
-from mirage_env.evaluation.variants import Load
+from mirage_env.evaluation.variants import Load, check_rooms
 from mirage_env.images import frames_from_uint8
 from mirage_env.rooms import FRAME_SECONDS, Room, random_walk
 from mirage_env.world_model import WorldModel
@@ -75,6 +75,7 @@ def run(config: CrispnessConfig, load: Load | None = None) -> dict[str, Any]:
 
         load = load_world_model
     model, lpips = load(config.model), load_lpips() if has_lpips() else None
+    check_rooms(model, "crispness")
     walks: list[Sums] = [{} for _ in range(config.chunks)]
     codec: Sums = {}
     for world in tqdm(_worlds(config, config.worlds), desc="crispness", unit="world"):

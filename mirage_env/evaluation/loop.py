@@ -29,7 +29,7 @@ from mirage_env.evaluation.metrics import psnr
 from mirage_env.evaluation.oracle import WRITTEN, oracle_record
 from mirage_env.evaluation.results_journal import Journal, Record
 from mirage_env.evaluation.variant_rollout import Rollout, Truth, measure, roll_out, true_views
-from mirage_env.evaluation.variants import ROLLOUTS, Load, load_paper, variant
+from mirage_env.evaluation.variants import ROLLOUTS, Load, check_rooms, load_paper, variant
 from mirage_env.images import frames_to_uint8
 from mirage_env.rooms import Room
 from mirage_env.world_model import WorldModel
@@ -103,6 +103,7 @@ def run(config: LoopConfig, load: Load | None = None) -> dict[str, Any]:
 
         load = load_world_model
     model = load(config.model)
+    check_rooms(model, "loop")
     names, notes, paper = list(config.variants), [], None
     if "paper" in names:
         paper, note = load_paper(config.paper_model, model, load)

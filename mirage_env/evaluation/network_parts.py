@@ -16,7 +16,7 @@ from tqdm import tqdm
 from mirage_env.errors import InvalidOptionError
 from mirage_env.evaluation import report
 from mirage_env.evaluation.metrics import Estimate, estimate, psnr, ssim
-from mirage_env.evaluation.variants import Load
+from mirage_env.evaluation.variants import Load, check_rooms
 from mirage_env.images import frames_from_uint8
 from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.memory.filters import keep_cells
@@ -66,6 +66,7 @@ def run(config: PartsConfig, load: Load | None = None) -> dict[str, Any]:
 
         load = load_world_model
     model = load(config.model)
+    check_rooms(model, "parts")
     worlds = []
     overlap: dict[str, list[int]] = {name: [0, 0] for name in ("mover", "sky", "mover_or_sky")}
     for world in tqdm(range(config.worlds), desc="parts", unit="world"):

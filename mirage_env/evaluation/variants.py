@@ -86,6 +86,20 @@ def variant(name: str, model: WorldModel, paper: WorldModel | None = None) -> Wo
     raise InvalidOptionError(f"variant is {name!r}; choose from {', '.join(ROLLOUTS)} (paper needs its own weights)")
 
 
+def check_rooms(model: WorldModel, command: str) -> None:
+    """Refuse a model of another world for a measurement in rooms of the simulator.
+
+    Raises:
+        InvalidOptionError: it was trained on something else.
+    """
+    home = model.config.trained_on
+    if home not in ("", "rooms"):
+        raise InvalidOptionError(
+            f"the model {model.config.name!r} was trained on {home!r}, and mirage eval {command} measures rooms of the "
+            "simulator; measure it on its own world: mirage eval clips --model MODEL --clips FOLDER"
+        )
+
+
 def load_paper(name: str, model: WorldModel, load: Load) -> tuple[WorldModel | None, str]:
     """The paper's variant, or None and the reason why there is none.
 

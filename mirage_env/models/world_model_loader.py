@@ -22,6 +22,7 @@ import torch
 from diffusers import ModelMixin, WanTransformer3DModel
 
 from mirage_env.config.world import WorldModelConfig
+from mirage_env.datasets.start_views import load_start_views
 from mirage_env.errors import InvalidOptionError
 from mirage_env.models.device_placement import Offload, Running, available
 from mirage_env.models.geometry.loader import load_depth, load_segmentation
@@ -205,6 +206,7 @@ def _load_small(
         else load_segmentation(segmentation, config, device, dtype),
         refiner=part(ConvRefiner, "refiner") if (folder / "refiner").is_dir() else BareReadout(),
         generator=ChunkDenoiser(transformer, branch, config.sampler, detail=detail).eval(),
+        start_views=load_start_views(folder),
         identity=fingerprint(folder, added)
         + ("" if config.image_size == own.image_size else "-{}x{}".format(*config.image_size)),
     )

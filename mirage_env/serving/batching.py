@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 WorkT = TypeVar("WorkT")
 DoneT = TypeVar("DoneT")
+RECENT = 1.0
+"""Seconds after which a world is not waited for."""
 
 
 @dataclass(eq=False)
@@ -38,11 +41,12 @@ class Batcher(Generic[WorkT, DoneT]):
             run: does a batch; an error that belongs to one piece stands in its place.
             call: runs a function in the thread of the networks.
             most: pieces of a batch.
-            delay: seconds that the first piece waits for others.
+            delay: seconds that the first piece waits for others, where others have come lately.
             queue: pieces that may wait.
         """
         self._run, self._call, self._most, self._delay, self._queue = run, call, most, delay, queue
         self._waiting: list[_Waiting[WorkT, DoneT]] = []
+        self._walked: dict[str, float] = {}
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -77,7 +81,7 @@ class Batcher(Generic[WorkT, DoneT]):
     async def _loop(self) -> None:
         while True:
             await self._arrived.wait()
-            if len({w.key for w in self._waiting}) < self._most:
+            if len({w.key for w in self._waiting}) < self._most and self._others_may_come():
                 await asyncio.sleep(self._delay)
             batch = self._next()
             if not self._waiting:
@@ -96,6 +100,12 @@ class Batcher(Generic[WorkT, DoneT]):
                 else:
                     waiting.done.set_result(result)
 
+    def _others_may_come(self) -> bool:
+        """True if a world that does not wait now has walked within the last second."""
+        now, waiting = time.monotonic(), {w.key for w in self._waiting}
+        self._walked = {key: then for key, then in self._walked.items() if then > now - RECENT}
+        return not self._walked.keys() <= waiting
+
     def _next(self) -> list[_Waiting[WorkT, DoneT]]:
         chosen: dict[str, _Waiting[WorkT, DoneT]] = {}
         for waiting in self._waiting:
@@ -104,4 +114,5 @@ class Batcher(Generic[WorkT, DoneT]):
         batch, left = list(chosen.values()), [w for w in self._waiting if chosen.get(w.key) is not w]
         # What else a world of this batch asks for goes behind the others.
         self._waiting = [w for w in left if w.key not in chosen] + [w for w in left if w.key in chosen]
+        self._walked |= dict.fromkeys(chosen, time.monotonic())
         return [w for w in batch if not w.done.cancelled()]

@@ -102,12 +102,13 @@ class Service:
         Args:
             model: the model of all worlds.
             options: see `ServiceOptions`.
-            start_views: "module:function" that draws the view of a world opened from a seed.
+            start_views: "module:function" that draws the view of a world opened from a seed, for models of rooms; other
+                models bring their own.
         """
         self.model, self.options = model, options
         extras = {False: tuple(e for e in EXTRAS if e != "readout"), True: EXTRAS}
         self._envs = {
-            (readout, every): MirageEnv(model, start_views, observe=extras[readout], info_frames=every)
+            (readout, every): MirageEnv(model, rooms_views=start_views, observe=extras[readout], info_frames=every)
             for readout in (False, True)
             for every in (False, True)
         }

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.clips import Clips, images_to_tensor
-from mirage_env.interfaces import STATIC, LatentCodec
+from mirage_env.interfaces import SKY, STATIC, LatentCodec
 from mirage_env.memory.filters import keep_cells
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.true_views import written_start
@@ -29,7 +29,7 @@ class Views:
     """Some frames of a clip, at the image size of a configuration."""
 
     images: Tensor  # [F, 3, H, W] in [-1, 1]
-    depth: Tensor  # [F, H, W] metres, inf where there is none
+    depth: Tensor  # [F, H, W] metres, 0 where it was not measured, inf where there is none
     labels: Tensor  # [F, H, W]
     cameras: list[Camera]
 
@@ -54,7 +54,8 @@ def views_of(clips: Clips, clip: int, frames: Sequence[int], size: tuple[int, in
     if factor > 1:
         images = F.avg_pool2d(images, factor)
         depth, labels = depth[:, ::factor, ::factor], labels[:, ::factor, ::factor]
-    return Views(images, torch.where(depth > 0, depth, torch.inf), labels, cameras)
+    # What is no sky and has no depth was not measured: its cell is lifted from the other pixels.
+    return Views(images, torch.where((depth > 0) | (labels != SKY), depth, torch.inf), labels, cameras)
 
 
 def sizes_of(clips: Clips) -> list[tuple[int, int]]:

@@ -94,11 +94,12 @@ def train_closed_loop(
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         half = len(sizes) > 1 and float(torch.rand((), generator=generator)) < 0.2
         at = world.at(sizes[half])
-        possible = (clips.frames - 2) // K  # chunks of a clip
+        least = min(1, clips.frames - 1 - K)  # a frame comes before the first chunk, where the clip is long enough
+        possible = (clips.frames - 1 - least) // K  # chunks of a clip
         rolls = min(possible - 1, int(torch.multinomial(torch.tensor([0.4, 0.4, 0.2]), 1, generator=generator)))
         clip = int(torch.randint(len(clips), (), generator=generator))
         with torch.no_grad():
-            start = int(torch.randint(1, clips.frames - K * (rolls + 1), (), generator=generator))
+            start = int(torch.randint(least, clips.frames - K * (rolls + 1), (), generator=generator))
             walk = loop.begin(clip, start, at, generator)
             for _ in range(rolls):
                 walk = loop.roll(clip, walk, at, generator)
@@ -185,7 +186,7 @@ class _Loop:
         amount = (0.0, 0.02, 0.04)[int(torch.randint(3, (), generator=generator))]
         depth = wobbled(views.depth, amount, generator)
         memory = write_true(LatentMemory.empty(world), views, depth, self.codec, world)
-        here = views_of(self.clips, clip, [frame, frame - 1], world.image_size)
+        here = views_of(self.clips, clip, [frame, max(frame - 1, 0)], world.image_size)
         first, preceding = self.codec.encode(here.images).float()
         alone = float(torch.rand((), generator=generator)) < 0.5  # as at the start of a world
         return Walk(memory, frame, 0, first, first if alone else preceding)

@@ -20,6 +20,7 @@ from mirage_env.datasets.clip_store import DatasetInfo, create_dataset, has_clip
 from mirage_env.datasets.clips import Clips, images_to_tensor
 from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.datasets.realestate10k import read_pose_list
+from mirage_env.datasets.recording import check_clips
 from mirage_env.errors import ClipError, DatasetError, InvalidCameraError, InvalidImageError, InvalidOptionError
 from mirage_env.evaluation.clip_scale import fit_scale
 from mirage_env.evaluation.re10k_clips import Clip, find_clips, read_clip, rows_at_rate
@@ -128,9 +129,11 @@ def import_clips(options: ImportClips, parts: FrozenParts | None = None) -> Late
 
     Raises:
         InvalidOptionError: no recording there, or of another image size than the model works at.
+        ClipError: views that contradict each other.
         DatasetError, ClipError: as `encode_clips`.
     """
     clips = Clips(options.source)
+    check_clips(clips)
     size = (clips.images.shape[2], clips.images.shape[3])
     parts = parts or options.load(size)
     if parts.config.image_size != size:

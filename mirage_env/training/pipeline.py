@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import tyro
 from diffusers import WanTransformer3DModel
@@ -29,6 +30,7 @@ from torch import nn
 
 from mirage_env.datasets.clips import Clips
 from mirage_env.datasets.latent_clips import LatentClips
+from mirage_env.datasets.start_views import save_start_views
 from mirage_env.errors import InvalidOptionError
 from mirage_env.evaluation.lpips import INSTALL, Lpips, has_lpips, load_lpips
 from mirage_env.models.io.state_dicts import read_weights
@@ -353,12 +355,18 @@ def _export(config: TrainConfig) -> None:
     """Write `mirage.json`, which makes the folder a world model, with the curves of all stages beside it."""
     folder = _folder(config)
     folder.mkdir(parents=True, exist_ok=True)
-    focal = _clips(config).intrinsics[0, 0, 0]
+    clips = _clips(config)
+    focal = float(np.median(clips.intrinsics[:, 0, 0])) * config.size / clips.images.shape[3]
+    rooms = rooms_config(config.size, config.paper)
     world = dataclasses.replace(
-        rooms_config(config.size, config.paper),
+        rooms,
         name=f"{config.name}-paper" if config.paper else config.name,
         fov=2.0 * math.atan(0.5 * config.size / focal),  # of the clips' lens, assumed where a start image has none
+        frames_per_second=float(clips.meta.get("frames_per_second") or rooms.frames_per_second),
+        trained_on=str(clips.meta.get("source", "")),
     )
+    if world.trained_on != "rooms":  # whose views are rendered
+        save_start_views(clips, folder)
     # Shipped models lie side by side under their names; here the one that is shared is called `model`.
     dataclasses.replace(world, shares="../model" if config.paper else None).save(folder)
     (folder / "curves").mkdir(exist_ok=True)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from mirage_env.datasets.clips import Clips, images_to_tensor
 from mirage_env.errors import InvalidOptionError
 from mirage_env.images import frames_to_uint8
-from mirage_env.interfaces import MOVER, Readout
+from mirage_env.interfaces import MOVER, SKY, Readout
 from mirage_env.models.io.hub import find_model
 from mirage_env.models.io.state_dicts import load_module
 from mirage_env.models.small.conv_codec import ConvCodec
@@ -142,9 +142,9 @@ def walked(clips: Clips, clip: int, model: WorldModel, rng: np.random.Generator)
 
 
 def true_depth(clips: Clips, clip: int) -> NDArray[np.float32]:  # [F, H, W] metres
-    """Depth of a clip as a world model takes it: inf where there is no surface."""
+    """Depth of a clip as a world model takes it: 0 where it was not measured, inf where there is no surface."""
     depth = clips.depth[clip].astype(np.float32)
-    return np.where(depth > 0.0, depth, np.float32(np.inf))
+    return np.where((depth > 0.0) | (clips.labels[clip] != SKY), depth, np.float32(np.inf))
 
 
 @torch.inference_mode()

@@ -152,13 +152,14 @@ def _stage(options: TrainAll, stage: str, minutes: float) -> TrainConfig:
 
 def _record(options: TrainAll) -> None:
     from mirage_env.datasets.clips import Clips
-    from mirage_env.datasets.recording import record_environment
+    from mirage_env.datasets.recording import check_clips, record_environment
     from mirage_env.rooms.clips import record_rooms
 
     folder = options.out / "clips" / "train"
     if options.clips is not None:
         given = Clips(options.clips)
         _check(given, options)
+        check_clips(given)
         if folder.resolve() != options.clips.resolve():
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.unlink(missing_ok=True)
@@ -184,8 +185,8 @@ def _check(clips: Any, options: TrainAll) -> None:
             f"{clips.folder} has images of {height} x {width}, the model works at {options.size} x {options.size}; "
             "record others, or give --size"
         )
-    if clips.frames < 11:
-        raise InvalidOptionError(f"{clips.folder} has {clips.frames} frames a clip; a chunk needs 11, two need 19")
+    if clips.frames < 9:
+        raise InvalidOptionError(f"{clips.folder} has {clips.frames} frames a clip; a chunk needs 9, two need 17")
     if float(clips.images[:: max(1, len(clips) // 8), 0].std()) < 2.0:
         raise InvalidOptionError(f"the images in {clips.folder} are flat: nothing can be learned from one colour")
     if len(clips) < 20:
@@ -195,7 +196,7 @@ def _check(clips: Any, options: TrainAll) -> None:
 def _copy_model(source: Path, target: Path) -> None:
     """A model folder as a run goes on with it; `mirage.json` comes last, so a copy that was broken off begins anew."""
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("mirage.json", "curves*", "README.md"))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("mirage.json", "curves*", "README.md", "start_views"))
     shutil.copy(source / "mirage.json", target / "mirage.json")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from mirage_env.camera import Camera
 from mirage_env.datasets.photographs import start_view_from_files
+from mirage_env.datasets.start_views import home_view
 from mirage_env.errors import InvalidImageError, InvalidOptionError
 from mirage_env.interfaces import KnownWorld, OpenRoom, StartView
 from mirage_env.store import load_world, open_cache
@@ -54,14 +55,18 @@ class Openings:
             return self._loaded[name]
 
     def room(self, seed: int, model_name: str, estimate_depth: bool = False) -> World:
-        """The start view of the test room of a number.
+        """The start view of the test room of a number, or that of a model's own world.
 
         Raises:
             InvalidOptionError: no such model, or a seed out of range.
         """
-        model, room = self.model(model_name), self._room(seed, model_name)
-        view = room.view
-        chunk, state = model.start(view.image, view.camera, None if estimate_depth else view.depth, seed=seed)
+        _check_seed(seed)
+        model = self.model(model_name)
+        own = home_view(model, seed)
+        room = None if own is not None else self._room(seed, model_name)
+        view = own or self._room(seed, model_name).view
+        depth = None if estimate_depth else view.depth
+        chunk, state = model.start(view.image, view.camera, depth, seed=seed, labels=view.labels)
         return self._opened(model_name, Moment.of(chunk, state, None), room)
 
     def image(self, data: bytes, seed: int, model_name: str) -> World:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.photographs import start_view_from_files
+from mirage_env.errors import InvalidOptionError
 from mirage_env.fit_view import fit_view
 from mirage_env.interfaces import StartView
 from ros_bridge.messages.optical_frames import R_BODY_OPTICAL
@@ -24,8 +25,13 @@ def start_view(config: WorldModelConfig, options: WorldParameters) -> StartView:
     Raises:
         InvalidImageError: `start_image` cannot be read.
         InvalidCameraError: a field of view that no camera has.
+        InvalidOptionError: a model of another world than rooms, without an image.
     """
     if not options.start_image:
+        if config.trained_on not in ("", "rooms"):
+            raise InvalidOptionError(
+                f"the model {config.name!r} was trained on {config.trained_on!r}, not on rooms; give a start_image"
+            )
         return replace(room_view(config, options.seed), prompt=options.prompt)
     fov = math.radians(options.fov) if options.fov else None
     view = start_view_from_files(config, Path(options.start_image).expanduser(), fov=fov)

@@ -105,6 +105,23 @@ def test_mujoco_environment_records_views_that_fit_together(world, tmp_path):
     env.close()
 
 
+def test_worlds_of_one_scene_walk_side_by_side(world):
+    """As each would alone, though they share a renderer."""
+    arguments = {"scene": SCENE, "image_size": (24, 32), "start": Camera.from_fov(1.2, 24, 32, T_WORLD_CAM)}
+    envs = gym.make_vec("Mujoco/World-v0", num_envs=2, **arguments)
+    alone = gym.make("Mujoco/World-v0", **arguments)
+    seen, _ = envs.reset(seed=[4, 5])
+    single, _ = alone.reset(seed=5)
+    np.testing.assert_array_equal(seen["pixels"][1], single["pixels"])
+    actions = np.array([[0.5, 0, 0, 0, 0, 0], [0, 0, 0.5, 0, 0.3, 0]], np.float32)
+    seen, *_ = envs.step(actions)
+    single, *_ = alone.step(actions[1])
+    np.testing.assert_array_equal(seen["pixels"][1], single["pixels"])
+    assert not np.array_equal(seen["pixels"][0], seen["pixels"][1])
+    envs.close()
+    alone.close()
+
+
 def test_scene_that_is_none_is_refused(world):
     with pytest.raises(InvalidOptionError, match="MJCF"):
         MujocoWorld("<mujoco><nonsense/></mujoco>")

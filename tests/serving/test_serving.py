@@ -230,30 +230,43 @@ def test_steps_that_arrive_together_walk_together_and_show_what_each_alone_would
         clients = [Client(url) for _ in range(4)]
         worlds = [client.open(seed=seed) for seed, client in enumerate(clients)]
         with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda world: world.step(0.5 * TURN, frames="none"), worlds))
             views = list(pool.map(lambda world: world.step(0.5 * TURN, frames="raw"), worlds))
         text = urllib.request.urlopen(f"{url}/metrics").read().decode()
         counts = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("mirage_batch_worlds"))
-        assert float(counts["mirage_batch_worlds_sum"]) == 4
-        assert float(counts["mirage_batch_worlds_count"]) < 4
+        assert float(counts["mirage_batch_worlds_sum"]) == 8
+        assert float(counts["mirage_batch_worlds_count"]) < 8
         for seed, view in enumerate(views):
             env = mirage()
             env.reset(seed=seed)
-            env.step(0.5 * TURN)
+            for _ in range(2):
+                env.step(0.5 * TURN)
             difference = env.shown_frames().astype(int) - view.frames
             assert np.abs(difference).max() <= 1
+
+
+def test_single_world_waits_for_nobody(tmp_path):
+    with tiny_server(tmp_path, delay=5.0) as url, Client(url) as client:
+        world = client.open(seed=1)
+        begin = time.monotonic()
+        for _ in range(3):
+            world.step(TURN)
+        assert time.monotonic() - begin < 5.0
 
 
 def test_one_wrong_path_among_many_fails_alone(tmp_path):
     with tiny_server(tmp_path, delay=0.2) as url:
         clients = [Client(url) for _ in range(2)]
         good, bad = (client.open(seed=1) for client in clients)
+        for world in (good, bad):
+            world.step(0.5 * TURN)
         with ThreadPoolExecutor(2) as pool:
             step = pool.submit(good.step, 0.5 * TURN)
             wrong = pool.submit(bad.walk, np.eye(4)[None].repeat(3, 0))  # a chunk has four frames
-            assert step.result().chunk == 1
+            assert step.result().chunk == 2
             with pytest.raises(Exception, match="4"):
                 wrong.result()
-        assert bad.look().chunk == 0
+        assert bad.look().chunk == 1
 
 
 def test_world_that_asks_for_much_does_not_keep_others_waiting(tmp_path):

@@ -3,7 +3,9 @@
 import json
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from mirage_env.config.world import MemoryConfig
+from mirage_env.datasets import record_environment
 from mirage_env.datasets.clips import Clips, write_clips
-from mirage_env.errors import InvalidOptionError
-from mirage_env.evaluation.metrics import gradient_energy
+from mirage_env.datasets.start_views import home_view, load_start_views, save_start_views
+from mirage_env.errors import ClipError, InvalidOptionError, WeightsError
+from mirage_env.evaluation import loop, network_parts, own_clips
+from mirage_env.evaluation.metrics import gradient_energy, psnr
+from mirage_env.interfaces import SKY
 from mirage_env.models.small.detail_head import DetailHead
 from mirage_env.models.small.refiner import exact_refiner
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
@@ -228,21 +234,100 @@ def test_flat_or_short_or_other_clips_are_refused_before_training(clips, tmp_pat
     flat = write_clips(tmp_path / "flat", iter([replace(c, images=np.full_like(c.images, 128)) for c in made]), 1, {})
     with pytest.raises(InvalidOptionError, match="flat"):
         run(TrainAll(tmp_path / "b", clips=flat.folder, size=64))
+    turned = [replace(c, poses=c.poses @ np.diag([1.0, -1.0, -1.0, 1.0])) for c in made]  # OpenGL's axes
+    strange = write_clips(tmp_path / "strange", iter(turned), 1, {})
+    with pytest.raises(ClipError, match=r"strange, clip 0.* OpenGL"):
+        run(TrainAll(tmp_path / "d", clips=strange.folder, size=64))
     short = write_clips(tmp_path / "short", iter([rooms_clip(1, "train", 4, 64)]), 1, {})
     with pytest.raises(InvalidOptionError, match="frames"):
         run(TrainAll(tmp_path / "c", clips=short.folder, size=64))
 
 
-def test_one_command_adapts_the_shipped_model_and_a_second_call_has_nothing_to_do(clips, tmp_path, caplog):
-    options = TrainAll(tmp_path, clips=clips.folder, size=64, from_="rooms", steps=1, threads=1, name="mine")
-    with caplog.at_level(logging.INFO):
-        told = run(options)
-    assert "stage 1 of 6, record" in caplog.text
-    assert str(tmp_path / "model") in told
-    model = load_world_model(tmp_path / "model")
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """What the documentation records, trained as it says: nine frames a clip, one step a stage."""
+    folder = tmp_path_factory.mktemp("own")
+    env = gym.make("Rooms/World-v0", info_frames=True, image_size=(64, 64), samples=1)
+    clips = record_environment(env, folder / "clips", clips=2, frames=9)
+    options = TrainAll(folder / "run", clips=clips.folder, size=64, from_="rooms", steps=1, threads=1, name="mine")
+    return clips, options, run(options)
+
+
+def test_one_command_adapts_the_shipped_model_and_a_second_call_has_nothing_to_do(own, caplog):
+    _, options, told = own
+    assert str(options.out / "model") in told
+    model = load_world_model(options.out / "model")
     assert (model.config.name, model.config.image_size) == ("mine", (64, 64))
-    done = json.loads((tmp_path / "runs" / "done.json").read_text())
+    done = json.loads((options.out / "runs" / "done.json").read_text())
     assert tuple(done) == options.stages
-    caplog.clear()
-    run(options)
+    with caplog.at_level(logging.INFO):
+        run(options)
     assert "stage" not in caplog.text
+
+
+def test_a_model_of_another_world_begins_there_with_its_lens(own):
+    """Never in a room of ours: the first frame is one of the clips it was trained on."""
+    clips, options, _ = own
+    env = gym.make("Mirage/World-v0", model=options.out / "model", info_frames=True)
+    _, info = env.reset(seed=3)
+    assert any(np.array_equal(info["frames"][0], clips.images[i, 0]) for i in range(2))
+    np.testing.assert_allclose(info["intrinsics"], clips.intrinsics[0])
+    model = env.unwrapped.model
+    assert model.config.trained_on == "Rooms/World-v0"
+    assert model.config.fov == pytest.approx(2.0 * np.arctan(32.0 / clips.intrinsics[0, 0, 0]))
+    bare = gym.make("Mirage/World-v0", model=replace(model, start_views=None))
+    with pytest.raises(InvalidOptionError, match="trained on Rooms/World-v0"):
+        bare.reset(seed=3)
+    view = home_view(model, 0)
+    assert view.labels.shape == (64, 64)
+    with pytest.raises(InvalidOptionError, match="keeps no start views; give an image"):
+        home_view(replace(model, start_views=None), 0)
+
+
+def test_damaged_start_views_are_refused(own, tmp_path):
+    clips, _, _ = own
+    save_start_views(clips, tmp_path)
+    assert len(load_start_views(tmp_path).images) == 2
+    np.save(tmp_path / "start_views/labels.npy", np.zeros((1, 2, 2), np.uint8))
+    with pytest.raises(WeightsError, match="do not belong together"):
+        load_start_views(tmp_path)
+    (tmp_path / "start_views/depth.npy").write_bytes(b"no array")
+    with pytest.raises(WeightsError, match="copy the model again"):
+        load_start_views(tmp_path)
+    assert load_start_views(tmp_path / "elsewhere") is None
+
+
+def test_rooms_are_not_measured_with_a_model_of_another_world(own, tmp_path):
+    model = load_world_model(own[1].out / "model")
+    for measure, config in ((loop, loop.LoopConfig()), (network_parts, network_parts.PartsConfig())):
+        with pytest.raises(InvalidOptionError, match=r"'mine' was trained on 'Rooms/World-v0'.*mirage eval clips"):
+            measure.run(replace(config, out=tmp_path), lambda name: model)
+
+
+def test_own_clips_are_measured_against_copying_the_start(own, tmp_path):
+    clips, options, _ = own
+    model = load_world_model(options.out / "model")
+    config = own_clips.ClipsEvalConfig(clips.folder, "mine", tmp_path, sheets=1)
+    results = own_clips.run(config, lambda name: model)
+    assert results["count"] == 2
+    frames = torch.from_numpy(np.array(clips.images)).permute(0, 1, 4, 2, 3) / 127.5 - 1.0
+    still = [psnr(frames[i, :1].expand(8, -1, -1, -1), frames[i, 1:]).mean() for i in range(2)]
+    copied = results["walks"]["copy"]["new_psnr"].mean
+    assert copied == pytest.approx(float(np.mean(still)), abs=1.5)  # movers and their shadows do not count
+    assert np.isfinite(results["walks"]["generated"]["truth_psnr"].mean)
+    assert 0.0 < results["parts"]["depth_abs_rel"].mean
+    assert "copy of the start" in (tmp_path / "clips.md").read_text()
+    assert (tmp_path / "sheet.png").is_file()
+    with pytest.raises(InvalidOptionError, match="import or record clips of that size"):
+        own_clips.run(config, lambda name: load_world_model("rooms"))
+
+
+def test_unknown_depth_of_a_clip_is_no_sky(clips):
+    """A cell with a hole is lifted from its measured pixels."""
+    world = tiny_world_model().config.at((64, 64))
+    whole = views_of(clips, 0, [0], (64, 64))
+    holes = SimpleNamespace(**{n: getattr(clips, n) for n in ("images", "labels", "cameras")}, depth=clips.depth.copy())
+    holes.depth[:, :, ::4, ::4] = 0.0
+    views = views_of(holes, 0, [0], (64, 64))
+    assert not torch.isinf(views.depth[views.labels != SKY]).any()
+    assert views.keep(world).sum() > 0.9 * whole.keep(world).sum() > 0
