@@ -81,12 +81,19 @@ def test_rgbd_folder_gives_the_views_that_were_recorded(walk, folder):
     assert np.mean(known) > 0.4
 
 
+@pytest.fixture(scope="module")
+def oracles():
+    """The shipped model at half its size, a walk, and what a memory of its true depth shows."""
+    model, walk = load_world_model("rooms", image_size=(128, 128)), room_walk(4, 12, (240, 320))
+    return model, walk, learn_world(model, oracle(walk), LearnConfig(hold_out=4))[1]
+
+
 @pytest.mark.parametrize("own_depth_camera", [False, True], ids=["registered", "depth camera of its own"])
-def test_learned_world_is_read_back_as_well_as_the_oracles(tmp_path, own_depth_camera):
+def test_learned_world_is_read_back_as_well_as_the_oracles(tmp_path, own_depth_camera, oracles):
     """The recording's depth is noisy, with holes; the oracle's is true."""
-    model, walk, config = load_world_model("rooms"), room_walk(4, 12, (240, 320)), LearnConfig(hold_out=4)
-    _, truth = learn_world(model, oracle(walk), config)
-    _, found = learn_world(model, open_recording(write_tum(tmp_path / "room", *walk, own_depth_camera)), config)
+    model, walk, truth = oracles
+    source = open_recording(write_tum(tmp_path / "room", *walk, own_depth_camera))
+    _, found = learn_world(model, source, LearnConfig(hold_out=4))
     assert found.held_out == truth.held_out == 3
     assert truth.coverage > 0.7
     assert found.psnr > truth.psnr - 0.5

@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 from generated_types import needs_generated_types, shared_types
 from repository import ROOT
+from rgbd_folders import room_walk
 from stand_ins import path as way
 from stand_ins import picture, walled_world_model
 from worlds import open_minded_model
 
+from mirage_env import cli
 from mirage_env.camera import Camera, between
+from mirage_env.datasets import Clips
 from mirage_env.datasets.learn import LearnConfig, learn_world
 from mirage_env.errors import (
     BagContentError,
@@ -466,6 +469,26 @@ def test_a_bag_becomes_a_world_that_shows_held_out_views(tmp_path):
     assert state.memory.points == report.points > 0
     with pytest.raises(BagContentError, match="images with poses that lead to their camera"):
         bag_recording(tmp_path / "bag", pose="")
+
+
+def test_command_cuts_a_bag_of_either_ros_into_clips(tmp_path, capsys):
+    room, cameras = room_walk(3, 6, (48, 64))
+    views = [room.render(camera, samples=1) for camera in cameras]
+    frames, depth = np.stack([v.image for v in views]), np.stack([v.depth for v in views])
+    write_bag(tmp_path / "bag", cameras, frames, 10.0, depth=depth.astype(np.float32), start=START)
+    with open_bag(tmp_path / "bag") as opened:
+        topics = [t for t in opened.topics if opened.topics[t].split("/")[-1] in ("Image", "CameraInfo", "TFMessage")]
+        rows = [(topic, message) for topic in topics for message in opened.messages(topic)]
+    recorded_ros1(tmp_path / "old.bag", *rows)
+    for name in ("bag", "old.bag"):
+        command = ["import", str(tmp_path / name), "--out", str(tmp_path / "clips"), "--frames", "3", "--pixels", "32"]
+        assert cli.main([*command, "--rate", "10"]) == 0, capsys.readouterr().err
+    clips = Clips(tmp_path / "clips")
+    assert len(clips) == 4
+    np.testing.assert_allclose(clips.poses[1], [c.T_world_cam for c in cameras[3:]], atol=1e-6)
+    np.testing.assert_array_equal(clips.images[:2], clips.images[2:])
+    assert cli.main(["import", str(tmp_path / "bag"), "--out", str(tmp_path / "x"), "--image", "/left"]) == 2
+    assert "'/left'" in capsys.readouterr().err
 
 
 def test_views_of_a_bag_stream_by_one_at_a_time(tmp_path, monkeypatch):
