@@ -24,6 +24,7 @@ from ros_bridge.motion.motion_commands import (
     screw_length,
     twist_motion,
 )
+from ros_bridge.sensing.camera_mount import CameraMount
 
 FRAMES, RATE = 8, 20.0
 WIDE = Limits(speed=1e3, turn=1e3)
@@ -99,6 +100,14 @@ def test_chunks_of_a_velocity_continue_each_other(T, linear, angular):
     second = plan(first.cameras[-1], first.left, FRAMES, RATE, WIDE)
     for a, b in zip(long, (*first.cameras, *second.cameras), strict=True):
         assert np.allclose(a.T_world_cam, b.T_world_cam, atol=1e-9)
+
+
+@given(vectors, vectors, st.floats(0.2, 2.0), st.floats(-1.0, 1.0))
+def test_velocity_of_a_planar_body_keeps_it_level_on_the_floor(linear, angular, height, tilt):
+    mount = CameraMount.looking(height, tilt)
+    start = camera_at(mount.camera(np.eye(4)))
+    for camera in plan(start, Velocity(linear, angular), FRAMES, RATE, WIDE, mount).cameras:
+        np.testing.assert_allclose(mount.base(camera.T_world_cam)[2], [0.0, 0.0, 1.0, 0.0], atol=1e-9)
 
 
 @given(vectors, vectors)

@@ -144,6 +144,26 @@ LENSES = [
 ]
 
 
+def reference_distort(x, y, D, model):
+    """One point by the formulas of OpenCV's calibration, term by term."""
+    if model in ("equidistant", "fisheye"):
+        r = math.hypot(x, y)
+        theta = math.atan(r)
+        bent = theta + sum(k * theta ** (2 * n + 3) for n, k in enumerate(D))
+        return x * bent / r, y * bent / r
+    k1, k2, p1, p2, k3, k4, k5, k6 = [*D, *[0.0] * (8 - len(D))]
+    r2 = x**2 + y**2
+    scale = (1 + k1 * r2 + k2 * r2**2 + k3 * r2**3) / (1 + k4 * r2 + k5 * r2**2 + k6 * r2**3)
+    return x * scale + 2 * p1 * x * y + p2 * (r2 + 2 * x**2), y * scale + p1 * (r2 + 2 * y**2) + 2 * p2 * x * y
+
+
+@pytest.mark.parametrize(("model", "D"), LENSES)
+@given(x=st.floats(0.05, 0.9), y=st.floats(-0.9, 0.9))
+def test_lenses_bend_rays_as_opencv_has_it(model, D, x, y):
+    found = distort(np.array([x]), np.array([y]), np.array(D), model)
+    np.testing.assert_allclose(np.ravel(found), reference_distort(x, y, D, model), rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize(("model", "D"), LENSES)
 def test_rectified_pixels_show_what_their_ray_hits(model, D):
     """A smooth pattern on a plane, seen through the lens, comes back as the pinhole camera sees it."""
