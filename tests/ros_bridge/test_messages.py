@@ -624,9 +624,9 @@ def test_yuv_gives_back_colours(encoding):
 @pytest.mark.parametrize(
     ("encoding", "make"),
     [
-        ("mono16", lambda x: x[..., 0].astype(np.uint16) * 257),
-        ("rgb16", lambda x: x.astype(np.uint16) * 257),
-        ("bgr16", lambda x: x[..., ::-1].astype(np.uint16) * 257),
+        ("mono16", lambda x: x[..., 0].astype(np.uint16) * 256 + 17),
+        ("rgb16", lambda x: x.astype(np.uint16) * 256 + 17),
+        ("bgr16", lambda x: x[..., ::-1].astype(np.uint16) * 256 + 17),
         ("8UC3", lambda x: x[..., ::-1]),
         ("8UC1", lambda x: x[..., 0]),
     ],
