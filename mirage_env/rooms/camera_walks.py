@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.rooms.camera_poses import upright, yaw_pitch
-from mirage_env.rooms.room import Room
+from mirage_env.rooms.room import FOV, Room
 
 Array = NDArray[np.float64]
 
@@ -24,7 +24,9 @@ WALK_CLEARANCE = 0.38
 _SEGMENTS = ("forward", "forward", "forward", "strafe", "orbit", "orbit", "look", "back")
 
 
-def random_walk(room: Room, rng: np.random.Generator, frames: int, height: int = 256, width: int = 256) -> list[Camera]:
+def random_walk(
+    room: Room, rng: np.random.Generator, frames: int, height: int = 256, width: int = 256, fov: float = FOV
+) -> list[Camera]:
     """Cameras of a natural walk: forward, strafing, orbiting, looking around and coming back, in random order.
 
     Neighbouring cameras are at most 0.13 m and 5 degrees apart, typically half of that; pitch stays within 12 degrees.
@@ -34,7 +36,7 @@ def random_walk(room: Room, rng: np.random.Generator, frames: int, height: int =
     """
     if frames < 1:
         raise InvalidOptionError(f"frames is {frames}; a walk has at least one")
-    start = room.start_camera(rng, height, width)
+    start = room.start_camera(rng, height, width, fov)
     yaw, pitch = yaw_pitch(start.T_world_cam)
     states = [np.array([*start.position, yaw, pitch])]
     velocity = np.zeros(5)

@@ -16,7 +16,7 @@ from mirage_env.envs.base import ChunkEnv
 from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidCameraError, InvalidOptionError
 from mirage_env.rooms import free_space
-from mirage_env.rooms.room import FOV, FRAME_SECONDS, Room, check_split
+from mirage_env.rooms.room import FOV, FRAME_SECONDS, Room, check_split, check_style
 from mirage_env.spaces.observations import Shown, WorldFormat
 from mirage_env.spaces.reset_options import as_camera
 from mirage_env.tasks.base import Distance, Point
@@ -51,6 +51,7 @@ class RoomsEnv(ChunkEnv[RoomState]):
         split: rooms to draw from.
         near, far: bounds of the observation `depth`, metres.
         samples: rays per pixel and direction.
+        style: "procedural" or "photographic" rooms (see `Room.generate`).
         **arguments: as for `MirageEnv`.
 
     Raises:
@@ -68,6 +69,7 @@ class RoomsEnv(ChunkEnv[RoomState]):
         near: float = 0.1,
         far: float = 50.0,
         samples: int = 2,
+        style: str = "procedural",
         **arguments: Any,
     ) -> None:
         H, W = image_size
@@ -80,7 +82,9 @@ class RoomsEnv(ChunkEnv[RoomState]):
         world = WorldFormat((H, W), (h, w), chunk_frames, near, far, 1.0 / FRAME_SECONDS)
         super().__init__(world, EnvArguments.of(arguments))
         check_split(split)
+        check_style(style)
         self.split = split
+        self.style = style
         self.samples = samples
 
     def open_world(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[RoomState, Shown]:
@@ -92,7 +96,7 @@ class RoomsEnv(ChunkEnv[RoomState]):
             seed = rng.integers(2**31)
         elif isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise InvalidOptionError(f"the option 'room' is {seed!r}; give the seed of a room, an integer from 0")
-        room = Room.generate(int(seed), split)
+        room = Room.generate(int(seed), split, self.style)
         H, W = self.world.image_size
         if options.get("camera") is None:
             camera = room.start_camera(rng, H, W)

@@ -22,16 +22,20 @@ _PAINTINGS = tuple(f"painting_{kind}" for kind in PAINTINGS)
 
 @dataclass(frozen=True)
 class Material:
-    """Texture, its tint (linear), tiles per metre (0: once over each face) and how much it shines by itself."""
+    """Texture, its tint (linear), tiles per metre (0: once over each face) and how much it shines by itself.
 
-    texture: str
+    A texture is a name, or the number of an image of the room.
+    """
+
+    texture: str | int
     tint: Color
     scale: float = 0.6
     emission: float = 0.0
 
     def row(self, rng: np.random.Generator) -> list[float]:
         """Row of the ray-caster's material table; the texture is shifted at random."""
-        return [float(texture_id(self.texture)), *self.tint, self.scale, *rng.uniform(0.0, 1.0, 2), self.emission]
+        texture = texture_id(self.texture) if isinstance(self.texture, str) else -1 - self.texture
+        return [float(texture), *self.tint, self.scale, *rng.uniform(0.0, 1.0, 2), self.emission]
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Palette:
     """Colours and textures that one room keeps to."""
 
     hue: float
-    wall: tuple[str, Color, float]
+    wall: tuple[str | int, Color, float]
     accent_wall: Color
     ceiling: Color
     trim: Color
@@ -83,6 +87,7 @@ def shell_materials(rng: np.random.Generator, palette: Palette, courtyard: bool)
     """Materials of the floor, the walls and the lower part of the walls."""
     floors: Sequence[tuple[str, Color, float]]
     lowers: Sequence[tuple[str, Color, float]]
+    walls: Sequence[tuple[str | int, Color, float]]
     if courtyard:
         floors = (
             ("grass", color(rng.uniform(0.23, 0.32), 0.45, 0.68), 0.45),

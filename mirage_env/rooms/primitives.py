@@ -6,20 +6,22 @@ import math
 from dataclasses import dataclass, replace
 
 from mirage_env.rooms.materials import Material
-from mirage_env.rooms.shading import BOX, CYLINDER, SPHERE
+from mirage_env.rooms.mesh_arrays import Mesh
+from mirage_env.rooms.shading import BOX, CYLINDER, MESH, SPHERE
 
 Vector = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One primitive: kind, centre, half sizes, turn about z."""
+    """One primitive: kind, centre, half sizes, turn about z; of kind `MESH`, the mesh that fills the box."""
 
     kind: int
     center: Vector
     half: Vector
     turn: float
     material: Material
+    mesh: Mesh | None = None
 
     def placed(self, x: float, y: float, turn: float) -> Part:
         """Turned about the origin, then moved."""
@@ -29,7 +31,7 @@ class Part:
 
     def wrapped(self) -> Material:
         """The material, stretched so that it closes around a cylinder or a sphere."""
-        if self.kind == BOX or self.material.scale == 0.0:
+        if self.kind in (BOX, MESH) or self.material.scale == 0.0:
             return self.material
         turn = 2.0 * math.pi * self.half[0]
         return replace(self.material, scale=max(1, round(turn * self.material.scale)) / turn)

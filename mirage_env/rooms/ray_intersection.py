@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
 
+from mirage_env.rooms.mesh_tracing import mesh_occludes
 from mirage_env.rooms.shading import (
     BOX,
     CEILING,
     FLOOR,
     LOWER_WALLS,
+    MESH,
+    NEAR,
     OPTIONS,
     SHELL,
     SKIRTING,
@@ -20,8 +24,6 @@ from mirage_env.rooms.shading import (
     Array,
 )
 
-NEAR = 1e-3
-"""Hits nearer than this do not count."""
 SKY = -1
 """In the place of a material row: the ray leaves the world."""
 
@@ -30,9 +32,9 @@ SKY = -1
 def hit(
     geometry: Array, kind: Array, p: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, far: float
 ) -> float:  # fmt: skip
-    """First ray parameter in (near, far) at which the ray enters the primitive, or -1."""
+    """First ray parameter in (near, far) at which the ray enters the primitive, or -1; of a mesh, its box."""
     x, y, z = ox - geometry[p, 0], oy - geometry[p, 1], oz - geometry[p, 2]
-    if kind[p] == BOX:
+    if kind[p] == BOX or kind[p] == MESH:
         px, py = geometry[p, 6] * x + geometry[p, 7] * y, geometry[p, 6] * y - geometry[p, 7] * x
         ex, ey = geometry[p, 6] * dx + geometry[p, 7] * dy, geometry[p, 6] * dy - geometry[p, 7] * dx
         inv = 1.0 / ex
@@ -113,16 +115,30 @@ def trace(
 
 
 @njit(forceinline=True, **OPTIONS)
+def _blocks(
+    triangles: Any, texels: Any, images: Any, spans: Any, nodes: Any, links: Any, geometry: Array, kind: Array, p: int,
+    ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, far: float,
+) -> bool:  # fmt: skip
+    if triangles is not None and kind[p] == MESH:
+        return mesh_occludes(triangles, texels, images, spans, nodes, links, geometry, p, ox, oy, oz, dx, dy, dz, far)
+    return hit(geometry, kind, p, ox, oy, oz, dx, dy, dz, far) > 0.0
+
+
+@njit(forceinline=True, **OPTIONS)
 def occluded(
-    geometry: Array, kind: Array, chosen: Array, count: int, last: int,
+    triangles: Any, texels: Any, images: Any, spans: Any, nodes: Any, links: Any, geometry: Array, kind: Array,
+    chosen: Array, count: int, last: int,
     ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, far: float,
 ) -> int:  # fmt: skip
     """Index into `chosen` of an occluder on the segment, or -1; `last` is tried first."""
-    if last >= 0 and hit(geometry, kind, chosen[last], ox, oy, oz, dx, dy, dz, far) > 0.0:
+    if last >= 0 and _blocks(
+        triangles, texels, images, spans, nodes, links, geometry, kind, chosen[last], ox, oy, oz, dx, dy, dz, far
+    ):
         return last
     for i in range(count):
-        p = chosen[i]
-        if hit(geometry, kind, p, ox, oy, oz, dx, dy, dz, far) > 0.0:
+        if _blocks(
+            triangles, texels, images, spans, nodes, links, geometry, kind, chosen[i], ox, oy, oz, dx, dy, dz, far
+        ):
             return i
     return -1
 

@@ -23,9 +23,13 @@ import math
 import numpy as np
 from numba import njit
 
-from mirage_env.rooms.ray_intersection import NEAR, SKY, leave, occluded, trace
+from mirage_env.rooms.culling import PENUMBRA, occluders, projected_bounds
+from mirage_env.rooms.mesh_arrays import COLOR, DENSITY, IMAGE
+from mirage_env.rooms.mesh_tracing import buffers, image_at, mesh_surface, rasterise
+from mirage_env.rooms.ray_intersection import SKY, leave, occluded, trace
 from mirage_env.rooms.shading import (
     CYLINDER,
+    MESH,
     OPTIONS,
     SHELL,
     SPHERE,
@@ -37,70 +41,12 @@ from mirage_env.rooms.shading import (
 )
 
 TILE = 8
-_PENUMBRA = 0.09
-"""Half the side of a lamp, metres."""
-
-
-@njit(**OPTIONS)
-def _bounds(geometry, R, o, fx, fy, cx, cy, width, height):
-    """Projected pixel bounds [P, 4] (u0, u1, v0, v1) and nearest depth [P] of every primitive; empty if behind."""
-    count = geometry.shape[0]
-    bounds = np.empty((count, 4))
-    nearest = np.empty(count)
-    for p in range(count):
-        g = geometry[p]
-        u0, u1, v0, v1, z0, z1 = 1e9, -1e9, 1e9, -1e9, 1e9, -1e9
-        for corner in range(8):
-            sx = g[3] if corner & 1 else -g[3]
-            sy = g[4] if corner & 2 else -g[4]
-            sz = g[5] if corner & 4 else -g[5]
-            x = g[0] + g[6] * sx - g[7] * sy - o[0]
-            y = g[1] + g[7] * sx + g[6] * sy - o[1]
-            z = g[2] + sz - o[2]
-            depth = R[0, 2] * x + R[1, 2] * y + R[2, 2] * z
-            z0, z1 = min(z0, depth), max(z1, depth)
-            if depth > 1e-6:
-                u = cx + fx * (R[0, 0] * x + R[1, 0] * y + R[2, 0] * z) / depth
-                v = cy + fy * (R[0, 1] * x + R[1, 1] * y + R[2, 1] * z) / depth
-                u0, u1, v0, v1 = min(u0, u), max(u1, u), min(v0, v), max(v1, v)
-        nearest[p] = z0
-        if z1 <= NEAR:
-            u0, u1, v0, v1 = 1e9, -1e9, 1e9, -1e9
-        elif z0 < 0.02:
-            u0, u1, v0, v1 = 0.0, float(width), 0.0, float(height)
-        bounds[p, 0], bounds[p, 1], bounds[p, 2], bounds[p, 3] = u0, u1, v0, v1
-    return bounds, nearest
-
-
-@njit(**OPTIONS)
-def _occluders(geometry, radius, casts, low, high, light, found):
-    """Collect the primitives that can stand between a box of points and a light; returns their number."""
-    mx, my, mz = 0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1]), 0.5 * (low[2] + high[2])
-    reach = 0.5 * math.sqrt((high[0] - low[0]) ** 2 + (high[1] - low[1]) ** 2 + (high[2] - low[2]) ** 2) + _PENUMBRA
-    if light[6] < 0.0:
-        ex, ey, ez = 30.0 * light[0], 30.0 * light[1], 30.0 * light[2]
-        reach += 0.3
-    else:
-        ex, ey, ez = light[0] - mx, light[1] - my, light[2] - mz
-    inv = 1.0 / (ex * ex + ey * ey + ez * ez)
-    count = 0
-    for p in range(geometry.shape[0]):
-        if not casts[p]:
-            continue
-        g = geometry[p]
-        x, y, z = g[0] - mx, g[1] - my, g[2] - mz
-        s = min(1.0, max(0.0, (x * ex + y * ey + z * ez) * inv))
-        x, y, z = x - s * ex, y - s * ey, z - s * ez
-        limit = radius[p] + reach
-        if x * x + y * y + z * z < limit * limit:
-            found[count] = p
-            count += 1
-    return count
 
 
 @njit(forceinline=True, **OPTIONS)
 def _light(
-    geometry, kind, shell, lights, ambient, found, found_count, last, k, samples, x, y, z, nx, ny, nz
+    triangles, texels, images, spans, nodes, links, geometry, kind, shell, lights, ambient,
+    found, found_count, last, k, samples, x, y, z, nx, ny, nz
 ):  # fmt: skip
     """Light r, g, b that falls on a point with that normal, for sample k of a pixel."""
     shade = corner_shade(shell, x, y, z, nx, ny, nz)
@@ -110,8 +56,8 @@ def _light(
     lb = shade * (ambient[5] + up * (ambient[2] - ambient[5]))
     for i in range(lights.shape[0]):
         # Each sample of a pixel looks at another point of the lamp: a penumbra for free.
-        jx = _PENUMBRA * (((k & 1) * 2 - 1) if samples > 1 else 0)
-        jy = _PENUMBRA * (((k // samples & 1) * 2 - 1) if samples > 1 else 0)
+        jx = PENUMBRA * (((k & 1) * 2 - 1) if samples > 1 else 0)
+        jy = PENUMBRA * (((k // samples & 1) * 2 - 1) if samples > 1 else 0)
         if lights[i, 6] < 0.0:
             lx, ly, lz = lights[i, 0] + 0.12 * jx, lights[i, 1] + 0.12 * jy, lights[i, 2]
             gain, far = 1.0, 1e9
@@ -128,7 +74,26 @@ def _light(
             _, leaves = leave(shell, px, py, pz, lx, ly, lz)
             if leaves != SKY:
                 continue
-        hit = occluded(geometry, kind, found[i], found_count[i], last[i], px, py, pz, lx, ly, lz, far)
+        hit = occluded(
+            triangles,
+            texels,
+            images,
+            spans,
+            nodes,
+            links,
+            geometry,
+            kind,
+            found[i],
+            found_count[i],
+            last[i],
+            px,
+            py,
+            pz,
+            lx,
+            ly,
+            lz,
+            far,
+        )
         if hit >= 0:
             last[i] = hit
             continue
@@ -139,24 +104,51 @@ def _light(
 
 @njit(**OPTIONS)
 def render(
-    geometry, kind, material, label, shell, lights, ambient, sky, atlas,
+    triangles, texels, images, spans, nodes, links, geometry, kind, material, label, shell, lights, ambient, sky, atlas,
     R, o, fx, fy, cx, cy, samples, image, depth, instance, mover,
 ):  # fmt: skip
     """Fill image [H, W, 3] uint8, depth [H, W] float32, instance [H, W] int16 and mover [H, W] bool."""
     height, width = depth.shape
     primitives, light_count = geometry.shape[0], lights.shape[0]
-    bounds, nearest = _bounds(geometry, R, o, fx, fy, cx, cy, width, height)
+    bounds, nearest = projected_bounds(geometry, R, o, fx, fy, cx, cy, width, height)
+    if triangles is not None:
+        # Meshes are drawn first, at pixel centres and at the samples; what is nearer of them and the other shapes wins.
+        s = float(samples)
+        seen, owner, triangle = buffers(height, width)
+        rasterise(
+            triangles, texels, images, spans, geometry, kind, bounds, 1.0, R, o, fx, fy, cx, cy, seen, owner, triangle
+        )
+        seen_at, owner_at, triangle_at = buffers(height * samples, width * samples)
+        rasterise(
+            triangles,
+            texels,
+            images,
+            spans,
+            geometry,
+            kind,
+            bounds,
+            s,
+            R,
+            o,
+            s * fx,
+            s * fy,
+            s * cx,
+            s * cy,
+            seen_at,
+            owner_at,
+            triangle_at,
+        )
     order = np.argsort(nearest)
     radius = np.empty(primitives)
     casts = np.empty(primitives, np.bool_)
     for p in range(primitives):
-        g = geometry[p]
+        solid = geometry[p]
         if kind[p] == SPHERE:
-            radius[p] = g[3]
+            radius[p] = solid[3]
         elif kind[p] == CYLINDER:
-            radius[p] = math.sqrt(g[3] ** 2 + g[5] ** 2)
+            radius[p] = math.sqrt(solid[3] ** 2 + solid[5] ** 2)
         else:
-            radius[p] = math.sqrt(g[3] ** 2 + g[4] ** 2 + g[5] ** 2)
+            radius[p] = math.sqrt(solid[3] ** 2 + solid[4] ** 2 + solid[5] ** 2)
         casts[p] = material[SHELL + p, 7] == 0.0
     per_pixel = samples * samples
     rows = np.empty((TILE, TILE, per_pixel), np.int64)
@@ -173,6 +165,8 @@ def render(
             count = 0
             for i in range(primitives):
                 p = order[i]
+                if triangles is not None and kind[p] == MESH:
+                    continue
                 if (
                     bounds[p, 1] >= tile_u - 0.01 and bounds[p, 0] <= end_u + 0.01
                     and bounds[p, 3] >= tile_v - 0.01 and bounds[p, 2] <= end_v + 0.01
@@ -186,6 +180,8 @@ def render(
                     dx, dy = R[0, 0] * a + R[0, 1] * b + R[0, 2], R[1, 0] * a + R[1, 1] * b + R[1, 2]
                     dz = R[2, 0] * a + R[2, 1] * b + R[2, 2]
                     t, row = trace(geometry, kind, nearest, chosen, count, shell, ox, oy, oz, dx, dy, dz)
+                    if triangles is not None and seen[v, u] < t:
+                        t, row = seen[v, u], SHELL + owner[v, u]
                     if row == SKY:
                         depth[v, u] = np.inf
                         instance[v, u] = 0
@@ -202,6 +198,10 @@ def render(
                             dy = R[1, 0] * a + R[1, 1] * b + R[1, 2]
                             dz = R[2, 0] * a + R[2, 1] * b + R[2, 2]
                             t, row = trace(geometry, kind, nearest, chosen, count, shell, ox, oy, oz, dx, dy, dz)
+                            if triangles is not None:
+                                i, j = v * samples + k // samples, u * samples + k % samples
+                                if seen_at[i, j] < t:
+                                    t, row = seen_at[i, j], SHELL + owner_at[i, j]
                         rows[v - tile_v, u - tile_u, k] = row
                         ts[v - tile_v, u - tile_u, k] = t
                         if row != SKY:
@@ -213,7 +213,9 @@ def render(
                 last[i] = -1
                 found_count[i] = 0
                 if high[0] >= low[0]:
-                    found_count[i] = _occluders(geometry, radius, casts, low, high, lights[i], found[i])
+                    found_count[i] = occluders(
+                        spans, nodes, links, geometry, kind, radius, casts, low, high, lights[i], found[i]
+                    )
             for v in range(tile_v, end_v):
                 for u in range(tile_u, end_u):
                     red, green, blue = 0.0, 0.0, 0.0
@@ -229,26 +231,64 @@ def render(
                             red, green, blue = red + r, green + g, blue + b
                             continue
                         x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
-                        nx, ny, nz, tu, tv, su, sv = surface(geometry, kind, shell, row, x, y, z)
                         m = material[row]
                         length = math.sqrt(dx * dx + dy * dy + dz * dz)
-                        facing = max(0.12, -(nx * dx + ny * dy + nz * dz) / length)
-                        footprint = t * length / (fx * samples) / math.sqrt(facing)
-                        if m[4] > 0.0:
-                            r, g, b = texture_at(atlas, int(m[0]), tu * m[4] + m[5], tv * m[4] + m[6], footprint * m[4])
+                        on_mesh = False
+                        if triangles is not None:
+                            on_mesh = row >= SHELL and kind[row - SHELL] == MESH
+                        if on_mesh:
+                            if triangles is not None:
+                                i, j = v * samples + k // samples, u * samples + k % samples
+                                face = triangle_at[i, j]
+                                nx, ny, nz, gx, gy, gz, tu, tv = mesh_surface(
+                                    triangles, geometry, row - SHELL, face, x, y, z, dx, dy, dz
+                                )
+                                r, g, b = triangles[face, COLOR], triangles[face, COLOR + 1], triangles[face, COLOR + 2]
+                                if triangles[face, IMAGE] >= 0.0:
+                                    facing = max(0.12, -(gx * dx + gy * dy + gz * dz) / length)
+                                    footprint = t * length / (fx * samples) * triangles[face, DENSITY]
+                                    r, g, b = image_at(
+                                        texels,
+                                        images,
+                                        int(triangles[face, IMAGE]),
+                                        tu,
+                                        tv,
+                                        footprint / math.sqrt(facing),
+                                    )
+                                # A shadow ray starts clear of the facets that a smooth normal glosses over.
+                                x, y, z = x + 2e-3 * gx, y + 2e-3 * gy, z + 2e-3 * gz
                         else:
-                            # Half a texel stays clear of the rim, where a tile would wrap around.
-                            r, g, b = texture_at(
-                                atlas, int(m[0]), 0.008 + 0.984 * tu / su, 0.008 + 0.984 * tv / sv,
-                                footprint / math.sqrt(su * sv),
-                            )  # fmt: skip
+                            nx, ny, nz, tu, tv, su, sv = surface(geometry, kind, shell, row, x, y, z)
+                            facing = max(0.12, -(nx * dx + ny * dy + nz * dz) / length)
+                            footprint = t * length / (fx * samples) / math.sqrt(facing)
+                            photograph = False
+                            if triangles is not None:
+                                photograph = m[0] < 0.0
+                            if photograph:
+                                if triangles is not None:
+                                    # Half a texel stays clear of the rim, where a tile would wrap around.
+                                    if m[4] > 0.0:
+                                        density, tu, tv = m[4], tu * m[4] + m[5], tv * m[4] + m[6]
+                                    else:
+                                        density, tu, tv = 1.0 / math.sqrt(su * sv), tu / su, tv / sv
+                                        tu, tv = 0.004 + 0.992 * tu, 0.004 + 0.992 * tv
+                                    r, g, b = image_at(texels, images, int(-1.0 - m[0]), tu, tv, footprint * density)
+                            elif m[4] > 0.0:
+                                r, g, b = texture_at(
+                                    atlas, int(m[0]), tu * m[4] + m[5], tv * m[4] + m[6], footprint * m[4]
+                                )
+                            else:
+                                r, g, b = texture_at(
+                                    atlas, int(m[0]), 0.008 + 0.984 * tu / su, 0.008 + 0.984 * tv / sv,
+                                    footprint / math.sqrt(su * sv),
+                                )  # fmt: skip
                         r, g, b = r * m[1], g * m[2], b * m[3]
                         if m[7] > 0.0:
                             red, green, blue = red + m[7] * r, green + m[7] * g, blue + m[7] * b
                             continue
                         lr, lg, lb = _light(
-                            geometry, kind, shell, lights, ambient, found, found_count, last,
-                            k, samples, x, y, z, nx, ny, nz,
+                            triangles, texels, images, spans, nodes, links, geometry, kind, shell, lights, ambient,
+                            found, found_count, last, k, samples, x, y, z, nx, ny, nz,
                         )  # fmt: skip
                         red, green, blue = red + r * lr, green + g * lg, blue + b * lb
                     scale = 1.0 / per_pixel

@@ -13,10 +13,13 @@ from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.interfaces import MOVER, SKY, STATIC, StartView
 from mirage_env.rooms import builder, ray_intersection, raycaster, scene
+from mirage_env.rooms.assets.inventory import inventory
 from mirage_env.rooms.camera_poses import upright
+from mirage_env.rooms.mesh_arrays import NO_MESHES
 from mirage_env.rooms.textures import atlas
 
 SPLITS = ("train", "validation", "test")
+STYLES = ("procedural", "photographic")
 FOV = math.radians(75.0)
 """Default horizontal field of view, radians."""
 FRAME_SECONDS = 1.0 / 8.0
@@ -54,17 +57,25 @@ class Room:
     scene: scene.Scene
 
     @staticmethod
-    def generate(seed: int, split: str = "train") -> Room:
+    def generate(seed: int, split: str = "train", style: str = "procedural") -> Room:
         """The world of that seed; worlds of different splits are never the same.
 
+        Args:
+            seed: number of the world.
+            split: `"train"`, `"validation"` or `"test"`; no furniture or painting is in two of them.
+            style: `"procedural"`, or `"photographic"` for tiling photographs and real furniture beside the procedural
+                things, from packages that are installed (see `rooms.assets`).
+
         Raises:
-            InvalidOptionError: an unknown split, or a negative seed.
+            InvalidOptionError: an unknown split or style, a negative seed, or nothing installed for photographic rooms.
         """
         check_split(split)
+        check_style(style)
         if seed < 0:
             raise InvalidOptionError(f"seed is {seed}; it must not be negative")
-        rng = np.random.default_rng(np.random.SeedSequence([int(seed), SPLITS.index(split)]))
-        return Room(int(seed), split, builder.generate(rng))
+        photographic = style == "photographic"
+        rng = np.random.default_rng(np.random.SeedSequence([int(seed), SPLITS.index(split), *[1] * photographic]))
+        return Room(int(seed), split, builder.generate(rng, inventory(split) if photographic else None))
 
     def render(self, camera: Camera, time: float = 0.0, samples: int = 2) -> RoomView:
         """Cast rays: one through each pixel centre for the geometry, `samples` x `samples` per pixel for the colour.
@@ -86,7 +97,8 @@ class Room:
         instance, mover = np.empty(shape, np.int16), np.empty(shape, np.bool_)
         R = np.ascontiguousarray(camera.T_world_cam[:3, :3])
         raycaster.render(
-            scene.geometry_at(s, time), s.kind, s.material, s.label, s.shell, s.lights, s.ambient, s.sky, atlas(),
+            *(s.meshes or NO_MESHES), scene.geometry_at(s, time), s.kind, s.material, s.label,
+            s.shell, s.lights, s.ambient, s.sky, atlas(),
             R, camera.position.copy(), K[0, 0], K[1, 1], K[0, 2], K[1, 2], samples, image, depth, instance, mover,
         )  # fmt: skip
         return RoomView(image, depth, instance, mover, instance == 0)
@@ -112,7 +124,7 @@ class Room:
             scene.geometry, scene.kind, scene.mover_of, scene.shell, x, y, z, direction[0], direction[1]
         )
 
-    def start_camera(self, rng: np.random.Generator, height: int = 256, width: int = 256) -> Camera:
+    def start_camera(self, rng: np.random.Generator, height: int = 256, width: int = 256, fov: float = FOV) -> Camera:
         """An upright camera at a free place, looking at something and not straight into a near wall."""
         cells = np.argwhere(self.free_cells)
         best, best_score = None, -np.inf
@@ -127,8 +139,8 @@ class Room:
             if best_score > 1.0:
                 break
         if best is None:
-            return self.start_camera(rng, height, width)
-        return Camera.from_fov(FOV, height, width, best)
+            return self.start_camera(rng, height, width, fov)
+        return Camera.from_fov(fov, height, width, best)
 
     @cached_property
     def free_cells(self) -> NDArray[np.bool_]:  # [rows along x, columns along y]
@@ -144,6 +156,16 @@ def check_split(split: str) -> None:
     """
     if split not in SPLITS:
         raise InvalidOptionError(f"split is {split!r}; choose one of {', '.join(SPLITS)}")
+
+
+def check_style(style: str) -> None:
+    """Refuse an unknown style.
+
+    Raises:
+        InvalidOptionError: an unknown style.
+    """
+    if style not in STYLES:
+        raise InvalidOptionError(f"style is {style!r}; choose one of {', '.join(STYLES)}")
 
 
 def start_view(rng: np.random.Generator, split: str = "test") -> StartView:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.rooms.shading import BOX
+from mirage_env.rooms.mesh_arrays import MeshTable
+from mirage_env.rooms.shading import BOX, MESH
 
 Array = NDArray[np.float64]
 
@@ -41,6 +42,7 @@ class Scene:
     lights: Array  # [L, 7]
     ambient: Array  # [6]
     sky: Array  # [9]
+    meshes: MeshTable | None
 
     @property
     def courtyard(self) -> bool:
@@ -79,7 +81,7 @@ def clearance(scene: Scene, points: Array, z: float) -> Array:  # [N, 2] -> [N]
     distance = np.minimum(np.minimum(x, scene.shell[0] - x), np.minimum(y, scene.shell[1] - y))
     g = scene.geometry
     solid = (scene.mover_of < 0) & (g[:, 2] + g[:, 5] > 0.25) & (g[:, 2] - g[:, 5] < z + 0.2)
-    g, boxes = g[solid], scene.kind[solid] == BOX
+    g, boxes = g[solid], np.isin(scene.kind[solid], (BOX, MESH))
     dx, dy = x[:, None] - g[:, 0], y[:, None] - g[:, 1]
     ex = np.abs(g[:, 6] * dx + g[:, 7] * dy) - g[:, 3]
     ey = np.abs(g[:, 6] * dy - g[:, 7] * dx) - g[:, 4]

@@ -14,9 +14,12 @@ from mirage_env.rooms.textures import LEVELS, SIZE
 Array = NDArray[Any]
 Color = tuple[float, float, float]
 
-BOX, SPHERE, CYLINDER = 0, 1, 2
+BOX, SPHERE, CYLINDER, MESH = 0, 1, 2, 3
 FLOOR, CEILING, WALLS, LOWER_WALLS, SKIRTING, SHELL = 0, 1, 2, 6, 10, 14
 """Material rows of the room shell, walls in fours (-x, +x, -y, +y); the primitives follow from row `SHELL` on."""
+
+NEAR = 1e-3
+"""Hits nearer than this do not count."""
 
 OPTIONS = {"cache": True, "error_model": "numpy", "nogil": True, "fastmath": {"contract", "nsz", "arcp"}}
 _OFFSETS = np.cumsum([0] + [(SIZE >> level) ** 2 for level in range(LEVELS - 1)])
@@ -72,7 +75,7 @@ def surface(
     p = row - SHELL
     hx, hy, hz, c, s = geometry[p, 3], geometry[p, 4], geometry[p, 5], geometry[p, 6], geometry[p, 7]
     x, y, z = x - geometry[p, 0], y - geometry[p, 1], z - geometry[p, 2]
-    if kind[p] == BOX:
+    if kind[p] == BOX or kind[p] == MESH:
         x, y = c * x + s * y, c * y - s * x
         qx, qy, qz = abs(x) / hx, abs(y) / hy, abs(z) / hz
         if qz >= qx and qz >= qy:

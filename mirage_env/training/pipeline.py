@@ -93,6 +93,7 @@ class TrainConfig:
         clips: worlds to record, one walk each (stage `record`).
         frames: frames per walk (stage `record`).
         size: image size in pixels, a multiple of 16.
+        style: rooms to record, "procedural" or "photographic" (see `Room.generate`; stage `record`).
         paper: train the paper's condition instead of ours (stages `branch`, `lora`, `export`).
         threads: CPU threads.
         seed: seed of initial weights and batches.
@@ -110,6 +111,7 @@ class TrainConfig:
     clips: int = 520
     frames: int = 32
     size: int = 128
+    style: Literal["procedural", "photographic"] = "procedural"
     paper: bool = False
     threads: int = 2
     seed: int = 0
@@ -175,7 +177,15 @@ def _clips(config: TrainConfig) -> Clips:
 
 def _record(config: TrainConfig) -> None:
     folder = config.out / "clips"
-    record_rooms(folder / "train", "train", config.clips, config.frames, config.size, workers=config.threads)
+    record_rooms(
+        folder / "train",
+        "train",
+        config.clips,
+        config.frames,
+        config.size,
+        workers=config.threads,
+        style=config.style,
+    )
 
 
 def _codec(config: TrainConfig) -> None:

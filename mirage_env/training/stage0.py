@@ -16,6 +16,7 @@ from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.depth_unet import DepthUNet
 from mirage_env.models.small.segmentation_unet import SegmentationUNet
 from mirage_env.models.small.unet import halved
+from mirage_env.training.augmentation import as_taken
 from mirage_env.training.loop import LoopConfig, channels_last, train
 
 
@@ -88,7 +89,10 @@ def train_scene(
     batch: int = 16,
     grid: tuple[int, int] = (16, 16),
 ) -> ScenePair:
-    """Depth by |log error| (sky left out), labels by cross-entropy with movers weighted up."""
+    """Depth by |log error| (sky left out), labels by cross-entropy with movers weighted up.
+
+    Pictures are changed as cameras change them.
+    """
     pair = pair or ScenePair(DepthUNet(), SegmentationUNet())
     channels_last(pair)
     weight = torch.ones(3)
@@ -101,7 +105,7 @@ def train_scene(
         labels = torch.from_numpy(clips.labels[index].astype(np.int64))
         if step % 2:
             images, depth, labels = images.flip(-1), depth.flip(-1), labels.flip(-1)
-        images = halved(images, pair.depth.config.largest)
+        images = as_taken(halved(images, pair.depth.config.largest), generator)
         factor = depth.shape[-1] // images.shape[-1]
         depth, labels = depth[:, ::factor, ::factor], labels[:, ::factor, ::factor]
         # The network predicts depth as its canonical lens would see it.

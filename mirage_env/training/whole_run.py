@@ -12,7 +12,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -38,11 +38,12 @@ SHARES = {
     "sharp-refiner": 14.0,
     "sharp-world": 60.0,
     "export": 0.0,
+    "evaluate": 1.0,
 }
 """Stages in order, with the share of the time that each of them takes."""
 OTHER_NAMES = {"depth": "scene", "segmentation": "scene", "decoder": "sharp-codec", "generator": "sharp-world"}
 """Parts of a model, and the stage that trains them."""
-FROM_TRAINED = ("record", "scene", "sharp-codec", "sharp-refiner", "sharp-world", "export")
+FROM_TRAINED = ("record", "scene", "sharp-codec", "sharp-refiner", "sharp-world", "export", "evaluate")
 """Stages of a run that begins with the weights of another model."""
 
 
@@ -55,6 +56,8 @@ class TrainAll:
         minutes: how long it may take, all in all.
         clips: folder of recorded clips (`mirage_env.datasets.clips`); rooms of the simulator are rendered without.
         env: a Gymnasium environment to record instead; `info` must say what `record_environment` lists.
+        style: rooms to render: photographic where their furniture and photographs are installed ("auto"), or one of
+            the two styles (see `Room.generate`).
         worlds: worlds or episodes to record.
         frames: frames of each.
         size: image size in pixels, a multiple of 64.
@@ -73,6 +76,7 @@ class TrainAll:
     minutes: float = 600.0
     clips: Path | None = None
     env: str | None = None
+    style: Literal["auto", "procedural", "photographic"] = "auto"
     worlds: int = 400
     frames: int = 32
     size: int = 256
@@ -102,7 +106,7 @@ class TrainAll:
     def stages(self) -> tuple[str, ...]:
         """Stages to run, in order."""
         possible = FROM_TRAINED if self.from_ else tuple(SHARES)
-        return tuple(s for s in possible if not self.chosen or s in ("record", *self.chosen, "export"))
+        return tuple(s for s in possible if not self.chosen or s in ("record", *self.chosen, "export", "evaluate"))
 
 
 def run(options: TrainAll) -> str:
@@ -129,12 +133,15 @@ def run(options: TrainAll) -> str:
         began = time.monotonic()
         if stage == "record":
             _record(options)
+        elif stage == "evaluate":
+            _evaluate(options, done)
         else:
             pipeline.run(_stage(options, stage, minutes))
         done[stage] = (time.monotonic() - began) / 60.0
         _write_done(options.out, done)
     model = options.out / "model"
-    return f"{model} is done after {sum(done.values()):.0f} minutes; look at it with mirage walk --model {model}"
+    minutes = sum(done.values())
+    return f"{model} is done after {minutes:.0f} minutes (see its README.md); look with mirage walk --model {model}"
 
 
 def _stage(options: TrainAll, stage: str, minutes: float) -> TrainConfig:
@@ -174,7 +181,43 @@ def _record(options: TrainAll) -> None:
         finally:
             made.close()
         return
-    record_rooms(folder, "train", options.worlds, options.frames, options.size, workers=options.threads)
+    style = room_style(options.style)
+    logger.info("the rooms are %s", style)
+    record_rooms(folder, "train", options.worlds, options.frames, options.size, workers=options.threads, style=style)
+
+
+def room_style(style: str) -> str:
+    """The style of rooms to render; "auto" is photographic where there are photographs or furniture."""
+    from mirage_env.rooms.assets.inventory import available
+
+    if style == "auto":
+        return "photographic" if available() else "procedural"
+    return style
+
+
+def _evaluate(options: TrainAll, minutes: dict[str, float]) -> None:
+    """Measure the exported model, and write its card."""
+    from mirage_env.datasets.clips import Clips
+    from mirage_env.models.world_model_loader import load_world_model
+    from mirage_env.rooms.clips import record_rooms
+    from mirage_env.training.evaluating import CLIPS, evaluate, write_card
+
+    clips = Clips(options.out / "clips" / "train")
+    rooms = options.clips is None and options.env is None
+    if rooms:
+        style = clips.meta.get("style", "procedural")
+        held = options.out / "clips" / "held-out"
+        worlds, frames = min(CLIPS, options.worlds), min(options.frames, 11)
+        shown = record_rooms(held, "validation", worlds, frames, options.size, workers=1, style=style)
+        data = f"{len(clips)} random walks of {clips.frames} frames through {style} rooms of the simulator."
+    else:
+        shown = clips
+        source = f"the environment {options.env}" if options.env else "recorded clips"
+        data = f"{len(clips)} clips of {clips.frames} frames from {source}."
+    model = load_world_model(options.out / "model")
+    measured = evaluate(model, shown)
+    write_card(options.out / "model", data, rooms, minutes, measured)
+    logger.info("%s", ", ".join(f"{name} {value:.3g}" for name, value in measured.items()))
 
 
 def _check(clips: Any, options: TrainAll) -> None:

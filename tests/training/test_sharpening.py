@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -222,7 +223,7 @@ def test_stages_are_chosen_by_name_or_by_what_they_train(tmp_path):
     assert TrainAll(tmp_path).stages == tuple(SHARES)
     assert "base" not in TrainAll(tmp_path, from_="rooms").stages
     adapted = TrainAll(tmp_path, from_="rooms", only=("depth,segmentation",)).stages
-    assert adapted == ("record", "scene", "export")
+    assert adapted == ("record", "scene", "export", "evaluate")
     with pytest.raises(InvalidOptionError, match="sharp-world"):
         TrainAll(tmp_path, only=("dept",))
 
@@ -263,6 +264,19 @@ def test_one_command_adapts_the_shipped_model_and_a_second_call_has_nothing_to_d
     with caplog.at_level(logging.INFO):
         run(options)
     assert "stage" not in caplog.text
+
+
+def test_a_run_ends_with_an_evaluated_model_and_its_card(own):
+    _, options, _ = own
+    measured = json.loads((options.out / "model" / "evaluation.json").read_text())
+    assert not measured.pop("held_out")
+    assert {"codec_psnr", "psnr", "depth_abs_rel", "labels_right"} <= set(measured)
+    assert all(map(math.isfinite, measured.values()))
+    card = (options.out / "model" / "README.md").read_text()
+    assert '# "mine"' in card
+    assert "also trained on" in card
+    assert f"{measured['codec_psnr']:.3g}" in card
+    assert all(f"| {stage} |" in card for stage in options.stages if stage != "evaluate")
 
 
 def test_a_model_of_another_world_begins_there_with_its_lens(own):

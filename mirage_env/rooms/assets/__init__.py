@@ -1,0 +1,1 @@
+"""Photographs and furniture that are installed beside Mirage, read where they lie and never shipped."""
