@@ -40,7 +40,7 @@ class ObserveTopics:
         options: the parameters as they are now.
         opened: opens a world with a view.
         rejected: counts what is refused.
-        group: callback group in which views are written; they arrive in another one.
+        group: callback group; while a view is written, others wait in the queues of their topics.
         resumed: the world is one that goes on: the first view is written, too.
 
     Attributes:
@@ -60,13 +60,11 @@ class ObserveTopics:
         self._node, self._player, self._options, self._opened, self._rejected = node, player, options, opened, rejected
         self._lock = threading.Lock()  # transforms arrive in another thread
         self._transforms = TransformBuffer(HISTORY)
-        self._queue = threading.Lock()  # views arrive while others are written
         self._pending: deque[tuple[float, RgbdMessages]] = deque()
         self._open = resumed
         self.counts = {"written": 0, "known": 0, "left out": 0}
         o = options()
-        arrivals = _ros.MutuallyExclusiveCallbackGroup()
-        self.topics = RgbdTopics(node, "~/observe", o, True, self._wait, rejected, arrivals)
+        self.topics = RgbdTopics(node, "~/observe", o, True, self._wait, rejected, group)
         moving = _ros.QoSProfile(depth=POSES, reliability=_ros.ReliabilityPolicy.BEST_EFFORT)
         latched = _ros.QoSProfile(depth=POSES, durability=_ros.DurabilityPolicy.TRANSIENT_LOCAL)
         self._made = [
@@ -109,9 +107,8 @@ class ObserveTopics:
             self._transforms.add(header.frame_id, child, messages.nanoseconds(header.stamp), pose)
 
     def _wait(self, found: RgbdMessages) -> None:
-        with self._queue:
-            self._pending.append((time.monotonic(), found))
-            oldest = self._pending.popleft()[1] if len(self._pending) > WAITING else None
+        self._pending.append((time.monotonic(), found))
+        oldest = self._pending.popleft()[1] if len(self._pending) > WAITING else None
         if oldest is not None:
             with self._rejected.watching("observe"):
                 self._pose_of(oldest)  # says what is missing where views wait for poses that never come
@@ -125,7 +122,7 @@ class ObserveTopics:
 
     def _next(self) -> RgbdMessages | None:
         """The oldest view, when its transforms have come or it has waited long enough."""
-        with self._queue, self._lock:
+        with self._lock:
             if not self._pending:
                 return None
             came, found = self._pending[0]

@@ -90,8 +90,8 @@ from ros_bridge.timing.node_time import NodeTime
 from ros_bridge.timing.rate_timer import RateTimer
 
 NODE_NAME = "mirage"
-THREADS = 5
-"""For callbacks: the three groups, the action that runs, and the one that it replaces."""
+THREADS = 4
+"""For callbacks: the two groups, the action that runs, and the one that it replaces."""
 CLEANUP_SECONDS = 30.0
 """Time that a cleanup waits for the disk; a shutdown does not wait so long."""
 SMOOTHING = 0.05
@@ -101,7 +101,7 @@ SMOOTHING = 0.05
 class WorldNode(_ros.LifecycleNode):
     """Lifecycle node of a learned world; the module's docstring is its interface.
 
-    Frames are shown by a thread of their own. Callbacks are in groups: what may wait for a chunk or for the disk
+    Frames are shown by a thread of their own. Callbacks are in two groups: what may wait for a chunk or for the disk
     (controls, start views, clouds) is in one, so that commands and parameters never wait for it.
 
     Raises:
