@@ -54,8 +54,9 @@ from mirage_env.training.imagining import imagine_clips
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.rooms_settings import rooms_config, rooms_parts, rooms_patch, rooms_transformer
 from mirage_env.training.samples import SampleVideos
+from mirage_env.training.scene import new_pair, train_scene
 from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner
-from mirage_env.training.stage0 import ScenePair, train_codec, train_scene
+from mirage_env.training.stage0 import train_codec
 from mirage_env.training.stages import Variant, train_denoiser, train_refiner
 from mirage_env.training.wider_patches import wider_branch, wider_transformer
 
@@ -196,7 +197,7 @@ def _codec(config: TrainConfig) -> None:
 def _scene(config: TrainConfig) -> None:
     grid, model = rooms_config(config.size).latent_size, config.out / "model"
     largest = WORKING_SIZE if config.size > WORKING_SIZE else 0
-    pair = ScenePair(DepthUNet(largest=largest), SegmentationUNet(largest=largest))
+    pair = new_pair(largest)
     if (model / "depth").is_dir() and (model / "segmentation").is_dir():  # trained on another world
         pair.depth.load_state_dict(load_module(DepthUNet, model / "depth").state_dict())
         pair.segmentation.load_state_dict(load_module(SegmentationUNet, model / "segmentation").state_dict())

@@ -17,6 +17,14 @@ from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.world_model import WorldModel
 
 
+def tiny_depth(**options: float) -> DepthUNet:
+    return DepthUNet(encoder_widths=(4,) * 6, stem=4, widths=(4, 8, 8, 8), **options)
+
+
+def tiny_segmentation() -> SegmentationUNet:
+    return SegmentationUNet(encoder_widths=(4,) * 6, stem=4, widths=(4, 8, 8, 8))
+
+
 def tiny_world_model(seed: int = 0, steps: int = 1) -> WorldModel:
     """32 x 32 images, 4 x 4 latents of 8 channels, chunks of 4 new frames."""
     with torch.random.fork_rng():
@@ -39,7 +47,7 @@ def tiny_world_model(seed: int = 0, steps: int = 1) -> WorldModel:
         codec = ConvCodec(latent_channels=8, width=8, deep_width=8, blocks=1).eval()
         refiner = ConvRefiner(latent_channels=8, width=8, blocks=1).eval()
         torch.nn.init.normal_(refiner.head.weight, std=0.02)
-        depth, segmenter = DepthUNet(widths=(4, 8, 8, 8)).eval(), SegmentationUNet(widths=(4, 8, 8, 8)).eval()
+        depth, segmenter = tiny_depth().eval(), tiny_segmentation().eval()
         with torch.no_grad():  # random depth is all edges and random labels all movers: nothing would be remembered
             depth.unet.head[0].weight *= 1e-3
             depth.unet.head[0].bias.zero_()

@@ -1,23 +1,24 @@
 """The networks behind the Protocols: refiner, codec, depth, segmentation."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from stand_ins import path, picture
-from tiny import tiny_world_model
+from tiny import tiny_depth, tiny_segmentation, tiny_world_model
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import MOVER, SKY, STATIC, Readout
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.models.small.conv_codec import ConvCodec
-from mirage_env.models.small.depth_unet import DepthUNet
+from mirage_env.models.small.depth_unet import DepthUNet, hints, ray_tangents
+from mirage_env.models.small.efficientnet_lite import EfficientNetLite, SameConv2d
 from mirage_env.models.small.refiner import WINNER_CHANNELS, BareReadout, ConvRefiner, winner_channels
-from mirage_env.models.small.segmentation_unet import SegmentationUNet
-from mirage_env.models.small.unet import UNet
 
 T, C, GRID = 5, 8, (4, 4)
-NARROW = (4, 8, 8, 8)
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 CAMERA = Camera.from_fov(1.2, 32, 32)
 
 
@@ -137,56 +138,52 @@ def test_codec_treats_every_image_for_itself():
 # U-Net
 
 
-@pytest.mark.parametrize("size", [(16, 16), (32, 48), (80, 16)])
-def test_unet_keeps_any_size_that_is_a_multiple_of_sixteen(size):
-    assert UNet(2, 3, NARROW).eval()(torch.randn(1, 2, *size)).shape == (1, 3, *size)
-
-
 # Depth
 
 
-def depth_network(**options) -> DepthUNet:
-    """Random weights whose depth stays between near and far."""
-    network = DepthUNet(widths=NARROW, **options).eval()
+def depth_network(scale: float = 0.3, **options: float) -> DepthUNet:
+    """Random weights; depth stays between near and far unless the scale is large."""
+    network = tiny_depth(**options).eval()
     with torch.no_grad():
-        network.unet.head[0].weight *= 0.3
+        network.unet.head[0].weight *= scale
     return network
 
 
 def lens(zoom: float) -> Camera:
     """A lens of that many times the canonical focal length."""
-    focal = zoom * DepthUNet(widths=NARROW).config.canonical_focal * 32
+    focal = zoom * tiny_depth().config.canonical_focal * 32
     return Camera(np.eye(4), np.array([[focal, 0, 16], [0, focal, 16], [0, 0, 1]]), 32, 32)
 
 
 def test_depth_is_positive_and_between_near_and_far():
-    network = DepthUNet(widths=NARROW, near=0.5, far=4.0).eval()
-    with torch.no_grad():
-        network.unet.head[0].weight *= 100.0
-    depth = network.estimate(torch.randn(2, 3, 32, 32), [CAMERA, CAMERA])
+    depth = depth_network(300.0, near=0.5, far=4.0).estimate(torch.randn(2, 3, 32, 32), [CAMERA, CAMERA])
     assert depth.shape == (2, 32, 32)
     assert depth.min() == 0.5
     assert depth.max() == 4.0
 
 
-def test_longer_lens_sees_the_same_image_farther_away():
-    network, images = depth_network(), torch.rand(1, 3, 32, 32)
-    canonical = network.estimate(images, [lens(1.0)])
-    torch.testing.assert_close(network.estimate(images, [lens(2.0)]), 2.0 * canonical)
-    assert canonical.min() > network.config.near
-    assert canonical.max() < 0.5 * network.config.far
+def test_longer_lens_sees_its_image_farther_away_and_every_image_has_its_own():
+    network, images = depth_network(), torch.rand(2, 3, 32, 32)
+    known = 1.0 + torch.rand(2, *GRID)
+    cameras, zooms = [lens(1.0), lens(2.0)], torch.tensor([1.0, 2.0])[:, None, None]
+    rays = ray_tangents(torch.from_numpy(np.stack([c.K_image for c in cameras])).float(), (32, 32))
+    expected = network(images, known / zooms, rays).exp() * zooms
+    torch.testing.assert_close(network.estimate(images, cameras, known), expected)
+    assert expected.min() > network.config.near
+    assert expected.max() < network.config.far
 
 
-def test_known_depth_scales_with_the_lens_too():
-    network, images, known = depth_network(), torch.rand(1, 3, 32, 32), 1.0 + torch.rand(1, *GRID)
-    canonical = network.estimate(images, [lens(1.0)], known)
-    torch.testing.assert_close(network.estimate(images, [lens(2.0)], 2.0 * known), 2.0 * canonical)
+def test_rays_of_a_lens_are_those_of_its_camera():
+    camera = Camera(np.eye(4), np.array([[20.0, 0, 11], [0, 25.0, 17], [0, 0, 1]]), 24, 32)
+    rays = ray_tangents(torch.tensor(camera.K_image)[None], (24, 32))[0]
+    points = np.array([[(u + 0.5 - 11) / 20.0, (v + 0.5 - 17) / 25.0] for v in (0, 23) for u in (0, 31)])
+    np.testing.assert_allclose(rays[:, ::23, ::31].reshape(2, 4).T, points, rtol=1e-12)
 
 
-def test_every_image_has_its_own_lens():
-    network, images = depth_network(), torch.rand(1, 3, 32, 32)
-    depth = network.estimate(images.repeat(2, 1, 1, 1), [lens(1.0), lens(1.5)])
-    torch.testing.assert_close(depth[1], 1.5 * depth[0])
+@pytest.mark.parametrize("size", [(32, 32), (40, 64), (30, 18)])
+def test_depth_of_any_even_size_has_the_size_of_its_image(size):
+    camera = Camera.from_fov(1.2, *size)
+    assert depth_network().estimate(torch.rand(1, 3, *size), [camera]).shape == (1, *size)
 
 
 def test_known_depth_changes_the_estimate_where_it_is_known():
@@ -201,17 +198,57 @@ def test_known_depth_changes_the_estimate_where_it_is_known():
     assert (near[0, :8, :8] != far[0, :8, :8]).any()
 
 
+def test_coarse_hint_is_the_mean_of_the_known_cells_alone():
+    known = torch.zeros(1, 8, 8)
+    known[0, 0, :2] = torch.tensor([1.0, 4.0])
+    coarse = hints(known, torch.zeros(1, 2, 32, 32), torch.Size((2, 2)))
+    torch.testing.assert_close(coarse[0, 0], torch.tensor([[0.5 * math.log(4.0) - 1.0, 0.0], [0.0, 0.0]]))
+    torch.testing.assert_close(coarse[0, 1], torch.tensor([[2 / 16, 0.0], [0.0, 0.0]]))
+
+
+def test_published_weights_of_the_encoder_go_where_they_belong():
+    """The names of the published file, in its order, with what lies behind our last stage."""
+    names = ["_conv_stem.weight", *(f"_bn0.{n}" for n in BATCH_NORM)]
+    blocks = [block for stage in EfficientNetLite((4,) * 6, 4).stages for block in stage]
+    for i, block in enumerate(blocks):
+        kinds = ["expand", "depthwise", "project"][-sum(isinstance(m, torch.nn.Conv2d) for m in block.layers) :]
+        for j, kind in enumerate(kinds):
+            names += [
+                f"_blocks.{i}._{kind}_conv.weight",
+                *(f"_blocks.{i}._bn{j + 3 - len(kinds)}.{n}" for n in BATCH_NORM),
+            ]
+    encoder = EfficientNetLite((4,) * 6, 4)
+    own = {n: torch.rand_like(v) for n, v in encoder.state_dict().items() if not n.endswith("tracked")}
+    published = dict(zip(names, own.values(), strict=True)) | {"_conv_head.weight": torch.zeros(3)}
+    encoder.load_imagenet(published)
+    for name, value in own.items():
+        assert torch.equal(encoder.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(("size", "kernel"), [(8, 3), (7, 3), (8, 5), (9, 5)])
+def test_same_convolution_looks_where_tensorflow_does(size, kernel):
+    """Odd padding lies behind; a shift by half a step would spoil published weights without an error."""
+    conv = SameConv2d(1, 1, kernel, 2, bias=False)
+    image = torch.rand(1, 1, size, size)
+    total = max((-(-size // 2) - 1) * 2 + kernel - size, 0)
+    padded = torch.zeros(1, 1, size + total, size + total)
+    padded[..., total // 2 : total // 2 + size, total // 2 : total // 2 + size] = image
+    expected = torch.nn.functional.conv2d(padded, conv.weight, stride=2)
+    assert expected.shape[-1] == -(-size // 2)
+    torch.testing.assert_close(conv(image), expected)
+
+
 # Segmentation
 
 
 def test_every_pixel_gets_one_of_the_three_labels():
-    labels = SegmentationUNet(widths=NARROW).eval().segment(torch.randn(2, 3, 32, 48))
+    labels = tiny_segmentation().eval().segment(torch.randn(2, 3, 32, 48))
     assert labels.shape == (2, 32, 48)
     assert labels.dtype == torch.int64
     assert set(labels.unique().tolist()) <= {STATIC, MOVER, SKY}
 
 
 def test_label_is_the_one_with_the_largest_logit():
-    network, images = SegmentationUNet(widths=NARROW).eval(), torch.randn(1, 3, 32, 32)
+    network, images = tiny_segmentation().eval(), torch.randn(1, 3, 32, 32)
     logits, labels = network(images), network.segment(images)
     assert torch.equal(logits.gather(1, labels[:, None])[:, 0], logits.amax(1))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from stand_ins import Labels, Recorder, Wall
-from tiny import tiny_world_model
+from tiny import tiny_depth, tiny_segmentation, tiny_world_model
 from torch import nn
 
 from mirage_env.camera import pluecker_rays
@@ -21,9 +21,8 @@ from mirage_env.errors import InvalidOptionError, ModelNotFoundError
 from mirage_env.interfaces import MOVER
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.models.small.conv_codec import ConvCodec
-from mirage_env.models.small.depth_unet import DepthUNet
+from mirage_env.models.small.depth_unet import ray_tangents
 from mirage_env.models.small.refiner import BareReadout, ConvRefiner
-from mirage_env.models.small.segmentation_unet import SegmentationUNet
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.poses import inverse
 from mirage_env.rooms.clips import rooms_clip
@@ -34,7 +33,8 @@ from mirage_env.training.imagining import imagine_clips
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.lora import add_lora, lora_state
 from mirage_env.training.pipeline import TrainConfig, run
-from mirage_env.training.stage0 import ScenePair, known_depth, random_frames, train_codec, train_scene
+from mirage_env.training.scene import ScenePair, depth_loss, known_depth, scene_batch, train_scene
+from mirage_env.training.stage0 import random_frames, train_codec
 from mirage_env.training.stages import Variant, blank, flow_loss, train_denoiser, train_refiner
 
 T, P, C, GRID, FRAMES = 5, 1, 8, (4, 4), 10
@@ -307,13 +307,53 @@ def test_random_frames_are_frames_of_the_clips(clips):
 
 
 def test_known_depth_is_the_truth_with_noise_and_holes_or_nothing():
-    known = known_depth(torch.full((64, 32, 32), 3.0), GRID, seeded())
+    known, factor = known_depth(torch.full((64, 32, 32), 3.0), GRID, seeded())
     seen = known > 0
     assert known.shape == (64, *GRID)
-    assert ((known[seen] / 3.0 - 1.0).abs() < 0.2).all()
+    errors = (known / (3.0 * factor) - 1.0).abs()[seen]
+    assert (errors < 0.2).float().mean() > 0.97
+    assert (errors > 0.2).any()
     share = seen.float().mean((1, 2))
     assert (share == 0).sum() > 10
     assert ((share > 0) & (share < 1)).sum() > 10
+    assert (factor[share == 0] == 1.0).all()
+    assert (factor[share > 0.2] != 1.0).all()
+
+
+def test_depth_loss_lets_one_factor_count_once_and_ignores_what_was_not_measured():
+    true = torch.rand(2, 16, 16, generator=seeded())
+    valid = torch.rand(2, 16, 16, generator=seeded()) > 0.3
+    loss, metric = depth_loss(torch.where(valid, true + 0.5, torch.nan), true, valid)
+    torch.testing.assert_close(metric, torch.tensor(0.5))
+    torch.testing.assert_close(loss, metric)
+    uneven = true + 0.5 * torch.randn(true.shape, generator=seeded())
+    loss, metric = depth_loss(uneven, true, valid)
+    assert loss > 1.5 * metric
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_batch_of_the_scene_shows_every_pixel_where_its_lens_says(flipped):
+    """A texture that says its own ray, so that image and lens can be compared after a crop and a flip."""
+    rays = ray_tangents(torch.tensor([[[20.0, 0, 15], [0, 20, 17], [0, 0, 1]]]), (32, 32))
+    sign = -1.0 if flipped else 1.0
+    one = SimpleNamespace(
+        image_batch=lambda clip, frame: torch.cat([rays, rays[:, :1]], 1).repeat(len(clip), 1, 1, 1),
+        depth=2.0 + rays[0, 1].numpy()[None, None].repeat(3, 1),
+        labels=np.zeros((1, 3, 32, 32), np.uint8),
+        intrinsics=np.array([[[20.0, 0, 15], [0, 20, 17], [0, 0, 1]]]),
+        frames=3,
+    )
+    clips = type("OneClip", (SimpleNamespace,), {"__len__": lambda self: 1})(**vars(one))
+    lenses = set()
+    for seed in range(4):
+        images, depth, _, K = scene_batch(clips, 2, seeded(seed), flipped)
+        shown, place = images[:, :2].clone(), ray_tangents(K, (32, 32))
+        shown[:, 0] *= sign
+        inner = (..., slice(2, -2), slice(2, -2))  # a crop's border has no neighbours to be resampled from
+        torch.testing.assert_close(shown[inner], place[inner], rtol=0, atol=0.06)
+        torch.testing.assert_close(depth[inner], 2.0 + place[:, 1][inner], rtol=0, atol=0.06)
+        lenses.add(round(float(K[0, 0, 0]), 3))
+    assert len(lenses) > 1
 
 
 def test_codec_training_improves_on_the_linear_code(clips, tmp_path):
@@ -329,7 +369,7 @@ def test_codec_training_improves_on_the_linear_code(clips, tmp_path):
 
 
 def test_scene_training_learns_depth_and_labels(clips, tmp_path):
-    pair = ScenePair(DepthUNet(widths=(4, 8, 8, 8)), SegmentationUNet(widths=(4, 8, 8, 8)))
+    pair = ScenePair(tiny_depth(), tiny_segmentation())
     trained = train_scene(clips, tmp_path, replace(QUICK, lr=1e-2), pair, batch=4, grid=GRID)
     logged = rows(tmp_path)
     assert logged[-1]["abs_log"] < 0.8 * logged[0]["abs_log"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
+import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -12,16 +12,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mirage_env.camera import Camera
-from mirage_env.models.small.unet import UNet, halved
+from mirage_env.models.small.efficient_unet import EfficientUNet, halved
+from mirage_env.models.small.efficientnet_lite import STEM, WIDTHS
+
+HINTS = 4  # channels beside the image's features: known log depth, its share, and the ray's two tangents
 
 
 class DepthUNet(ModelMixin, ConfigMixin):
-    """Log depth from an image and the depth that the memory already shows (`DepthEstimator`).
+    """Log depth from an image, its lens and the depth that the memory already shows (`DepthEstimator`).
 
     The known depth is an input, as the prompt of PromptDepthAnything is: what the world's geometry already says fixes
     the scale, so that a long walk does not drift. Depth is predicted for `canonical_focal` (pixels per image width)
-    and scaled to the camera's own, the usual way to be right for other lenses. Images with more than `largest` pixels
-    on a side are halved before, and the depth doubled after: a cell of the memory needs one depth, not 64.
+    and scaled to the camera's own, the usual way to be right for other lenses; the rays say what the image leaves
+    open. Images with more than `largest` pixels on a side are halved before, and the depth doubled after: a cell of
+    the memory needs one depth, not 64. The encoder starts from ImageNet where its weights are at hand
+    (`EfficientNetLite.load_imagenet`).
     """
 
     config_name = "config.json"
@@ -29,24 +34,26 @@ class DepthUNet(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        widths: Sequence[int] = (32, 64, 96, 128),
+        encoder_widths: Sequence[int] = WIDTHS,
+        stem: int = STEM,
+        widths: Sequence[int] = (32, 48, 64, 96),
         canonical_focal: float = 0.6516,
         near: float = 0.1,
         far: float = 50.0,
         largest: int = 0,
     ) -> None:
         super().__init__()
-        self.unet = UNet(in_channels=5, out_channels=1, widths=widths)
+        self.unet = EfficientUNet(1, HINTS, widths, encoder_widths, stem)
 
     def forward(
         self,
-        images: Tensor,  # [F, 3, H, W] in [-1, 1]
+        images: Tensor,  # [F, 3, H, W] in [-1, 1]; H and W even
         known: Tensor,  # [F, h, w] metres for the canonical lens, 0 = unknown
+        rays: Tensor,  # [F, 2, H, W] x / z and y / z of the pixels' rays
     ) -> Tensor:  # [F, H, W] log metres
-        seen = known > 0
-        prompt = torch.stack([torch.where(seen, known.clamp_min(1e-3).log() - 1.0, 0.0), seen.to(known.dtype)], 1)
-        prompt = F.interpolate(prompt.to(images.dtype), size=images.shape[-2:], mode="nearest")
-        return self.unet(torch.cat([images, prompt], 1))[:, 0] + 1.0
+        features = self.unet.features(images)
+        prompts = [hints(known, rays.to(images.dtype), (x.shape[-2], x.shape[-1])) for x in features]
+        return self.unet.predict(features, prompts)[:, 0] + 1.0
 
     def estimate(
         self,
@@ -59,7 +66,30 @@ class DepthUNet(ModelMixin, ConfigMixin):
         zoom = zoom.to(images)[:, None, None]
         known = images.new_zeros(len(images), 1, 1) if known is None else known.to(images) / zoom
         small = halved(images, self.config.largest)
-        depth = cast(Tensor, self(small, known)).float().exp() * zoom
+        lenses = torch.from_numpy(np.stack([c.K_at(*small.shape[-2:]) for c in cameras]))
+        rays = ray_tangents(lenses.to(images), small.shape[-2:])
+        depth = self(small, known, rays).float().exp() * zoom
         # Nearest: a mean of two surfaces would be a point between them.
         depth = F.interpolate(depth[:, None], size=images.shape[-2:], mode="nearest")[:, 0]
         return depth.clamp(self.config.near, self.config.far)
+
+
+def ray_tangents(K: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:  # [F, 3, 3] pixels -> [F, 2, H, W]
+    """Tangents x / z and y / z of the rays through the centres of an image's pixels."""
+    height, width = size
+    x = (torch.arange(width).to(K) + 0.5 - K[:, 0, 2, None]) / K[:, 0, 0, None]
+    y = (torch.arange(height).to(K) + 0.5 - K[:, 1, 2, None]) / K[:, 1, 1, None]
+    return torch.stack([x[:, None].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], 1)
+
+
+def hints(known: Tensor, rays: Tensor, size: tuple[int, int]) -> Tensor:  # -> [F, HINTS, *size]
+    """Known log depth (mean of the known cells where several meet), its share, and the rays, at one scale."""
+    seen = (known > 0).to(rays.dtype)[:, None]
+    logs = torch.where(known > 0, known.clamp_min(1e-3).log() - 1.0, 0.0).to(rays.dtype)[:, None]
+    coarser = size[0] < known.shape[-2] and size[1] < known.shape[-1]
+    if coarser:
+        share, logs = F.adaptive_avg_pool2d(seen, size), F.adaptive_avg_pool2d(logs * seen, size)
+        logs = logs / share.clamp_min(1e-3)
+    else:
+        share, logs = (F.interpolate(v, size=size, mode="nearest") for v in (seen, logs))
+    return torch.cat([logs, share, F.interpolate(rays, size=size, mode="bilinear", antialias=False)], 1)

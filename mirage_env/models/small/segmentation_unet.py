@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mirage_env.interfaces import MOVER, SKY, STATIC
-from mirage_env.models.small.unet import UNet, halved
+from mirage_env.models.small.efficient_unet import EfficientUNet, halved
+from mirage_env.models.small.efficientnet_lite import STEM, WIDTHS
 
 
 class SegmentationUNet(ModelMixin, ConfigMixin):
@@ -23,12 +24,18 @@ class SegmentationUNet(ModelMixin, ConfigMixin):
     config_name = "config.json"
 
     @register_to_config
-    def __init__(self, widths: Sequence[int] = (24, 48, 72, 96), largest: int = 0) -> None:
+    def __init__(
+        self,
+        encoder_widths: Sequence[int] = WIDTHS,
+        stem: int = STEM,
+        widths: Sequence[int] = (32, 48, 64, 96),
+        largest: int = 0,
+    ) -> None:
         super().__init__()
-        self.unet = UNet(in_channels=3, out_channels=len((STATIC, MOVER, SKY)), widths=widths)
+        self.unet = EfficientUNet(len((STATIC, MOVER, SKY)), 0, widths, encoder_widths, stem)
 
     def forward(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, 3, H, W] logits
-        return self.unet(images)
+        return self.unet.predict(self.unet.features(images))
 
     def segment(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, H, W] int64
         """See `StaticSegmenter.segment`."""
