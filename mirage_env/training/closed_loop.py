@@ -1,14 +1,15 @@
 """The generator learns to draw chunks inside the loop it will run in, judged on decoded frames.
 
 A world's second chunk reads what its first one wrote. So in most steps the memory is first written by the model itself,
-from one or two chunks without gradient, and the chunk that is learned from follows. Depth and labels are the true ones
-with errors; what is imagined where nothing was known has no truth to be compared with pixel by pixel, and is judged by
-what looks alike and by the discriminator.
+from one or two chunks without gradient, and the chunk that is learned from follows. Depth and labels are the model's
+own in most worlds, so that it learns to live with their errors, and else the true ones, wobbled. What is imagined where
+nothing was known has no truth to be compared with pixel by pixel, and is judged by what looks alike and by the
+discriminator.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -27,14 +28,17 @@ from mirage_env.models.small.refiner import ConvRefiner
 from mirage_env.models.wan.anchored_noise import anchored, panorama_size
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.poses import inverse
-from mirage_env.training.clip_views import sizes_of, views_of, wobbled, write_true
+from mirage_env.training.clip_views import Views, sizes_of, views_of, wobbled, write_true
 from mirage_env.training.loop import LoopConfig, channels_last, train
 from mirage_env.training.perceptual import Game, energy_gap, lattice, perceptual_loss, pixel_loss
+from mirage_env.training.scene import ScenePair
 from mirage_env.training.sharpen import psnr, sharpness
 
 SHIFT = 32
 """Most pixels that pictures are cut off at the top and left before they are judged: no judge may learn where patches
 begin, or it accepts their seams."""
+OWN = 0.6
+"""Share of worlds that are seen with the model's own depth and labels."""
 
 
 class Painters(nn.Module):
@@ -56,6 +60,7 @@ class Walk:
     chunk: int
     first: Tensor  # [C, h, w] clean latent that the next chunk begins with
     preceding: Tensor  # [C, h, w] the one before
+    own: bool  # seen with the model's own depth and labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +81,14 @@ def train_closed_loop(
     codec: ConvCodec,
     refiner: ConvRefiner,
     denoiser: ChunkDenoiser,
+    scene: ScenePair | None,
     lpips: Lpips | None,
     pictures: int = 2,
 ) -> tuple[ConvRefiner, ChunkDenoiser]:
-    """Train refiner, transformer, side branch and detail together; `pictures` frames of a chunk are decoded a step."""
+    """Train refiner, transformer, side branch and detail together; `pictures` frames of a chunk are decoded a step.
+
+    `scene`: depth and segmentation networks of the model; without them every world is seen with the true ones.
+    """
     codec.requires_grad_(False)
     painters = Painters(refiner, denoiser).requires_grad_(True)
     for attention in denoiser.modules():
@@ -88,7 +97,7 @@ def train_closed_loop(
             for norm in (attention.norm_q, attention.norm_k):
                 norm.to(torch.bfloat16 if config.bf16 else torch.float32).requires_grad_(False)
     channels_last(painters)
-    loop = _Loop(clips, codec, painters)
+    loop = _Loop(clips, codec, painters, scene)
     sizes, K = sizes_of(clips), world.chunk_latents - 1
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -173,8 +182,11 @@ def _free(denoiser: ChunkDenoiser, readout: Readout) -> Tensor | None:  # [F, 1,
 class _Loop:
     """Worlds that walk along clips."""
 
-    def __init__(self, clips: Clips, codec: ConvCodec, painters: Painters) -> None:
+    def __init__(self, clips: Clips, codec: ConvCodec, painters: Painters, scene: ScenePair | None) -> None:
         self.clips, self.codec, self.painters = clips, codec, painters
+        self.scene = scene
+        if scene is not None:
+            channels_last(scene.eval().requires_grad_(False))
 
     def begin(self, clip: int, frame: int, world: WorldModelConfig, generator: torch.Generator) -> Walk:
         """A world at a frame: from the view there, from one of the frames before, or from two."""
@@ -184,12 +196,13 @@ class _Loop:
         sources = [frame] if kind < 0.55 else [other] if kind < 0.8 else sorted({frame, anywhere})
         views = views_of(self.clips, clip, sources, world.image_size)
         amount = (0.0, 0.02, 0.04)[int(torch.randint(3, (), generator=generator))]
-        depth = wobbled(views.depth, amount, generator)
-        memory = write_true(LatentMemory.empty(world), views, depth, self.codec, world)
+        own = float(torch.rand((), generator=generator)) < OWN
+        views = seen(views, views.images, self.scene if own else None, None, amount, generator)
+        memory = write_true(LatentMemory.empty(world), views, views.depth, self.codec, world)
         here = views_of(self.clips, clip, [frame, max(frame - 1, 0)], world.image_size)
         first, preceding = self.codec.encode(here.images).float()
         alone = float(torch.rand((), generator=generator)) < 0.5  # as at the start of a world
-        return Walk(memory, frame, 0, first, first if alone else preceding)
+        return Walk(memory, frame, 0, first, first if alone else preceding, own)
 
     def draw(self, clip: int, walk: Walk, world: WorldModelConfig, generator: torch.Generator) -> _Drawn:
         """The next chunk as the transformer sees it."""
@@ -223,9 +236,25 @@ class _Loop:
         end = walk.frame + world.chunk_latents - 1
         views = views_of(self.clips, clip, range(walk.frame + 1, end + 1), world.image_size)
         amount = (0.0, 0.02)[int(torch.randint(2, (), generator=generator))]
-        depth = wobbled(views.depth, amount, generator)
-        memory = walk.memory.write(latents, frames, depth, views.keep(world), views.cameras, walk.chunk + 1)
-        return Walk(memory, end, walk.chunk + 1, latents[-1], latents[-2])
+        scene, known = self.scene if walk.own else None, drawn.readout.depth[1:]
+        views = seen(views, frames, scene, known, amount, generator)
+        memory = walk.memory.write(latents, frames, views.depth, views.keep(world), views.cameras, walk.chunk + 1)
+        return Walk(memory, end, walk.chunk + 1, latents[-1], latents[-2], walk.own)
+
+
+def seen(
+    views: Views,
+    frames: Tensor,  # [F, 3, H, W]
+    scene: ScenePair | None,
+    known: Tensor | None,  # [F, h, w] metres, 0 = unknown
+    amount: float,
+    generator: torch.Generator,
+) -> Views:
+    """Depth and labels as networks see them in frames; without networks the true ones, wobbled by `amount`."""
+    if scene is None:
+        return replace(views, depth=wobbled(views.depth, amount, generator))
+    depth = scene.depth.estimate(frames, views.cameras, known).float()
+    return replace(views, depth=depth, labels=scene.segmentation.segment(frames))
 
 
 def _cameras(clips: Clips, clip: int, frames: range, world: WorldModelConfig) -> list[Camera]:

@@ -54,7 +54,7 @@ from mirage_env.training.imagining import imagine_clips
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.rooms_settings import rooms_config, rooms_parts, rooms_patch, rooms_transformer
 from mirage_env.training.samples import SampleVideos
-from mirage_env.training.scene import new_pair, train_scene
+from mirage_env.training.scene import ScenePair, new_pair, train_scene
 from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner
 from mirage_env.training.stage0 import train_codec
 from mirage_env.training.stages import Variant, train_denoiser, train_refiner
@@ -354,6 +354,7 @@ def _sharp_world(config: TrainConfig) -> None:
         load_module(ConvCodec, model / "codec"),
         exact_refiner(load_module(ConvRefiner, model / "refiner")),
         denoiser,
+        ScenePair(load_module(DepthUNet, model / "depth"), load_module(SegmentationUNet, model / "segmentation")),
         _lpips(),
     )
     parts = {"refiner": refiner, "transformer": transformer, "control": branch, "detail": detail}

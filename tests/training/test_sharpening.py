@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_world_model
+from tiny import tiny_depth, tiny_segmentation, tiny_world_model
 from torch import nn
 from torch.nn import functional as F
 
@@ -28,9 +28,10 @@ from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms.clips import rooms_clip
 from mirage_env.training.clip_views import sizes_of, views_of, wobbled
-from mirage_env.training.closed_loop import train_closed_loop
+from mirage_env.training.closed_loop import seen, train_closed_loop
 from mirage_env.training.loop import LoopConfig, train
 from mirage_env.training.perceptual import Game, energy_gap, lattice, pixel_loss
+from mirage_env.training.scene import ScenePair
 from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner, sharpness
 from mirage_env.training.whole_run import SHARES, TrainAll, run
 from mirage_env.training.wider_patches import wider_branch, wider_transformer
@@ -164,6 +165,18 @@ def test_wobbled_depth_is_wrong_smoothly_and_sky_stays_sky():
     assert float((ratio[:, 1:] / ratio[:, :-1] - 1.0).abs().max()) < 0.02
 
 
+def test_world_is_seen_with_the_models_networks_or_else_with_the_truth(clips):
+    views, random = views_of(clips, 0, [0, 1], (64, 64)), torch.Generator()
+    other = seen(views, views.images, None, None, 0.0, random)
+    torch.testing.assert_close(other.depth, views.depth)
+    assert torch.equal(other.labels, views.labels)
+    scene, known = ScenePair(tiny_depth(), tiny_segmentation()).eval(), torch.full((2, 8, 8), 3.0)
+    with torch.no_grad():
+        own = seen(views, views.images, scene, known, 0.02, random)
+        assert torch.equal(own.depth, scene.depth.estimate(views.images, views.cameras, known))
+        assert torch.equal(own.labels, scene.segmentation.segment(views.images))
+
+
 # Stages
 
 
@@ -194,14 +207,15 @@ def test_sharpening_the_refiner_leaves_what_is_exact_alone(clips, tmp_path, wide
 def test_the_generator_learns_in_the_loop_and_goes_on_where_it_stopped(clips, tmp_path, wide):
     before = copies(wide.generator)
     quick = replace(QUICK, save_every=1)
-    parts = (wide.config, tiny_world_model().codec, wide.refiner, wide.generator, None)
-    refiner, denoiser = train_closed_loop(clips, tmp_path, quick, *parts)
+    scene = ScenePair(tiny_depth(), tiny_segmentation())
+    parts = (wide.config, tiny_world_model().codec, wide.refiner, wide.generator, scene, None)
+    _, denoiser = train_closed_loop(clips, tmp_path, quick, *parts)
     moved = changed(before, denoiser)
     assert any("detail" in name for name in moved)
     assert any("patch_embedding" in name for name in moved)
     assert not any("norm_q" in name or "norm_k" in name for name in moved)
     rows = (tmp_path / "log.csv").read_text().splitlines()
-    train_closed_loop(clips, tmp_path, replace(quick, steps=3), wide.config, parts[1], refiner, denoiser, None)
+    train_closed_loop(clips, tmp_path, replace(quick, steps=3), *parts)
     assert (tmp_path / "log.csv").read_text().splitlines()[: len(rows)] == rows
 
 
