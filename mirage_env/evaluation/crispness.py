@@ -22,6 +22,7 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.evaluation import report
 from mirage_env.evaluation.lpips import INSTALL, Lpips, has_lpips, load_lpips
 from mirage_env.evaluation.metrics import gradient_energy
+from mirage_env.evaluation.small_things import recognised, small_things
 from mirage_env.evaluation.variants import Load, check_rooms
 from mirage_env.images import frames_from_uint8
 from mirage_env.rooms import FRAME_SECONDS, Room, random_walk
@@ -78,8 +79,9 @@ def run(config: CrispnessConfig, load: Load | None = None) -> dict[str, Any]:
     check_rooms(model, "crispness")
     walks: list[Sums] = [{} for _ in range(config.chunks)]
     codec: Sums = {}
+    things: list[bool] = []
     for world in tqdm(_worlds(config, config.worlds), desc="crispness", unit="world"):
-        _walk(model, lpips, config, world, walks, codec)
+        things += _walk(model, lpips, config, world, walks, codec)
     still = [
         _stand(model, config, w) for w in tqdm(_worlds(config, config.still_worlds), desc="standing", unit="world")
     ]
@@ -90,6 +92,7 @@ def run(config: CrispnessConfig, load: Load | None = None) -> dict[str, Any]:
         "image_size": list(model.config.image_size),
         "codec": _together(codec),
         "chunks": [_together(sums) for sums in walks],
+        "things": {"count": len(things), "recognised": sum(things)},
         "standing": [float(np.mean(values)) for values in zip(*still, strict=True)],
         "notes": [] if lpips else [f"LPIPS not measured: {INSTALL}"],
     }
@@ -115,6 +118,11 @@ def table(results: dict[str, Any]) -> str:
         f"Codec alone: sharpness {_text(codec['sharpness_seen'])}, {_text(codec['psnr_seen'])} dB, LPIPS "
         f"{_text(codec.get('lpips'))}.",
     ]
+    things = results["things"]
+    parts.append(
+        f"Small things of the start view that the last frame shows: {things['recognised']} of {things['count']} "
+        f"recognised after {results['config']['chunks']} chunks."
+    )
     if standing:
         parts.append(
             f"Standing still for {len(standing)} chunks ({results['config']['still_worlds']} worlds): "
@@ -130,8 +138,8 @@ def _worlds(config: CrispnessConfig, count: int) -> range:
 @torch.inference_mode()
 def _walk(
     model: WorldModel, lpips: Lpips | None, config: CrispnessConfig, world: int, chunks: list[Sums], codec: Sums
-) -> None:
-    """Add what one world shows."""
+) -> list[bool]:
+    """Add what one world shows; says of the small things in its last frame whether they are recognised."""
     room, rng = Room.generate(world, "test"), np.random.default_rng([config.seed, world])
     per_chunk = model.config.frames_per_chunk
     cameras = random_walk(room, rng, 1 + per_chunk * config.chunks, *model.config.image_size)
@@ -149,7 +157,9 @@ def _walk(
         observed = chunk.readout.observed.repeat_interleave(stride, 0)[:, None]
         seen = F.interpolate(observed, chunk.frames.shape[-2:])
         static = torch.from_numpy(np.stack([~v.mover for v in views]))[:, None].float()
-        _add(sums, chunk.frames.float(), frames_from_uint8(np.stack([v.image for v in views])), seen, static, lpips)
+        truth = frames_from_uint8(np.stack([v.image for v in views]))
+        _add(sums, chunk.frames.float(), truth, seen, static, lpips)
+    return recognised(chunk.frames[-1].float(), truth[-1], small_things(view, views[-1]))
 
 
 def _add(sums: Sums, frames: Tensor, truth: Tensor, seen: Tensor, static: Tensor, lpips: Lpips | None) -> None:

@@ -31,6 +31,7 @@ def test_the_table_says_of_which_weights_it_speaks(measured):
     text = (out / "crispness.md").read_text()
     assert results["model"] in text
     assert "Standing still for 2 chunks" in text
+    assert f"of {results['things']['count']} recognised after 2 chunks" in text
 
 
 @pytest.mark.parametrize("wrong", [{"worlds": 0}, {"chunks": 0}, {"still_chunks": 0}, {"first_world": -1}])
