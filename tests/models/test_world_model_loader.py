@@ -17,6 +17,7 @@ from mirage_env.camera import Camera
 from mirage_env.config.sampler import SamplerConfig
 from mirage_env.config.world import FORMAT_VERSION, ReadoutConfig
 from mirage_env.errors import InvalidOptionError, MirageError, ModelNotFoundError, WeightsError
+from mirage_env.models.io.state_dicts import load_strictly
 from mirage_env.models.small.refiner import BareReadout
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.world_model_loader import (
@@ -418,3 +419,11 @@ def test_a_small_model_works_at_other_image_sizes_and_says_so_in_its_identity():
 def test_an_image_size_that_is_no_whole_number_of_patches_is_refused(size):
     with pytest.raises(InvalidOptionError, match="multiples of"):
         load_world_model("rooms", image_size=size)
+
+
+def test_error_about_many_weights_names_a_few_and_counts_the_rest():
+    layer = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(40)))
+    with pytest.raises(WeightsError, match=r"missing 0\.weight") as error:
+        load_strictly(layer, {}, "there")
+    assert "and 72 more" in str(error.value)
+    assert len(str(error.value)) < 500

@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +34,15 @@ from mirage_env.training.imagining import imagine_clips
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.lora import add_lora, lora_state
 from mirage_env.training.pipeline import TrainConfig, run
-from mirage_env.training.scene import ScenePair, depth_loss, known_depth, scene_batch, train_scene
+from mirage_env.training.scene import (
+    IMAGENET,
+    ScenePair,
+    depth_loss,
+    known_depth,
+    new_pair,
+    scene_batch,
+    train_scene,
+)
 from mirage_env.training.stage0 import random_frames, train_codec
 from mirage_env.training.stages import Variant, blank, flow_loss, train_denoiser, train_refiner
 
@@ -318,6 +327,18 @@ def test_known_depth_is_the_truth_with_noise_and_holes_or_nothing():
     assert ((share > 0) & (share < 1)).sum() > 10
     assert (factor[share == 0] == 1.0).all()
     assert (factor[share > 0.2] != 1.0).all()
+
+
+def test_untrained_networks_begin_with_what_imagenet_taught():
+    package = find_spec(IMAGENET)
+    [file] = Path(package.submodule_search_locations[0]).glob("models/*.pth")
+    published = torch.load(file, weights_only=True)
+    pair = new_pair(largest=128)
+    for network in (pair.depth, pair.segmentation):
+        own = network.unet.encoder.state_dict()
+        assert torch.equal(own["stem.0.weight"], published["_conv_stem.weight"])
+        assert torch.equal(own["stages.5.3.layers.7.running_var"], published["_blocks.14._bn2.running_var"])
+        assert network.config.largest == 128
 
 
 def test_depth_loss_lets_one_factor_count_once_and_ignores_what_was_not_measured():

@@ -33,6 +33,8 @@ __all__ = [
 ]
 ModuleT = TypeVar("ModuleT", bound=ModelMixin)
 BuiltT = TypeVar("BuiltT", bound=nn.Module)
+MOST_NAMED = 8
+"""Mismatches of weights that an error names."""
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -180,4 +182,7 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def _refuse(problems: list[str], module: nn.Module, where: Path | str) -> None:
     if problems:
-        raise WeightsError(f"weights in {where} do not fit {type(module).__name__}: " + "; ".join(problems))
+        others = f"; and {len(problems) - MOST_NAMED} more" if len(problems) > MOST_NAMED else ""
+        raise WeightsError(
+            f"weights in {where} do not fit {type(module).__name__}: " + "; ".join(problems[:MOST_NAMED]) + others
+        )
