@@ -39,7 +39,7 @@ def new_pair(largest: int = 0) -> ScenePair:
     pair = ScenePair(DepthUNet(largest=largest), SegmentationUNet(largest=largest))
     package = find_spec(IMAGENET)
     if package and package.submodule_search_locations:
-        [file] = Path(package.submodule_search_locations[0]).glob("models/*.pth")  # read as tensors, never unpickled
+        [file] = Path(package.submodule_search_locations[0]).glob("models/*.pth")  # read with `weights_only`
         weights = torch.load(file, weights_only=True)
         pair.depth.unet.encoder.load_imagenet(weights)
         pair.segmentation.unet.encoder.load_imagenet(weights)
