@@ -37,13 +37,20 @@ class ScenePair(nn.Module):
 def new_pair(largest: int = 0) -> ScenePair:
     """Make untrained networks; their encoders know ImageNet where that package is installed."""
     pair = ScenePair(DepthUNet(largest=largest), SegmentationUNet(largest=largest))
-    package = find_spec(IMAGENET)
-    if package and package.submodule_search_locations:
-        [file] = Path(package.submodule_search_locations[0]).glob("models/*.pth")  # read with `weights_only`
-        weights = torch.load(file, weights_only=True)
+    if (weights := imagenet()) is not None:
         pair.depth.unet.encoder.load_imagenet(weights)
         pair.segmentation.unet.encoder.load_imagenet(weights)
     return pair
+
+
+def imagenet() -> dict[str, Tensor] | None:
+    """Read the published weights of the encoder; None where their package is not installed."""
+    package = find_spec(IMAGENET)
+    if package is None or not package.submodule_search_locations:
+        return None
+    [file] = Path(package.submodule_search_locations[0]).glob("models/*.pth")
+    weights: dict[str, Tensor] = torch.load(file, weights_only=True)
+    return weights
 
 
 def known_depth(depth: Tensor, grid: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:

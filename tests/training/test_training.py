@@ -2,7 +2,6 @@
 
 import csv
 from dataclasses import fields, replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,9 +34,9 @@ from mirage_env.training.loop import LoopConfig
 from mirage_env.training.lora import add_lora, lora_state
 from mirage_env.training.pipeline import TrainConfig, run
 from mirage_env.training.scene import (
-    IMAGENET,
     ScenePair,
     depth_loss,
+    imagenet,
     known_depth,
     new_pair,
     scene_batch,
@@ -330,9 +329,7 @@ def test_known_depth_is_the_truth_with_noise_and_holes_or_nothing():
 
 
 def test_untrained_networks_begin_with_what_imagenet_taught():
-    package = find_spec(IMAGENET)
-    [file] = Path(package.submodule_search_locations[0]).glob("models/*.pth")
-    published = torch.load(file, weights_only=True)
+    published = imagenet()
     pair = new_pair(largest=128)
     for network in (pair.depth, pair.segmentation):
         own = network.unet.encoder.state_dict()

@@ -86,4 +86,4 @@ class EfficientNetLite(nn.Module):
         own = self.state_dict()
         values = [published[name] for name in published if not name.endswith("num_batches_tracked")]
         names = [name for name in own if not name.endswith("num_batches_tracked")]
-        self.load_state_dict(dict(zip(names, values, strict=False)), strict=False)
+        self.load_state_dict({**own, **dict(zip(names, values, strict=False))})
