@@ -1,6 +1,6 @@
 """End writers at random moments (SIGKILL), and see that nothing acknowledged is lost and nothing is left.
 
-    PYTHONPATH=tests/helpers python benchmarks/kills.py --kills 300 --out kills.json
+    PYTHONPATH=tests/helpers python benchmarks/kill_runs.py --kills 300 --out kills.json
 
 Caches that are appended to and overwritten, as a folder and as a zip; rollouts; the training of a policy. After each
 kill what is there is opened: it must be whole, at least as far as the writer had said, and alone in its folder.
