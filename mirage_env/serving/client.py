@@ -144,7 +144,7 @@ class Client:
 
         Args:
             seed: draws the start view as `Mirage/World-v0` does.
-            image: the first view; `depth` [H, W], `pose` and `K` go with it.
+            image: the first view; `depth` and `labels` [H, W], `pose` and `K` go with it.
             **options: `cache`, `prompt`, `negative_prompt`, `guidance_scale`, `rng`, `hold`, `want`.
         """
         return self.world_of("open", *_opening(seed, image, options))
@@ -328,8 +328,9 @@ def _opening(
     arrays = {}
     if image is not None:
         arrays["image"] = np.asarray(image)
-        if (depth := options.pop("depth", None)) is not None:
-            arrays["depth"] = np.asarray(depth, np.float32)
+        for name, kind in (("depth", np.float32), ("labels", np.uint8)):
+            if (given := options.pop(name, None)) is not None:
+                arrays[name] = np.asarray(given, kind)
     if (world := options.pop("world", None)) is not None:
         arrays["world"] = np.frombuffer(Path(world).read_bytes(), np.uint8)
     body = {"seed": seed, **options}

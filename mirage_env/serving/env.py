@@ -108,7 +108,7 @@ class RemoteEnv(ChunkEnv[RemoteMoment]):
         InvalidOptionError: an argument with a value that is not on offer.
     """
 
-    world_options = ("image", "depth", "camera", "prompt", "negative_prompt", "guidance_scale", "cache")
+    world_options = ("image", "depth", "labels", "camera", "prompt", "negative_prompt", "guidance_scale", "cache")
 
     def __init__(self, url: str = "http://127.0.0.1:8400", token: str | None = None, **arguments: Any) -> None:
         self._connection = _Connection(url, token)
@@ -136,13 +136,19 @@ class RemoteEnv(ChunkEnv[RemoteMoment]):
                 self.world.image_size,
                 camera if isinstance(camera, Camera) else None,
                 options.get("depth"),
-                fov=self.fov,
+                options.get("labels"),
+                self.fov,
             )
             is_pose = camera is not None and not isinstance(camera, Camera)
             seen_from = as_camera(np.asarray(camera), fitted.camera) if is_pose else fitted.camera
-            body |= {"pose": seen_from.T_world_cam, "K": seen_from.K_image, "depth": fitted.depth}
+            body |= {
+                "pose": seen_from.T_world_cam,
+                "K": seen_from.K_image,
+                "depth": fitted.depth,
+                "labels": fitted.labels,
+            }
             world = self._connection.client.open(image=fitted.image, **body)
-        elif others := sorted(set(options) & {"depth", "camera"}):
+        elif others := sorted(set(options) & {"depth", "labels", "camera"}):
             raise InvalidOptionError(f"options {others} describe the option 'image'; give that too")
         elif "cache" in options:
             world = self._open_cache(Path(options["cache"]), body)

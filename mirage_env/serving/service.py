@@ -434,8 +434,7 @@ class Service:
             options["cache"].write_bytes(arrays["world"].tobytes())
         if "image" in arrays:
             options["image"] = image = arrays["image"]
-            if "depth" in arrays:
-                options["depth"] = arrays["depth"]
+            options |= {name: arrays[name] for name in ("depth", "labels") if name in arrays}
             if request.pose is not None:
                 pose = np.array(request.pose)
                 options["camera"] = pose if request.K is None else Camera(pose, np.array(request.K), *image.shape[:2])

@@ -78,6 +78,7 @@ def test_remote_environment_takes_the_options_of_the_local_one(url, tmp_path):
         {"image": image},
         {"image": picture(4), "camera": camera, "depth": np.full((32, 32), 2.5)},
         {"image": picture(4), "camera": camera.T_world_cam},
+        {"image": picture(4), "labels": np.arange(32 * 32).reshape(32, 32) % 2},
     ):
         assert equal(far.reset(seed=1, options=options), here.reset(seed=1, options=options))
         assert equal(far.step(0.5 * TURN), here.step(0.5 * TURN))
