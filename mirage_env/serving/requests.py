@@ -59,7 +59,8 @@ class Open(Request):
     """Open a world.
 
     From a seed; from the array `image` uint8 [H, W, 3], with the arrays `depth` float32 [H, W] and `labels` uint8
-    [H, W] where they are known; from a world that was saved here; or from the array `world` uint8, the bytes of a cache that is a zip.
+    [H, W] where they are known; from a world that was saved here; or from the array `world` uint8, the bytes of a cache
+    that is a zip.
     """
 
     seed: int | None = Field(None, ge=0, lt=2**63)
