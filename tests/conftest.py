@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 
 # Before NumPy and torch start their threads: the arrays here are too small to share, and machines are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -8,6 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 from hypothesis import settings
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and some of them send it to themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The first call of a kernel compiles it, and shared machines stall: the time of one example says nothing.
 settings.register_profile("mirage", deadline=None, max_examples=25, derandomize=True)

@@ -43,6 +43,8 @@ EXTRAS = {
     "test": "the tests",
     "train": "mirage train",
     "triton": "the readout on a GPU",
+    "rooms": "rooms with photographic materials and real furniture",
+    "serve": "mirage serve and its clients",
     "viewer": "mirage view",
 }
 """What each extra of the package gives."""

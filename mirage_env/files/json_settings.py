@@ -38,7 +38,9 @@ def read_json(
     try:
         data = read_regular(path, most_bytes)
     except (OSError, ValueError) as reason:  # ValueError: a zero byte in the path
-        raise error(f"{os.fspath(path)!r} cannot be read ({reason}); {advice}") from reason
+        raise error(
+            f"{os.fspath(path)!r} cannot be read ({getattr(reason, 'strerror', None) or reason}); {advice}"
+        ) from reason
     return parse_json(data, os.fspath(path), error=error, advice=advice)
 
 

@@ -32,4 +32,6 @@ def read_text(
     try:
         return read_regular(path, most_bytes).decode("utf-8-sig")
     except (OSError, ValueError) as reason:  # ValueError: a zero byte in the path; no UTF-8
-        raise error(f"{os.fspath(path)!r} cannot be read ({reason}); {advice}") from reason
+        raise error(
+            f"{os.fspath(path)!r} cannot be read ({getattr(reason, 'strerror', None) or reason}); {advice}"
+        ) from reason

@@ -247,7 +247,7 @@ def test_look_tells_and_draws(tmp_path, walked, model, capsys):
         ("model chekc rooms", "did you mean check"),
         ("model check castle", "castle"),
         ("eval", "expected one of .loop, parts"),
-        ("eval taste", "there is no command 'taste'; give one of loop, parts, speed"),
+        ("eval taste", "there is no command 'taste'; give one of loop, parts, clips, speed"),
         ("eval loop --out OUT --worlds many", "--worlds: 'many' is no INT|--worlds: invalid literal"),
         ("eval cameras", "missing .* --true"),
         ("train codex --out OUT", "did you mean codec"),

@@ -160,7 +160,7 @@ class TestClips:
         (tmp_path / "names").write_text(f"{second.name}\nother\n")
         with pytest.raises(ClipError, match=r"1 clips that .* such as other"):
             find_clips(data, "test", tmp_path / "names")
-        with pytest.raises(ClipError, match="no list of names"):
+        with pytest.raises(ClipError, match=r"No such file.*give a list of names"):
             find_clips(data, "test", tmp_path / "none")
 
     def test_seed_of_a_clip_depends_on_its_name_alone(self, data):
