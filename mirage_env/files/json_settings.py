@@ -7,7 +7,7 @@ import os
 from typing import Any, NoReturn
 
 from mirage_env.errors import InvalidOptionError, MirageError
-from mirage_env.files.regular import read_regular
+from mirage_env.files.text_files import read_bytes
 
 MOST_BYTES = 2**24
 """Size of a settings file; the largest known, the index of a sharded checkpoint, has less than a mebibyte."""
@@ -35,12 +35,7 @@ def read_json(
     Raises:
         `error`: a file that is missing, no regular file or too large; and as `parse_json`.
     """
-    try:
-        data = read_regular(path, most_bytes)
-    except (OSError, ValueError) as reason:  # ValueError: a zero byte in the path
-        raise error(
-            f"{os.fspath(path)!r} cannot be read ({getattr(reason, 'strerror', None) or reason}); {advice}"
-        ) from reason
+    data = read_bytes(path, most_bytes, error, advice)
     return parse_json(data, os.fspath(path), error=error, advice=advice)
 
 

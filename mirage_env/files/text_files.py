@@ -30,8 +30,19 @@ def read_text(
         `error`: a file that is missing, no regular file, too large, or no UTF-8.
     """
     try:
-        return read_regular(path, most_bytes).decode("utf-8-sig")
-    except (OSError, ValueError) as reason:  # ValueError: a zero byte in the path; no UTF-8
-        raise error(
-            f"{os.fspath(path)!r} cannot be read ({getattr(reason, 'strerror', None) or reason}); {advice}"
-        ) from reason
+        return read_bytes(path, most_bytes, error, advice).decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        raise error(f"{os.fspath(path)!r} cannot be read ({reason}); {advice}") from reason
+
+
+def read_bytes(path: str | os.PathLike[str], most_bytes: int, error: type[MirageError], advice: str) -> bytes:
+    """Read a regular file of at most that size; the arguments are those of `read_text`.
+
+    Raises:
+        `error`: a file that is missing, no regular file or too large.
+    """
+    try:
+        return read_regular(path, most_bytes)
+    except (OSError, ValueError) as reason:  # ValueError: a zero byte in the path
+        why = getattr(reason, "strerror", None) or reason
+        raise error(f"{os.fspath(path)!r} cannot be read ({why}); {advice}") from reason

@@ -72,6 +72,8 @@ class World:
     held: dict[int, Moment] = field(default_factory=dict)
     kept: dict[int, Moment] = field(default_factory=dict)
     writer: CacheWriter | None = None
+    left: str = ""
+    """Cache that the world had before, until its first step in the new one is written."""
     used: float = field(default_factory=time.monotonic)
 
     @property
@@ -122,10 +124,15 @@ class Worlds:
 
         Raises:
             QuotaError: the owner has as many as allowed, or as many bytes.
+            StoreError: it cannot be written; there is no such world then.
         """
         self._check_quota(owner)
         world = self._new(owner, None, self._moment(state), "")
-        self._begin_cache(world, state)
+        try:
+            self._begin_cache(world, state)
+        except MirageError:
+            self._forget(world)
+            raise
         self.journal.put([self._row(world)])
         return world
 
@@ -173,7 +180,7 @@ class Worlds:
         written: list[CacheWriter | MirageError] = [self._caught(partial(self._append, s)) for s in steps]
         flushed = [w if isinstance(w, MirageError) else self._caught(w.flush) for w in written]
         reached = [
-            failed if isinstance(failed, MirageError) else self._arrive(step)
+            self._stay(step, failed) if isinstance(failed, MirageError) else self._arrive(step)
             for step, failed in zip(steps, flushed, strict=True)
         ]
         self.journal.put(
@@ -224,8 +231,7 @@ class Worlds:
         if world.head.shared and any(w.head is world.head for w in self.all.values() if w is not world):
             self._fix(world.head, besides=world.id)
         self._end_writer(world)
-        del self.all[world.id]
-        self._owned[world.owner] -= 1
+        self._forget(world)
         caches = {world.cache, *(m.cache for m in (*world.kept.values(), *world.held.values(), *world.history))}
         self.journal.remove(world.id)
         for cache in caches:
@@ -276,7 +282,20 @@ class Worlds:
         world.head = self._moment(step.state)
         if step.hold:
             world.held[world.head.number] = world.head
+        self._drop(world.left)
+        world.left = ""
         return world.head
+
+    def _stay(self, step: Advance, error: MirageError) -> MirageError:
+        """Leave a world where it was; the next step begins another cache, for this one holds half a step."""
+        world = step.world
+        if not isinstance(error, QuotaError):
+            self._caught(partial(self._end_writer, world))
+            world.writer = None
+        if world.left:
+            self._drop(world.cache)
+            world.cache, world.left = world.left, ""
+        return error
 
     @staticmethod
     def _caught(run: Callable[[], T]) -> T | MirageError:
@@ -291,6 +310,10 @@ class Worlds:
         self._owned[owner] += 1
         return world
 
+    def _forget(self, world: World) -> None:
+        del self.all[world.id]
+        self._owned[world.owner] -= 1
+
     def _moment(self, state: WorldState) -> Moment:
         return Moment(next(self._numbers), state.chunk, state)
 
@@ -298,16 +321,13 @@ class Worlds:
         return WorldRow(world.id, world.owner, world.parent, world.head.number, world.head.chunk, world.cache)
 
     def _begin_cache(self, world: World, state: WorldState) -> None:
-        """Give a world a cache of its own; the one it had is removed where nobody else is in it."""
+        """Give a world a cache of its own. The journal names the one it had until a step has been written here."""
         if world.head.shared and world.writer is not None:
             self._fix(world.head, besides=world.id)
         self._end_writer(world)
-        left, world.cache = world.cache, f"{world.id}-{uuid4().hex[:8]}.zarr"
+        world.left, world.cache = world.cache, f"{world.id}-{uuid4().hex[:8]}.zarr"
         world.writer = CacheWriter.create(self._path(world.cache), state, self.model)
         world.writer.flush()
-        if left:
-            self.journal.put([self._row(world)])
-            self._drop(left)
 
     def _fix(self, moment: Moment, besides: str) -> None:
         """Save a moment to a cache that will not grow; worlds that stand there are then found in it."""

@@ -221,6 +221,8 @@ def test_published_weights_of_the_encoder_go_where_they_belong():
     own = {n: torch.rand_like(v) for n, v in encoder.state_dict().items() if not n.endswith("tracked")}
     published = dict(zip(names, own.values(), strict=True)) | {"_conv_head.weight": torch.zeros(3)}
     encoder.load_imagenet(published)
+    with pytest.raises(RuntimeError, match="weights were given"):
+        encoder.load_imagenet(dict(list(published.items())[:5]))
     for name, value in own.items():
         assert torch.equal(encoder.state_dict()[name], value), name
 

@@ -26,6 +26,7 @@ from mirage_env.errors import (
     InvalidOptionError,
     QuotaError,
     ServingError,
+    StoreError,
     WorldNotFoundError,
 )
 from mirage_env.serving import Address, AsyncClient, Client, Limits
@@ -322,6 +323,35 @@ def test_idle_worlds_leave_memory_and_come_back(tmp_path):
             view = one.step(0.5 * FORWARD, frames="raw")
             assert view.chunk == 2
             np.testing.assert_array_equal(view.frames, env.shown_frames())
+
+
+def test_world_whose_step_cannot_be_written_stays_and_goes_on_later(tmp_path, monkeypatch):
+    with tiny_server(tmp_path) as url, Client(url) as client:
+        world = client.open(seed=3)
+        first = world.step(0.5 * TURN).moment
+        for moment in (None, client.call("snapshot", {"world": world.world, "moment": first}).moment):
+            with monkeypatch.context() as patch:
+                patch.setattr("mirage_env.store.cache_writer.Writing.append", full_disk)
+                with pytest.raises(StoreError, match="full"):
+                    world.walk([c.T_world_cam for c in path(start_view(np.random.default_rng(0)).camera)], moment)
+            assert world.look().chunk == 1
+        with monkeypatch.context() as patch:
+            patch.setattr("mirage_env.serving.worlds.CacheWriter.create", full_disk)
+            with pytest.raises(StoreError, match="full"):
+                client.open(seed=4)
+        assert [w["world"] for w in client.worlds()] == [world.world]
+        view = world.step(0.5 * FORWARD, frames="raw")
+    env = mirage()
+    env.reset(seed=3)
+    for action in (0.5 * TURN, 0.5 * FORWARD):
+        env.step(action)
+    np.testing.assert_array_equal(view.frames, env.shown_frames())
+    with tiny_server(tmp_path) as url, Client(url) as client:
+        assert client.world(world.world).look().chunk == 2
+
+
+def full_disk(*_):
+    raise StoreError("the disk is full")
 
 
 def test_every_acknowledged_step_is_there_after_a_kill(tmp_path):

@@ -86,4 +86,6 @@ class EfficientNetLite(nn.Module):
         own = self.state_dict()
         values = [published[name] for name in published if not name.endswith("num_batches_tracked")]
         names = [name for name in own if not name.endswith("num_batches_tracked")]
-        self.load_state_dict({**own, **dict(zip(names, values, strict=False))})
+        if len(values) < len(names):
+            raise RuntimeError(f"{len(values)} weights were given; the encoder has {len(names)}")
+        self.load_state_dict({**own, **dict(zip(names, values[: len(names)], strict=True))})
