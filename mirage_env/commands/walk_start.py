@@ -34,6 +34,11 @@ class StartingWorld:
 
 
 def starting_world(options: Walk, model: WorldModel, open_room: OpenRoom) -> StartingWorld:
+    """Open the saved world, the picture or the room that the options name.
+
+    Raises:
+        MirageError: it cannot be read; the subclass and its message say why.
+    """
     if options.world is not None:
         return _stored_start(options, model, saved_world(options.world))
     room = None

@@ -36,6 +36,7 @@ class _Notes:
     steps: list[tuple[NDArray[Any], float, bool, bool]] = field(default_factory=list)
 
     def episode(self, provenance: Mapping[str, Any]) -> Episode:
+        """Put what was recorded together."""
         actions, rewards, terminated, truncated = zip(*self.steps, strict=True)
         return Episode(
             observations=_stacked(self.observations),
