@@ -141,5 +141,9 @@ class WorldNotFoundError(ServingError, LookupError):
     """There is no world or moment of that name on the server, or it belongs to somebody else."""
 
 
+class ReplicaLostError(ServingError):
+    """The process or machine that held a world died while it worked on a request; its worlds go on elsewhere."""
+
+
 class QuotaError(ServingError):
     """More worlds, bytes or steps per second than a token may have; wait, or close some."""

@@ -62,7 +62,11 @@ RULES = (
         ),
     ),
     Only(("starlette", "uvicorn"), ("mirage_env/serving/app.py", "mirage_env/serving/server.py")),
-    Only(("pydantic",), ("mirage_env/serving/requests.py", "mirage_env/serving/service.py")),
+    Only(("pydantic",), ("mirage_env/serving/requests.py",)),
+    Only(
+        ("ray",),
+        ("mirage_env/serving/cluster.py", "mirage_env/serving/replicas.py", "policies/rollout/ray_tasks.py"),
+    ),
     Only(("prometheus_client",), ("mirage_env/serving/metrics.py",)),
     Only(("mirage_env.viewer",), ("mirage_env/viewer/*", *COMMANDS)),
     Only(

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from mirage_env.commands.walk import File, Networks
@@ -43,6 +44,11 @@ class Serve:
     """Worlds that walk with one call of the networks."""
     delay: float = 0.004
     """Seconds that a step waits for those of other worlds."""
+    ray: bool = False
+    """Serve through replicas on the Ray cluster of RAY_ADDRESS, or on one that is started here. All its machines must
+    see the folder --worlds."""
+    replicas: int = 0
+    """Replicas on the cluster; 0 for one on each GPU, or on each CPU where there is none."""
     idle_seconds: float = 60.0
     """After this a world that nobody uses leaves memory; it comes back when it is asked for."""
     max_worlds: int = 20_000
@@ -69,15 +75,28 @@ def served(options: Serve) -> Iterator[str]:
         MirageError: the model cannot be loaded.
     """
     try:
-        from mirage_env.serving import Address, Limits, Service, ServiceOptions, serving
+        from mirage_env.serving import (
+            Address,
+            Limits,
+            ReplicatedService,
+            Service,
+            ServiceOptions,
+            connect_to_ray,
+            serving,
+        )
     except ImportError as error:
         raise MissingPackageError(f"{error}; pip install 'mirage-env[serve]'") from error
     address = Address(options.host, options.port, tokens(options.token_file), options.certificate, options.key)
     limits = Limits(options.max_worlds, options.max_megabytes, options.max_steps_per_second)
     settings = ServiceOptions(
-        options.worlds, options.most, options.delay, idle_seconds=options.idle_seconds, limits=limits
+        options.worlds, most=options.most, delay=options.delay, idle_seconds=options.idle_seconds, limits=limits
     )
-    service = Service(options.networks.load(options.model), settings, START_VIEWS)
+    load = partial(options.networks.load, options.model)
+    service: Service | ReplicatedService = (
+        ReplicatedService(connect_to_ray(), load, settings, START_VIEWS, options.replicas)
+        if options.ray
+        else Service(load(), settings, START_VIEWS)
+    )
     with serving(service, address) as url:
         yield url
 

@@ -23,7 +23,8 @@ import zarr
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
-from zarr.storage import ZipStore
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
 from mirage_env.config.parsing import from_dict
 from mirage_env.errors import ClipError, MirageError
@@ -88,6 +89,8 @@ class _Array:
 def write_arrays(path: Path, arrays: Arrays, attributes: Mapping[str, Any]) -> None:
     """Write a file under another name and rename it: also after a kill it is whole or not there.
 
+    The same arrays and attributes make the same bytes, whenever and wherever that is.
+
     Args:
         path: the file; one that is there is replaced.
         arrays: numbers and truth values, by name; slashes in a name make groups.
@@ -96,20 +99,23 @@ def write_arrays(path: Path, arrays: Arrays, attributes: Mapping[str, Any]) -> N
     Raises:
         OSError: it cannot be written.
     """
-    with new_file(path) as partial, ZipStore(partial, mode="w") as store:
-        root = zarr.create_group(store, attributes=dict(attributes), zarr_format=3)
-        for name, values in arrays.items():
-            row = max(1, math.prod(values.shape[1:])) * values.dtype.itemsize
-            rows = max(1, min(len(values), CHUNK_BYTES // row)) if values.ndim else 1
-            made = root.create_array(
-                name,
-                shape=values.shape,
-                chunks=tuple(max(1, n) for n in (rows, *values.shape[1:])[: values.ndim]),
-                dtype=values.dtype,
-                compressors=[ZstdCodec(level=_LEVEL)],
-                config={"write_empty_chunks": True},
-            )
-            made[...] = values
+    files: dict[str, Buffer] = {}
+    root = zarr.create_group(MemoryStore(files), attributes=dict(attributes), zarr_format=3)
+    for name, values in arrays.items():
+        row = max(1, math.prod(values.shape[1:])) * values.dtype.itemsize
+        rows = max(1, min(len(values), CHUNK_BYTES // row)) if values.ndim else 1
+        made = root.create_array(
+            name,
+            shape=values.shape,
+            chunks=tuple(max(1, n) for n in (rows, *values.shape[1:])[: values.ndim]),
+            dtype=values.dtype,
+            compressors=[ZstdCodec(level=_LEVEL)],
+            config={"write_empty_chunks": True},
+        )
+        made[...] = values
+    with new_file(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+        for key in sorted(files):
+            archive.writestr(zipfile.ZipInfo(key), files[key].to_bytes())  # without the time: 1980
 
 
 def read_arrays(

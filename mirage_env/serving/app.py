@@ -10,7 +10,7 @@ import json
 import logging
 import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -25,15 +25,16 @@ from mirage_env.errors import (
     CacheNotFoundError,
     MirageError,
     QuotaError,
+    ReplicaLostError,
     ServingError,
     StoreError,
     WorldNotFoundError,
 )
 from mirage_env.files import printable
+from mirage_env.serving.metrics import Metrics
 from mirage_env.serving.origins import is_own_page
 from mirage_env.serving.requests import VERBS
-from mirage_env.serving.service import Service
-from mirage_env.serving.wire import json_object, pack, unpack
+from mirage_env.serving.wire import Arrays, json_object, pack, unpack
 
 logger = logging.getLogger(__name__)
 LARGEST_BODY = 64 * 2**20
@@ -46,17 +47,33 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (WorldNotFoundError, 404),
     (CacheNotFoundError, 404),
     (CacheExistsError, 409),
+    (ReplicaLostError, 503),
     (StoreError, 507),
     (MirageError, 400),
 )
 """HTTP status by error, the first that fits."""
 
 
-def make_app(service: Service, host: str, tokens: Sequence[str] = ()) -> Starlette:
+class Answering(Protocol):
+    """Protocol of a service: carries requests out."""
+
+    metrics: Metrics
+
+    async def start(self) -> None:
+        """Begin to take requests."""
+
+    async def stop(self) -> None:
+        """End."""
+
+    async def call(self, verb: str, body: Mapping[str, Any], arrays: Arrays, owner: str) -> bytes:
+        """Carry out a request."""
+
+
+def make_app(service: Answering, host: str, tokens: Sequence[str] = ()) -> Starlette:
     """Make the application.
 
     Args:
-        service: the worlds.
+        service: the worlds: a `Service` or a `ReplicatedService`.
         host: the address that it will listen at.
         tokens: who may use it; each has worlds of its own. None: everybody who reaches it, as one.
     """
@@ -143,7 +160,7 @@ class Guard:
 class _Connection:
     """A WebSocket: any number of requests, each answered with its number in front."""
 
-    def __init__(self, service: Service, websocket: WebSocket) -> None:
+    def __init__(self, service: Answering, websocket: WebSocket) -> None:
         self.service, self.websocket = service, websocket
         self._room = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()

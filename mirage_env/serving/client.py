@@ -16,9 +16,8 @@ import websockets.sync.client
 from numpy.typing import ArrayLike, NDArray
 from websockets.exceptions import InvalidHandshake, WebSocketException
 
-from mirage_env import errors
 from mirage_env.errors import InvalidOptionError, MirageError, ServingError
-from mirage_env.serving.wire import LARGEST, Arrays, pack, unpack
+from mirage_env.serving.wire import LARGEST, Arrays, pack, raised, unpack
 
 ViewT = TypeVar("ViewT")
 WorldT = TypeVar("WorldT")
@@ -313,8 +312,7 @@ def _answer(message: bytes | str) -> tuple[int, tuple[dict[str, Any], Arrays]]:
     (number,) = struct.unpack("<I", message[:4])
     header, arrays = unpack(message[4:])
     if said := header.get("error"):
-        kind = getattr(errors, str(said.get("code")), ServingError)
-        raise (kind if isinstance(kind, type) and issubclass(kind, MirageError) else ServingError)(said.get("message"))
+        raise raised(str(said.get("code")), str(said.get("message")))
     return number, (header, arrays)
 
 

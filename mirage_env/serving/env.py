@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -74,17 +74,22 @@ class _Connection:
         weakref.finalize(line, self._gone.append, (world, None)).atexit = False
         return line
 
-    def tidy(self) -> None:
-        """Close worlds and release moments that nobody here refers to any more."""
-        if not self._gone:
-            return
+    def tidy(self, asked: Collection[str] = ()) -> dict[str, list[int]]:
+        """Close worlds and release moments that nobody here refers to any more.
+
+        Moments of the worlds `asked` are given back by world: the request that follows releases them.
+        """
         gone, self._gone[:] = list(self._gone), []
         closed = {world for world, moment in gone if moment is None}
         for world in closed:
             self.client.call("close", {"world": world})
-        for world in {world for world, _ in gone} - closed:
-            moments = [moment for name, moment in gone if name == world]
-            self.client.call("release", {"world": world, "moments": moments})
+        let_go: dict[str, list[int]] = {}
+        for world, moment in gone:
+            if moment is not None and world not in closed:
+                let_go.setdefault(world, []).append(moment)
+        for world in let_go.keys() - set(asked):
+            self.client.call("release", {"world": world, "moments": let_go.pop(world)})
+        return let_go
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url, "token": self.token, "_client": None, "_gone": []}
@@ -162,18 +167,21 @@ class RemoteEnv(ChunkEnv[RemoteMoment]):
         self, states: Sequence[RemoteMoment], paths: Sequence[Sequence[Camera]]
     ) -> list[tuple[RemoteMoment, Shown]]:
         """Generate the next chunk of each world, in one request."""
-        self._connection.tidy()
         lines = [self._line_of(state, states[:i]) for i, state in enumerate(states)]
+        let_go = self._connection.tidy({line.world for line in lines})
         walks = [
             {
                 "world": line.world,
                 "moment": state.number,
                 "poses": [camera.T_world_cam.tolist() for camera in path],
+                "release": let_go.get(line.world, []),
                 "hold": True,
                 "want": self._want,
             }
             for line, state, path in zip(lines, states, paths, strict=True)
         ]
+        if len(walks) == 1:
+            return [self._arrived(lines[0], self._connection.client.call("walk", walks[0]))]
         header, arrays = self._connection.client.ask("walk_many", {"walks": walks})
         ends = np.cumsum([0, *header["lengths"]])
         answers = [arrays["answers"][a:b].tobytes() for a, b in pairwise(ends)]

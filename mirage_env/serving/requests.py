@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mirage_env.errors import ServingError
 from mirage_env.serving.wire import Encoding
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
@@ -89,6 +91,8 @@ class Walk(Showing):
     """Walk on by one chunk along given cameras: T_world_cam of every new frame."""
 
     poses: Poses
+    release: list[int] = Field([], max_length=100_000)
+    """Moments of the world that are held no longer, as `release` says it."""
 
 
 class WalkMany(Request):
@@ -175,3 +179,19 @@ VERBS: dict[str, type[Request]] = {
     "export": Export,
     "close": Close,
 }
+
+
+def checked_request(verb: str, body: Mapping[str, Any]) -> Request:
+    """The request of a verb.
+
+    Raises:
+        ServingError: there is no such verb, or its request is not as its class says.
+    """
+    model = VERBS.get(verb)
+    if model is None:
+        raise ServingError(f"there is no verb {verb!r}; there are {', '.join(VERBS)}")
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)[:3]]
+        raise ServingError(f"the request {verb!r} is not right: {'; '.join(found)}") from error

@@ -12,9 +12,8 @@ from pathlib import Path
 import uvicorn
 
 from mirage_env.errors import InvalidOptionError
-from mirage_env.serving.app import LARGEST_BODY, make_app
+from mirage_env.serving.app import LARGEST_BODY, Answering, make_app
 from mirage_env.serving.origins import is_loopback
-from mirage_env.serving.service import Service
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Address:
             raise InvalidOptionError("TLS needs both --certificate and --key")
 
 
-def server_of(service: Service, address: Address) -> uvicorn.Server:
+def server_of(service: Answering, address: Address) -> uvicorn.Server:
     """Make a server; `run` serves until SIGINT or SIGTERM, then ends what is being done."""
     config = uvicorn.Config(
         make_app(service, address.host, address.tokens),
@@ -61,7 +60,7 @@ def server_of(service: Service, address: Address) -> uvicorn.Server:
 
 
 @contextlib.contextmanager
-def serving(service: Service, address: Address) -> Iterator[str]:
+def serving(service: Answering, address: Address) -> Iterator[str]:
     """Serve in a thread until the block ends; gives the URL. Port 0 takes a free one.
 
     Raises:

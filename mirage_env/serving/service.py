@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from mirage_env.camera import Camera
 from mirage_env.envs.shares import walk_in_shares
@@ -46,6 +45,10 @@ class ServiceOptions:
 
     folder: Path = Path("mirage-worlds")
     """Worlds and what clients save; a server that starts again on it goes on with them."""
+    saved: Path | None = None
+    """What clients save; the folder `saved` in `folder` without."""
+    names: str = ""
+    """The names of its worlds begin with this."""
     most: int = 16
     """Worlds that walk with one call of the networks."""
     delay: float = 0.004
@@ -57,6 +60,11 @@ class ServiceOptions:
     threads: int | None = None
     """Threads that a batch is shared between; as many as torch has without, 1 on a GPU."""
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def saved_folder(self) -> Path:
+        """The folder of what clients save."""
+        return self.saved or self.folder / "saved"
 
     def __post_init__(self) -> None:
         numbers = {"most": self.most, "queue": self.queue, "threads": self.threads or 1}
@@ -113,7 +121,8 @@ class Service:
             for every in (False, True)
         }
         self.env = self._envs[False, False]
-        self.worlds = Worlds(options.folder, model, options.limits)
+        options.saved_folder.mkdir(parents=True, exist_ok=True)
+        self.worlds = Worlds(options.folder, model, options.limits, options.names)
         self.metrics = Metrics()
         self._allowance: dict[str, tuple[float, float]] = {}
         self._thread = ThreadPoolExecutor(1, "worlds")
@@ -144,14 +153,7 @@ class Service:
             ServingError: there is no such verb, or its request is not as `requests` says.
             MirageError: it cannot be done; the subclass and its message say why. Nothing has changed then.
         """
-        model = asked.VERBS.get(verb)
-        if model is None:
-            raise ServingError(f"there is no verb {verb!r}; there are {', '.join(asked.VERBS)}")
-        try:
-            request: Any = model.model_validate(body)
-        except ValidationError as error:
-            found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)[:3]]
-            raise ServingError(f"the request {verb!r} is not right: {'; '.join(found)}") from error
+        request: Any = asked.checked_request(verb, body)
         with self.metrics.request(verb):
             answer: Callable[..., Awaitable[bytes]] = getattr(self, f"_{verb}")
             return await answer(request, arrays, owner)
@@ -339,6 +341,8 @@ class Service:
     def _found(self, one: _Asked) -> _Step | MirageError:
         try:
             world, origin = self._at(one.request, one.owner)
+            if isinstance(one.request, asked.Walk) and one.request.release:
+                self.worlds.release(world, one.request.release)
             return _Step(world, origin, one.path(self.worlds.state(origin).camera), one.request)
         except MirageError as error:
             return error
@@ -441,7 +445,7 @@ class Service:
         return options
 
     def _saved(self, name: str) -> Path:
-        return self.options.folder / "saved" / name
+        return self.options.saved_folder / name
 
     def _write(self, state: WorldState, path: Path, kind: str) -> None:
         if kind == "zip":

@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mirage_env.errors import ServingError
+from mirage_env import errors
+from mirage_env.errors import MirageError, ServingError
 
 MAGIC = b"MRG1"
-DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
 LARGEST = 256 * 2**20
 """Bytes that the arrays of one message may have, decoded."""
 JPEG_QUALITY = 90
@@ -43,10 +44,11 @@ def pack(
         arrays: by name.
         encodings: "png" or "jpeg" for arrays of pictures uint8 [F, H, W, 3]; raw without.
     """
-    entries, bodies = [], []
+    entries: list[dict[str, Any]] = []
+    bodies: list[bytes | memoryview] = []
     for name, array in (arrays or {}).items():
         encoding = (encodings or {}).get(name, "raw")
-        parts = [np.ascontiguousarray(array).tobytes()] if encoding == "raw" else [_encoded(f, encoding) for f in array]
+        parts = [_raw(array)] if encoding == "raw" else [_encoded(f, encoding) for f in array]
         lengths = [len(part) for part in parts]
         entries.append(
             {"name": name, "dtype": str(array.dtype), "shape": array.shape, "encoding": encoding, "lengths": lengths}
@@ -56,8 +58,12 @@ def pack(
     return b"".join([MAGIC, struct.pack("<I", len(text)), text, *bodies])
 
 
-def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def unpack(message: bytes, most_bytes: int = LARGEST) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Read a message; the arrays are read-only views of it where they are raw.
+
+    Args:
+        message: as `pack` writes it.
+        most_bytes: that its arrays may have, decoded.
 
     Raises:
         ServingError: no such message, or one whose lengths contradict each other; `message` says how.
@@ -70,8 +76,8 @@ def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     arrays: dict[str, NDArray[Any]] = {}
     try:
         total = sum(math.prod(entry["shape"]) * np.dtype(entry["dtype"]).itemsize for entry in map(_checked, entries))
-        if total > LARGEST:
-            raise ServingError(f"the arrays of a message have {total} bytes; at most {LARGEST} are taken")
+        if total > most_bytes:
+            raise ServingError(f"the arrays of a message have {total} bytes; at most {most_bytes} are taken")
         for entry in entries:
             parts = []
             for size in entry["lengths"]:
@@ -83,6 +89,12 @@ def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     if at != len(message):
         raise ServingError(f"the message has {len(message)} bytes, its header speaks of {at}")
     return header, arrays
+
+
+def raised(name: str, message: str) -> MirageError:
+    """The error of a server, by the name of its class; a `ServingError` where there is none of that name."""
+    kind = getattr(errors, name, ServingError)
+    return (kind if isinstance(kind, type) and issubclass(kind, MirageError) else ServingError)(message)
 
 
 def json_object(text: bytes | str) -> dict[str, Any]:
@@ -111,6 +123,11 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
     if not all(isinstance(n, int) and 0 <= n < 2**31 for n in [*shape, *entry["lengths"]]) or len(shape) > 8:
         raise ValueError(f"shape {shape} and lengths {entry['lengths']}")
     return entry
+
+
+def _raw(array: NDArray[Any]) -> memoryview:
+    """The bytes of an array, without a copy where they lie together."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _encoded(frame: NDArray[np.uint8], encoding: Encoding) -> bytes:

@@ -2,16 +2,17 @@
 
 A moment is a `WorldState`; a fork is one more world at a moment, so it copies nothing. A world that walks appends to a
 cache of its own (`CacheWriter`); the first step of a fork, or a step after going back, begins a new one. A step is
-acknowledged when the cache holds it. Before a world leaves a moment at which others stand, that moment is saved once,
-for all of them.
+acknowledged when the journal has a record of it, which stays there until the cache has the step as well. Before a world
+leaves a moment at which others stand, that moment is saved once, for all of them.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -20,12 +21,14 @@ from typing import TypeVar
 from uuid import uuid4
 
 from mirage_env.errors import MirageError, QuotaError, WorldNotFoundError
-from mirage_env.serving.journal import Journal, KeptRow, WorldRow
+from mirage_env.serving.journal import Journal, KeptRow, StepRow, WorldRow
+from mirage_env.serving.step_log import repeat_step, step_record
 from mirage_env.store import CacheWriter, load_world, save_world
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import Chunk, WorldState
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 SIZES_SECONDS = 1.0
 """How old a sum of the bytes of a token may be."""
 
@@ -97,11 +100,14 @@ class Advance:
 class Worlds:
     """All worlds of a server, in memory and in a folder. Used by one thread at a time."""
 
-    def __init__(self, folder: Path, model: WorldModel, limits: Limits) -> None:
-        """Open the folder; worlds of a server that ran before sleep until somebody asks for them."""
-        self.folder, self.model, self.limits = folder, model, limits
+    def __init__(self, folder: Path, model: WorldModel, limits: Limits, names: str = "") -> None:
+        """Open the folder; worlds of a server that ran before sleep until somebody asks for them.
+
+        Raises:
+            StoreError: another server has the folder, or it cannot be written.
+        """
+        self.folder, self.model, self.limits, self._names = folder, model, limits, names
         (folder / "worlds").mkdir(parents=True, exist_ok=True)
-        (folder / "saved").mkdir(exist_ok=True)
         self.journal = Journal(folder / "journal.sqlite")
         self._numbers = count(self.journal.last_moment() + 1)
         self._owned: Counter[str] = Counter()
@@ -177,16 +183,16 @@ class Worlds:
         A world that goes on from another moment than its newest leaves what it walked since behind. A world whose step
         cannot be written stays where it was; its error (`QuotaError`, `StoreError`) stands in the place of a moment.
         """
-        written: list[CacheWriter | MirageError] = [self._caught(partial(self._append, s)) for s in steps]
-        flushed = [w if isinstance(w, MirageError) else self._caught(w.flush) for w in written]
-        reached = [
-            self._stay(step, failed) if isinstance(failed, MirageError) else self._arrive(step)
-            for step, failed in zip(steps, flushed, strict=True)
+        ready = [self._caught(partial(self._prepare, step)) for step in steps]
+        good = [step for step, failed in zip(steps, ready, strict=True) if failed is None]
+        numbers = {id(step): next(self._numbers) for step in good}
+        rows = [row for step in good for row in self._rows(step, numbers[id(step)])]
+        written = [(s.world.cache, s.world.writer.committed) for s in good if s.world.writer is not None]
+        unsafe = self._caught(lambda: self.journal.put(rows, written))
+        return [
+            self._arrive(step, numbers[id(step)]) if failed is None else self._stay(step, failed)
+            for step, failed in zip(steps, (failed or unsafe for failed in ready), strict=True)
         ]
-        self.journal.put(
-            [self._row(s.world) for s, moment in zip(steps, reached, strict=True) if isinstance(moment, Moment)]
-        )
-        return reached
 
     def fork(self, world: World, moment: Moment) -> World:
         """Begin a world at a moment of another.
@@ -208,8 +214,8 @@ class Worlds:
             return
         self._fix(moment, besides=world.id)
         self._cut(world, moment)
-        left, world.head, world.cache = world.cache, moment, moment.cache
         self._end_writer(world)
+        left, world.head, world.cache = world.cache, moment, moment.cache
         self.journal.put([self._row(world)])
         self._drop(left)
 
@@ -219,12 +225,14 @@ class Worlds:
         world.kept[moment.number] = moment
         self.journal.put([KeptRow(world.id, moment.number, moment.chunk, moment.cache)])
 
-    def release(self, world: World, numbers: Iterable[int]) -> None:
+    def release(self, world: World, numbers: Sequence[int]) -> None:
         """Let moments go; those that are not held are none of anybody's."""
-        gone = [m for n in numbers for m in (world.held.pop(n, None), world.kept.pop(n, None)) if m is not None]
-        self.journal.forget(world.id, [moment.number for moment in gone])
-        for moment in gone:
-            self._drop(moment.cache)
+        gone = [world.held.pop(number, None) for number in numbers]
+        kept = [world.kept.pop(number) for number in numbers if number in world.kept]
+        if kept:
+            self.journal.forget(world.id, [moment.number for moment in kept])
+        for moment in (*gone, *kept):
+            self._drop("" if moment is None else moment.cache)
 
     def close(self, world: World) -> None:
         """End a world."""
@@ -262,7 +270,7 @@ class Worlds:
         self.collect()
         self.journal.close()
 
-    def _append(self, step: Advance) -> CacheWriter:
+    def _prepare(self, step: Advance) -> None:
         world, origin = step.world, step.origin
         if step.hold and len(world.held) >= self.limits.moments:
             raise QuotaError(f"{len(world.held)} moments of world {world.id} are held; `release` some")
@@ -270,29 +278,37 @@ class Worlds:
             self._begin_cache(world, self.state(origin))
         elif origin.shared:
             self._fix(origin, besides=world.id)
-        assert world.writer is not None
-        world.writer.append(step.state, step.chunk)
-        return world.writer
 
-    def _arrive(self, step: Advance) -> Moment:
+    def _rows(self, step: Advance, number: int) -> tuple[WorldRow, StepRow]:
+        """Rows of a step in the journal."""
+        world, chunk = step.world, step.state.chunk
+        record = step_record(self.state(step.origin), step.state)
+        row = WorldRow(world.id, world.owner, world.parent, number, chunk, world.cache)
+        return row, StepRow(world.cache, chunk, record)
+
+    def _arrive(self, step: Advance, number: int) -> Moment:
         world = step.world
         if step.origin is not world.head:
             self._cut(world, step.origin)
         world.history.append(step.origin)
-        world.head = self._moment(step.state)
+        world.head = Moment(number, step.state.chunk, step.state)
         if step.hold:
-            world.held[world.head.number] = world.head
+            world.held[number] = world.head
         self._drop(world.left)
         world.left = ""
+        try:
+            assert world.writer is not None
+            world.writer.append(step.state, step.chunk)
+        except MirageError as error:
+            logger.warning("world %s begins a new cache with its next step: %s", world.id, error)
+            self._end_writer(world)
         return world.head
 
     def _stay(self, step: Advance, error: MirageError) -> MirageError:
-        """Leave a world where it was; the next step begins another cache, for this one holds half a step."""
+        """Leave a world where it was, in the cache that it had."""
         world = step.world
-        if not isinstance(error, QuotaError):
-            self._caught(partial(self._end_writer, world))
-            world.writer = None
         if world.left:
+            self._end_writer(world)
             self._drop(world.cache)
             world.cache, world.left = world.left, ""
         return error
@@ -305,7 +321,7 @@ class Worlds:
             return error
 
     def _new(self, owner: str, parent: str | None, head: Moment, cache: str) -> World:
-        world = World(uuid4().hex[:12], owner, parent, head, cache, deque(maxlen=self.limits.undo))
+        world = World(self._names + uuid4().hex[:12], owner, parent, head, cache, deque(maxlen=self.limits.undo))
         self.all[world.id] = world
         self._owned[owner] += 1
         return world
@@ -327,7 +343,6 @@ class Worlds:
         self._end_writer(world)
         world.left, world.cache = world.cache, f"{world.id}-{uuid4().hex[:8]}.zarr"
         world.writer = CacheWriter.create(self._path(world.cache), state, self.model)
-        world.writer.flush()
 
     def _fix(self, moment: Moment, besides: str) -> None:
         """Save a moment to a cache that will not grow; worlds that stand there are then found in it."""
@@ -342,15 +357,18 @@ class Worlds:
                 world.cache = name
 
     def _wake(self, world: World) -> None:
-        """Read a world from its cache; one of its own goes on to grow."""
-        if world.cache.startswith(world.id):
-            world.writer = CacheWriter.open(self._path(world.cache), self.model)
+        """Read a world from its cache and from the journal what that does not have yet; its own, if whole, grows on."""
+        path, own = self._path(world.cache), world.cache.startswith(world.id)
+        if own and not self.journal.steps(world.cache):
+            world.writer = CacheWriter.open(path, self.model)
             state = world.writer.state
         else:
-            state = load_world(self._path(world.cache), self.model)
+            state = load_world(path, self.model)
+            for record in self.journal.steps(world.cache, state.chunk):
+                state = repeat_step(state, record)
         if state.chunk == world.head.chunk:
             world.head.state = state
-        else:  # a step was written, and the server killed before it was acknowledged
+        else:  # the power failed, and the cache reached the disk but the journal did not
             world.head = self._moment(state)
             self.journal.put([self._row(world)])
 
@@ -364,9 +382,15 @@ class Worlds:
             world.history.clear()
 
     def _end_writer(self, world: World) -> None:
-        if world.writer is not None:
-            world.writer.close(compact=False)
-            world.writer = None
+        """Let a cache grow no more; steps that it could not write stay in the journal."""
+        writer, world.writer = world.writer, None
+        if writer is None:
+            return
+        try:
+            writer.close(compact=False)
+            self.journal.drop_steps([world.cache])
+        except MirageError as error:
+            logger.warning("the cache of world %s could not be written: %s", world.id, error)
 
     def _path(self, cache: str) -> Path:
         return self.folder / "worlds" / cache
@@ -384,6 +408,7 @@ class Worlds:
         used = {moment.cache for moment in moments} | {world.cache for world in self.all.values()}
         for cache in self._garbage - used:
             shutil.rmtree(self._path(cache), ignore_errors=True)
+        self.journal.drop_steps(self._garbage - used)
         self._garbage &= used
 
     def _check_quota(self, owner: str) -> None:
@@ -402,3 +427,4 @@ class Worlds:
         for path in (self.folder / "worlds").iterdir():
             if not self.journal.uses(path.name):
                 shutil.rmtree(path, ignore_errors=True)
+                self.journal.drop_steps([path.name])

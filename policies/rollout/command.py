@@ -54,6 +54,9 @@ class Rollout:
     shard: str = "1/1"
     """The part of the rollouts that this machine does, such as 2/8. The files of all shards in one folder are the data
     set that one machine would have written."""
+    ray: bool = False
+    """Roll out on the Ray cluster of RAY_ADDRESS, or on one that is started here, as many at a time as its CPUs allow.
+    All its machines must find the model and the saved worlds under the same paths."""
     all_frames: bool = False
     """Keep the image of every frame, not only the last of each step."""
     same_noise: bool = False
@@ -83,7 +86,7 @@ def run_rollout(options: Rollout) -> tuple[RolloutPlan, Iterator[Done]]:
         threads=options.threads,
     )
     plan = RolloutPlan.of(recipe, options.episodes, options.seed, options.worlds)
-    return plan, run_plan(plan, options.out, options.workers, Shard.of(options.shard))
+    return plan, run_plan(plan, options.out, options.workers, Shard.of(options.shard), options.ray)
 
 
 def _values(pairs: tuple[str, ...]) -> dict[str, Any]:

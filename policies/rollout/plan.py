@@ -15,7 +15,7 @@ from mirage_env.files import read_json_object
 from mirage_env.files.atomic import new_file, sweep_folder
 from mirage_env.files.locks import try_lock
 from mirage_env.store import open_cache
-from policies.rollout.loop import Recipe, about_cache
+from policies.rollout.loop import Job, Recipe, about_cache
 
 PLAN, LOCK = "plan.json", ".lock"
 
@@ -87,6 +87,11 @@ class RolloutPlan:
         found = _caches_in(caches)
         _check_model(found, recipe.model)
         return RolloutPlan(recipe, episodes, seed, tuple(about_cache(str(path)) for path in found))
+
+    def job(self, number: int) -> Job:
+        """A rollout."""
+        cache = self.caches[number % len(self.caches)]["path"] if self.caches else None
+        return Job(number, self.seed + number, cache)
 
     def file(self, folder: Path, number: int) -> Path:
         """File that a rollout is written to."""

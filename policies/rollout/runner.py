@@ -1,4 +1,4 @@
-"""Carrying out a plan of rollouts, in this process or in several."""
+"""Carrying out a plan of rollouts, in this process, in several, or on the machines of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from mirage_env.episodes import save_episode
+from mirage_env.episodes import Episode, load_episode, save_episode
 from mirage_env.errors import InvalidOptionError
-from policies.rollout.loop import Job, Stage
+from mirage_env.files.atomic import new_file
+from policies.rollout.loop import Stage
 from policies.rollout.plan import WHOLE, RolloutPlan, Shard, claimed
 
 
@@ -29,13 +30,23 @@ class Done:
     success: bool
 
 
-def run_plan(plan: RolloutPlan, folder: Path, workers: int = 1, shard: Shard = WHOLE) -> Iterator[Done]:
+def run_plan(
+    plan: RolloutPlan, folder: Path, workers: int = 1, shard: Shard = WHOLE, ray: bool = False
+) -> Iterator[Done]:
     """Carry out what is missing of a plan, or of one shard of it; yields each rollout once it is on disk.
 
     Every rollout is a file that is there whole or not at all, and does not depend on the others: a run that was killed
     goes on with the same plan, and neither repeats nor loses one.
 
+    Args:
+        plan: what to do.
+        folder: for the episodes.
+        workers: processes of this machine.
+        shard: the part of the plan.
+        ray: do it as tasks of a Ray cluster, in the place of processes (`ray_tasks.py`).
+
     Raises:
+        MissingPackageError: Ray is asked for and not installed.
         RolloutError: the folder holds rollouts of another plan, or another run writes there.
         MirageError: a rollout failed; those before it are kept.
     """
@@ -43,7 +54,14 @@ def run_plan(plan: RolloutPlan, folder: Path, workers: int = 1, shard: Shard = W
         raise InvalidOptionError(f"workers is {workers}; give at least 1")
     with claimed(folder, plan):
         missing = plan.missing(folder, shard)
-        if workers == 1 or len(missing) < 2:
+        if ray:
+            from policies.rollout.ray_tasks import rolled_out
+
+            for number, episode in rolled_out(plan, missing):
+                with new_file(plan.file(folder, number)) as partial:
+                    partial.write_bytes(episode)
+                yield _done(number, load_episode(plan.file(folder, number)))
+        elif workers == 1 or len(missing) < 2:
             yield from _here(plan, folder, missing)
         else:
             yield from _in_processes(plan, folder, missing, min(workers, len(missing)))
@@ -69,9 +87,12 @@ def _in_processes(plan: RolloutPlan, folder: Path, numbers: list[int], workers: 
 
 
 def _record(stage: Stage, plan: RolloutPlan, folder: Path, number: int) -> Done:
-    cache = plan.caches[number % len(plan.caches)]["path"] if plan.caches else None
-    episode = stage.record(Job(number, plan.seed + number, cache))
+    episode = stage.record(plan.job(number))
     save_episode(plan.file(folder, number), episode)
+    return _done(number, episode)
+
+
+def _done(number: int, episode: Episode) -> Done:
     success = bool(episode.infos["is_success"][-1]) if "is_success" in episode.infos else False
     return Done(number, len(episode), float(episode.rewards.sum()), success)
 
