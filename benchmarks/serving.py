@@ -38,7 +38,7 @@ class Options:
     image_size: int | None = None
     forks: int = 10_000
     sessions: int = 64
-    steps: int = 2
+    steps: int = 12
     """Steps of every session."""
     alone: int = 24
     """Steps of one session alone, and of the local environment."""

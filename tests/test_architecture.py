@@ -61,7 +61,10 @@ RULES = (
             "mirage_env/serving/client.py",
         ),
     ),
-    Only(("starlette", "uvicorn"), ("mirage_env/serving/app.py", "mirage_env/serving/server.py")),
+    Only(
+        ("starlette", "uvicorn"),
+        tuple(f"mirage_env/serving/{name}.py" for name in ("app", "rollout_sessions", "server")),
+    ),
     Only(("pydantic",), ("mirage_env/serving/requests.py",)),
     Only(
         ("ray",),

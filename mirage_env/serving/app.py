@@ -10,7 +10,7 @@ import json
 import logging
 import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -31,10 +31,10 @@ from mirage_env.errors import (
     WorldNotFoundError,
 )
 from mirage_env.files import printable
-from mirage_env.serving.metrics import Metrics
 from mirage_env.serving.origins import is_own_page
-from mirage_env.serving.requests import VERBS
-from mirage_env.serving.wire import Arrays, json_object, pack, unpack
+from mirage_env.serving.requests import VERBS, Answering
+from mirage_env.serving.rollout_sessions import RolloutSessions
+from mirage_env.serving.wire import json_object, pack, unpack
 
 logger = logging.getLogger(__name__)
 LARGEST_BODY = 64 * 2**20
@@ -52,21 +52,6 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (MirageError, 400),
 )
 """HTTP status by error, the first that fits."""
-
-
-class Answering(Protocol):
-    """Protocol of a service: carries requests out."""
-
-    metrics: Metrics
-
-    async def start(self) -> None:
-        """Begin to take requests."""
-
-    async def stop(self) -> None:
-        """End."""
-
-    async def call(self, verb: str, body: Mapping[str, Any], arrays: Arrays, owner: str) -> bytes:
-        """Carry out a request."""
 
 
 def make_app(service: Answering, host: str, tokens: Sequence[str] = ()) -> Starlette:
@@ -111,6 +96,7 @@ def make_app(service: Answering, host: str, tokens: Sequence[str] = ()) -> Starl
         Route("/health", alive),
         Route("/metrics", metrics),
         Route("/openapi.json", described),
+        *RolloutSessions(service, _body).routes,
         Route("/v1/{verb}", verb, methods=["POST"]),
         WebSocketRoute("/v1/socket", socket),
     ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mirage_env.errors import ServingError
-from mirage_env.serving.wire import Encoding
+from mirage_env.serving.metrics import Metrics
+from mirage_env.serving.wire import Arrays, Encoding
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 Pose = Annotated[list[Annotated[list[float], Field(min_length=4, max_length=4)]], Field(min_length=4, max_length=4)]
@@ -181,6 +182,53 @@ VERBS: dict[str, type[Request]] = {
 }
 
 
+class CreateSession(Request):
+    """Create a session (vLLM-Omni); the model is that of the server, whatever is asked for."""
+
+    model: str
+    mode: Literal["world_model_env"] = "world_model_env"
+
+
+class Seen(BaseModel):
+    """Observation of a session's step (vLLM-Omni)."""
+
+    images: dict[str, list[Any] | str] | None = None
+    state: list[float] | None = None
+    prompt: str = Field("", max_length=10_000)
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+
+class Done(BaseModel):
+    """Action of a session's step (vLLM-Omni): the six numbers of `step`, as `joint_positions`."""
+
+    joint_positions: Annotated[list[float], Field(min_length=6, max_length=6)]
+
+
+class SessionStep(BaseModel):
+    """Walk on in a session by one chunk (vLLM-Omni)."""
+
+    step_id: int = Field(ge=0)
+    observation: Seen
+    action: Done
+    use_session_context: Literal[True] = True
+
+
+RequestT = TypeVar("RequestT", bound=BaseModel)
+
+
+def checked(model: type[RequestT], body: Mapping[str, Any]) -> RequestT:
+    """A request of that class.
+
+    Raises:
+        ServingError: it is not as its class says.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)[:3]]
+        raise ServingError(f"the request is not right: {'; '.join(found)}") from error
+
+
 def checked_request(verb: str, body: Mapping[str, Any]) -> Request:
     """The request of a verb.
 
@@ -190,8 +238,19 @@ def checked_request(verb: str, body: Mapping[str, Any]) -> Request:
     model = VERBS.get(verb)
     if model is None:
         raise ServingError(f"there is no verb {verb!r}; there are {', '.join(VERBS)}")
-    try:
-        return model.model_validate(body)
-    except ValidationError as error:
-        found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)[:3]]
-        raise ServingError(f"the request {verb!r} is not right: {'; '.join(found)}") from error
+    return checked(model, body)
+
+
+class Answering(Protocol):
+    """Protocol of a service: carries requests out."""
+
+    metrics: Metrics
+
+    async def start(self) -> None:
+        """Begin to take requests."""
+
+    async def stop(self) -> None:
+        """End."""
+
+    async def call(self, verb: str, body: Mapping[str, Any], arrays: Arrays, owner: str) -> bytes:
+        """Carry out a request."""

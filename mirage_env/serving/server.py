@@ -12,8 +12,9 @@ from pathlib import Path
 import uvicorn
 
 from mirage_env.errors import InvalidOptionError
-from mirage_env.serving.app import LARGEST_BODY, Answering, make_app
+from mirage_env.serving.app import LARGEST_BODY, make_app
 from mirage_env.serving.origins import is_loopback
+from mirage_env.serving.requests import Answering
 
 
 @dataclass(frozen=True)

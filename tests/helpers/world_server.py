@@ -26,9 +26,15 @@ with tiny_server(Path(sys.argv[1])) as url:
 
 
 @contextlib.contextmanager
-def tiny_server(folder: Path, tokens: tuple[str, ...] = (), **options) -> Iterator[str]:
+def tiny_server(
+    folder: Path,
+    tokens: tuple[str, ...] = (),
+    certificate: Path | None = None,
+    key: Path | None = None,
+    **options,
+) -> Iterator[str]:
     service = Service(walled_world_model(), ServiceOptions(folder, **options), START_VIEWS)
-    with serving(service, Address(port=0, tokens=tokens)) as url:
+    with serving(service, Address(port=0, tokens=tokens, certificate=certificate, key=key)) as url:
         yield url
 
 

@@ -1,8 +1,11 @@
 """A world server: the same bits as the local world, forks, crashes, quotas, and strangers at the door."""
 
 import asyncio
+import base64
 import contextlib
 import json
+import shutil
+import subprocess
 import threading
 import time
 import urllib.error
@@ -12,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 import websockets.sync.client
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +24,7 @@ from task_worlds import FORWARD, TURN, equal, mirage
 from websockets.exceptions import InvalidStatus
 from world_server import server_process, tiny_server
 
+from mirage_env.adapters import RLinfBackend
 from mirage_env.errors import (
     CacheExistsError,
     InvalidActionError,
@@ -452,6 +457,23 @@ def test_pages_of_other_origins_are_refused_before_anything_of_theirs_is_read(ur
     assert len(client.worlds()) == worlds
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate")
+def test_clients_reach_a_server_over_tls_and_trust_no_other(tmp_path, monkeypatch):
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=here -addext subjectAltName=IP:127.0.0.1"
+    files = {name: tmp_path / f"{name}.pem" for name in ("key", "cert")}
+    out = ["-keyout", str(files["key"]), "-out", str(files["cert"])]
+    subprocess.run([*command.split(), *out], check=True, capture_output=True)
+    with tiny_server(tmp_path, TOKENS, files["cert"], files["key"]) as url:
+        assert url.startswith("https://")
+        with pytest.raises(ServingError, match="certificate"):
+            Client(url, TOKENS[0])
+        monkeypatch.setenv("SSL_CERT_FILE", str(files["cert"]))
+        with Client(url, TOKENS[0]) as client:
+            assert client.open(seed=1).step(TURN).chunk == 1
+        with pytest.raises(ServingError):
+            Client(url.replace("https", "http"), TOKENS[0])
+
+
 def test_other_machines_need_tokens_of_some_length():
     with pytest.raises(InvalidOptionError, match="token"):
         Address("0.0.0.0")
@@ -499,3 +521,84 @@ def test_nobody_at_an_address_is_said_so():
         Client("http://127.0.0.1:9")
     with pytest.raises(InvalidOptionError, match="such as http"):
         Client("127.0.0.1:9")
+
+
+# As others call it
+
+
+def test_rlinf_backend_advances_frames_as_its_protocol_says(url):
+    backend = RLinfBackend(url)
+    assert (backend.chunk, backend.image_size) == (4, (32, 32))
+    frames = [[torch.from_numpy(picture(n)).permute(2, 0, 1)[:, None] / 127.5 - 1.0] for n in range(2)]
+    backend.open_session([0, 1], frames, task_ids=["a", "b"], seeds=[3, 4], init_actions=torch.zeros(2, 1, 6))
+    actions = torch.zeros(2, 4, 6)
+    actions[..., 4] = 0.5
+    shown = backend.generate(env_ids=range(2), actions=actions)
+    assert shown.shape == (2, 3, 4, 32, 32)
+    assert shown.abs().max() <= 1.0
+    with Client(url) as client:
+        world = client.open(4, image=picture(1))
+        env = mirage(control="waypoints")
+        env.reset(seed=4, options={"image": picture(1)})
+        path = env.path(actions[1].numpy())
+        alone = world.walk([camera.T_world_cam for camera in path], frames="raw").frames
+        world.close()
+    together = ((shown[1].permute(1, 2, 3, 0) + 1.0) * 127.5).round().numpy()
+    assert np.abs(together - alone).max() <= 1  # batches round differently
+    backend.close_session([1, 5])
+    with pytest.raises(WorldNotFoundError, match="slots"):
+        backend.generate([0, 1], actions)
+    with pytest.raises(InvalidActionError):
+        backend.generate([0], actions[:1, :2])
+    backend.onload()
+    backend.close_session([0])
+
+
+def posted(url, route, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{url}/v1/realtime/sessions{route}", data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_sessions_of_vllm_omni_step_reset_and_close_as_its_protocol_says(url):
+    code, created = posted(url, "", {"model": "rooms", "mode": "world_model_env"})
+    assert code == 200
+    assert set(created) == {"session_id", "mode", "created_at"}
+    one = f"/{created['session_id']}"
+
+    def step(number, **changes):
+        seen = {"images": {"front": picture(1).tolist()}, "extra": {"seed": 4}}
+        action = {"joint_positions": [0, 0, 0, 0, 0.5, 0]}
+        return posted(url, f"{one}/step", {"step_id": number, "observation": seen, "action": action, **changes})
+
+    env = mirage()
+    env.reset(seed=4, options={"image": picture(1)})
+    for number in range(2):
+        code, answer = step(number)
+        assert (code, answer["step_id"], answer["error"]) == (200, number, None)
+        env.step(0.5 * TURN)
+        seen = answer["next_observation"]
+        video = np.frombuffer(base64.b64decode(seen["video"]), seen["dtype"]).reshape(seen["shape"])
+        np.testing.assert_array_equal(video, env.shown_frames())
+        assert answer["model_metadata"]["committed_step_id"] == number
+    for number, wrong in ((1, "step_already_committed"), (5, "step_out_of_order")):
+        code, answer = step(number)
+        assert (code, answer["error"]["code"], answer["error"]["committed_step_id"]) == (400, wrong, 1)
+    assert step(2, action={"joint_positions": [9, 0, 0, 0, 0, 0]})[1]["error"]["code"] == "invalid_request"
+    assert step(2, action={})[0] == 422
+    assert posted(url, f"{one}/status")[1] == {
+        "session_id": created["session_id"],
+        "committed_step_id": 1,
+        "context_length": 2,
+        "closed": False,
+    }
+    assert posted(url, f"{one}/reset", {}) == (200, {"session_id": created["session_id"], "committed_step_id": -1})
+    assert step(0)[0] == 200
+    assert posted(url, f"{one}/close", {}) == (200, {"session_id": created["session_id"], "closed": True})
+    assert step(1)[0] == 410
+    assert posted(url, "/nobody/reset", {})[0] == 404
+    assert posted(url, "", {"model": "rooms", "mode": "policy_inference"})[0] == 400
