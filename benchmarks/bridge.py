@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import math
+import os
+import random
 import tempfile
 import threading
 import time
@@ -18,6 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from ros_drive import write_drive
 from ros_figures import Figure, Figures, report, stream
 from ros_running import Node, number
 
@@ -247,6 +250,96 @@ class Releases(Measure):
         return {**figures, **answers}
 
 
+@dataclass(frozen=True)
+class Live(Measure):
+    """A robot's RGB-D camera at 10 Hz, best effort, stamps 20 ms apart: it stands, then it drives.
+
+    What becomes of its views, CPU and memory of the node. With tf2_msgs poses come on /tf.
+    """
+
+    minutes: float = 5.0
+    """Of each."""
+    width: int = 640
+    height: int = 480
+    frames: int = 300
+    """Of the way, walked forth and back."""
+    robots: int = 1
+    """Robots with a world each, in namespaces, at the same time."""
+
+    def run(self) -> Figures:
+        """A world per robot."""
+        with tempfile.TemporaryDirectory() as folder:
+            drive, found = Path(folder) / "drive", list[Figures]()
+            speed = write_drive(drive, self.frames, self.height, self.width)
+            domain = random.SystemRandom().randint(1, 100)
+            robots = range(1, self.robots + 1)
+            threads = [threading.Thread(target=lambda i=i: found.append(self._robot(i, drive, domain))) for i in robots]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        figures = {name: figure for one in found for name, figure in sorted(one.items())}
+        return {"mean speed": Figure(speed, "m/s", ""), "load": Figure(os.getloadavg()[1], "5 minutes", ""), **figures}
+
+    def _robot(self, number_: int, drive: Path, domain: int) -> Figures:
+        namespace = f"/robot{number_}"
+        settings = {
+            "observe": True,
+            "frame_prefix": f"imagined{number_}/",
+            "observe_body": f"robot{number_}_base",
+            "observe_mount": "0 0 0 0 0 0",
+            "points_rate": 0.0,
+            "grid_rate": 0.0,
+            "model": self.model,
+            "rate": self.rate,
+            "threads": self.threads,
+        }
+        figures: Figures = {}
+        with Node(settings, domain, namespace=namespace) as node:
+            options = ["--drive", str(drive), "--world", f"{namespace}/mirage", "--robot", f"robot{number_}"]
+            node.peer("listen", *options[2:4], "--settle", "0", seconds=1.0)
+            told: dict[str, float] = {}
+            for name, more in (("standing", ["--still"]), ("driving", [])):
+                cpu, began, resident = node.cpu(), time.perf_counter(), [node.resident()]
+                done = threading.Event()
+                watcher = threading.Thread(target=_watch, args=(node, resident, done))
+                watcher.start()
+                seen = node.peer("live", *options, *more, seconds=60.0 * self.minutes)
+                done.set()
+                watcher.join()
+                share = (node.cpu() - cpu) / (time.perf_counter() - began)
+                counts = {kind: number(seen["diagnostics"], f"observed views {kind}") for kind in VIEWS}
+                counts["refused"] = number(seen["diagnostics"], "refused inputs")
+                new = {kind: count - told.get(kind, 0.0) for kind, count in counts.items()}
+                told = counts
+                reached = sum(new[kind] for kind in ("written", "known", "left out"))
+                rows: Figures = {
+                    "views sent": Figure(seen["sent"], "views", ""),
+                    "views written, known or left out": Figure(reached, "views", "higher", "all but those lost"),
+                    "views without a pose, or refused": Figure(new["refused"], "views", "lower", "0"),
+                    **{f"views {kind}": Figure(new[kind], "views", "") for kind in VIEWS},
+                    "CPU": Figure(100.0 * share, "% of a core", "lower"),
+                    "memory points": Figure(number(seen["diagnostics"], "memory points"), "points", ""),
+                    "resident memory, by tenth": Figure(_tenths(resident), "MiB", "lower", "bounded"),
+                    "latest tick of the robot": Figure(seen["latest_ms"], "ms", "lower"),
+                }
+                figures |= {f"{namespace[1:]}, {name}: {key}": figure for key, figure in rows.items()}
+        return figures
+
+
+VIEWS = ("written", "known", "left out", "lost on the way")
+
+
+def _watch(node: Node, resident: list[float], done: threading.Event) -> None:
+    while not done.wait(2.0):
+        resident.append(node.resident())
+
+
+def _tenths(values: list[float]) -> str:
+    """First value and those at each tenth of the time."""
+    return " ".join(f"{values[round(i * (len(values) - 1) / 10)]:.0f}" for i in range(11))
+
+
 def _cpu_share(node: Node, seconds: float, turn: float, options: list[str]) -> dict[str, Any]:
     """What a peer saw, and the share of a core that the node took meanwhile, start and end of the peer left out."""
     settle = 3.0
@@ -309,7 +402,7 @@ def _distance(poses: list[Any], about: Any) -> float:
     return math.dist(poses[0][1][:3], T_map_base[:3, 3]) if poses else math.inf
 
 
-MEASURES = (Rate, Compressed, Raw, Cost, Soak, Kill, Releases)
+MEASURES = (Rate, Compressed, Raw, Cost, Soak, Kill, Releases, Live)
 
 
 def main(measure: Any) -> None:

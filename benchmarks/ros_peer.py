@@ -4,6 +4,7 @@ It needs rclpy and message packages only, so that it runs under another ROS rele
 
     python benchmarks/ros_peer.py listen --topic /mirage/image_raw --seconds 10 --turn 0.3
     python benchmarks/ros_peer.py exchange --seconds 20
+    python benchmarks/ros_peer.py live --drive FOLDER --seconds 60
 """
 
 import argparse
@@ -13,9 +14,10 @@ import json
 import math
 import time
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseStamped, Twist
+from geometry_msgs.msg import PoseStamped, TransformStamped, Twist
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
@@ -42,7 +44,8 @@ def percentile(values: list[float], share: float) -> float:
 class Peer:
     """The node, what it has heard from /diagnostics, and the velocity that it sends."""
 
-    def __init__(self, forward: float, turn: float) -> None:
+    def __init__(self, forward: float, turn: float, world: str) -> None:
+        self.world = world
         self.node = rclpy.create_node("mirage_peer")
         self.diagnostics: list[dict[str, str]] = []
         self.poses: list[tuple[int, tuple[float, ...]]] = []  # stamp, position and quaternion
@@ -72,6 +75,8 @@ class Peer:
         return "ok" if answer.result().success else f"refused: {answer.result().message}"
 
     def _on_diagnostics(self, message) -> None:
+        if self.world not in [status.name for status in message.status]:
+            return  # of another node
         values = {pair.key: pair.value for status in message.status for pair in status.values}
         self.diagnostics.append({"time": time.time(), **values})
 
@@ -143,9 +148,93 @@ def exchange(peer: Peer, options: argparse.Namespace) -> dict:
     return {"received": {**seen, "pose": len(peer.poses)}, "sizes": sorted(sizes), "moved": moved, "services": services}
 
 
+def live(peer: Peer, options: argparse.Namespace) -> dict:
+    """A robot with an RGB-D camera at 10 Hz, best effort, depth 20 ms after the image; its poses come at 50 Hz.
+
+    `--drive` is a folder of ros_drive.py, walked forth and back; `--still` shows its first view only. Poses are on /tf
+    where tf2_msgs is installed, else on ~/observe/pose.
+    """
+    images, depths, poses = (
+        np.load(f"{options.drive}/{name}.npy", mmap_mode="r") for name in ("image", "depth", "poses")
+    )
+    with open(f"{options.drive}/info.json") as file:
+        lens = json.load(file)
+    try:
+        tf_message = importlib.import_module("tf2_msgs.msg").TFMessage
+    except ImportError:
+        tf_message = None
+    names, prefix = ("image", "depth", "camera_info"), f"{options.world}/observe"
+    kinds = (Image, Image, CameraInfo)
+    topics = {
+        name: peer.node.create_publisher(kind, f"{prefix}/{name}", quality(False, 5))
+        for name, kind in zip(names, kinds, strict=True)
+    }
+    if tf_message is None:
+        topics["pose"] = peer.node.create_publisher(PoseStamped, f"{prefix}/pose", quality(True, 100))
+    else:
+        topics["pose"] = peer.node.create_publisher(tf_message, "/tf", quality(True, 100))
+    last = len(poses) - 1
+
+    def stamped(message, stamp: int, frame: str):
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+        message.header.frame_id = frame
+        return message
+
+    def picture(values: np.ndarray, encoding: str, stamp: int) -> Image:
+        values = np.ascontiguousarray(values)
+        message = Image(height=values.shape[0], width=values.shape[1], encoding=encoding, step=values[0].nbytes)
+        message.data.frombytes(memoryview(values).cast("B"))
+        return stamped(message, stamp, f"{options.robot}_optical")
+
+    def place(seconds: float) -> float:
+        return 0.0 if options.still else last - abs(10.0 * seconds % (2 * last) - last)
+
+    def pose(seconds: float) -> PoseStamped:
+        first, share = divmod(place(seconds), 1.0)
+        a, b = poses[int(first)], poses[min(int(first) + 1, last)]
+        turn = (1 - share) * a[3:] + share * b[3:] * np.sign(a[3:] @ b[3:])
+        message = stamped(PoseStamped(), began + round(1e9 * seconds), "map")
+        p, q = message.pose.position, message.pose.orientation
+        p.x, p.y, p.z = map(float, (1 - share) * a[:3] + share * b[:3])
+        q.x, q.y, q.z, q.w = map(float, turn / np.linalg.norm(turn))
+        return message
+
+    def send_pose(seconds: float) -> None:
+        message = pose(seconds)
+        if tf_message is not None:
+            row = TransformStamped(header=message.header, child_frame_id=f"{options.robot}_base")
+            p, row.transform.rotation = message.pose.position, message.pose.orientation
+            row.transform.translation.x, row.transform.translation.y, row.transform.translation.z = p.x, p.y, p.z
+            message = tf_message(transforms=[row])
+        topics["pose"].publish(message)
+
+    peer.until(lambda: topics["image"].get_subscription_count() and topics["pose"].get_subscription_count(), 60.0)
+    peer.until(lambda: False, 2.0)
+    start, began = time.monotonic(), time.time_ns()
+    sent, latest = 0, 0.0
+    for tick in range(round(50 * options.seconds)):
+        while (rest := start + 0.02 * tick - time.monotonic()) > 0.0:
+            rclpy.spin_once(peer.node, timeout_sec=rest)
+        latest = max(latest, -rest)
+        seconds = 0.02 * tick
+        if tick % 5 == 0:
+            shown, stamp = round(place(seconds)), began + round(1e9 * seconds)
+            info = CameraInfo(height=lens["height"], width=lens["width"], distortion_model="plumb_bob", d=[0.0] * 5)
+            info.k, info.r = lens["k"], [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+            topics["camera_info"].publish(stamped(info, stamp, f"{options.robot}_optical"))
+            topics["image"].publish(picture(images[shown], "rgb8", stamp))
+            sent += 1
+        elif tick % 5 == 1:
+            topics["depth"].publish(picture(depths[shown], "16UC1", began + round(1e9 * seconds)))
+        send_pose(seconds - 0.007)  # of no image's time: poses are interpolated
+    send_pose(0.02 * tick + 0.1)
+    peer.until(lambda: False, 5.0)  # what waits is written
+    return {"sent": sent, "diagnostics": peer.diagnostics, "latest_ms": 1e3 * latest, "tf": tf_message is not None}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("listen", "exchange"))
+    parser.add_argument("what", choices=("listen", "exchange", "live"))
     parser.add_argument("--topic", default="")
     parser.add_argument("--kind", default="sensor_msgs/msg/Image")
     parser.add_argument("--seconds", type=float, default=10.0)
@@ -154,10 +243,14 @@ def main() -> None:
     parser.add_argument("--turn", type=float, default=0.0)
     parser.add_argument("--reliable", action="store_true")
     parser.add_argument("--poses", action="store_true")
+    parser.add_argument("--drive", default="")
+    parser.add_argument("--still", action="store_true")
+    parser.add_argument("--world", default=WORLD)
+    parser.add_argument("--robot", default="robot")
     options = parser.parse_args()
     rclpy.init(args=[])
-    peer = Peer(options.forward, options.turn)
-    found = (listen if options.what == "listen" else exchange)(peer, options)
+    peer = Peer(options.forward, options.turn, options.world)
+    found = {"listen": listen, "exchange": exchange, "live": live}[options.what](peer, options)
     peer.node.destroy_node()
     rclpy.shutdown()
     print(json.dumps(found))

@@ -38,11 +38,12 @@ def environment(domain: int, **more: str) -> dict[str, str]:
 class Node:
     """A world node in a process of its own; ended at the end of a `with` block."""
 
-    def __init__(self, parameters: dict[str, Any], domain: int | None = None, **more: str) -> None:
+    def __init__(self, parameters: dict[str, Any], domain: int | None = None, namespace: str = "", **more: str) -> None:
         self.domain = random.SystemRandom().randint(1, 100) if domain is None else domain
+        remap = ["-r", f"__ns:={namespace}"] if namespace else []
         self.environment = environment(self.domain, **more)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", RUN_NODE, *ros_arguments(list(parameters.items()))],
+            [sys.executable, "-c", RUN_NODE, *ros_arguments(list(parameters.items())), *remap],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -69,8 +69,7 @@ def fit_view(
     given = _camera_of_picture(camera, (height, width), size)
     if given is None and camera is None and (lens := fov_of_picture or _fov(pixels.focal, width)):
         given = Camera.from_fov(lens, height, width)
-    stretch = 1.0 if given is None else float(given.K_image[0, 0] / given.K_image[1, 1])
-    box = centre_crop((width, height), size[1] / size[0] * stretch)
+    box = _box(given, (height, width), size)
     if given is not None:
         camera = cropped_camera(given, box, size)
     elif camera is None:
@@ -85,6 +84,23 @@ def fit_view(
     return FittedView(
         image, camera, metres, kinds, _note(pixels, box, size, fov_of_picture is None and given is not None)
     )
+
+
+def fit_depth(
+    depth: NDArray[np.float32] | None,  # [H', W'] metres
+    size: tuple[int, int],
+    camera: Camera,
+) -> tuple[Camera, NDArray[np.float32] | None]:  # and [H, W]
+    """Camera and depth of a view of `fit_view` to that size (H, W), without its picture.
+
+    Raises:
+        InvalidDepthError: depth of another shape than the camera's.
+        InvalidCameraError: the optical axis misses the image.
+    """
+    whole = (camera.height, camera.width)
+    box = _box(camera, whole, size)
+    metres = None if depth is None else _follow(depth, whole, box, size, "the depth")
+    return cropped_camera(camera, box, size), metres
 
 
 def centre_crop(size: tuple[int, int], aspect: float) -> Box:
@@ -111,6 +127,12 @@ def cropped_camera(camera: Camera, box: Box, size: tuple[int, int]) -> Camera:
     K[:2, 2] -= box[:2]
     scale = np.diag([size[1] / (box[2] - box[0]), size[0] / (box[3] - box[1]), 1.0])
     return replace(camera, K_image=scale @ K, height=size[0], width=size[1])
+
+
+def _box(camera: Camera | None, whole: tuple[int, int], size: tuple[int, int]) -> Box:
+    """The part of a picture that becomes an image of `size`; pixels that are not square become square."""
+    stretch = 1.0 if camera is None else float(camera.K_image[0, 0] / camera.K_image[1, 1])
+    return centre_crop((whole[1], whole[0]), size[1] / size[0] * stretch)
 
 
 def _camera_of_picture(camera: Camera | None, whole: tuple[int, int], size: tuple[int, int]) -> Camera | None:

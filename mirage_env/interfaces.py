@@ -224,5 +224,6 @@ class ChunkGenerator(Protocol):
         prompts: Sequence[str] = (),  # per world; all empty if empty
         guidance: Sequence[Guidance] = (),  # per world; the model's own if empty
         preceding_readout: Sequence[Tensor] = (),  # per world [P, C, h, w] what the memory showed at `preceding`
+        chunks: Sequence[int] = (),  # per world: chunks before this one, 0 for the first; later ones if empty
     ) -> Tensor:  # [B, T, C, h, w]
         ...

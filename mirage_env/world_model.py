@@ -84,8 +84,7 @@ class WorldModel:
                 or of the configuration if not given.
             depth: true z-depth, metres; 0 or NaN where it was not measured, inf where there is none (sky).
             seed, prompt: of the world's noise; what the world should look like, for models that read text.
-            labels: seen by the segmenter if not given.
-            negative_prompt, guidance_scale: see `Guidance`; the model's own if not given.
+            labels, negative_prompt, guidance_scale: what the segmenter sees, and the model's own, if not given.
 
         Raises:
             InvalidImageError: no picture that can be read, or one beyond the limits.
@@ -157,6 +156,7 @@ class WorldModel:
             prompts=[s.prompt for s in states],
             guidance=[s.guidance for s in states],
             preceding_readout=[s.shown[past] for s, past in zip(states, before, strict=True) if s.shown is not None],
+            chunks=[s.chunk for s in states],
         )
         chunks, after = [], []
         for i, state in enumerate(states):

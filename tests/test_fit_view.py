@@ -10,7 +10,7 @@ from PIL import Image
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidImageError, MirageError
 from mirage_env.files import any_picture
-from mirage_env.fit_view import fit_view
+from mirage_env.fit_view import fit_depth, fit_view
 
 SIZE = (32, 32)
 LEFT, RIGHT = (40, 80, 200), (220, 160, 60)
@@ -270,3 +270,16 @@ def test_depth_of_another_shape_is_refused():
 
 def test_limits_are_those_of_the_module():
     assert fit_view(halves(any_picture.LEAST_SIDE, any_picture.LEAST_SIDE), SIZE).image.shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("lens", [(60.0, 60.0), (90.0, 60.0), (40.0, 55.0)])
+def test_camera_and_depth_are_told_without_the_picture(rng, lens):
+    K = np.array([[lens[0], 0.0, 30.0], [0.0, lens[1], 25.0], [0.0, 0.0, 1.0]])
+    depth = rng.uniform(1.0, 5.0, (48, 64)).astype(np.float32)
+    given = Camera(np.eye(4), K, 48, 64)
+    view = fit_view(halves(), SIZE, given, depth)
+    camera, metres = fit_depth(depth, SIZE, given)
+    np.testing.assert_array_equal(camera.K_image, view.camera.K_image)
+    np.testing.assert_array_equal(metres, view.depth)
+    with pytest.raises(InvalidDepthError):
+        fit_depth(depth[:, :40], SIZE, given)

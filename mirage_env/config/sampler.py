@@ -79,10 +79,13 @@ class SamplerConfig:
     guidance_rule: Literal["plain", "zero_star"] = "plain"
     """`zero_star` scales the negative prediction to fit the other best and leaves out the first step (CFG-Zero*, arXiv
     2503.18886)."""
+    block_cache: float = 0.0
+    """Relative change of what the first block adds, from step to step, below which the other blocks are left out and
+    what they added before is added again (first-block cache); 0: never."""
     prompt_suffix: str = ""
     """Text that the weights were trained to find at the end of every prompt."""
     lora_in_first_chunk: bool = True
-    """False: the low-rank update rests while nothing precedes the chunk; it then stays an adapter."""
+    """False: the low-rank update rests in a world's first chunk; it then stays an adapter."""
     placement: PlacementConfig = field(default_factory=PlacementConfig)
 
     def __post_init__(self) -> None:
@@ -91,7 +94,7 @@ class SamplerConfig:
         one_of(("even", "diffusers", "wan"), schedule=self.schedule)
         one_of(("plain", "zero_star"), guidance_rule=self.guidance_rule)
         at_least(1, steps=self.steps)
-        at_least(0.0, exact=self.exact)
+        at_least(0.0, exact=self.exact, block_cache=self.block_cache)
         if not self.shift > 0.0:
             raise InvalidOptionError(f"shift is {self.shift}; it must be positive")
         levels = (1000.0 + 1e-6, *self.timesteps, 0.0)

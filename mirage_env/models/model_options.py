@@ -38,6 +38,8 @@ class ModelOptions:
     """How closely the prompt is followed; 1 is without guidance, at half the cost."""
     negative_prompt: str | None = None
     """Text to be led away from."""
+    block_cache: float | None = None
+    """Change of the first block's output below which the others are left out, such as 0.08; 0 is never."""
     align: bool = False
     """Scale the estimated depth of every chunk to what the memory shows."""
     prompts: str | None = None
@@ -50,6 +52,8 @@ class ModelOptions:
     """Compile these blocks."""
     attention: str | None = None
     """Attention backend, such as flash, sage or _native_cudnn."""
+    decoder: str | None = None
+    """Tiny decoder in the place of the autoencoder's: a safetensors file of TAEHV, such as taew2_2."""
 
     def load(self, name: str) -> WorldModel:
         """The model of that name, loaded so.

@@ -78,6 +78,7 @@ def load_world_model(
     solver: str | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str | None = None,
+    block_cache: float | None = None,
     prompts: str | Path | None = None,
     prompt_cache: str | Path | None = "default",
     text_encoder: bool = True,
@@ -88,6 +89,7 @@ def load_world_model(
     attention: str | None = None,
     device_map: Mapping[str, str] | str | None = None,
     vae_tiling: bool | None = None,
+    decoder: str | Path | None = None,
 ) -> WorldModel:
     """Load a world model, ready to walk. `docs/full_size.md` shows the options at work.
 
@@ -109,7 +111,8 @@ def load_world_model(
         shift: flow shift of the sampler, the same.
         solver: "euler", "unipc" or "renoise", the same.
         guidance_scale: how closely prompts are followed, 1: without guidance, at half the cost; the same.
-        negative_prompt: text to be led away from, the same. All that follows is for models in the diffusers layout.
+        negative_prompt: text to be led away from, the same.
+        block_cache: threshold of the first-block cache, the same. All that follows is for the diffusers layout.
         prompts: folder of embeddings of prompts, which need no text encoder.
         prompt_cache: where embeddings of new prompts are kept; by default `mirage/prompts` in the user's cache
             folder, with None in memory only.
@@ -123,6 +126,7 @@ def load_world_model(
         device_map: devices by part ("transformer", "vae", "text_encoder", "depth", "segmentation"), or "auto": the
             transformer's blocks on all GPUs.
         vae_tiling: decode in tiles; None: only if the memory that is free would not do.
+        decoder: weights file of a tiny decoder (TAEHV's taew2_2) in the place of the autoencoder's: faster and softer.
 
     Raises:
         ModelNotFoundError: no such model or part, or the hub cannot be reached.
@@ -137,13 +141,14 @@ def load_world_model(
     backend = compile if isinstance(compile, str) else ("inductor" if compile else None)
     running = Running(device, dtype, offload, quantise, backend, device_map, vae_tiling, fuse_lora, attention)
     asked = {"steps": steps, "shift": shift, "solver": solver}
-    asked |= {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt}
+    asked |= {"guidance_scale": guidance_scale, "negative_prompt": negative_prompt, "block_cache": block_cache}
     sampler = {name: value for name, value in asked.items() if value is not None}
     if is_pipeline(folder):
-        sources = sources_of(folder, control, lora, depth, segmentation, prompts, sampler, image_size=image_size)
+        parts = (control, lora, depth, segmentation, prompts, sampler, decoder)
+        sources = sources_of(folder, *parts, image_size=image_size)
         networks = load_full_size(sources, running, _cache_folder(prompt_cache), text_encoder)
         return _aligned(WorldModel(**vars(networks)), align)
-    if running != Running(device, dtype) or prompts is not None or revision is not None:
+    if running != Running(device, dtype) or any((prompts, revision, decoder)):
         raise InvalidOptionError(
             f"{str(name)!r} is a small model, which takes device, dtype, control, lora, depth, segmentation and "
             "image_size and options of the sampler only; leave the other options out"

@@ -39,6 +39,7 @@ class _Generator:
         prompts: Sequence[str] = (),
         guidance: Sequence[Guidance] = (),
         preceding_readout: Sequence[Tensor] = (),
+        chunks: Sequence[int] = (),
     ) -> Tensor:
         self.known, self.observed = known[0, 1:], readout[0].observed[1:]
         return self._part.generate(
@@ -51,6 +52,7 @@ class _Generator:
             prompts=prompts,
             guidance=guidance,
             preceding_readout=preceding_readout,
+            chunks=chunks,
         )
 
 

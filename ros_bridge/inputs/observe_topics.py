@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from mirage_env.errors import InvalidPoseError
 from mirage_env.interfaces import StartView
-from ros_bridge import _ros, messages
+from ros_bridge import _ros
 from ros_bridge.inputs.rejected_inputs import RejectedInputs
 from ros_bridge.inputs.rgbd_topics import RgbdMessages, RgbdTopics
-from ros_bridge.inputs.subscriptions import subscribe
+from ros_bridge.inputs.robot_poses import RobotPoses
+from ros_bridge.messages.optical_frames import Matrix
 from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.player.world_player import WorldPlayer
 from ros_bridge.sensing.camera_mount import world_from_map
 from ros_bridge.sensing.overlap import known_share
-from ros_bridge.sensing.transform_buffer import TransformBuffer, frame_name
+from ros_bridge.sensing.view_queue import LostViews, ViewQueue
 
-HISTORY = 30.0
-"""Seconds of transforms that are kept."""
-PATIENCE = 2.0
-"""Seconds of real time that a view waits for the transforms of its time."""
-WAITING = 20
-"""Views that may wait; the oldest is left out for the next."""
-POSES = 100
-"""Messages with poses that may wait: they come often, and each is needed."""
 LOOK_SECONDS = 0.05
 
 
 class ObserveTopics:
     """Views of a robot into the world: the first opens it, later ones are written where they show something new.
+
+    Images, poses and writing have a callback group each: nothing that comes waits for what is written. A view that the
+    memory knows already is told by its depth, before its image is decoded or a network runs.
 
     Args:
         node: the node.
@@ -40,11 +32,7 @@ class ObserveTopics:
         options: the parameters as they are now.
         opened: opens a world with a view.
         rejected: counts what is refused.
-        group: callback group; while a view is written, others wait in the queues of their topics.
         resumed: the world is one that goes on: the first view is written, too.
-
-    Attributes:
-        counts: views written, known already, and left out because a newer one came.
     """
 
     def __init__(
@@ -54,107 +42,73 @@ class ObserveTopics:
         options: Callable[[], WorldParameters],
         opened: Callable[[StartView], object],
         rejected: RejectedInputs,
-        group: Any,
         resumed: bool,
     ) -> None:
         self._node, self._player, self._options, self._opened, self._rejected = node, player, options, opened, rejected
-        self._lock = threading.Lock()  # transforms arrive in another thread
-        self._transforms = TransformBuffer(HISTORY)
-        self._pending: deque[tuple[float, RgbdMessages]] = deque()
         self._open = resumed
-        self.counts = {"written": 0, "known": 0, "left out": 0}
-        o = options()
-        self.topics = RgbdTopics(node, "~/observe", o, True, self._wait, rejected, group)
-        moving = _ros.QoSProfile(depth=POSES, reliability=_ros.ReliabilityPolicy.BEST_EFFORT)
-        latched = _ros.QoSProfile(depth=POSES, durability=_ros.DurabilityPolicy.TRANSIENT_LOCAL)
-        self._made = [
-            subscribe(node, _ros.Odometry, "~/observe/odom", self._odometry, rejected, None, moving),
-            subscribe(node, _ros.PoseStamped, "~/observe/pose", self._pose, rejected, None, moving),
+        self._written = self._known = 0
+        self._lost, self._lost_before = LostViews(), 0
+        self._poses = RobotPoses(node, options, rejected)
+        self._queue = ViewQueue[RgbdMessages](
+            lambda found: self._poses.cover(found.frame, found.stamp), lambda: self._options().observe_wait
+        )
+        images, writing = _ros.MutuallyExclusiveCallbackGroup(), _ros.MutuallyExclusiveCallbackGroup()
+        self.topics = RgbdTopics(node, "~/observe", options(), True, self._came, rejected, images)
+        self._timers = [
+            node.create_timer(LOOK_SECONDS, self._look_up_poses, callback_group=images),
+            node.create_timer(LOOK_SECONDS, self._write, callback_group=writing),
         ]
-        if (kind := _ros.tf_message()) is not None:
-            self._made += [
-                subscribe(node, kind, "/tf", lambda m: self._tf(m, False), rejected, None, moving),
-                subscribe(node, kind, "/tf_static", lambda m: self._tf(m, True), rejected, None, latched),
-            ]
-        self._timer = node.create_timer(LOOK_SECONDS, self._process, callback_group=group)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Views written, known already, left out because the writer was behind, and lost on the way (by stamps)."""
+        left_out, lost = self._queue.left_out, self._lost.count
+        return {"written": self._written, "known": self._known, "left out": left_out, "lost on the way": lost}
 
     def missing(self) -> str | None:
-        """Say what does not match or does not arrive; None where all is well."""
-        return self.topics.missing()
+        """Say what does not match, does not arrive or got lost since the last call; None where all is well."""
+        before, self._lost_before = self._lost_before, self._lost.count
+        if (missing := self.topics.missing()) is not None or self._lost_before == before:
+            return missing
+        return (
+            f"{self._lost_before - before} views were lost on the way; raise the socket buffers or send compressed "
+            "images (docs/ros_robots.md, Large images)"
+        )
 
     def destroy(self) -> None:
         """Stop listening."""
-        self._node.destroy_timer(self._timer)
+        for timer in self._timers:
+            self._node.destroy_timer(timer)
         self.topics.destroy()
-        for subscription in self._made:
-            self._node.destroy_subscription(subscription)
-        self._made.clear()
+        self._poses.destroy()
 
-    def _tf(self, message: Any, static: bool) -> None:
-        with self._lock:
-            self._transforms.add_message(message, static)
+    def _came(self, found: RgbdMessages) -> None:
+        self._lost.add(found.stamp)
+        self._queue.add(found)
 
-    def _odometry(self, message: Any) -> None:
-        pose = messages.pose_from_message(message.pose.pose)
-        child = message.child_frame_id or self._options().observe_body
-        self._add_pose(message.header, child, pose)
-
-    def _pose(self, message: Any) -> None:
-        self._add_pose(message.header, self._options().observe_body, messages.pose_from_stamped(message))
-
-    def _add_pose(self, header: Any, child: str, pose: Any) -> None:
-        with self._lock:
-            self._transforms.add(header.frame_id, child, messages.nanoseconds(header.stamp), pose)
-
-    def _wait(self, found: RgbdMessages) -> None:
-        self._pending.append((time.monotonic(), found))
-        oldest = self._pending.popleft()[1] if len(self._pending) > WAITING else None
-        if oldest is not None:
+    def _look_up_poses(self) -> None:
+        """Hand the views whose transforms have come to the writer."""
+        while (found := self._queue.ready()) is not None:
             with self._rejected.watching("observe"):
-                self._pose_of(oldest)  # says what is missing where views wait for poses that never come
-                self.counts["left out"] += 1
+                self._queue.put(found, self._poses.pose_of(found.frame, found.stamp))
 
-    def _process(self) -> None:
-        """Take the views whose transforms have come."""
-        while (found := self._next()) is not None:
+    def _write(self) -> None:
+        """Write what waits."""
+        while (waiting := self._queue.take()) is not None:
             with self._rejected.watching("observe"):
-                self._take(found)
+                self._take(*waiting)
 
-    def _next(self) -> RgbdMessages | None:
-        """The oldest view, when its transforms have come or it has waited long enough."""
-        with self._lock:
-            if not self._pending:
-                return None
-            came, found = self._pending[0]
-            if self._transforms.newest(found.frame) < found.stamp and time.monotonic() - came < PATIENCE:
-                return None
-            return self._pending.popleft()[1]
-
-    def _take(self, found: RgbdMessages) -> None:
-        view = found.view(self._player.model.config, world_from_map(self._pose_of(found)))
+    def _take(self, found: RgbdMessages, T_map_cam: Matrix) -> None:
+        config, T_world_cam = self._player.model.config, world_from_map(T_map_cam)
         if not self._open:
-            self._opened(view)
+            self._opened(found.view(config, T_world_cam))
             self._open = True
-            self.counts["written"] += 1
+            self._written += 1
             return
         state = self._player.state
-        known = known_share(state.memory, view.camera, view.depth, state.chunk + 1)
+        known = known_share(state.memory, *found.geometry(config, T_world_cam), state.chunk + 1)
         if known >= self._options().observe_overlap:
-            self.counts["known"] += 1
+            self._known += 1
             return
-        self._player.observe([view])
-        self.counts["written"] += 1
-
-    def _pose_of(self, found: RgbdMessages) -> Any:  # [4, 4]
-        o = self._options()
-        with self._lock:
-            mount = o.mount_of_robot()
-            if mount is not None and not self._transforms.connects(o.observe_body, found.frame):
-                self._transforms.add(o.observe_body, found.frame, 0, mount, static=True)
-            try:
-                return self._transforms.lookup(frame_name(o.observe_frame), found.frame, found.stamp)
-            except InvalidPoseError as error:
-                raise InvalidPoseError(
-                    f"a view has no pose in {o.observe_frame}: {error}; or set observe_frame, observe_mount and send "
-                    "~/observe/odom or ~/observe/pose"
-                ) from error
+        self._player.observe([found.view(config, T_world_cam)])
+        self._written += 1

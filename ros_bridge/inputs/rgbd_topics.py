@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidCameraError, InvalidDepthError
 from mirage_env.files import printable
+from mirage_env.fit_view import fit_depth
 from mirage_env.interfaces import StartView
 from ros_bridge import _ros, messages
 from ros_bridge.inputs.rejected_inputs import RejectedInputs
@@ -59,6 +61,19 @@ class RgbdMessages:
             )
         depth = None if self.depth is None else self._depth(self.depth, image.shape[:2])
         return camera_view(config, self.rectifier.image(image), camera.K_image, depth, T_world_cam)
+
+    def geometry(
+        self, config: WorldModelConfig, T_world_cam: NDArray[np.float64]
+    ) -> tuple[Camera, NDArray[np.float32] | None]:  # and [H, W] metres
+        """Camera and depth of `view`, without decoding the image.
+
+        Raises:
+            InvalidDepthError, InvalidCameraError: messages that are wrong or do not go together.
+        """
+        camera = self.rectifier.camera
+        whole = (camera.height, camera.width)
+        depth = None if self.depth is None else self._depth(self.depth, whole)
+        return fit_depth(depth, config.image_size, camera.at(T_world_cam))
 
     def _depth(self, message: Any, size: tuple[int, ...]) -> NDArray[np.float32]:
         if (other := frame_name(message.header.frame_id)) not in (self.frame, ""):

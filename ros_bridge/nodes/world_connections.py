@@ -72,13 +72,14 @@ class WorldConnections:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Views of a robot that were written, known already or left out."""
+        """Views of a robot that were written, known already, left out or lost on the way."""
         return {} if self._observing is None else self._observing.counts
 
     def missing(self) -> str | None:
         """Say which camera's topics do not match or do not arrive; None where all is well."""
-        cameras = {"start": self._start, "observe": self._observing}
-        found = {name: part.topics.missing() for name, part in cameras.items() if part is not None}
+        start = None if self._start is None else self._start.topics
+        cameras = {"start": start, "observe": self._observing}
+        found = {name: part.missing() for name, part in cameras.items() if part is not None}
         return next((f"~/{name}: {text}" for name, text in found.items() if text), None)
 
     def _offer_services(self) -> None:
@@ -103,13 +104,13 @@ class WorldConnections:
             self._parts.append((self._node.destroy_subscription, made))
 
     def _subscribe_cameras(self) -> None:
-        node, player, controls, shared = self._node, self._player, self._controls, (self._rejected, self._slow)
+        node, player, controls = self._node, self._player, self._controls
         views = (controls.open_view, controls.keep_view)
-        self._start = StartTopics(node, player.model.config, self._options, *views, *shared)
+        self._start = StartTopics(node, player.model.config, self._options, *views, self._rejected, self._slow)
         self._own(self._start.topics)
         if self._options().observe:
             resumed = player.state.chunk > 0
-            self._observing = ObserveTopics(node, player, self._options, controls.open_view, *shared, resumed=resumed)
+            self._observing = ObserveTopics(node, player, self._options, controls.open_view, self._rejected, resumed)
             self._own(self._observing)
 
     def _show_memory(self) -> None:

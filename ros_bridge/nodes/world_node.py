@@ -43,7 +43,8 @@ Services (std_srvs), and topics that do the same
   ~/fork      Trigger   ~/fork_cmd     std_msgs/String   keep a copy, in a new cache at `fork_path` or in memory
   ~/rollback  Trigger   ~/rollback_cmd std_msgs/UInt32   undo the last `rollback_chunks` chunks (or as many as given)
 Services of simulation_interfaces, where it is installed: ~/get_simulator_features, ~/reset_simulation,
-~/step_simulation, ~/get_simulation_state, ~/set_simulation_state, ~/get_entity_state, ~/set_entity_state, ~/load_world
+~/step_simulation, ~/get_simulation_state, ~/set_simulation_state, ~/get_entity_state, ~/set_entity_state, ~/load_world,
+~/get_current_world
 Actions of nav2_msgs, where it is installed: ~/follow_path, ~/navigate_to_pose; and a heartbeat on bond while active,
 where bond is installed, for Nav2's lifecycle manager
 Lifecycle: configure loads the model and opens or resumes the store, activate streams, deactivate pauses, cleanup and
@@ -56,7 +57,7 @@ Parameters (ranges and meanings: `world_parameters.py`, or `ros2 param describe`
   motion      cmd_vel_type planar max_speed max_turn cmd_timeout
   frames      frame_prefix map_frame odom_frame base_frame optical_frame camera_height camera_tilt
   start       autostart start_on_image start_depth rectified sync_slop
-  robot       observe observe_frame observe_body observe_mount observe_overlap
+  robot       observe observe_frame observe_body observe_mount observe_overlap observe_wait
   services    save_path load_path fork_path rollback_chunks
   QoS         qos_overrides./<topic>.<publisher|subscription>.{history,depth,reliability}
 Those that act only on configure are refused while the node is configured.
@@ -90,8 +91,8 @@ from ros_bridge.timing.node_time import NodeTime
 from ros_bridge.timing.rate_timer import RateTimer
 
 NODE_NAME = "mirage"
-THREADS = 4
-"""For callbacks: the two groups, the action that runs, and the one that it replaces."""
+THREADS = 7
+"""For callbacks: two groups and three of a robot's camera, the action that runs, and the one that it replaces."""
 CLEANUP_SECONDS = 30.0
 """Time that a cleanup waits for the disk; a shutdown does not wait so long."""
 SMOOTHING = 0.05

@@ -113,6 +113,9 @@ class WorldParameters:
     observe_overlap: float = _parameter(
         0.9, "a view of which the world knows a larger share is left out", 0.0, 1.0, live=True
     )
+    observe_wait: float = _parameter(
+        2.0, "seconds that a view waits for poses that come later than it", 0.0, 60.0, live=True
+    )
 
     save_path: str = _parameter("", "where ~/save writes: a folder, or a file that ends in .zip", live=True)
     load_path: str = _parameter("", "the cache, or number of a fork, that ~/load goes on from", live=True)

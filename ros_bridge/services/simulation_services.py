@@ -1,8 +1,8 @@
 """Services of simulation_interfaces, the standard by which simulators are driven, where that package is installed.
 
-GetSimulatorFeatures, ResetSimulation, StepSimulation, Get- and SetSimulationState, Get- and SetEntityState (the base)
-and LoadWorld, of versions 1 and 2, beside the services of `world_services.py`: fork and rollback, which a simulator
-lacks.
+GetSimulatorFeatures, ResetSimulation, StepSimulation, Get- and SetSimulationState, Get- and SetEntityState (the base),
+LoadWorld and GetCurrentWorld, of versions 1 and 2, beside the services of `world_services.py`: fork and rollback, which
+a simulator lacks.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ FEATURES = (
     "STEP_SIMULATION_SINGLE",
     "STEP_SIMULATION_MULTIPLE",
     "WORLD_LOADING",
+    "WORLD_INFO_GETTING",
 )
 """Constants of simulation_interfaces/SimulatorFeatures; those that the installed version has are answered."""
 MOST_STEPS = 1000
@@ -96,6 +97,7 @@ class SimulationServices:
             "GetEntityState": self._get_entity,
             "SetEntityState": self._set_entity,
             "LoadWorld": self._load,
+            "GetCurrentWorld": self._current,
         }
         there = {name: act for name, act in handlers.items() if hasattr(types, name)}
         self._made = [
@@ -221,10 +223,14 @@ class SimulationServices:
             return _code(response, "UNSUPPORTED_FORMAT"), str(error)
         self._player.pause(True)
         self._stopped = True
-        response.world.name, response.world.description = Path(asked.uri).stem, done
-        resource = next((r for name in RESOURCES if (r := getattr(response.world, name, None)) is not None), None)
-        if resource is not None:
-            resource.uri = asked.uri
+        _describe(response.world, Path(asked.uri).stem, asked.uri, done)
+        return OK
+
+    def _current(self, _: Any, response: Any) -> Outcome:
+        stats = self._player.stats()
+        store = stats.store or ""
+        text = f"imagined by {self._player.model.identity}; {stats.chunk} chunks, {stats.points} points"
+        _describe(response.world, Path(store).stem or self._player.model.config.name, store, text)
         return OK
 
     def _missing(self, name: str) -> Outcome | None:
@@ -234,6 +240,14 @@ class SimulationServices:
 
 RESOURCES = ("world_resource", "level_resource")
 """Fields of a Resource, in version 2.1 and in 2.0."""
+
+
+def _describe(world: Any, name: str, uri: str, text: str) -> None:
+    """Fill a WorldResource."""
+    world.name, world.description = name, text
+    resource = next((r for field in RESOURCES if (r := getattr(world, field, None)) is not None), None)
+    if resource is not None:
+        resource.uri = uri
 
 
 def _code(response: Any, name: str) -> int:

@@ -219,6 +219,34 @@ def test_bad_option_is_refused_and_the_world_goes_on(make, options, error, says)
     np.testing.assert_array_equal(pixels(env.reset()), pixels(twin.reset()))
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"guidance_scale": "3"}, "guidance_scale is a str; give a number"),
+        ({"guidance_scale": True}, "guidance_scale is a bool; give a number"),
+        ({"guidance_scale": -1.0}, "-1.0"),
+        ({"negative_prompt": 3}, "negative_prompt is a int; give a text"),
+    ],
+)
+def test_guidance_of_a_reset_is_that_of_the_world_and_a_wrong_one_is_refused(model, options, says):
+    class Reads:
+        takes_prompts = True
+
+        def generate(self, **given):
+            self.guidance = given.pop("guidance")[0]
+            return model.generator.generate(**given)
+
+    env = MirageEnv(replace(model, generator=(reads := Reads())), start_view)
+    env.reset(seed=0, options={"guidance_scale": 3, "negative_prompt": "fog"})
+    with pytest.raises(InvalidOptionError, match=says):
+        env.reset(options=options)
+    env.step(FORWARD)
+    assert (reads.guidance.scale, reads.guidance.negative_prompt) == (3, "fog")
+    env.reset(seed=0, options={"negative_prompt": None})
+    env.step(FORWARD)
+    assert (reads.guidance.scale, reads.guidance.negative_prompt) == (None, None), "the model's own"
+
+
 @pytest.mark.parametrize("action", [np.full(6, np.nan), np.full(6, 1.5), np.zeros(7), "forward"])
 def test_bad_action_is_refused_and_the_world_goes_on(env, action):
     twin = env.fork()

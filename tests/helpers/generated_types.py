@@ -159,6 +159,7 @@ DEFINITIONS: dict[str, dict[str, str]] = {
             uint8 INVALID_POSE=101
             Result result
         """,
+        "srv/GetCurrentWorld.srv": "---\nResult result\nWorldResource world",
         "srv/LoadWorld.srv": """
             Resource world_resource
             bool fail_on_unsupported_element

@@ -126,6 +126,12 @@ def test_an_entity_or_pose_that_cannot_be_has_its_own_code(services):
     assert code(services, "set_entity_state", entity="base_link", state=bad, set_twist=True) == FAILED
 
 
+def test_the_current_world_is_told_with_the_cache_that_holds_it(services):
+    world = call(services, "get_current_world").world
+    assert (world.name, world.world_resource.uri) == (services.player.model.config.name, "")
+    assert f"{services.player.state.memory.points} points" in world.description
+
+
 def test_worlds_are_loaded_by_path_or_fork_and_stand_stopped(services):
     from simulation_interfaces.msg import Resource
     from simulation_interfaces.srv import LoadWorld

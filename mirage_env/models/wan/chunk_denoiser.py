@@ -12,6 +12,7 @@ knows only differences of positions, so references that come first are at negati
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from mirage_env.models.wan.known_tokens import FREE, known_levels
 from mirage_env.models.wan.lora import adapter_at_rest
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.wan.text_encoder import Prompts
+from mirage_env.models.wan.transformer import Control, FirstBlockCache, controlled
 
 TextEncoder = Callable[[Sequence[str]], Tensor]
 """Prompts to their embeddings [B, S, D]."""
@@ -83,9 +85,12 @@ class ChunkDenoiser(nn.Module):
         text: Tensor | None = None,  # [B, S, D] embedded prompts; one empty token if not given
         free: Tensor | None = None,  # [B, T, 1, h, w] in [0, 1], see `free`; 1 if not given
         timestep: Tensor | None = None,  # [B, T, h, w]; follows from sigma if not given
+        caches: Sequence[FirstBlockCache] = (),  # of the texts that predictions are made for, in two calls
+        arm: int = 0,  # which of them
     ) -> Tensor:  # [B, T, C, h, w]
         """Predict the clean chunk from x at those noise levels."""
-        out = self.added(x, sigma, preceding, cond, references, text, timestep)
+        cache = caches[arm] if caches else None
+        out = self.added(x, sigma, preceding, cond, references, text, timestep, cache)
         if self.sampler.prediction == "flow":
             return x - _levels_of(sigma, x)[:, :, None] * out
         return self.finish(out, prior, x, free)
@@ -99,6 +104,7 @@ class ChunkDenoiser(nn.Module):
         references: Tensor | None = None,  # [B, R, C, h, w]
         text: Tensor | None = None,  # [B, S, D]
         timestep: Tensor | None = None,  # [B, T, h, w]
+        cache: FirstBlockCache | None = None,
     ) -> Tensor:  # [B, T, C, h, w]
         """Run the transformer on the chunk: its velocity, or the part that is added to the prior."""
         B, T, _, h, w = x.shape
@@ -116,7 +122,9 @@ class ChunkDenoiser(nn.Module):
             text = tokens.new_zeros(B, 1, self.transformer.config.text_dim)
         text = text.to(tokens)
         if self.branch is not None and cond is not None:
-            out = self.branch.run(self.transformer, tokens, time.flatten(1), text, cond, references=R)
+            out = self.branch.run(self.transformer, tokens, time.flatten(1), text, cond, references=R, cache=cache)
+        elif cache is not None:
+            out = controlled(self.transformer, tokens, time.flatten(1), text, Control(cache=cache))
         else:
             out = self.transformer(tokens, time.flatten(1), text, return_dict=False)[0]
         said: Tensor = out[:, :, R : R + T].transpose(1, 2).to(x.dtype)
@@ -165,6 +173,7 @@ class ChunkDenoiser(nn.Module):
         prompts: Sequence[str] = (),
         guidance: Sequence[Guidance] = (),
         preceding_readout: Sequence[Tensor] = (),
+        chunks: Sequence[int] = (),
     ) -> Tensor:  # [B, T, C, h, w]
         """See `ChunkGenerator.generate`.
 
@@ -175,15 +184,17 @@ class ChunkDenoiser(nn.Module):
         prompts, guidance = prompts or [""] * len(known), guidance or [Guidance()] * len(known)
         scales, texts, negatives = embedded(self.text, self.sampler, prompts, guidance)
         result = torch.empty_like(known)
+        rests = [not self.sampler.lora_in_first_chunk and chunk == 0 for chunk in chunks or [1] * len(known)]
         # Worlds with as many references have sequences of one length; the others take a call of their own.
-        kinds = [(len(r), len(p), s != 1.0) for r, p, s in zip(references, preceding, scales, strict=True)]
+        lengths = zip(references, preceding, scales, rests, strict=True)
+        kinds = [(len(r), len(p), s != 1.0, rest) for r, p, s, rest in lengths]
         for kind in sorted(set(kinds)):
             some = [i for i, other in enumerate(kinds) if other == kind]
             guide = None
             if kind[2]:
                 scale, negative = torch.tensor([scales[i] for i in some]), torch.stack([negatives[i] for i in some])
                 guide = Guide(scale, negative, self.sampler, self.batch_guidance)
-            with adapter_at_rest(self.transformer, not self.sampler.lora_in_first_chunk, kind[1] == 0):
+            with adapter_at_rest(self.transformer, not self.sampler.lora_in_first_chunk, kind[3]):
                 result[some] = self._generate(
                     known[some],
                     [readout[i] for i in some],
@@ -239,6 +250,8 @@ class ChunkDenoiser(nn.Module):
         placed = (1.0 - level[:, :, None]) * known + level[:, :, None] * noise
         free = self.free(readout)
         solver = solver_of(self.sampler, draw)
+        caches = [FirstBlockCache(self.sampler.block_cache) for _ in range(2 if self.sampler.block_cache else 0)]
+        predict = partial(self.predict, caches=caches)
         fixed = {"prior": prior, "preceding": preceding, "cond": cond, "references": references, "free": free}
         for i, sigma in enumerate(solver.sigmas[:-1]):
             held = level < sigma
@@ -247,9 +260,9 @@ class ChunkDenoiser(nn.Module):
             if self.sampler.integer_timesteps:  # a table has its own, which rounding of sigma might miss
                 inputs["timestep"] = torch.where(held, (TRAIN_TIMESTEPS * level).floor(), solver.timesteps[i])
             if guide is not None and text is not None and guide.is_on(sigma):
-                clean = guide.predict(self.predict, inputs, text, i)
+                clean = guide.predict(predict, inputs, text, i)
             else:
-                clean = self.predict(**inputs, text=text)
+                clean = predict(**inputs, text=text)
             x = solver.step(x, clean, i)
         return torch.cat([known[:, :1], x[:, 1:]], 1).to(home)
 

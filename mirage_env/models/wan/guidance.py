@@ -48,7 +48,7 @@ class Guide:
             twice = {name: None if value is None else torch.cat([value, value]) for name, value in inputs.items()}
             positive, negative = predict(**twice, text=torch.cat([text, self.negative])).chunk(2)
         else:
-            positive, negative = predict(**inputs, text=text), predict(**inputs, text=self.negative)
+            positive, negative = predict(**inputs, text=text), predict(**inputs, text=self.negative, arm=1)
         return self.combine(x, positive, negative)
 
     def combine(self, x: Tensor, positive: Tensor, negative: Tensor) -> Tensor:  # all [B, T, C, h, w]

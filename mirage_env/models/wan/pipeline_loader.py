@@ -35,6 +35,7 @@ from mirage_env.models.wan.lora import PREFIX, add_adapter
 from mirage_env.models.wan.pipeline_parts import Sources, check_branch, config_of
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.wan.text_encoder import UMT5, Prompts
+from mirage_env.models.wan.tiny_decoder import TinyDecoder, load_tiny_decoder
 from mirage_env.models.wan.transformer import ControlledTransformer
 from mirage_env.models.wan.video_codec import WanCodec
 
@@ -73,7 +74,8 @@ def load_full_size(sources: Sources, running: Running, prompt_cache: Path | None
     config = config_of(sources)
     turns = Turns(running.device) if running.offload == "model" else None
     vae = load_published(AutoencoderKLWan, sources.part("vae"), running.home_of("vae"), running.dtype)
-    codec = codec_of(vae, running, turns)
+    tiny = None if sources.decoder is None else load_tiny_decoder(sources.decoder)
+    codec = codec_of(vae, running, turns, tiny)
     branch = _branch(sources, running)
     if branch is not None and set(ENCODED) & set(branch.config.parts):
         latents = config.chunk_latents + config.preceding_latents
@@ -98,9 +100,17 @@ def load_full_size(sources: Sources, running: Running, prompt_cache: Path | None
     )
 
 
-def codec_of(vae: AutoencoderKLWan, running: Running, turns: Turns | None = None) -> PlacedCodec:
-    """The codec of images and latents."""
-    module, device = WanCodec(vae).eval(), running.device_of("vae")
+def codec_of(
+    vae: AutoencoderKLWan, running: Running, turns: Turns | None = None, tiny: TinyDecoder | None = None
+) -> PlacedCodec:
+    """The codec of images and latents; a tiny decoder stands in for its own.
+
+    Raises:
+        InvalidOptionError: a tiny decoder of other latents.
+    """
+    if tiny is not None:
+        tiny = tiny.to(running.home_of("vae"), running.dtype)
+    module, device = WanCodec(vae, tiny).eval(), running.device_of("vae")
     return PlacedCodec(module, device, running.dtype, None if turns is None else turns.member(module))
 
 

@@ -65,6 +65,8 @@ class Sources:
     """Settings given by the caller, which come before all others."""
     sampler: tuple[tuple[str, Any], ...] = ()
     """Settings of the sampler given by the caller, which do not change what a model is."""
+    decoder: Path | None = None
+    """Weights file of a tiny decoder in the place of the codec's own; the same."""
 
     def part(self, name: str) -> Path:
         """Folder of a part of the pipeline."""
@@ -84,6 +86,7 @@ def sources_of(
     segmentation: str | Path | None = None,
     prompts: str | Path | None = None,
     sampler: Mapping[str, Any] | None = None,
+    decoder: str | Path | None = None,
     **given: Any,
 ) -> Sources:
     """Find the folder or file of each part: given ones, else those in the model's folder.
@@ -102,7 +105,9 @@ def sources_of(
         update = find_part(update / LORA_WEIGHTS)
     table = find_part(prompts) if prompts is not None else own.get("prompts")
     settings = tuple(sorted((k, v) for k, v in given.items() if v is not None))
-    return Sources(folder, branch, update, depth, segmentation, table, settings, tuple((sampler or {}).items()))
+    tiny = None if decoder is None else find_part(decoder)
+    asked = tuple((sampler or {}).items())
+    return Sources(folder, branch, update, depth, segmentation, table, settings, asked, tiny)
 
 
 def _inside(place: Path, part: str) -> Path:

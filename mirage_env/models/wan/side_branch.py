@@ -20,7 +20,7 @@ from torch.nn.functional import conv3d, pad
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Readout
 from mirage_env.models.wan.branch_condition import ConditionPart, MaskLatents, condition, condition_channels
-from mirage_env.models.wan.transformer import Control, ControlledTransformer, Rotary, check_takes_hints, hinted
+from mirage_env.models.wan.transformer import Control, FirstBlockCache, Rotary, check_takes_hints, controlled
 
 __all__ = ["ConditionPart", "ControlBranch", "condition", "condition_channels"]
 
@@ -183,6 +183,7 @@ class ControlBranch(ModelMixin, ConfigMixin):
         condition: Tensor,  # [B, channels, T, h, w]; frames after T get a zero condition
         *,
         references: int = 0,
+        cache: FirstBlockCache | None = None,
     ) -> Tensor:  # [B, C, R + T + P, h, w]
         """The transformer's output with this branch's hints.
 
@@ -193,6 +194,7 @@ class ControlBranch(ModelMixin, ConfigMixin):
             encoder_hidden_states: text embeddings.
             condition: see `condition`.
             references: R, frames at the front that the branch does not see and gets no hints.
+            cache: of the steps of one sampler.
 
         Raises:
             InvalidOptionError: the transformer has a cache that skips blocks, is split over devices, or is the stock
@@ -206,9 +208,5 @@ class ControlBranch(ModelMixin, ConfigMixin):
                 f"{hidden_states.shape[2]} frames of the input: it holds references, the chunk, and what came before"
             )
         below = references > 0 and self.config.published
-        control = Control(self, self(condition, frames), references, below)
-        if isinstance(transformer, ControlledTransformer):
-            inputs = (hidden_states, timestep, encoder_hidden_states)
-            out: Tensor = transformer(*inputs, return_dict=False, control=control)[0]
-            return out
-        return hinted(transformer, hidden_states, timestep, encoder_hidden_states, control)
+        control = Control(self, self(condition, frames), references, below, cache)
+        return controlled(transformer, hidden_states, timestep, encoder_hidden_states, control)

@@ -42,16 +42,61 @@ class SideBlocks(Protocol):
         ...
 
 
+class FirstBlockCache:
+    """Reuse of what the later blocks added, while what the first one adds hardly changes from step to step.
+
+    For the steps of one sampler and one text. Each world is decided by itself. The hint after the first block counts
+    as its own, and those after later blocks are part of what is reused: none is added twice.
+
+    Args:
+        threshold: relative change of the first block's addition (mean absolute) below which the rest is reused.
+
+    Attributes:
+        skipped: calls that ran the first block only.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold, self.skipped = threshold, 0
+        self._first: Tensor | None = None
+        self._rest: Tensor | None = None
+
+    def reused(self, first: Tensor) -> Tensor:  # [B, L, D] -> [B]
+        """Mask of the worlds whose rest is reused."""
+        if self._first is None or self._first.shape != first.shape:
+            self._first = self._rest = None
+            return torch.zeros(len(first), dtype=torch.bool, device=first.device)
+        change = (first - self._first).abs().float().mean((1, 2))
+        reused = change < self.threshold * self._first.abs().float().mean((1, 2))
+        self.skipped += int(reused.all())
+        return reused
+
+    def add_rest(self, x: Tensor) -> Tensor:  # [B, L, D] after the first block
+        """What all blocks make of it."""
+        assert self._rest is not None
+        return x + self._rest
+
+    def finish(self, reused: Tensor, first: Tensor, x: Tensor, out: Tensor) -> Tensor:  # [B], [B, L, D] each
+        """Keep what was computed for the worlds that are not reused; `out` for those, the rest of before for others."""
+        if self._first is None or self._rest is None:
+            self._first, self._rest = first, out - x
+            return out
+        old = reused[:, None, None]
+        out, rest = torch.where(old, x + self._rest, out), torch.where(old, self._rest, out - x)
+        self._first, self._rest = torch.where(old, self._first, first), rest
+        return out
+
+
 @dataclass(frozen=True)
 class Control:
-    """A side branch for one call of the transformer."""
+    """A side branch and a cache for one call of the transformer, either or both."""
 
-    branch: SideBlocks
-    entry: Tensor  # [B, L, D]: what joins the embedded input of all frames but the references
+    branch: SideBlocks | None = None
+    entry: Tensor | None = None  # [B, L, D]: what joins the embedded input of all frames but the references
     references: int = 0
     """Frames at the front of the time axis that the branch neither sees nor hints at."""
     references_below: bool = False
     """References stand on rows below the picture, not on its own."""
+    cache: FirstBlockCache | None = None
 
 
 class ControlledTransformer(WanTransformer3DModel):
@@ -91,6 +136,16 @@ class ControlledTransformer(WanTransformer3DModel):
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
 
+def controlled(
+    net: WanTransformer3DModel, hidden_states: Tensor, timestep: Tensor, text: Tensor, control: Control
+) -> Tensor:  # see `hinted`
+    """Run a transformer with a control: through its own call where it takes one, since that may be wrapped."""
+    if isinstance(net, ControlledTransformer):
+        out: Tensor = net(hidden_states, timestep, text, return_dict=False, control=control)[0]
+        return out
+    return hinted(net, hidden_states, timestep, text, control)
+
+
 def hinted(
     net: WanTransformer3DModel,
     hidden_states: Tensor,  # [B, C, F, h, w]
@@ -112,13 +167,20 @@ def hinted(
     )
     time = time.unflatten(-1, (6, -1))
     seen = (text, time[:, hidden:] if per_token else time, (rotary[0][:, hidden:], rotary[1][:, hidden:]))
-    side = control.entry + x[:, hidden:].to(control.entry.dtype)
+    branch, cache, entry = control.branch, control.cache, control.entry
+    side = x[:, :0] if entry is None else entry + x[:, hidden:].to(entry.dtype)
 
     checkpointed = torch.is_grad_enabled() and net.gradient_checkpointing
-    index_of = {layer: index for index, layer in enumerate(control.branch.layers)}
+    index_of = {} if branch is None else {layer: index for index, layer in enumerate(branch.layers)}
+    begin = once = x
     for layer, block in enumerate(net.blocks):
-        if layer in index_of:
-            side, hint = control.branch.side_block(index_of[layer], side, *seen)
+        if layer == 1 and cache is not None:
+            reused, once = cache.reused(x - begin), x
+            if reused.all():
+                x = cache.add_rest(x)
+                break
+        if branch is not None and layer in index_of:
+            side, hint = branch.side_block(index_of[layer], side, *seen)
         if checkpointed:
             x = net._gradient_checkpointing_func(block, x, text, time, rotary)
         else:
@@ -126,6 +188,9 @@ def hinted(
         if layer in index_of:
             hint = hint.to(x.dtype)
             x = torch.cat([x[:, :hidden], x[:, hidden:] + hint], 1) if hidden else x + hint
+    else:
+        if cache is not None and len(net.blocks) > 1:
+            x = cache.finish(reused, once - begin, once, x)
 
     if not per_token:
         embedded = embedded[:, None]

@@ -13,17 +13,34 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from mirage_env.errors import InvalidImageError
+from mirage_env.errors import InvalidImageError, InvalidOptionError
+from mirage_env.models.wan.tiny_decoder import TIME, TinyDecoder
 
 
 class WanCodec(nn.Module):
-    """`AutoencoderKLWan` behind `LatentCodec`; latents are normalised by the statistics in its configuration."""
+    """`AutoencoderKLWan` behind `LatentCodec`; latents are normalised by the statistics in its configuration.
 
-    def __init__(self, vae: AutoencoderKLWan) -> None:
+    Args:
+        vae: the autoencoder.
+        tiny: decodes in its place.
+
+    Raises:
+        InvalidOptionError: a tiny decoder of other latents.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan, tiny: TinyDecoder | None = None) -> None:
         super().__init__()
-        self.vae = vae
+        self.vae, self.tiny = vae, tiny
         self.temporal_stride = int(vae.config.scale_factor_temporal)
         self.spatial_stride = int(vae.config.scale_factor_spatial)
+        if tiny is not None:
+            made = (tiny.decoder[1].in_channels, 8 * tiny.patch, TIME[1] * TIME[2])
+            wanted = (vae.config.z_dim, self.spatial_stride, self.temporal_stride)
+            if made != wanted:
+                raise InvalidOptionError(
+                    f"the tiny decoder has {made} latent channels, pixels and frames per latent, the codec {wanted}; "
+                    "give the one of this model: taew2_2 for Wan2.2-TI2V-5B"
+                )
         shape = (1, vae.config.z_dim, 1, 1, 1)
         self.register_buffer("mean", torch.tensor(vae.config.latents_mean).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(vae.config.latents_std).view(shape), persistent=False)
@@ -74,6 +91,8 @@ class WanCodec(nn.Module):
         return (latents - self.mean.to(latents)) / self.std.to(latents)
 
     def _decode(self, latents: Tensor) -> Tensor:  # [B, C, 1 + K, h, w] -> [B, 3, 1 + s K, H, W]
+        if self.tiny is not None:
+            return self.tiny(latents)
         latents = latents * self.std.to(latents) + self.mean.to(latents)
         return self._vae_of_one_call().decode(latents, return_dict=False)[0].clamp(-1.0, 1.0)
 
