@@ -10,6 +10,7 @@ is kept, as the causal VAE of the family has it. Written from the public layout 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ class TinyDecoder(nn.Module):
         patch: pixels per side that a place of the last layer holds.
     """
 
-    def __init__(self, latent_channels: int, widths: tuple[int, int, int, int], patch: int) -> None:
+    def __init__(self, latent_channels: int, widths: Sequence[int], patch: int) -> None:
         super().__init__()
         self.patch = patch
         layers: list[nn.Module] = [_Clamp(), _conv(latent_channels, widths[0]), nn.ReLU()]
@@ -91,7 +92,7 @@ class _MoreFrames(nn.Module):
 
 
 def load_tiny_decoder(file: Path) -> TinyDecoder:
-    """Read a decoder; its sizes are told by the shapes of its weights.
+    """Read a tiny decoder from a weights file, which also tells its sizes.
 
     Raises:
         ModelNotFoundError: there is no such file.
@@ -111,8 +112,7 @@ def load_tiny_decoder(file: Path) -> TinyDecoder:
             f"{file} is no decoder in the layout of TAEHV, whose convolutions are decoder.1, .8, .14, .20 and .22; "
             "give taew2_2 as safetensors"
         )
-    widths = tuple(conv.shape[0] for conv in convs[:4])
-    decoder = TinyDecoder(convs[0].shape[1], widths, patch)
+    decoder = TinyDecoder(convs[0].shape[1], [conv.shape[0] for conv in convs[:4]], patch)
     for start, frames in zip(STARTS, TIME, strict=True):
         grow = weights.get(key := f"decoder.{start + 4}.conv.weight")
         if grow is not None and len(grow) > (rows := frames * grow.shape[1]):

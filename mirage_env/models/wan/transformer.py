@@ -71,7 +71,7 @@ class FirstBlockCache:
         return reused
 
     def add_rest(self, x: Tensor) -> Tensor:  # [B, L, D] after the first block
-        """What all blocks make of it."""
+        """Add what the later blocks added before."""
         assert self._rest is not None
         return x + self._rest
 
