@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -164,5 +165,8 @@ def train_denoiser(
         device = denoiser.transformer.patch_embedding.weight.device
         return loss(variant, drawn.to(device), generator, drop)
 
-    trained = train(denoiser, loss_fn, folder, config, sample)
+    with warnings.catch_warnings():
+        if norms is not None:  # what is trained keeps float32, and torch warns that its fused kernel is not taken
+            warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
+        trained = train(denoiser, loss_fn, folder, config, sample)
     return Variant(trained, variant.refiner, variant.readout)  # type: ignore[arg-type]
