@@ -263,13 +263,15 @@ class Live(Measure):
     height: int = 480
     frames: int = 300
     """Of the way, walked forth and back."""
+    way: Path | None = None
+    """Folder that keeps the way for the next run."""
     robots: int = 1
     """Robots with a world each, in namespaces, at the same time."""
 
     def run(self) -> Figures:
         """A world per robot."""
         with tempfile.TemporaryDirectory() as folder:
-            drive, found = Path(folder) / "drive", list[Figures]()
+            drive, found = self.way or Path(folder) / "drive", list[Figures]()
             speed = write_drive(drive, self.frames, self.height, self.width)
             domain = random.SystemRandom().randint(1, 100)
             robots = range(1, self.robots + 1)

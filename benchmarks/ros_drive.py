@@ -14,11 +14,13 @@ ENLARGED = 2
 
 
 def write_drive(folder: Path, frames: int, height: int, width: int, seed: int = 3) -> float:
-    """Render a walk; returns its mean speed at 10 Hz, m/s.
+    """Render a walk, if it is not there yet; returns its mean speed at 10 Hz, m/s.
 
     image.npy [N, H, W, 3] uint8, depth.npy [N, H, W] uint16 mm, poses.npy [N, 7] (x, y, z, qx, qy, qz, qw) of a body at
-    the camera, x forward, in the room; info.json: height, width and k.
+    the camera, x forward, in the room; info.json: height, width, k, speed.
     """
+    if (folder / "info.json").is_file():
+        return float(json.loads((folder / "info.json").read_text())["speed"])
     room = Room.generate(seed, "test")
     cameras = random_walk(room, np.random.default_rng(seed), frames, height // ENLARGED, width // ENLARGED)
     body_from_optical = np.eye(4)
@@ -35,6 +37,7 @@ def write_drive(folder: Path, frames: int, height: int, width: int, seed: int = 
         values = np.stack(rows)
         np.save(folder / f"{name}.npy", values if name == "poses" else values.repeat(ENLARGED, 1).repeat(ENLARGED, 2))
     K = np.diag([ENLARGED, ENLARGED, 1.0]) @ cameras[0].K_image
-    (folder / "info.json").write_text(json.dumps({"height": height, "width": width, "k": K.ravel().tolist()}))
-    steps = np.diff(np.asarray(poses)[:, :3], axis=0)
-    return float(10.0 * np.linalg.norm(steps, axis=1).mean())
+    speed = float(10.0 * np.linalg.norm(np.diff(np.asarray(poses)[:, :3], axis=0), axis=1).mean())
+    info = {"height": height, "width": width, "k": K.ravel().tolist(), "speed": speed}
+    (folder / "info.json").write_text(json.dumps(info))
+    return speed
