@@ -68,7 +68,7 @@ RULES = (
     Only(("pydantic",), ("mirage_env/serving/requests.py",)),
     Only(
         ("ray",),
-        ("mirage_env/serving/cluster.py", "mirage_env/serving/replicas.py", "policies/rollout/ray_tasks.py"),
+        ("mirage_env/serving/cluster.py", "mirage_env/serving/replicas.py"),
     ),
     Only(("prometheus_client",), ("mirage_env/serving/metrics.py",)),
     Only(("mirage_env.viewer",), ("mirage_env/viewer/*", *COMMANDS)),

@@ -88,7 +88,13 @@ def train_policy(options: TrainPolicy) -> int:
         raise MissingPackageError("training needs Stable-Baselines3; pip install 'mirage-env[rl]'") from error
     from mirage_env.commands.room_worlds import training_worlds
 
-    result = train(options, partial(training_worlds, options))
+    make_worlds = partial(training_worlds, options)
+    if options.actors:
+        from mirage_env.serving import connect_to_ray
+        from policies.training.ray_worlds import divided
+
+        make_worlds = partial(divided, connect_to_ray(), make_worlds, options.actors)
+    result = train(options, make_worlds)
     for score in result.evaluations:
         success = score["success"]
         print(

@@ -48,6 +48,7 @@ class TrainPolicy:
         warmup: random steps before SAC learns.
         seed: fixes everything random.
         threads: CPU threads of torch.
+        actors: processes of a Ray cluster that the worlds of the training are divided between; 0: all are in this one.
 
     Raises:
         InvalidOptionError: an option out of range.
@@ -79,13 +80,14 @@ class TrainPolicy:
     warmup: int = 256
     seed: int = 0
     threads: int = 1
+    actors: int = 0
 
     def __post_init__(self) -> None:
         positive = ("steps", "image_side", "worlds", "rollout", "checkpoint_every", "keep", "epochs", "buffer")
         for name in (*positive, "threads", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise InvalidOptionError(f"{name} is {getattr(self, name)}; give a positive number")
-        for name in ("evaluate_every", "episodes", "warmup", "seed"):
+        for name in ("evaluate_every", "episodes", "warmup", "seed", "actors"):
             if getattr(self, name) < 0:
                 raise InvalidOptionError(f"{name} is {getattr(self, name)}; give 0 or more")
         if not 0.0 <= self.gamma <= 1.0:

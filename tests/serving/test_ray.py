@@ -3,11 +3,13 @@
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import small_training
 from stand_ins import walled_world_model
 from task_worlds import FORWARD, TURN, mirage
 from worlds import open_minded_model
@@ -19,6 +21,8 @@ from mirage_env.serving import Address, Client, ReplicatedService, ServiceOption
 from policies.rollout.loop import Recipe
 from policies.rollout.plan import RolloutPlan
 from policies.rollout.runner import run_plan
+from policies.training.ray_worlds import divided
+from policies.training.train import train_policy
 
 ray = pytest.importorskip("ray")
 
@@ -82,6 +86,16 @@ def test_sessions_go_on_from_their_last_acknowledged_step_when_a_replica_dies(cl
         assert np.abs(difference).max() <= 1  # worlds that walk together round differently
     with pytest.raises(InvalidOptionError, match="at least"):
         ReplicatedService(ray, walled_world_model, ServiceOptions(tmp_path), "stand_ins:start_view", 1)
+
+
+def test_training_in_worlds_of_actors_learns_what_one_process_learns(cluster, tmp_path):
+    changes = {"steps": 16, "evaluate_every": 0, "episodes": 0, "worlds": 3}
+    alone = small_training.run(tmp_path / "alone", **changes)
+    make_worlds = partial(divided, ray, small_training.make_worlds, 2)
+    many = train_policy(small_training.options(tmp_path / "many", **changes), make_worlds, progress=False)
+    files = [{path.name: path.read_bytes() for path in result.policy.iterdir()} for result in (alone, many)]
+    assert files[0] == files[1]
+    assert len(files[0]) >= 2
 
 
 def test_rollouts_with_a_lost_machine_are_the_bytes_of_one_machine(cluster, tmp_path):

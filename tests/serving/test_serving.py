@@ -116,11 +116,12 @@ def test_remote_forks_and_states_go_their_own_ways(url):
 
 
 def test_worlds_are_closed_when_nobody_refers_to_them(tmp_path):
-    with tiny_server(tmp_path) as url, Client(url) as client:
+    with tiny_server(tmp_path, limits=Limits(moments=3)) as url, Client(url) as client:
         env = remote(url)
         for seed in range(3):
             env.reset(seed=seed)
-            env.step(FORWARD)
+            for _ in range(1 + seed * 2):  # more moments than a world may hold
+                env.step(0.1 * FORWARD)
         env.fork().step(0.5 * TURN)
         env.reset(seed=3)
         env.step(FORWARD)
