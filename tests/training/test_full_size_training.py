@@ -30,12 +30,12 @@ from mirage_env.models.wan.pipeline_parts import config_of
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms.clips import rooms_clip
-from mirage_env.training import stages
+from mirage_env.training import finetune, stages
 from mirage_env.training.conditioning import ConditionSampler, Noise
 from mirage_env.training.encoding import encode_clips
 from mirage_env.training.finetune import run
 from mirage_env.training.finetune_options import Finetune, loop_config
-from mirage_env.training.finetune_parts import training_sources
+from mirage_env.training.finetune_parts import training_denoiser, training_sources
 from mirage_env.training.importing import ImportClips, ImportRe10k, import_clips, import_re10k, read_captions
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.lora import add_lora
@@ -474,6 +474,45 @@ def test_papers_condition_is_the_bare_readout_and_the_mask(model, data, tmp_path
     run(stage(model, data, tmp_path, paper=True, steps=1))
     config = json.loads((tmp_path / "stage1" / "control" / "config.json").read_text())
     assert config["parts"] == ["readout", "observed"]
+
+
+@pytest.mark.parametrize(("every", "layers"), [(4, [0]), (2, [0, 2]), (1, [0, 1, 2])])
+def test_a_new_branch_has_a_side_block_for_so_many_main_blocks(model, data, tmp_path, every, layers):
+    asked = stage(model, data, tmp_path, every=every)
+    sources = training_sources(asked, data)
+    denoiser = training_denoiser(asked, sources, config_of(sources), data, torch.device("cpu"))
+    assert list(denoiser.branch.config.layers) == layers
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_frozen_branch_and_its_norms_are_not_trained(model, data, tmp_path, monkeypatch, frozen):
+    given = {}
+
+    def train(denoiser, loss, folder, config, sample):
+        given.update(branch=denoiser.branch, backbone=denoiser.transformer)
+        return denoiser
+
+    monkeypatch.setattr(stages, "train", train)
+    monkeypatch.setattr(finetune, "save_stage", lambda *_, **__: None)
+    control = tiny_checkpoints.save_control(tmp_path / "control")
+    run(stage(model, data, tmp_path, "lora", control=str(control), frozen_branch=frozen, branch_norms=True))
+    trained = {name for name, p in given["branch"].named_parameters() if p.requires_grad}
+    assert trained == (set() if frozen else {name for name, _ in given["branch"].named_parameters()})
+    assert {name for name, p in given["backbone"].named_parameters() if p.requires_grad and "lora" not in name} == set()
+    assert any(p.requires_grad for p in given["backbone"].parameters())
+
+
+def test_norms_of_a_branch_are_trained_where_asked_only(monkeypatch, tmp_path):
+    monkeypatch.setattr(stages, "train", lambda denoiser, *_: denoiser)
+    for asked in (False, True):
+        net = a_denoiser()
+        variant = Variant(net, BareReadout(), None)
+        norms = net.branch if asked else None
+        train_denoiser(variant, net.branch.parameters(), None, tmp_path, LoopConfig(steps=1, bf16=True), norms=norms)
+        for name, p in net.named_parameters():
+            if ".norm_q." in name or ".norm_k." in name:
+                own = asked and name.startswith("branch.")
+                assert (p.requires_grad, p.dtype) == (own, torch.float32 if own else torch.bfloat16)
 
 
 def test_batch_is_shared_by_processes_and_parts():
