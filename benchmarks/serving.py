@@ -151,7 +151,7 @@ def kills(options: Options, folder: Path) -> dict[str, Any]:
     with Client(server.url) as client:
         worlds = [client.open(seed=i, want={"frames": "none"}).world for i in range(100)]
     reached = dict.fromkeys(worlds, 0)
-    for _ in range(options.kills):
+    for number in range(options.kills):
 
         def walk(share: int, url: str = server.url) -> None:
             try:
@@ -173,6 +173,7 @@ def kills(options: Options, folder: Path) -> dict[str, Any]:
             for world in worlds:
                 checked += 1
                 lost += client.world(world).look(frames="none").chunk < reached[world]
+        print(f"{number + 1} kills, {lost} of {checked} worlds behind", flush=True)
     server.stop()
     return {"kills": options.kills, "worlds_checked": checked, "worlds_behind": lost}
 
