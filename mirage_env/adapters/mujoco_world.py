@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from mirage_env.adapters.rgbd_env import RgbdEnv, RgbdState, RgbdView
@@ -132,24 +131,14 @@ class MujocoEnv(RgbdEnv):
 
 
 class MujocoVectorEnv(ChunkVectorEnv[RgbdState]):
-    """Several worlds of one scene. They share the renderer, which belongs to one thread.
+    """Several worlds of one scene: arguments of `ChunkVectorEnv` and of `MujocoEnv`.
 
-    Each world is simulated to its own time, without control, so worlds do not disturb each other.
-
-    Args:
-        num_envs: number of worlds.
-        max_episode_steps, autoreset_mode: as for `ChunkVectorEnv`.
-        **kwargs: of `MujocoEnv`.
+    They share the renderer, which belongs to one thread. Each world is simulated to its own time, without control, so
+    worlds do not disturb each other.
     """
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        max_episode_steps: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(MujocoEnv(**kwargs), num_envs, max_episode_steps, 1, autoreset_mode)
+    env_class = MujocoEnv
+    most_threads = 1
 
 
 def _library() -> Any:

@@ -1,5 +1,6 @@
 from .base import ChunkEnv as ChunkEnv
 from .conformance import check_world_env as check_world_env
+from .conformance import check_world_vector_env as check_world_vector_env
 from .readout import ReadoutEnv as ReadoutEnv
 from .readout import ReadoutVectorEnv as ReadoutVectorEnv
 from .vector import ChunkVectorEnv as ChunkVectorEnv

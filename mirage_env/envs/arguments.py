@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+from mirage_env.envs.contact import CONTACTS, Body, Contact
 from mirage_env.errors import InvalidOptionError, UnknownArgumentError
 from mirage_env.spaces.actions import Control, make_control
 from mirage_env.spaces.observations import EXTRAS
@@ -26,6 +27,12 @@ class EnvArguments:
         render_mode: `"rgb_array"` (last frame) or `"rgb_array_list"` (all frames since the last `render`).
         task: what there is to do (a `tasks.Task`, or a name out of `tasks.TASKS`); None: nothing.
         guard: what leaving the memory costs (`tasks.Guard`); None: nothing.
+        contact: what obstacles do to a body that carries the camera (module `contact`): `"none"`; `"stop"`: they end
+            the motion of the step, but not its turn; `"slide"`: the body slides along them. `info["contact"]` tells
+            whether it did not get where the action asked for.
+        body_radius: metres of the body, an upright cylinder around the camera.
+        body_height: metres above the floor; what hangs higher is passed under.
+        contact_cost: taken from the reward of a step with contact.
 
     Raises:
         InvalidOptionError: a value that is not on offer.
@@ -41,6 +48,10 @@ class EnvArguments:
     render_mode: str | None = None
     task: Task | str | None = None
     guard: Guard | None = None
+    contact: Contact = "none"
+    body_radius: float = 0.2
+    body_height: float = 1.5
+    contact_cost: float = 0.0
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> EnvArguments:
@@ -68,6 +79,14 @@ class EnvArguments:
             )
         if not (self.guard is None or isinstance(self.guard, Guard)):
             raise InvalidOptionError(f"guard is {self.guard!r}; give a mirage_env.tasks.Guard, or None")
+        if self.contact not in CONTACTS:
+            raise InvalidOptionError(f"contact is {self.contact!r}; choose one of {', '.join(CONTACTS)}")
+        if not 0.0 <= self.contact_cost < float("inf") or (self.contact == "none" and self.contact_cost):
+            raise InvalidOptionError(
+                f"contact_cost is {self.contact_cost} with contact={self.contact!r}; give a cost of 0 or more (it is "
+                "subtracted) and contact='stop' or 'slide'"
+            )
+        _ = self.body
         if self.parsed_task.stop == "action" and self.control != "relative_pose":
             raise InvalidOptionError(
                 f"{type(self.parsed_task).__name__} with stop='action' needs control='relative_pose', whose action can "
@@ -78,6 +97,11 @@ class EnvArguments:
     def extras(self) -> tuple[str, ...]:
         """Names in `observe`, as a tuple also where it is one name."""
         return (self.observe,) if isinstance(self.observe, str) else tuple(self.observe)
+
+    @property
+    def body(self) -> Body:
+        """Body that carries the camera."""
+        return Body(self.body_radius, self.body_height)
 
     @property
     def parsed_task(self) -> Task:

@@ -7,6 +7,7 @@ observations, tasks, info, rendering, forking) is here, once, so the two cannot 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -19,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from mirage_env.camera import Camera
 from mirage_env.envs.arguments import EnvArguments
 from mirage_env.envs.chunk_world import ChunkWorld, StateT, WorldSnapshot
+from mirage_env.envs.contact import touched
+from mirage_env.envs.contact_steps import walk_with_contact
 from mirage_env.envs.copies import copied_generator, copied_space
 from mirage_env.envs.time_step import PreparedReset, TaskState, TimeStep
 from mirage_env.errors import InvalidActionError, InvalidOptionError, InvalidPoseError
@@ -58,6 +61,9 @@ class ChunkEnv(ChunkWorld[StateT], gymnasium.Env[Observation, NDArray[np.float32
         self.action_space: gymnasium.Space[Any] = self.control.space
         goal = self.task.goal_space(world)
         self.observation_space: gymnasium.Space[Any] = observation_space(world, self.extras, goal)
+        if arguments.contact != "none" and type(self).obstacles is ChunkWorld.obstacles:
+            name = type(self).__name__
+            raise InvalidOptionError(f"contact is {arguments.contact!r}; {name} knows no obstacles: use contact='none'")
         self._current: TimeStep[StateT] | None = None
         self._unrendered: list[NDArray[np.uint8]] = []
 
@@ -80,7 +86,7 @@ class ChunkEnv(ChunkWorld[StateT], gymnasium.Env[Observation, NDArray[np.float32
             InvalidActionError: not finite, of the wrong shape, outside the action space, or out of the world.
             ResetNeeded: there is no world yet, or the episode has terminated.
         """
-        [(state, shown)] = self.walk([self.get_world()], [self.path(action)])
+        [(state, shown)] = self.move([self.get_world()], [self.path(action)])
         return self.advance(self.judge(state, shown, action))
 
     def render(self) -> Any:
@@ -209,6 +215,12 @@ class ChunkEnv(ChunkWorld[StateT], gymnasium.Env[Observation, NDArray[np.float32
             )
         return cameras
 
+    def move(self, states: Sequence[StateT], paths: Sequence[Sequence[Camera]]) -> list[tuple[StateT, Shown]]:
+        """Walk in several worlds: with contact, as far as the body gets."""
+        if self.arguments.contact == "none":
+            return self.walk(states, paths)
+        return walk_with_contact(self, self.arguments, states, paths, 1.0 / self.world.frames_per_second)
+
     def judge(self, state: StateT, shown: Shown, action: ArrayLike) -> TimeStep[StateT]:
         """Evaluate the task on the chunk that `walk` generated for an action. Leaves the environment as it is.
 
@@ -223,7 +235,9 @@ class ChunkEnv(ChunkWorld[StateT], gymnasium.Env[Observation, NDArray[np.float32
         rewards = frame_rewards(self.task, verdict, len(shown.cameras))
         if self.guard is not None and acted:
             rewards[-1] -= self.guard.penalty
-        return TimeStep(state, shown, verdict, rewards, acted)
+        contact = self.arguments.contact != "none" and touched(self.path(action), shown.cameras)
+        rewards[-1] -= self.arguments.contact_cost * contact
+        return TimeStep(state, shown, verdict, rewards, acted, contact)
 
     def advance(self, time_step: TimeStep[StateT]) -> tuple[Observation, float, bool, bool, Info]:
         """Carry out a step that was judged."""
@@ -256,6 +270,8 @@ class ChunkEnv(ChunkWorld[StateT], gymnasium.Env[Observation, NDArray[np.float32
         info["frame_rewards"] = time_step.rewards.copy()
         if self.guard is not None:
             info["guard_acted"] = time_step.guard_acted
+        if self.arguments.contact != "none":
+            info["contact"] = time_step.contact
         return observation_of(time_step.shown, self.world, self.extras, verdict.goal), info
 
     def _time_step(self) -> TimeStep[StateT]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
+from mirage_env.envs.contact import Obstacles
 from mirage_env.spaces.observations import Shown
 from mirage_env.tasks.base import Distance, Goals, Point
 from mirage_env.tasks.goal_sampling import seen_camera
@@ -21,6 +22,9 @@ StateT = TypeVar("StateT")
 
 class ChunkWorld(ABC, Generic[StateT]):
     """A world whose state is a value. No method changes the world or the state that it is given."""
+
+    learns_obstacles: ClassVar[bool] = False
+    """Whether the obstacles of a place are known only when it has been seen."""
 
     @abstractmethod
     def open_world(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[StateT, Shown]:
@@ -37,6 +41,10 @@ class ChunkWorld(ABC, Generic[StateT]):
     @abstractmethod
     def picture(self, state: StateT, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         """Show the world from a camera, now."""
+
+    def obstacles(self, state: StateT, height: float) -> Obstacles | None:
+        """Return what stands in the way of a body of that height, metres; None for a world that does not know."""
+        return None
 
     def distance_to(self, state: StateT, goal: Point) -> Distance:
         """Return the way to a point: straight, for a world whose obstacles are not known."""

@@ -10,19 +10,20 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict
-from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mirage_env.camera import Camera
 from mirage_env.envs.arguments import EnvArguments
 from mirage_env.envs.base import ChunkEnv
+from mirage_env.envs.known_obstacles import KnownObstacles, known_obstacles
 from mirage_env.envs.time_step import TimeStep
 from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidOptionError
 from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import STATIC, Readout, StartViews
+from mirage_env.memory.latent import PointMemory
 from mirage_env.spaces.observations import Info, Observation, Shown, observation_space
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import WorldState
@@ -180,6 +181,11 @@ class ReadoutEnv(ChunkEnv[Visit]):
             draw=self._draw,
         )
 
+    def obstacles(self, state: Visit, height: float) -> KnownObstacles | None:
+        """Return what the memory shows to be standing there."""
+        memory = state.world.memory
+        return known_obstacles(memory, height) if isinstance(memory, PointMemory) else None
+
     def picture(self, state: Visit, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         """Draw the memory at another camera."""
         return self.look(replace(state, camera=camera)).frames[0]
@@ -222,24 +228,14 @@ class ReadoutEnv(ChunkEnv[Visit]):
 
 
 class ReadoutVectorEnv(ChunkVectorEnv[Visit]):
-    """Several visits at once, which share model and caches.
+    """Several visits at once, which share model and caches: arguments of `ChunkVectorEnv` and of `ReadoutEnv`.
 
-    Args:
-        num_envs: number of worlds.
-        max_episode_steps, threads, autoreset_mode: as for `ChunkVectorEnv`. One thread is the fastest: pictures of all
-            worlds are drawn in one call, and what is left is mostly Python, which threads do not share.
-        **kwargs: of `ReadoutEnv`.
+    One thread is the fastest and the default: pictures of all worlds are drawn in one call, and what is left is mostly
+    Python, which threads do not share.
     """
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        max_episode_steps: int | None = None,
-        threads: int | None = 1,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(ReadoutEnv(**kwargs), num_envs, max_episode_steps, threads, autoreset_mode)
+    env_class = ReadoutEnv
+    default_threads = 1
 
 
 def _preview_of(model: WorldModel, wanted: bool | str | Path) -> Preview | None:

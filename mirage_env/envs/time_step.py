@@ -22,6 +22,7 @@ class TimeStep(Generic[StateT]):
     verdict: Verdict
     rewards: NDArray[np.float32]  # [F]
     guard_acted: bool = False
+    contact: bool = False
 
 
 @dataclass(frozen=True, eq=False)

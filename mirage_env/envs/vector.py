@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import gymnasium
 import numpy as np
@@ -29,7 +29,7 @@ Flags = NDArray[np.bool_]
 
 
 class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], Generic[StateT]):
-    """Independent worlds that step together. Base of the vector environments; use one of its subclasses.
+    """Independent worlds that step together. Base of the vector environments: a subclass names its `env_class`.
 
     Each world does what its single environment would do with the same seed and actions (up to rounding of batched
     matrix products). A reset or step that raises leaves all worlds as they were.
@@ -38,36 +38,44 @@ class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], 
     one frame where the others show F; all else is stacked.
 
     Args:
-        env: the first world; the others are its forks.
-        num_envs: number of worlds.
+        num_envs: number of worlds; they share what does not change, as forks do.
         max_episode_steps: truncate episodes after so many steps.
         threads: shares of the worlds that walk at the same time, each on one core and with a generator call of its own:
-            small networks gain less from sharing an operation between cores than from having one of their own. None: as
-            many as torch has threads.
+            small networks gain less from sharing an operation between cores than from having one of their own. None:
+            `default_threads`, or as many as torch has.
         autoreset_mode: what becomes of a world whose episode ended (`gymnasium.vector.AutoresetMode`). NEXT_STEP: the
             next step resets it and ignores its action. SAME_STEP: the step that ends it resets it, and `infos` has
             `final_obs` and `final_info`. DISABLED: `reset` with `reset_mask` does it; a step before that is refused.
+        **kwargs: of `env_class`.
 
     Raises:
         InvalidOptionError: a value out of range.
     """
 
+    env_class: ClassVar[type[ChunkEnv[Any]]]
+    default_threads: ClassVar[int | None] = None
+    most_threads: ClassVar[int | None] = None
+    """Threads that the worlds can be in at the same time; None: any number."""
+
     def __init__(
         self,
-        env: ChunkEnv[StateT],
-        num_envs: int,
-        max_episode_steps: int | None,
-        threads: int | None,
-        autoreset_mode: AutoresetMode | str,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        threads: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        **kwargs: Any,
     ) -> None:
         for name, value in (("num_envs", num_envs), ("threads", threads), ("max_episode_steps", max_episode_steps)):
             if value is not None and value < 1:
                 raise InvalidOptionError(f"{name} is {value}; give at least 1")
+        if self.most_threads is not None and (threads or 1) > self.most_threads:
+            raise InvalidOptionError(f"threads is {threads}; {type(self).__name__} takes at most {self.most_threads}")
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        env = self.env_class(**kwargs)
         self.envs = [env, *(env.fork() for _ in range(num_envs - 1))]
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
-        self.threads = threads
+        self.threads = threads or self.default_threads or self.most_threads
         self._pool: ThreadPoolExecutor | None = None
         self.metadata = {**env.metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = env.render_mode
@@ -208,9 +216,9 @@ class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], 
         cores = torch.get_num_threads()
         shares = min(self.threads or cores, len(states))
         if shares == 1:
-            return self.envs[0].walk(states, paths)
+            return self.envs[0].move(states, paths)
         self._pool = self._pool or ThreadPoolExecutor(self.threads or cores, "worlds")
-        return walk_in_shares(self.envs[0].walk, self._pool, states, paths, shares)
+        return walk_in_shares(self.envs[0].move, self._pool, states, paths, shares)
 
     def _rows(self, actions: ArrayLike) -> NDArray[Any]:
         try:

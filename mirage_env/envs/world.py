@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera, between
 from mirage_env.envs.arguments import EnvArguments
 from mirage_env.envs.base import ChunkEnv
+from mirage_env.envs.known_obstacles import KnownObstacles, known_obstacles
 from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidOptionError
 from mirage_env.fit_view import fit_view
 from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import StartViews
+from mirage_env.memory.latent import PointMemory
 from mirage_env.poses import rotation_angle
 from mirage_env.spaces.observations import Info, Observation, Shown, WorldFormat
 from mirage_env.spaces.reset_options import as_camera
@@ -71,6 +72,8 @@ class MirageEnv(ChunkEnv[WorldState]):
     """
 
     world_options = ("image", "depth", "labels", "camera", "prompt", "negative_prompt", "guidance_scale", "cache")
+
+    learns_obstacles = True
 
     def __init__(
         self,
@@ -143,6 +146,11 @@ class MirageEnv(ChunkEnv[WorldState]):
                 f"{c.name!r} has {shape} and {c.image_size}: use the model that the state comes from"
             )
         return self.shown(current_view(model, state), state)
+
+    def obstacles(self, state: WorldState, height: float) -> KnownObstacles | None:
+        """Return what the memory shows to be standing there."""
+        memory = state.memory
+        return known_obstacles(memory, height) if isinstance(memory, PointMemory) else None
 
     def picture(self, state: WorldState, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         """The last frame of a walk to that camera, on a fork, at no more than the longest step per chunk.
@@ -229,28 +237,19 @@ class MirageEnv(ChunkEnv[WorldState]):
 
 
 class MirageVectorEnv(ChunkVectorEnv[WorldState]):
-    """Several learned worlds at once; they share the world model.
+    """Several learned worlds at once, which share the world model: arguments of `ChunkVectorEnv` and of `MirageEnv`.
 
-    Args:
-        num_envs: number of worlds.
-        max_episode_steps, threads, autoreset_mode: as for `ChunkVectorEnv`; one thread where the networks do not run on
-            the CPU.
-        **kwargs: of `MirageEnv`.
+    One thread is the default where the networks do not run on the CPU.
     """
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        max_episode_steps: int | None = None,
-        threads: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        **kwargs: Any,
-    ) -> None:
-        env = MirageEnv(**kwargs)
-        device = getattr(env.model.codec, "device", torch.device("cpu"))
-        if threads is None and device.type != "cpu":
-            threads = 1
-        super().__init__(env, num_envs, max_episode_steps, threads, autoreset_mode)
+    env_class = MirageEnv
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        first: Any = self.envs[0]
+        device = getattr(first.model.codec, "device", torch.device("cpu"))
+        if self.threads is None and device.type != "cpu":
+            self.threads = 1
 
 
 def _imported(name: str) -> StartViews:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
@@ -38,7 +37,7 @@ class RoomsEnv(ChunkEnv[RoomState]):
 
     With the default sizes it fits the shipped model; with the same seed both begin in the same room with the same
     view. Everything is seen: `observed` is 1, `readout` is the image, `coverage` is 1, and there is no memory.
-    As in the learned world there is no contact: the camera passes through walls.
+    As in the learned world the camera passes through walls, unless `contact` is asked for.
 
     Options of `reset`: `room` (seed of the room) and `split` (`"train"`, `"validation"`, `"test"`), drawn from the
     seed and the constructor's if not given, and `camera` (a `Camera`, a 4 x 4 pose or a pose vector in the room's
@@ -133,6 +132,10 @@ class RoomsEnv(ChunkEnv[RoomState]):
         """The true view."""
         return state.room.render(camera, state.time, self.samples).image
 
+    def obstacles(self, state: RoomState, height: float) -> free_space.RoomObstacles:
+        """Walls, things and movers, as they truly are."""
+        return free_space.RoomObstacles(state.room, state.time, height)
+
     def distance_to(self, state: RoomState, goal: Point) -> Distance:
         """Shortest way through the free space of the room."""
         return free_space.Way.to(state.room, goal)
@@ -163,20 +166,6 @@ class RoomsEnv(ChunkEnv[RoomState]):
 
 
 class RoomsVectorEnv(ChunkVectorEnv[RoomState]):
-    """Several rooms at once.
+    """Several rooms at once: arguments of `ChunkVectorEnv` and of `RoomsEnv`."""
 
-    Args:
-        num_envs: number of worlds.
-        max_episode_steps, threads, autoreset_mode: as for `ChunkVectorEnv`.
-        **kwargs: of `RoomsEnv`.
-    """
-
-    def __init__(
-        self,
-        num_envs: int = 1,
-        max_episode_steps: int | None = None,
-        threads: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(RoomsEnv(**kwargs), num_envs, max_episode_steps, threads, autoreset_mode)
+    env_class = RoomsEnv

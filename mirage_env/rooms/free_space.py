@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.rooms.camera_poses import upright
 from mirage_env.rooms.room import Room
-from mirage_env.rooms.scene import CELL
+from mirage_env.rooms.scene import CELL, geometry_at, plan_distance
 
 Array = NDArray[np.float64]
 
@@ -49,6 +49,26 @@ class Way:
             return math.hypot(straight, height)
         cell, gap = _nearest(free, position)
         return math.hypot(max(straight, gap + float(self.field[cell])), height)
+
+
+@dataclass(frozen=True, eq=False)
+class RoomObstacles:
+    """Walls, things and movers of a room, where they are (`contact.Obstacles`)."""
+
+    room: Room
+    time: float
+    height: float  # of the body, metres
+
+    @property
+    def up(self) -> Array:  # [3]
+        """The z axis."""
+        return np.array([0.0, 0.0, 1.0])
+
+    def clearance(self, points: Array, seconds: float) -> Array:  # [N]
+        """Metres in the plan to the nearest of them, negative inside one and outside the room."""
+        scene = self.room.scene
+        geometry = geometry_at(scene, self.time + seconds)
+        return plan_distance(scene, geometry, np.ones(len(geometry), np.bool_), points[:, :2], self.height)
 
 
 def travel_field(free: NDArray[np.bool_], goal: Array) -> Array:  # [rows along x, columns along y]

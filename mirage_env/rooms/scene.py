@@ -77,20 +77,27 @@ def geometry_at(scene: Scene, time: float) -> Array:  # [P, 8]
 
 def clearance(scene: Scene, points: Array, z: float) -> Array:  # [N, 2] -> [N]
     """Distance in the plan from points at eye height z to the nearest wall, object or mover path, metres."""
+    distance = plan_distance(scene, scene.geometry, scene.mover_of < 0, points, z + 0.2)
+    x, y = points[:, 0], points[:, 1]
+    path, radius = path_points(scene.paths)
+    to_path = np.hypot(x[:, None] - path[:, 0], y[:, None] - path[:, 1]) - radius
+    return np.minimum(distance, to_path.min(axis=1, initial=np.inf))
+
+
+def plan_distance(
+    scene: Scene, geometry: Array, chosen: NDArray[np.bool_], points: Array, height: float
+) -> Array:  # [P, 8], [P], [N, 2] -> [N]
+    """Distance in the plan to the nearest wall or chosen part that is above 0.25 m and below a height, metres."""
     x, y = points[:, 0], points[:, 1]
     distance = np.minimum(np.minimum(x, scene.shell[0] - x), np.minimum(y, scene.shell[1] - y))
-    g = scene.geometry
-    solid = (scene.mover_of < 0) & (g[:, 2] + g[:, 5] > 0.25) & (g[:, 2] - g[:, 5] < z + 0.2)
-    g, boxes = g[solid], np.isin(scene.kind[solid], (BOX, MESH))
+    solid = chosen & (geometry[:, 2] + geometry[:, 5] > 0.25) & (geometry[:, 2] - geometry[:, 5] < height)
+    g, boxes = geometry[solid], np.isin(scene.kind[solid], (BOX, MESH))
     dx, dy = x[:, None] - g[:, 0], y[:, None] - g[:, 1]
     ex = np.abs(g[:, 6] * dx + g[:, 7] * dy) - g[:, 3]
     ey = np.abs(g[:, 6] * dy - g[:, 7] * dx) - g[:, 4]
     to_box = np.hypot(np.maximum(ex, 0.0), np.maximum(ey, 0.0)) + np.minimum(np.maximum(ex, ey), 0.0)
     to_parts = np.where(boxes, to_box, np.hypot(dx, dy) - g[:, 3])
-    distance = np.minimum(distance, to_parts.min(axis=1, initial=np.inf))
-    path, radius = path_points(scene.paths)
-    to_path = np.hypot(x[:, None] - path[:, 0], y[:, None] - path[:, 1]) - radius
-    return np.minimum(distance, to_path.min(axis=1, initial=np.inf))
+    return np.asarray(np.minimum(distance, to_parts.min(axis=1, initial=np.inf)))
 
 
 def path_points(paths: Array) -> tuple[Array, Array]:  # [K, 2], [K]

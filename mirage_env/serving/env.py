@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
@@ -281,22 +280,10 @@ class RemoteEnv(ChunkEnv[RemoteMoment]):
 
 
 class RemoteVectorEnv(ChunkVectorEnv[RemoteMoment]):
-    """Several worlds of a server, which walk with one request.
+    """Several worlds of a server, which walk with one request: arguments of `ChunkVectorEnv` and of `RemoteEnv`."""
 
-    Args:
-        num_envs: number of worlds.
-        max_episode_steps, autoreset_mode: as for `ChunkVectorEnv`.
-        **kwargs: of `RemoteEnv`.
-    """
-
-    def __init__(
-        self,
-        num_envs: int = 1,
-        max_episode_steps: int | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(RemoteEnv(**kwargs), num_envs, max_episode_steps, 1, autoreset_mode)
+    env_class = RemoteEnv
+    most_threads = 1
 
 
 def _view(answer: bytes) -> View:

@@ -25,7 +25,7 @@ class CostModel(Protocol):
     def get_cost(
         self,
         info: Info,
-        candidates: Tensor,  # [B, S, H, D] in [-1, 1]
+        candidates: Tensor,  # [B, S, H, D]; those of this module lie in [-1, 1]
     ) -> Tensor:  # [B, S] smaller is better, finite
         ...
 

@@ -1,18 +1,23 @@
 """The conformance suite sees every broken promise, and names it."""
 
 import copy
-from functools import cache
+from functools import cache, partial
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 
-from mirage_env.envs.conformance import PROMISES, check_world_env
+from mirage_env.envs.conformance import PROMISES, check_world_env, check_world_vector_env
+from mirage_env.envs.vector import ChunkVectorEnv
+from mirage_env.envs.wrappers import RepeatResetFrame
 from mirage_env.errors import ConformanceError, InvalidActionError, InvalidOptionError, MirageError
 from mirage_env.rooms import Room
 from mirage_env.rooms.env import RoomsEnv
 from mirage_env.spaces.actions import DiscreteControl
+from mirage_env.tasks import PointNav
 
 BROKEN = []
 
@@ -265,6 +270,14 @@ class ForksAreReset(Small):
         return twin
 
 
+@breaks("forks_are_independent")
+class ForksDrawOtherWorlds(Small):
+    def fork(self):
+        twin = super().fork()
+        twin._np_random = np.random.default_rng(5)
+        return twin
+
+
 @breaks("deep_copies_are_independent")
 class CopiesShareTheirClock(Small):
     clock = np.zeros(1)
@@ -333,3 +346,80 @@ def test_discrete_actions_can_pass():
 
 def test_wrapped_environment_can_pass():
     check_world_env(gym.make("Rooms/World-v0", image_size=(16, 16), chunk_frames=2, max_episode_steps=10))
+
+
+# Vector environments
+
+
+LIMIT = 3
+MODES = list(AutoresetMode)
+
+
+def small_alone():
+    return TimeLimit(Small(task=PointNav(radius=0.01)), LIMIT)
+
+
+class SmallVector(ChunkVectorEnv):
+    env_class = partial(RoomsEnv, (16, 16), chunk_frames=2, samples=1, task=PointNav(radius=0.01))
+
+
+def vector(cls=SmallVector, mode=AutoresetMode.NEXT_STEP):
+    return cls(3, max_episode_steps=LIMIT, autoreset_mode=mode, threads=1)
+
+
+class RestartsAllWorlds(SmallVector):
+    def step(self, actions):
+        if self._ended.any():
+            self._ended[:] = True
+        return super().step(actions)
+
+
+class ReusesItsBatch(SmallVector):
+    def _batched(self):
+        batch = super()._batched()
+        self.buffer = getattr(self, "buffer", batch)
+        for name, values in batch.items():
+            self.buffer[name][...] = values
+        return self.buffer
+
+
+class HandsOutTheFirstView(SmallVector):
+    def step(self, actions):
+        *results, infos = super().step(actions)
+        if "final_obs" in infos:
+            for i in np.flatnonzero(infos["_final_obs"]):
+                infos["final_obs"][i] = {name: values[i] for name, values in results[0].items()}
+        return *results, infos
+
+
+class SeedsAllAlike(SmallVector):
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=None if seed is None else [7] * 3, options=options)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_native_vector_environment_keeps_every_promise(mode):
+    check_world_vector_env(vector(mode=mode), small_alone, steps=8)
+
+
+def test_gymnasiums_own_vector_environments_keep_every_promise():
+    check_world_vector_env(SyncVectorEnv([lambda: RepeatResetFrame(small_alone())] * 2), small_alone, steps=8)
+
+
+@pytest.mark.parametrize(
+    ("cls", "mode", "promise"),
+    [
+        (RestartsAllWorlds, AutoresetMode.NEXT_STEP, "ended_worlds_restart_alone"),
+        (ReusesItsBatch, AutoresetMode.DISABLED, "results_share_nothing"),
+        (HandsOutTheFirstView, AutoresetMode.SAME_STEP, "final_observations_are_handed_out"),
+        (SeedsAllAlike, AutoresetMode.DISABLED, "worlds_are_as_if_alone"),
+    ],
+)
+def test_broken_promise_of_a_vector_environment_is_seen_and_named(cls, mode, promise):
+    with pytest.raises(ConformanceError, match=promise):
+        check_world_vector_env(vector(cls, mode), small_alone, steps=8)
+
+
+def test_episodes_must_end_for_the_check():
+    with pytest.raises(ConformanceError, match="no episode ended within 2 steps"):
+        check_world_vector_env(vector(), small_alone, steps=2)

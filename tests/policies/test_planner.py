@@ -1,8 +1,13 @@
 """Planning in the memory: paths, costs, the policy that plans."""
 
+import importlib
+import importlib.util
 import math
+import sys
+import types
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -360,3 +365,41 @@ def test_a_search_finds_the_view_and_gives_up_what_was_refuted(model, world):
     way = (elsewhere.T_world_cam - found.T_world_cam)[:3, 3].norm()
     angle = (elsewhere.T_world_cam[:3, 2] @ found.T_world_cam[:3, 2]).clamp(-1, 1).acos()
     assert way > 0.35 - NEARLY or angle > 0.35 - NEARLY
+
+
+def test_moves_that_no_environment_takes_are_scored_as_clipped_and_cost_what_they_exceed(model, world):
+    inside = uniform(1, 4, 3, 3)
+    outside = inside.clone()
+    outside[..., 0, 1] = 1.0
+    outside[0, 2:, 0, 1] = torch.tensor([1.5, 3.0])
+    planned = MemoryModel(model, (world,), PointGoal(torch.tensor([0.0, 0.0, 2.0])), WALK, beyond=2.0)
+    clipped = planned.get_cost({}, outside.clamp(-1.0, 1.0))
+    torch.testing.assert_close(planned.get_cost({}, outside) - clipped, torch.tensor([[0.0, 0.0, 1.0, 4.0]]))
+    torch.testing.assert_close(planned.criterion({}, outside), planned.get_cost({}, outside))
+    with pytest.raises(ValueError, match="NaN"):
+        planned.get_cost({}, torch.full((1, 1, 2, 3), torch.nan))
+    with pytest.raises(ValueError, match="beyond is -1"):
+        MemoryModel(model, (world,), Novelty(), WALK, beyond=-1.0)
+
+
+@pytest.mark.parametrize("name", ["CEMSolver", "ICEMSolver", "MPPISolver", "PredictiveSamplingSolver"])
+def test_solvers_of_stable_worldmodel_plan_with_the_same_costs(model, world, name):
+    """The real package where it is installed; its top level, which needs a database and environments, is left out."""
+    found = importlib.util.find_spec("stable_worldmodel")
+    if found is None or importlib.util.find_spec("loguru") is None:
+        pytest.skip("pip install --no-deps stable-worldmodel==0.1.1 loguru")
+    package = types.ModuleType("stable_worldmodel")
+    package.__path__ = list(found.submodule_search_locations)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "stable_worldmodel", package)
+        solvers = importlib.import_module("stable_worldmodel.solver")
+        costable = importlib.import_module("stable_worldmodel.solver.solver").Costable
+    planned = MemoryModel(model, (world,), PointGoal(torch.tensor([0.5, 0.0, 1.0])), WALK)
+    assert all(hasattr(planned, method) for method in ("criterion", "get_cost") if method in dir(costable))
+    solver = getattr(solvers, name)(planned, num_samples=64, **({} if name[0] == "P" else {"n_steps": 5, "topk": 8}))
+    space = gymnasium.spaces.Box(-1.0, 1.0, (1, 3), np.float32)
+    solver.configure(action_space=space, n_envs=1, config=types.SimpleNamespace(horizon=3, action_block=1))
+    actions = solver.solve({"pixels": np.zeros((1, 1))})["actions"]
+    cost = planned.get_cost({}, actions.reshape(1, 1, 3, 3))
+    assert float(cost) < float(planned.get_cost({}, torch.zeros(1, 1, 3, 3)))
+    assert float(actions.abs().max()) < 1.3  # the cost of leaving the box keeps it in
