@@ -131,5 +131,5 @@ def _pushed_out(
             return position
         pushed = pushed + (keep - here + NEARLY) * slope / length
     fits = _clearance(obstacles, pushed, seconds) >= keep - 10.0 * NEARLY
-    near = np.linalg.norm(pushed - position) <= np.linalg.norm(after - position) + NEARLY
+    near = np.linalg.norm(pushed - position) <= 1.05 * np.linalg.norm(after - position)  # around what is round
     return pushed if fits and near else position

@@ -91,11 +91,8 @@ def occupancy(
     if not memory.points:
         raise InvalidOptionError("the memory holds nothing; a map needs a world that has been seen")
     frames = remembered_frames(memory)
-    T_world_map = _map_frame(up_axis(frames, memory.grid, up))
-    if floor is None:
-        floor = find_floor(memory, T_world_map, frames)
-    T_world_map[:3, 3] = floor * T_world_map[:3, 2]
-    start, end = _rays(memory, frames, inverse(T_world_map))
+    T_world_map = map_frame(memory, frames, floor, up)
+    start, end = surface_rays(memory, frames, inverse(T_world_map))
     return _grid(start, end, T_world_map, resolution, low, high)
 
 
@@ -144,7 +141,19 @@ def find_floor(memory: PointMemory, T_world_map: Matrix, frames: Frames) -> floa
     return float(np.median(heights[near]))
 
 
-def _map_frame(up: NDArray[np.float64]) -> Matrix:
+def map_frame(memory: PointMemory, frames: Frames, floor: float | None = None, up: ArrayLike | None = None) -> Matrix:
+    """Pose of the map in the world [4, 4]: its origin on the floor, z up (arguments of `occupancy`).
+
+    Raises:
+        InvalidOptionError: no floor to be found, or a direction that is none.
+    """
+    T_world_map = _axes(up_axis(frames, memory.grid, up))
+    height = find_floor(memory, T_world_map, frames) if floor is None else floor
+    T_world_map[:3, 3] = height * T_world_map[:3, 2]
+    return T_world_map
+
+
+def _axes(up: NDArray[np.float64]) -> Matrix:
     """Axes of the map: z up, x along the world's x where that is level, else along its z."""
     ahead = np.array([1.0, 0.0, 0.0]) if abs(up[2]) > 0.7 else np.array([0.0, 0.0, 1.0])
     x = ahead - up * (ahead @ up)
@@ -154,7 +163,7 @@ def _map_frame(up: NDArray[np.float64]) -> Matrix:
     return T
 
 
-def _rays(
+def surface_rays(
     memory: PointMemory, frames: Frames, T_map_world: Matrix
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # [N, 3], [N, 3]
     """Start and end of every ray that meets a surface, in the frame of the map."""

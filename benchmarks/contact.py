@@ -1,0 +1,114 @@
+"""Agreement of contact in the learned world with contact in the room it was made from, on the same motions.
+
+    python benchmarks/contact.py --rooms 50 --motions 20 --split test --json contact.json
+
+In every room the memory is written from one loop of observed views (a turn on the spot, or with `--walk` also from two
+metres on), and from the start view alone; depth is the model's own. Every motion begins at the start and goes straight
+to a place that is drawn evenly from 0.3 to 3 metres away: in any direction for the loop; for the one image within its
+field of view, and beyond it. Positive: the true body does not get there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mirage_env.camera import Camera, between
+from mirage_env.envs.contact import Obstacles, reachable_path, touched
+from mirage_env.envs.known_obstacles import known_obstacles
+from mirage_env.models.world_model_loader import load_world_model
+from mirage_env.rooms import FOV, FRAME_SECONDS, Room
+from mirage_env.rooms.camera_poses import upright, yaw_pitch
+from mirage_env.rooms.free_space import RoomObstacles
+from mirage_env.world_model import WorldModel
+from mirage_env.world_state import WorldState
+
+FRAMES = 16
+REACH = (0.3, 3.0)
+CASES = ("loop", "image, in view", "image, beyond")
+
+
+def turn(start: Camera, views: int, pitch: float = -0.1) -> list[Camera]:
+    yaw, _ = yaw_pitch(start.T_world_cam)
+    angles = yaw + 2.0 * math.pi * np.arange(views) / views
+    return [start.at(upright(*start.position, float(angle), pitch)) for angle in angles]
+
+
+def observed(model: WorldModel, state: WorldState, room: Room, cameras: list[Camera]) -> WorldState:
+    for i in range(0, len(cameras), 8):
+        part = cameras[i : i + 8]
+        images = np.stack([room.render(camera, samples=1).image for camera in part])
+        state = model.observe(state, images, part)[1]
+    return state
+
+
+def blocked(obstacles: Obstacles, start: Camera, goal: Camera, radius: float) -> bool:
+    path = between(start, goal, FRAMES)
+    return touched(path, reachable_path("stop", radius, obstacles, start, path, FRAME_SECONDS))
+
+
+def measure(model: WorldModel, room: Room, motions: int, options: argparse.Namespace) -> dict[str, list[list[bool]]]:
+    rng = np.random.default_rng(room.seed)
+    H, W = model.config.image_size
+    start = room.start_camera(rng, H, W)
+    _, one = model.start(room.render(start, samples=1).image, start)
+    loop = observed(model, one, room, turn(start, options.views))
+    truth = RoomObstacles(room, 0.0, options.height)
+    known = {"image": known_obstacles(one.memory, options.height), "loop": known_obstacles(loop.memory, options.height)}
+    pairs: dict[str, list[list[bool]]] = {case: [] for case in CASES}
+    yaw, _ = yaw_pitch(start.T_world_cam)
+    for _ in range(motions):
+        angle, way = rng.uniform(-math.pi, math.pi), rng.uniform(*REACH)
+        goal = start.at(start.T_world_cam.copy())
+        T = goal.T_world_cam.copy()
+        T[:2, 3] += way * np.array([math.cos(yaw + angle), math.sin(yaw + angle)])
+        goal = start.at(T)
+        true = blocked(truth, start, goal, options.radius)
+        pairs["loop"].append([true, blocked(known["loop"], start, goal, options.radius)])
+        case = "image, in view" if abs(angle) < 0.5 * FOV else "image, beyond"
+        pairs[case].append([true, blocked(known["image"], start, goal, options.radius)])
+    return pairs
+
+
+def summary(pairs: list[list[bool]]) -> dict[str, Any]:
+    true, found = (np.array(values, bool) for values in zip(*pairs, strict=True))
+    both = int((true & found).sum())
+    return {
+        "motions": len(true),
+        "contacts": int(true.sum()),
+        "precision": round(both / max(1, int(found.sum())), 3),
+        "recall": round(both / max(1, int(true.sum())), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rooms", type=int, default=50)
+    parser.add_argument("--motions", type=int, default=20, help="in each room")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first room")
+    parser.add_argument("--size", type=int, default=128, help="image height and width, pixels")
+    parser.add_argument("--views", type=int, default=16, help="of the observed loop")
+    parser.add_argument("--radius", type=float, default=0.2, help="of the body, metres")
+    parser.add_argument("--height", type=float, default=1.5, help="of the body, metres")
+    parser.add_argument("--json", type=Path, default=None)
+    options = parser.parse_args()
+    model = load_world_model("rooms", image_size=(options.size, options.size))
+    pairs: dict[str, list[list[bool]]] = {case: [] for case in CASES}
+    for seed in range(options.first, options.first + options.rooms):
+        for case, found in measure(model, Room.generate(seed, options.split), options.motions, options).items():
+            pairs[case] += found
+    result = {case: summary(found) for case, found in pairs.items()}
+    for case, row in result.items():
+        print(f"{case:16}", row)
+    if options.json:
+        options.json.write_text(json.dumps({"options": vars(options) | {"json": None}, **result}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
