@@ -2,10 +2,10 @@
 
     python benchmarks/contact.py --rooms 50 --motions 20 --split test --json contact.json
 
-In every room the memory is written from one loop of observed views (a turn on the spot, or with `--walk` also from two
-metres on), and from the start view alone; depth is the model's own. Every motion begins at the start and goes straight
-to a place that is drawn evenly from 0.3 to 3 metres away: in any direction for the loop; for the one image within its
-field of view, and beyond it. Positive: the true body does not get there.
+In every room the memory is written from one loop of observed views (a turn on the spot that looks at the floor ahead,
+as the camera of a robot does), and from the start view alone; depth is the model's own. Every motion begins at the
+start and goes straight to a place that is drawn evenly from 0.3 to 3 metres away: in any direction for the loop; for
+the one image within its field of view, and beyond it. Positive: the true body does not get there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REACH = (0.3, 3.0)
 CASES = ("loop", "image, in view", "image, beyond")
 
 
-def turn(start: Camera, views: int, pitch: float = -0.1) -> list[Camera]:
+def turn(start: Camera, views: int, pitch: float) -> list[Camera]:
     yaw, _ = yaw_pitch(start.T_world_cam)
     angles = yaw + 2.0 * math.pi * np.arange(views) / views
     return [start.at(upright(*start.position, float(angle), pitch)) for angle in angles]
@@ -57,7 +57,7 @@ def measure(model: WorldModel, room: Room, motions: int, options: argparse.Names
     H, W = model.config.image_size
     start = room.start_camera(rng, H, W)
     _, one = model.start(room.render(start, samples=1).image, start)
-    loop = observed(model, one, room, turn(start, options.views))
+    loop = observed(model, one, room, turn(start, options.views, options.pitch))
     truth = RoomObstacles(room, 0.0, options.height)
     known = {"image": known_obstacles(one.memory, options.height), "loop": known_obstacles(loop.memory, options.height)}
     pairs: dict[str, list[list[bool]]] = {case: [] for case in CASES}
@@ -93,7 +93,8 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--first", type=int, default=0, help="seed of the first room")
     parser.add_argument("--size", type=int, default=128, help="image height and width, pixels")
-    parser.add_argument("--views", type=int, default=16, help="of the observed loop")
+    parser.add_argument("--views", type=int, default=12, help="of the observed loop")
+    parser.add_argument("--pitch", type=float, default=-0.45, help="of its views, radians above level")
     parser.add_argument("--radius", type=float, default=0.2, help="of the body, metres")
     parser.add_argument("--height", type=float, default=1.5, help="of the body, metres")
     parser.add_argument("--json", type=Path, default=None)

@@ -61,6 +61,8 @@ class StartView:
     depth: NDArray[np.float32] | None = None  # [H, W] metres, inf where there is no surface; estimated if not given
     prompt: str = ""
     labels: NDArray[np.uint8] | None = None  # [H, W] STATIC, MOVER, SKY; segmented if not given
+    others: tuple[StartView, ...] = ()
+    """Further views of the same place, in the same world frame, that the memory is given before the first step."""
 
 
 StartViews = Callable[[np.random.Generator], StartView]

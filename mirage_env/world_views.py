@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
+from mirage_env.interfaces import StartView
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import Chunk, WorldState
 
@@ -42,3 +44,17 @@ def with_every_frame(model: WorldModel, chunk: Chunk, before: WorldState) -> Chu
     labels = model.segmenter.segment(chunk.frames).clone()
     depth[chunk.key_frames], labels[chunk.key_frames] = chunk.depth, chunk.labels
     return replace(chunk, depth=depth, labels=labels)
+
+
+def surrounded(model: WorldModel, state: WorldState, views: Sequence[StartView]) -> WorldState:
+    """Write further views of the place into the memory of a world, which stands otherwise as it did.
+
+    Raises:
+        InvalidImageError, InvalidDepthError, InvalidCameraError: as `WorldModel.observe`.
+    """
+    seen = state
+    for view in views:
+        depth = None if view.depth is None else view.depth[None]
+        labels = None if view.labels is None else view.labels[None]
+        _, seen = model.observe(seen, [view.image], [view.camera], depth, labels)
+    return replace(state, memory=seen.memory)

@@ -115,6 +115,10 @@ class RgbdEnv(ChunkEnv[RgbdState]):
             raise InvalidOptionError(f"the state is a {type(state).__name__}; give an RgbdState (see `get_state`)")
         return self._shown(state, [state.camera], [state.time])
 
+    def glance(self, state: RgbdState, camera: Camera) -> Shown:
+        """The true view."""
+        return self._shown(state, [camera], [state.time])
+
     def picture(self, state: RgbdState, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         """The true view."""
         return self.render_view(camera, state.time).image

@@ -13,6 +13,7 @@ from mirage_env.commands.progress import progress
 from mirage_env.commands.walk import Text
 from mirage_env.datasets.zip_arrays import ENDING
 from mirage_env.episodes.episode_files import episode_files, load_episode, save_episode
+from mirage_env.episodes.observation_choice import with_observations
 from mirage_env.errors import EpisodeError, InvalidOptionError
 
 WORLD_FORMATS = ("ply", "pcd", "splat", "glb", "map")
@@ -32,6 +33,10 @@ class Export:
     """Of a world: ply or pcd (coloured points), splat (3D Gaussians as .ply), glb (a mesh), map (pgm and
     yaml for map_server). Of episodes: minari (lossless), lerobot (what a policy sees and does at every step), or
     episodes (from Minari)."""
+    observations: tuple[str, ...] = ()
+    """Observations of a dataset, such as `pixels goal`; all that were recorded if not given."""
+    flat: bool = False
+    """One vector of numbers in the place of the observations, for learners that take nothing else."""
     resolution: float = 0.05
     """Cell of a map, metres."""
     floor: Metres = None
@@ -65,7 +70,8 @@ def run_export(options: Export) -> str:
             save_episode(options.out / f"episode_{count - 1:06d}{ENDING}", episode)
         return f"{options.out}: {count} episodes"
     files = episode_files(options.source)
-    episodes = map(load_episode, progress(files, len(files), "export", "episode"))
+    read = map(load_episode, progress(files, len(files), "export", "episode"))
+    episodes = (with_observations(episode, options.observations, options.flat) for episode in read)
     if options.to == "minari":
         from mirage_env.episodes.minari import export_minari
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,6 +89,12 @@ def train_policy(options: TrainPolicy) -> int:
         raise MissingPackageError("training needs Stable-Baselines3; pip install 'mirage-env[rl]'") from error
     from mirage_env.commands.room_worlds import training_worlds
 
+    if options.whole_steps != options.steps:
+        print(
+            f"--steps {options.steps} becomes {options.whole_steps}: a training ends with a checkpoint, and there is "
+            f"one every {options.segment_steps} steps (--checkpoint-every)",
+            file=sys.stderr,
+        )
     make_worlds = partial(training_worlds, options)
     if options.actors:
         from mirage_env.serving import connect_to_ray

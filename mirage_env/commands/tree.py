@@ -70,6 +70,11 @@ EVAL = {
     "worldscore": _evaluation(
         "Make the videos that the WorldScore toolkit scores.", "worldscore:WorldScoreConfig", "worldscore"
     ),
+    "policies": Command(
+        "Play many policies in the learned and the true world, and compare how the two rank them.",
+        "mirage_env.commands.compare_policies:PoliciesEval",
+        "mirage_env.commands.compare_policies:compare_policies",
+    ),
     "cameras": _evaluation("Compare two camera paths.", "camera_errors:CamerasConfig", "cameras"),
     "export-rooms": _evaluation(
         "Write walks through the simulator in RealEstate10K's layout.", "export_rooms:ExportConfig", "export_rooms"

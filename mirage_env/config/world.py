@@ -226,6 +226,16 @@ class WorldModelConfig:
         latent_size = (image_size[0] // self.stride, image_size[1] // self.stride)
         return dataclasses.replace(self, image_size=image_size, latent_size=latent_size)
 
+    def with_chunk_frames(self, frames: int) -> WorldModelConfig:
+        """Change the number of new frames per chunk.
+
+        Raises:
+            InvalidOptionError: not a whole number of latents, or none.
+        """
+        if frames < 1 or frames % self.temporal_stride:
+            raise InvalidOptionError(f"chunk_frames is {frames}; give a multiple of {self.temporal_stride}, at least 1")
+        return dataclasses.replace(self, chunk_latents=1 + frames // self.temporal_stride)
+
     @property
     def stride(self) -> int:
         """Image pixels per latent cell."""

@@ -1,6 +1,9 @@
 from .base import ChunkEnv as ChunkEnv
+from .bodies import DifferentialDrive as DifferentialDrive
+from .bodies import Holonomic as Holonomic
 from .conformance import check_world_env as check_world_env
 from .conformance import check_world_vector_env as check_world_vector_env
+from .goal_form import GoalForm as GoalForm
 from .readout import ReadoutEnv as ReadoutEnv
 from .readout import ReadoutVectorEnv as ReadoutVectorEnv
 from .vector import ChunkVectorEnv as ChunkVectorEnv

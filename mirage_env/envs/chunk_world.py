@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +13,17 @@ from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
 from mirage_env.envs.contact import Obstacles
+from mirage_env.errors import InvalidOptionError
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.spaces.observations import Shown
 from mirage_env.tasks.base import Distance, Goals, Point
 from mirage_env.tasks.goal_sampling import seen_camera
 from mirage_env.tasks.navigation import StraightDistance
+from mirage_env.trajectories import up_direction
 
 StateT = TypeVar("StateT")
+BEHIND = (math.radians(110.0), math.radians(250.0))
+"""Angles by which a view is turned to look behind, radians."""
 
 
 class ChunkWorld(ABC, Generic[StateT]):
@@ -37,6 +43,14 @@ class ChunkWorld(ABC, Generic[StateT]):
     @abstractmethod
     def look(self, state: StateT) -> Shown:
         """Show the last frame of a world, as far as its state holds it."""
+
+    def glance(self, state: StateT, camera: Camera) -> Shown:
+        """Show, with depth, what can be seen from a camera at the place of the last one.
+
+        Raises:
+            InvalidOptionError: a world that shows no other view than its own.
+        """
+        raise InvalidOptionError(f"{type(self).__name__} does not look behind; use goals='seen' or 'free'")
 
     @abstractmethod
     def picture(self, state: StateT, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
@@ -76,7 +90,14 @@ class WorldSnapshot(Generic[StateT]):
     def goal_camera(self, rng: np.random.Generator, low: float, high: float, goals: Goals) -> Camera:
         if goals == "free" and (camera := self.world.free_camera(self.state, rng, low, high)) is not None:
             return camera
-        return seen_camera(self.shown, rng, low, high)
+        shown = self.shown
+        if goals == "behind":
+            camera = shown.cameras[-1]
+            turn = pose_from_rotation_vector([0.0] * 3, list(rng.uniform(*BEHIND) * up_direction(camera)))
+            T = camera.T_world_cam.copy()
+            T[:3, :3] = turn[:3, :3] @ T[:3, :3]
+            shown = self.world.glance(self.state, camera.at(T))
+        return seen_camera(shown, rng, low, high)
 
     def picture(self, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         return self.world.picture(self.state, camera)

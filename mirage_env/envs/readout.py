@@ -181,6 +181,10 @@ class ReadoutEnv(ChunkEnv[Visit]):
             draw=self._draw,
         )
 
+    def glance(self, state: Visit, camera: Camera) -> Glance:
+        """What the memory shows from there."""
+        return self.look(replace(state, camera=camera))
+
     def obstacles(self, state: Visit, height: float) -> KnownObstacles | None:
         """Return what the memory shows to be standing there."""
         memory = state.world.memory

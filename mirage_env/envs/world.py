@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,19 @@ from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidOptionError
 from mirage_env.fit_view import fit_view
 from mirage_env.images import frames_to_uint8
-from mirage_env.interfaces import StartViews
+from mirage_env.interfaces import STATIC, StartView, StartViews
 from mirage_env.memory.latent import PointMemory
 from mirage_env.poses import rotation_angle
 from mirage_env.spaces.observations import Info, Observation, Shown, WorldFormat
 from mirage_env.spaces.reset_options import as_camera
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import Chunk, WorldState
-from mirage_env.world_views import current_view, with_every_frame
+from mirage_env.world_views import current_view, surrounded, with_every_frame
 
 MAX_PICTURE_CHUNKS = 16
 """Longest way to a picture, chunks."""
+KNOWN = 0.5
+"""Share of the cells that the memory must show of a view for its depth to be taken from there."""
 
 
 class MirageEnv(ChunkEnv[WorldState]):
@@ -62,6 +65,9 @@ class MirageEnv(ChunkEnv[WorldState]):
         start_views: draws the view of a `reset` without image; a function or `"module:function"`. The model's own if
             not given: views of the world it was trained on.
         rooms_views: the same for models that were trained on rooms and bring none; the registered environments set it.
+        chunk_frames: F, frames per step; the model's own if not given. Fewer are generated, looked at and remembered:
+            a step costs less, and its views lie farther apart (`docs/costs.md`).
+        image_size: H, W in the place of the model's own, where `model` is a name or folder (`load_world_model`).
         **arguments: `control`, `max_translation`, `max_rotation`, `observe`, `info_frames`, `render_mode`, `task` and
             `guard`, as in `EnvArguments`.
 
@@ -72,7 +78,6 @@ class MirageEnv(ChunkEnv[WorldState]):
     """
 
     world_options = ("image", "depth", "labels", "camera", "prompt", "negative_prompt", "guidance_scale", "cache")
-
     learns_obstacles = True
 
     def __init__(
@@ -80,13 +85,21 @@ class MirageEnv(ChunkEnv[WorldState]):
         model: WorldModel | str | Path = "rooms",
         start_views: StartViews | str | None = None,
         rooms_views: str | None = None,
+        chunk_frames: int | None = None,
+        image_size: tuple[int, int] | None = None,
         **arguments: Any,
     ) -> None:
         if isinstance(model, str | Path):
             # Brings in diffusers and transformers, which a ready model does not need again.
             from mirage_env.models.world_model_loader import load_world_model
 
-            model = load_world_model(model)
+            model = load_world_model(model, image_size=image_size)
+        elif image_size not in (None, model.config.image_size):
+            raise InvalidOptionError(
+                f"image_size is {image_size} and the ready model has {model.config.image_size}; load it with that size"
+            )
+        if chunk_frames is not None:
+            model = replace(model, config=model.config.with_chunk_frames(chunk_frames))
         c = model.config
         world = WorldFormat(c.image_size, c.latent_size, c.frames_per_chunk, c.near, c.far, c.frames_per_second)
         super().__init__(world, EnvArguments.of(arguments))
@@ -99,6 +112,7 @@ class MirageEnv(ChunkEnv[WorldState]):
     def open_world(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[WorldState, Shown]:
         """A world from an image, a cache, or a start view drawn from `rng`."""
         self._check(options)
+        others: tuple[StartView, ...] = ()
         if "cache" in options:
             state = self._read(options["cache"])
             return state, self.look(state)
@@ -118,9 +132,11 @@ class MirageEnv(ChunkEnv[WorldState]):
         else:
             view = self.start_views(rng)
             image, depth, labels, camera = view.image, view.depth, view.labels, view.camera
+            others = view.others
         prompt, seed = options.get("prompt") or "", int(rng.integers(2**63))
         guidance = {name: options[name] for name in ("negative_prompt", "guidance_scale") if name in options}
         chunk, state = self.model.start(image, camera, depth, seed, prompt, labels, **guidance)
+        state = surrounded(self.model, state, others)
         return state, self.shown(chunk, state)
 
     def walk(self, states: Sequence[WorldState], paths: Sequence[Sequence[Camera]]) -> list[tuple[WorldState, Shown]]:
@@ -147,10 +163,20 @@ class MirageEnv(ChunkEnv[WorldState]):
             )
         return self.shown(current_view(model, state), state)
 
+    def glance(self, state: WorldState, camera: Camera) -> Shown:
+        """What the memory shows from there; where it shows too little, the end of a turn to there, on a fork."""
+        readout = state.memory.read([camera], now=state.chunk + 1)
+        if float(readout.observed.mean()) < KNOWN:
+            chunk, after = self._walked(state, camera)
+            return self.shown(chunk, after)
+        (H, W), (h, w) = self.world.image_size, self.world.latent_size
+        depth = readout.depth.cpu().numpy().repeat(H // h, 1).repeat(W // w, 2)
+        labels, seen = np.full((1, H, W), STATIC, np.uint8), readout.observed[0].float().cpu().numpy()
+        return Shown((camera,), np.zeros((1, H, W, 3), np.uint8), depth, labels, None, seen, state.chunk, 1.0, 0, 0)
+
     def obstacles(self, state: WorldState, height: float) -> KnownObstacles | None:
         """Return what the memory shows to be standing there."""
-        memory = state.memory
-        return known_obstacles(memory, height) if isinstance(memory, PointMemory) else None
+        return known_obstacles(state.memory, height) if isinstance(state.memory, PointMemory) else None
 
     def picture(self, state: WorldState, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         """The last frame of a walk to that camera, on a fork, at no more than the longest step per chunk.
@@ -158,6 +184,10 @@ class MirageEnv(ChunkEnv[WorldState]):
         Raises:
             InvalidOptionError: it is more than `MAX_PICTURE_CHUNKS` chunks away.
         """
+        return frames_to_uint8(self._walked(state, camera)[0].frames[-1:])[0]
+
+    def _walked(self, state: WorldState, camera: Camera) -> tuple[Chunk, WorldState]:
+        """The last chunk of a walk to a camera."""
         T_here_there = state.camera.T_cam_world @ camera.T_world_cam
         way, turn = float(np.linalg.norm(T_here_there[:3, 3])), rotation_angle(T_here_there)
         count = max(1, math.ceil(max(way / self.arguments.max_translation, turn / self.arguments.max_rotation)))
@@ -168,9 +198,10 @@ class MirageEnv(ChunkEnv[WorldState]):
             )
         frames = self.model.config.frames_per_chunk
         path = between(state.camera, camera, count * frames)
-        for first in range(0, len(path), frames):
-            chunk, state = self.model.step(state, path[first : first + frames])
-        return frames_to_uint8(chunk.frames[-1:])[0]
+        chunk, after = self.model.step(state, path[:frames])
+        for first in range(frames, len(path), frames):
+            chunk, after = self.model.step(after, path[first : first + frames])
+        return chunk, after
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the world to a cache, from which `load` or `reset(options={"cache": path})` goes on.

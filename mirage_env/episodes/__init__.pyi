@@ -6,5 +6,6 @@ from .episode_files import save_episode as save_episode
 from .lerobot import export_lerobot as export_lerobot
 from .minari import export_minari as export_minari
 from .minari import import_minari as import_minari
+from .observation_choice import with_observations as with_observations
 from .recording_wrappers import CountEpisodes as CountEpisodes
 from .recording_wrappers import RecordEpisodes as RecordEpisodes

@@ -1,8 +1,9 @@
 """To the layout of LeRobotDataset v3.0: Parquet tables with the images as PNG inside, and JSON.
 
 A row is what a policy sees before a step and does then; the observation after the last step has no row. Names are
-LeRobot's: `observation.images.pixels`, `observation.state` (the pose `agent_pos`), `observation.<name>` for all else,
-`action`, `next.reward`, `next.done`, `next.success`.
+LeRobot's: `observation.images.pixels` (`pixels_0`, `pixels_1` and so on for a stack), `observation.state` (the
+pose `agent_pos`, or the one vector of flat observations), `observation.<name>` for all else, `action`, `next.reward`,
+`next.done`, `next.success`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mirage_env.episodes.episode import Episode
+from mirage_env.episodes.observation_choice import FLAT
 from mirage_env.errors import EpisodeError, MissingPackageError
 
 VERSION = "v3.0"
@@ -27,6 +29,7 @@ DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 FILES_PER_CHUNK = 1000
 POSE = ["x", "y", "z", "qw", "qx", "qy", "qz"]
+IMAGE = ["height", "width", "channels"]
 INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 DEFAULT_FPS = 1.0
 """Steps per second where the episodes do not tell."""
@@ -88,10 +91,15 @@ def _columns(episode: Episode) -> Iterator[_Column]:
     steps = len(episode)
     for name, values in episode.observations.items():
         seen = values[:steps]
-        if name == "agent_pos":
+        if name == FLAT:
+            yield _Column("observation.state", seen)
+        elif name == "agent_pos":
             yield _Column("observation.state", seen, names=POSE)
         elif seen.dtype == np.uint8 and seen.ndim == 4 and seen.shape[-1] == 3:
-            yield _Column(f"observation.images.{name}", seen, image=True, names=["height", "width", "channels"])
+            yield _Column(f"observation.images.{name}", seen, image=True, names=IMAGE)
+        elif seen.dtype == np.uint8 and seen.ndim == 5 and seen.shape[-1] == 3:  # a stack of frames, the oldest first
+            for i in range(seen.shape[1]):
+                yield _Column(f"observation.images.{name}_{i}", seen[:, i], image=True, names=IMAGE)
         else:
             yield _Column(f"observation.{name}", seen)
     yield _Column("action", episode.actions.reshape(steps, -1).astype(np.float32))

@@ -19,6 +19,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from mirage_env.episodes.episode import Episode
+from mirage_env.episodes.observation_choice import FLAT
 from mirage_env.errors import EpisodeError, EpisodeNotFoundError, MissingPackageError
 from mirage_env.files import parse_json
 
@@ -49,7 +50,7 @@ def export_minari(episodes: Iterable[Episode], folder: str | Path, author: str =
             (folder / "data").mkdir(parents=True)
             storage = package.dataset.minari_storage.MinariStorage.new(
                 folder / "data",
-                observation_space=spaces.Dict({n: _space(v) for n, v in episode.observations.items()}),
+                observation_space=_observation_space(episode),
                 action_space=_space(episode.actions, actions=True),
                 env_spec=_spec(episode.provenance),
                 jpeg_encoding=False,
@@ -95,7 +96,7 @@ def _buffer(package: Any, episode: Episode, number: int) -> Any:
     return package.data_collector.EpisodeBuffer(
         id=number,
         seed=episode.provenance.get("seed"),
-        observations=dict(episode.observations),
+        observations=episode.observations[FLAT] if list(episode.observations) == [FLAT] else dict(episode.observations),
         actions=episode.actions,
         rewards=episode.rewards,
         terminations=episode.terminated,
@@ -105,9 +106,7 @@ def _buffer(package: Any, episode: Episode, number: int) -> Any:
 
 
 def _episode(episode: Any, about: Mapping[str, Any]) -> Episode:
-    observations = (
-        episode.observations if isinstance(episode.observations, dict) else {"observation": episode.observations}
-    )
+    observations = episode.observations if isinstance(episode.observations, dict) else {FLAT: episode.observations}
     infos = {name: value for name, value in (episode.infos or {}).items() if isinstance(value, np.ndarray)}
     if odd := [n for n, v in {**observations, "actions": episode.actions}.items() if not isinstance(v, np.ndarray)]:
         raise EpisodeError(f"{odd} of the Minari dataset are no arrays; only flat observations can be imported")
@@ -138,6 +137,12 @@ def _padded(values: NDArray[Any], counts: NDArray[np.int64]) -> NDArray[Any]:  #
 
 def _unpadded(values: NDArray[Any], counts: NDArray[np.int64]) -> NDArray[Any]:  # [T + 1, F, ...] -> [N, ...]
     return np.concatenate([row[len(row) - count :] for row, count in zip(values, counts, strict=True)])
+
+
+def _observation_space(episode: Episode) -> gymnasium.Space[Any]:
+    """A Dict, or one Box where the observation is one vector."""
+    parts: dict[str, gymnasium.Space[Any]] = {name: _space(values) for name, values in episode.observations.items()}
+    return parts[FLAT] if list(parts) == [FLAT] else spaces.Dict(parts)
 
 
 def _space(values: NDArray[Any], actions: bool = False) -> spaces.Box:

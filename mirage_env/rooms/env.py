@@ -132,6 +132,10 @@ class RoomsEnv(ChunkEnv[RoomState]):
         """The true view."""
         return state.room.render(camera, state.time, self.samples).image
 
+    def glance(self, state: RoomState, camera: Camera) -> Shown:
+        """The true view."""
+        return self._render(state, [camera], [state.time])
+
     def obstacles(self, state: RoomState, height: float) -> free_space.RoomObstacles:
         """Walls, things and movers, as they truly are."""
         return free_space.RoomObstacles(state.room, state.time, height)

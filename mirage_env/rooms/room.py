@@ -14,7 +14,7 @@ from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.interfaces import MOVER, SKY, STATIC, StartView
 from mirage_env.rooms import builder, ray_intersection, raycaster, scene
 from mirage_env.rooms.assets.inventory import inventory
-from mirage_env.rooms.camera_poses import upright
+from mirage_env.rooms.camera_poses import upright, yaw_pitch
 from mirage_env.rooms.mesh_arrays import NO_MESHES
 from mirage_env.rooms.textures import atlas
 
@@ -174,6 +174,28 @@ def start_view(rng: np.random.Generator, split: str = "test") -> StartView:
     camera = room.start_camera(rng)
     view = room.render(camera)
     return StartView(view.image, camera, view.depth)
+
+
+def surroundings(rng: np.random.Generator, split: str = "test", views: int = 8, size: int = 256) -> StartView:
+    """A start view with others all around the place it was taken from, as a robot has that turned once.
+
+    Args:
+        rng: draws the room and the place, the same as `start_view`.
+        split: of the room.
+        views: in a whole turn.
+        size: height and width, pixels.
+    """
+    room = Room.generate(int(rng.integers(2**31)), split)
+    camera = room.start_camera(rng, size, size)
+    x, y, z = camera.position
+    yaw, pitch = yaw_pitch(camera.T_world_cam)
+    turned = [camera.at(upright(x, y, z, yaw + 2.0 * math.pi * i / views, pitch)) for i in range(1, views)]
+    others = []
+    for eye in turned:
+        view = room.render(eye)
+        others.append(StartView(view.image, eye, view.depth, labels=view.labels))
+    view = room.render(camera)
+    return StartView(view.image, camera, view.depth, others=tuple(others))
 
 
 def _interest(view: RoomView) -> float:

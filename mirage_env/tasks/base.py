@@ -22,9 +22,9 @@ Point = NDArray[np.float64]  # [3] metres, in the world
 
 Distance = Callable[[Point], float]
 """Metres from a place to the one that the distance was made for."""
-Goals = Literal["free", "seen"]
-GOALS: tuple[Goals, ...] = ("free", "seen")
-"""Where goals come from: `free` space that the world knows of, or what the start view has `seen`."""
+Goals = Literal["free", "seen", "behind"]
+GOALS: tuple[Goals, ...] = ("free", "seen", "behind")
+"""Where goals lie: in `free` space that the world knows of, in what the start view has `seen`, or `behind` it."""
 STOPS = ("automatic", "action")
 """How an episode ends at its goal: by itself, or by an action that says so."""
 

@@ -37,7 +37,8 @@ class Rules:
         min_distance, max_distance: metres between start and goal, as far as the world has such a place.
         goals: `"free"`: anywhere in the space that the world knows to be free (Rooms; a learned world knows none and
             falls back to the other). `"seen"`: in front of what the start view sees, at a distance as the crow flies,
-            which means the same in both.
+            which means the same in both. `"behind"`: the same of a view that is turned away from the start view, so
+            that nothing of the goal is in sight; a learned world should know what is there (`rooms.surroundings`).
         bonus: reward of success.
         slack: cost of every step.
 
@@ -64,8 +65,8 @@ class Rules:
             )
 
     def distance_to(self, goal: Point, world: World) -> Distance:
-        """Return the distance to a goal: around obstacles where they are known, unless the goal was seen."""
-        return StraightDistance(goal) if self.goals == "seen" else world.distance_to(goal)
+        """Return the distance to a goal: around obstacles where they are known if goals come from free space."""
+        return world.distance_to(goal) if self.goals == "free" else StraightDistance(goal)
 
 
 @dataclass(frozen=True, eq=False)

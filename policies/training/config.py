@@ -25,7 +25,7 @@ class TrainPolicy:
         out: folder for checkpoints, log, curve and the policy.
         env: id of the environment to train in.
         algo: algorithm of Stable-Baselines3.
-        steps: environment steps, of all worlds together.
+        steps: environment steps, of all worlds together; rounded up to whole segments between two checkpoints.
         observe: what the policy looks at (pixels, readout, agent_pos, goal); all that the environment has if not given.
         image_side: images are shown to it at this height and width, pixels.
         worlds: worlds that step together.
@@ -104,6 +104,11 @@ class TrainPolicy:
     def rows_per_segment(self) -> int:
         """Rollouts from one checkpoint to the next."""
         return max(1, round(self.checkpoint_every / (self.worlds * self.rollout)))
+
+    @property
+    def whole_steps(self) -> int:
+        """Environment steps of the whole training: `steps`, up to the end of a segment."""
+        return -(-self.steps // self.segment_steps) * self.segment_steps
 
     @property
     def segment_steps(self) -> int:

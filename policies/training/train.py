@@ -30,7 +30,7 @@ from policies.training import checkpoints
 from policies.training.config import SPLITS, TrainPolicy
 from policies.training.evaluation import Score, play
 from policies.training.log import RowLog, draw_curve, read_rows, tensorboard
-from policies.training.worlds import TogetherVecEnv
+from policies.training.vec_env import WorldsVecEnv
 
 COLUMNS = ("steps", "seconds", "episodes", "success", "return", "length", "loss", "entropy", "spread", "memory_mb")
 LOSSES = {"train/loss": "loss", "train/critic_loss": "loss", "train/entropy_loss": "entropy", "train/std": "spread"}
@@ -92,7 +92,7 @@ def train_policy(options: TrainPolicy, make_worlds: MakeWorlds, progress: bool =
 class _Trainer:
     """An algorithm of Stable-Baselines3 in its worlds, with its checkpoints and its log."""
 
-    def __init__(self, options: TrainPolicy, worlds: TogetherVecEnv) -> None:
+    def __init__(self, options: TrainPolicy, worlds: WorldsVecEnv) -> None:
         self.options, self.worlds = options, worlds
         self.folder = options.out / "checkpoints"
         self.model = make_algorithm(options, worlds)
@@ -142,7 +142,7 @@ class _Trainer:
         """The policy as it is now; it shares the network."""
         space = self.worlds.worlds.single_observation_space
         network = self.options.network()
-        return LearnedPolicy(self.model.policy, self.worlds.view, cast(spaces.Dict, space), network)
+        return LearnedPolicy(self.model.policy, cast(View, self.worlds.view), cast(spaces.Dict, space), network)
 
     def draw(self) -> None:
         """The learning curve."""
@@ -192,7 +192,7 @@ class _Evaluator:
         return self._worlds[env]
 
 
-def make_algorithm(options: TrainPolicy, worlds: TogetherVecEnv) -> BaseAlgorithm:
+def make_algorithm(options: TrainPolicy, worlds: WorldsVecEnv) -> BaseAlgorithm:
     """The algorithm of Stable-Baselines3, with random weights."""
     common: dict[str, Any] = {
         "learning_rate": options.learning_rate,
@@ -232,11 +232,11 @@ def resident_bytes() -> float:
     return float(pages * os.sysconf("SC_PAGE_SIZE"))
 
 
-def _together(worlds: Worlds, options: TrainPolicy) -> TogetherVecEnv:
+def _together(worlds: Worlds, options: TrainPolicy) -> WorldsVecEnv:
     view = View.of(worlds.single_observation_space, options.observe, options.image_side)
     if not isinstance(worlds.single_action_space, spaces.Box):
         raise PolicyError(f"the actions of {options.env} are {worlds.single_action_space}; training needs a Box")
-    return TogetherVecEnv(worlds, view)
+    return WorldsVecEnv(worlds, view)
 
 
 def _due(options: TrainPolicy, steps: int) -> bool:

@@ -423,3 +423,28 @@ def test_training_can_record_it(make, tmp_path):
     assert clips.images.shape == (2, 9, 32, 32, 3)
     assert np.isfinite(clips.depth).all()
     assert len(clips.cameras(1, range(9))) == 9
+
+
+FORWARD_LEFT = np.array([-0.2, 0.0, 0.4, 0.0, -0.3, 0.0], np.float32)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_step_of_fewer_frames_ends_at_the_same_place_and_remembers_less(model, make, frames):
+    env, whole = make(chunk_frames=frames), make()
+    for one in (env, whole):
+        one.reset(seed=0)
+    seen, *_, info = env.step(FORWARD_LEFT)
+    wanted, *_, all_frames = whole.step(FORWARD_LEFT)
+    assert len(info["poses"]) == frames
+    np.testing.assert_allclose(seen["agent_pos"], wanted["agent_pos"], atol=1e-6)
+    assert info["memory_points"] <= all_frames["memory_points"]
+    assert model.config.frames_per_chunk == 4  # the model that was given is as it was
+    assert env.fork().step(FORWARD_LEFT)[-1]["chunk"] == 2
+
+
+def test_a_world_may_be_made_at_another_size_only_with_its_model(model):
+    assert MirageEnv(model, start_view, image_size=model.config.image_size).model is model
+    refused = {"load it with that size": {"image_size": (64, 64)}, "chunk_frames is 0": {"chunk_frames": 0}}
+    for says, arguments in refused.items():
+        with pytest.raises(InvalidOptionError, match=says):
+            MirageEnv(model, start_view, **arguments)

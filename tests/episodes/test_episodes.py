@@ -21,6 +21,7 @@ from mirage_env.episodes import (
     episode_files,
     load_episode,
     save_episode,
+    with_observations,
 )
 from mirage_env.episodes.lerobot import export_lerobot
 from mirage_env.episodes.minari import export_minari, import_minari
@@ -281,3 +282,38 @@ def test_recording_needs_chunks():
     with pytest.raises(InvalidOptionError, match="shown_frames"):
         RecordEpisodes(gymnasium.make("CartPole-v1"), [].append)
     assert Episode.__dataclass_params__.frozen
+
+
+def test_observations_are_chosen_or_joined_for_a_dataset(tmp_path, monkeypatch, episodes):
+    chosen = with_observations(episodes[0], ["goal", "agent_pos"])
+    assert list(chosen.observations) == ["goal", "agent_pos"]
+    flat = [with_observations(episode, ["goal", "pixels"], flat=True) for episode in episodes]
+    assert flat[0].observations["observation"].shape == (3, 3 + 32 * 32 * 3)
+    np.testing.assert_array_equal(flat[0].observations["observation"][:, :3], episodes[0].observations["goal"])
+    assert (
+        0.0
+        <= flat[0].observations["observation"][:, 3:].min()
+        <= flat[0].observations["observation"][:, 3:].max()
+        <= 1.0
+    )
+    with pytest.raises(EpisodeError, match="no observations"):
+        with_observations(episodes[0], ["depth"])
+    minari = pytest.importorskip("minari")
+    export_minari(flat, tmp_path / "flat-v0")
+    dataset = minari.MinariDataset(tmp_path / "flat-v0" / "data")
+    assert dataset.observation_space.shape == (3 + 32 * 32 * 3,)
+    back = next(import_minari(tmp_path / "flat-v0"))
+    np.testing.assert_array_equal(back.observations["observation"], flat[0].observations["observation"])
+
+
+def test_stack_of_frames_becomes_images_and_one_vector_the_state(tmp_path, episodes):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pixels = episodes[0].observations["pixels"]
+    stacked = replace(episodes[0], observations={"pixels": np.stack([pixels, pixels[::-1]], 1)})
+    export_lerobot([stacked], tmp_path / "stack")
+    row = parquet.read_table(tmp_path / "stack/data/chunk-000/file-000.parquet").to_pylist()[0]
+    shown = [np.asarray(Image.open(io.BytesIO(row[f"observation.images.pixels_{i}"]["bytes"]))) for i in range(2)]
+    np.testing.assert_array_equal(shown, [pixels[0], pixels[-1]])
+    export_lerobot([with_observations(episodes[0], ["goal"], flat=True)], tmp_path / "flat")
+    features = json.loads((tmp_path / "flat/meta/info.json").read_text())["features"]
+    assert features["observation.state"]["shape"] == [3]

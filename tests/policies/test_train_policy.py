@@ -23,7 +23,7 @@ from policies.training import checkpoints
 from policies.training.config import TrainPolicy, twin
 from policies.training.evaluation import Score, bootstrap, play, wilson
 from policies.training.log import draw_curve, read_rows
-from policies.training.worlds import TogetherVecEnv
+from policies.training.vec_env import WorldsVecEnv
 
 UNTIMED = ("steps", "episodes", "success", "return", "length", "loss", "entropy", "spread")
 PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".zip", ".npy", ".npz")
@@ -169,7 +169,7 @@ def test_foreign_folder_is_left_alone(tmp_path):
 
 def test_adapter_begins_ended_worlds_anew_in_the_same_step():
     worlds = small_training.make_worlds("Rooms/PointNav-v0", 2, "train")
-    together = TogetherVecEnv(worlds, View.of(worlds.single_observation_space, ("goal",)))
+    together = WorldsVecEnv(worlds, View.of(worlds.single_observation_space, ("goal",)))
     together.begin_with([3, 4])
     first = together.reset()["goal"]
     assert not np.array_equal(first[0], first[1])
@@ -259,3 +259,7 @@ def test_unknown_algorithm_is_refused_with_the_choices(tmp_path, capsys):
     assert "ppo" in capsys.readouterr().err
     with pytest.raises(PolicyError, match="ppo, sac"):
         TrainPolicy(tmp_path, algo="dqn")
+
+
+def test_steps_are_rounded_up_to_whole_segments(tmp_path):
+    assert [small_training.options(tmp_path, steps=steps).whole_steps for steps in (1, 16, 17)] == [16, 16, 32]

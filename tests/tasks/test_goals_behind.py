@@ -1,0 +1,71 @@
+"""Goals that the start view does not show, in both worlds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from stand_ins import start_view
+from task_worlds import (
+    mirage,
+    model,
+    room_view,
+    rooms,
+    rooms_made_once,  # noqa: F401
+)
+
+from mirage_env.camera import Camera
+from mirage_env.envs.readout import ReadoutEnv
+from mirage_env.envs.world import MirageEnv
+from mirage_env.interfaces import StartView
+from mirage_env.rooms import surroundings
+from mirage_env.tasks import ImageNav, PointNav
+
+
+def around(rng):
+    view = surroundings(rng, size=32)
+    return view
+
+
+WORLDS = {
+    "rooms": rooms,
+    "one view": lambda task: mirage(task, room_view),
+    "surroundings": lambda task: MirageEnv(model(), around, task=task),
+    "readout": lambda task: ReadoutEnv(model(), start_views=around, task=task),
+}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_nothing_of_a_goal_behind_is_in_sight_at_the_start(name):
+    env = WORLDS[name](PointNav(goals="behind"))
+    for seed in range(3):
+        seen, info = env.reset(seed=seed)
+        x, _, z = seen["goal"]
+        assert abs(np.arctan2(x, z)) > np.radians(55.0)
+        assert info["distance_to_goal"] == pytest.approx(np.linalg.norm(seen["goal"]), rel=1e-4)
+
+
+def test_the_start_is_that_of_the_room_and_the_memory_knows_more():
+    task = ImageNav(goals="behind")
+    true, learned, one = rooms(task), MirageEnv(model(), around, task=task), mirage(task, room_view)
+    (a, _), (b, more), (_, less) = true.reset(seed=0), learned.reset(seed=0), one.reset(seed=0)
+    np.testing.assert_allclose(a["agent_pos"], b["agent_pos"], atol=1e-5)
+    assert more["memory_points"] > 2 * less["memory_points"]
+    assert more["chunk"] == 0
+    assert b["goal"].shape == (32, 32, 3)
+    learned.step(np.zeros(6, np.float32))
+
+
+def test_further_views_change_the_memory_and_nothing_else():
+    view = start_view(np.random.default_rng(0))
+    turned = Camera.from_fov(1.3, 32, 32, np.diag([-1.0, 1.0, -1.0, 1.0]))
+    other = StartView(view.image[::-1].copy(), turned)
+    worlds = []
+    for others in ((), (other,)):
+        env = MirageEnv(model(), lambda rng, others=others: replace(view, others=others))
+        env.reset(seed=0)
+        worlds.append(env.get_world())
+    one, both = worlds
+    assert both.memory.points > one.memory.points
+    assert (both.camera is one.camera) or (both.camera.T_world_cam == one.camera.T_world_cam).all()
+    assert (both.latents == one.latents).all()
+    assert (both.noise == one.noise).all()
