@@ -33,6 +33,8 @@ class Options:
 
     inputs: int = 3000
     seed: int = 0
+    only: tuple[str, ...] = ()
+    """Entry points; all where none is named."""
     out: Path = Path("hostile.json")
 
 
@@ -112,10 +114,11 @@ def main(options: Options) -> int:
 
     names = [entry.name for entry in entries()]
     each = -(-options.inputs // len(names))
+    number_of = {name: number for number, name in enumerate(names)}
     counts: Counter[str] = Counter()
     faults: list[dict[str, object]] = []
-    for number, name in enumerate(names):
-        seeds = [options.seed + 10**6 * number + n for n in range(each)]
+    for name in options.only or names:
+        seeds = [options.seed + 10**6 * number_of[name] + n for n in range(each)]
         for start in range(0, each, BATCH):
             for seed, ended in run(name, seeds[start : start + BATCH]).items():
                 counts["read or refused" if ended in ("read", "refused") else "fault"] += 1

@@ -2,7 +2,8 @@
 
     PYTHONPATH=tests/helpers python benchmarks/kill_runs.py --kills 300 --out kills.json
 
-Caches that are appended to and overwritten, as a folder and as a zip; rollouts; the training of a policy. After each
+Caches that are appended to and overwritten, as a folder and as a zip; rollouts; a server;
+the training of a policy. After each
 kill what is there is opened: it must be whole, at least as far as the writer had said, and alone in its folder.
 """
 
@@ -25,11 +26,12 @@ SHARES = {
     "folder": 0.25,
     "zip": 0.2,
     "overwritten folder": 0.25,
-    "overwritten zip": 0.15,
-    "rollouts": 0.1,
-    "train-policy": 0.05,
+    "overwritten zip": 0.1,
+    "rollouts": 0.08,
+    "serve": 0.08,
+    "train-policy": 0.04,
 }
-"""Of the kills; the last two take seconds each."""
+"""Of the kills; the last three take seconds each."""
 NAMES = {"folder": "world.zarr", "zip": "world.zip", "overwritten folder": "world.zarr", "overwritten zip": "world.zip"}
 PATIENCE = 300.0
 """Seconds within which a writer must show a sign of life."""
@@ -49,7 +51,7 @@ class Options:
 @cache
 def _context() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")  # a process without threads that has imported everything once
-    context.set_forkserver_preload(["killed", "policies.rollout.runner", "small_training", "worlds"])
+    context.set_forkserver_preload(["killed", "policies.rollout.runner", "small_training", "worlds", "world_server"])
     return context
 
 

@@ -43,6 +43,8 @@ class Export:
     """Height of the floor of a map; found if not given."""
     height: float = 1.5
     """What is higher above the floor does not stand in the way of a map's robot, metres."""
+    confirmations: int = 0
+    """Times that later views must have found a surface again for it to count in a map."""
     model: Text = None
     """The model that wrote the world, where it is neither shipped nor found under the name in the world."""
 
@@ -97,7 +99,8 @@ def _export_world(options: Export) -> str:
         raise InvalidOptionError(f"{place} keeps a {type(memory).__name__}; only latent memories are exported")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.to == "map":
-        grid = export.occupancy(memory, options.resolution, high=options.height, floor=options.floor)
+        asked = {"high": options.height, "floor": options.floor, "confirmations": options.confirmations}
+        grid = export.occupancy(memory, options.resolution, **asked)
         picture, about = export.save_map(grid, options.out)
         rows, columns = grid.cells.shape
         free = int((grid.cells == export.FREE).sum()) * grid.resolution**2

@@ -20,13 +20,9 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.fit_view import FittedView
 from mirage_env.images import frames_from_uint8
 from mirage_env.interfaces import DepthEstimator
-from mirage_env.memory.latent import PointMemory
-from mirage_env.memory.lifting import depth_to_grid
+from mirage_env.memory.overlap import known_share
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import WorldState
-
-SAME_DEPTH = 0.1
-"""A cell shows what a view sees there if their depths differ by at most this share."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,7 @@ def _write(
     if _held_out(config, found):
         found.held.append(view)
         return state
-    if _new_share(model, state, view) < config.new_share:
+    if 1.0 - known_share(state.memory, view.camera, view.depth) < config.new_share:
         return state
     chunk, after = model.observe(state, [view.image], [view.camera], None if view.depth is None else view.depth[None])
     if chunk.alignment is not None and chunk.alignment.refused:
@@ -193,20 +189,3 @@ def read_back(model: WorldModel, state: WorldState, views: list[FittedView]) -> 
 def _held_out(config: LearnConfig, progress: _Progress) -> bool:
     due = config.hold_out > 0 and progress.views % config.hold_out == 0
     return due and len(progress.held) < config.most_held_out
-
-
-def _new_share(model: WorldModel, state: WorldState, view: FittedView) -> float:
-    """Share of the cells of a view that the memory does not show at the depth that the view sees."""
-    memory = state.memory
-    if not isinstance(memory, PointMemory):
-        return 1.0
-    camera: Camera = view.camera
-    found = memory.glimpse(camera.T_world_cam[None], camera.K_at(*memory.grid))
-    if view.depth is None:
-        return 1.0 - float(found.observed.mean())
-    depth = depth_to_grid(torch.from_numpy(np.where(np.isfinite(view.depth), view.depth, 0.0)), memory.grid).numpy()
-    measured = depth > 0.0
-    if not measured.any():
-        return 0.0
-    known = found.observed[0] & (np.abs(found.depth[0] - depth) <= SAME_DEPTH * depth)
-    return 1.0 - float(known[measured].mean())

@@ -1,8 +1,11 @@
 """Occupancy grid of a world: free, occupied and unknown by the rays of all views that wrote it.
 
-Every view that the memory remembers is read out again; the ray of each cell ends at a surface. What a ray crosses below
-`high` above the floor is seen free, where it ends between `low` and `high` something stands (Hornung et al. 2013,
-OctoMap: log odds of .85 for a hit and -.4 for a ray that passes).
+A token is a measurement: the view that wrote it saw through to it. What its ray crosses below `high` above the floor is
+seen free, where it ends between `low` and `high` something stands (Hornung et al. 2013, OctoMap: log odds of .85 for a
+hit and -.4 for a ray that passes). A token that later views confirmed counts once more for each of them.
+
+The memory is not read out for this: a surface that one view put too near would hide, in every view, what the others
+saw behind it. Estimated depth makes many of those.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ FREE, OCCUPIED, UNKNOWN = 0, 100, -1
 """Values of a cell, as in ROS's OccupancyGrid."""
 HIT, PASS = 0.85, -0.4
 MOST_VIEWS = 600
-"""Views that are read out; of more, so many are taken evenly."""
+"""Views that `surface_rays` reads out; of more, so many are taken evenly."""
+MOST_RAYS = 4_000_000
+"""Tokens whose rays are followed; of more, so many are taken evenly."""
 MOST_CELLS = 40_000_000
 FLOOR_BIN = 0.05
 """Height of the bins in which the floor is looked for, metres."""
@@ -69,6 +74,7 @@ def occupancy(
     high: float = 1.5,
     floor: float | None = None,
     up: ArrayLike | None = None,
+    confirmations: int = 0,
 ) -> OccupancyGrid:
     """Occupancy grid of what a memory has seen.
 
@@ -79,21 +85,26 @@ def occupancy(
         high: what is higher above the floor can be driven under, metres.
         floor: height of the floor along `up`, metres; found if not given: the lowest large level surface.
         up: direction that points up in the world [3]; the axis nearest to the up of the first view if not given.
+        confirmations: times that later views must have found a surface again for it to count; what a first view showed
+            counts always. With 1, less of an imagined world is known, and more of what is called free is.
 
     Raises:
         InvalidOptionError: an empty memory, no floor to be found, a map of more than `MOST_CELLS`, or a number out of
             range.
     """
-    if not (0.0 < resolution < math.inf and 0.0 <= low < high < math.inf):
+    if not (0.0 < resolution < math.inf and 0.0 <= low < high < math.inf and confirmations >= 0):
         raise InvalidOptionError(
-            f"resolution is {resolution}, low {low}, high {high} m; give resolution > 0 and 0 <= low < high"
+            f"resolution is {resolution}, low {low}, high {high} m, confirmations {confirmations}; "
+            "give resolution > 0, 0 <= low < high and confirmations from 0"
         )
     if not memory.points:
         raise InvalidOptionError("the memory holds nothing; a map needs a world that has been seen")
     frames = remembered_frames(memory)
     T_world_map = map_frame(memory, frames, floor, up)
-    start, end = surface_rays(memory, frames, inverse(T_world_map))
-    return _grid(start, end, T_world_map, resolution, low, high)
+    start, end, weight = _rays(memory, inverse(T_world_map), confirmations)
+    if not len(start):
+        raise InvalidOptionError(f"no surface was found again {confirmations} times; ask for fewer confirmations")
+    return _grid(start, end, weight, T_world_map, resolution, low, high)
 
 
 def remembered_frames(memory: PointMemory) -> Frames:
@@ -180,9 +191,25 @@ def surface_rays(
     return np.concatenate(starts), np.concatenate(ends)
 
 
+def _rays(
+    memory: PointMemory, T_map_world: Matrix, confirmations: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:  # [N, 3], [N, 3], [N]
+    """Start, end and weight of the ray of every token, from the camera that wrote it, in the frame of the map."""
+    every = -(-memory.points // MOST_RAYS)
+    starts, ends, weights = [], [], []
+    for block in memory.blocks:
+        chosen = np.flatnonzero(block.confidence >= confirmations)[::every]
+        cameras = block.frames.T_world_cam[:, :3, 3][block.frame[chosen]]
+        for points, rays in ((cameras, starts), (block.positions()[chosen], ends)):
+            rays.append(points @ T_map_world[:3, :3].T + T_map_world[:3, 3])
+        weights.append(1.0 + block.confidence[chosen].astype(np.float32))
+    return np.concatenate(starts), np.concatenate(ends), np.concatenate(weights)
+
+
 def _grid(
     start: NDArray[np.float64],
     end: NDArray[np.float64],
+    weight: NDArray[np.float32],
     T_world_map: Matrix,
     resolution: float,
     low: float,
@@ -198,13 +225,13 @@ def _grid(
     odds = np.zeros((int(size[1]), int(size[0])), np.float32)
     seen = np.zeros(odds.shape, np.bool_)
     origin = corner * resolution
-    _trace(start, end, origin, resolution, low, high, np.float32(HIT), np.float32(PASS), odds, seen)
+    _trace(start, end, weight, origin, resolution, low, high, np.float32(HIT), np.float32(PASS), odds, seen)
     cells = np.where(seen, np.where(odds > 0.0, OCCUPIED, FREE), UNKNOWN).astype(np.int8)
     return OccupancyGrid(cells, resolution, (float(origin[0]), float(origin[1])), T_world_map)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _trace(start, end, origin, resolution, low, high, plus, minus, odds, seen) -> None:  # type: ignore[no-untyped-def]
+def _trace(start, end, weight, origin, resolution, low, high, plus, minus, odds, seen) -> None:  # type: ignore[no-untyped-def]
     """Walk along each ray in steps of half a cell; a cell is crossed once by a ray."""
     for ray in range(len(start)):
         x0, y0, z0 = start[ray, 0], start[ray, 1], start[ray, 2]
@@ -223,8 +250,8 @@ def _trace(start, end, origin, resolution, low, high, plus, minus, odds, seen) -
             row_before, col_before = row, col
             if row == last_row and col == last_col and stands:
                 continue
-            odds[row, col] += minus
+            odds[row, col] += minus * weight[ray]
             seen[row, col] = True
         if stands:
-            odds[last_row, last_col] += plus
+            odds[last_row, last_col] += plus * weight[ray]
             seen[last_row, last_col] = True

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mirage_env.interfaces import StartView
+from mirage_env.memory import known_share
 from ros_bridge import _ros
 from ros_bridge.inputs.rejected_inputs import RejectedInputs
 from ros_bridge.inputs.rgbd_topics import RgbdMessages, RgbdTopics
@@ -14,7 +15,6 @@ from ros_bridge.messages.optical_frames import Matrix
 from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.player.world_player import WorldPlayer
 from ros_bridge.sensing.camera_mount import world_from_map
-from ros_bridge.sensing.overlap import known_share
 from ros_bridge.sensing.view_queue import LostViews, ViewQueue
 
 LOOK_SECONDS = 0.05
@@ -106,7 +106,7 @@ class ObserveTopics:
             self._written += 1
             return
         state = self._player.state
-        known = known_share(state.memory, *found.geometry(config, T_world_cam), state.chunk + 1)
+        known = known_share(state.memory, *found.geometry(config, T_world_cam))
         if known >= self._options().observe_overlap:
             self._known += 1
             return

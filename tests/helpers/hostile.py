@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from endless_writer import CONFIG, MODEL, made_up
 from gymnasium import spaces
+from hostile_recordings import bags, recordings
 from PIL import Image
 
 from mirage_env.camera import Camera
@@ -143,12 +144,14 @@ def entries() -> Iterator[Entry]:
     yield Entry("mirage.json", _settings, WorldModelConfig.load, "mirage.json")
     yield Entry("config.json", lambda path: _json(path, {"widths": [4, 8], "name": "x"}), read_json_object)
     yield Entry("weights", _weights, read_header)
+    for made in recordings() + bags():
+        yield Entry(*made)
 
 
 def suffix_of(entry: Entry) -> str:
     """Ending that a file of an entry needs."""
     known = {"cache zip": ".zip", "depth": ".png", "episode": ".zarr.zip", "arrays": ".zarr.zip", "COLMAP": ""}
-    named = entry.name.startswith(("poses", "cameras"))
+    named = entry.name.startswith(("poses", "cameras", "robot"))
     return known.get(entry.name, "." + entry.name.partition(".")[2] if named else ".x")
 
 

@@ -18,6 +18,8 @@ from endless_writer import MODEL, is_step, made_up
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.store import load_world, save_world
 
+SERVED, STEP = 3, [0.0, 0.0, 0.3, 0.0, 0.1, 0.0]
+"""Worlds of a server, and the action that each step takes."""
 PLANNED = 100_000
 """Rollouts: more than are ever made before the last kill."""
 
@@ -125,6 +127,38 @@ def steps_trained(folder: Path) -> int:
     return int(found.name)
 
 
+def serve(folder: str, sends: Connection) -> None:
+    """Step the worlds of a server in turns; all steps that were answered are counted."""
+    from world_server import tiny_server
+
+    from mirage_env.serving import Client
+
+    torch.set_num_threads(1)
+    with tiny_server(Path(folder)) as url, Client(url) as client:
+        worlds = [client.world(row["world"]) for row in client.worlds()]
+        worlds += [client.open(seed=seed) for seed in range(len(worlds), SERVED)]
+        done = sum(world.look(frames="none").chunk for world in worlds)
+        while True:
+            for world in worlds:
+                sends.send(done)
+                world.step(STEP, frames="none")
+                done += 1
+
+
+def steps_served(folder: Path) -> int:
+    """Steps of all worlds of a server's folder, which holds their caches and the journal alone."""
+    from world_server import tiny_server
+
+    from mirage_env.serving import Client
+
+    with tiny_server(folder) as url, Client(url) as client:
+        rows = client.worlds()
+        steps = sum(client.world(row["world"]).look(frames="none").chunk for row in rows)
+        left = sorted(p.name for p in folder.rglob("*.tmp"))
+        assert not left, f"left behind: {left}"
+    return steps
+
+
 def _start(path: Path) -> None:
     chunk, state = made_up(0, LatentMemory.empty(endless_writer.CONFIG))
     save_world(path, state, MODEL, [chunk])
@@ -158,5 +192,6 @@ KINDS = {
     "overwritten folder": Killed(_start, overwrite, step_of, 0.1),
     "overwritten zip": Killed(_start, overwrite, step_of, 0.1),
     "rollouts": Killed(_stage, roll_out, episodes_in, 0.3),
+    "serve": Killed(_nothing, serve, steps_served, 0.3),
     "train-policy": Killed(_nothing, train, steps_trained, 0.5),
 }

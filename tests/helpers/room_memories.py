@@ -30,13 +30,20 @@ def loop_through(room: Room, places: int = 8, turns: int = 8) -> list[Camera]:
     return cameras
 
 
-def written(room: Room, cameras: list[Camera], T_other_room: np.ndarray | None = None) -> LatentMemory:
-    """A memory of those views, with the world in another frame than the room where one is given."""
-    memory = LatentMemory.empty(CONFIG)
+def written(
+    room: Room,
+    cameras: list[Camera],
+    T_other_room: np.ndarray | None = None,
+    scale: float = 1.0,
+    memory: LatentMemory | None = None,
+) -> LatentMemory:
+    """A memory of those views, in another frame than the room where one is given, with depth times `scale`."""
+    memory = LatentMemory.empty(CONFIG) if memory is None else memory
     for first in range(0, len(cameras), 8):
         part = cameras[first : first + 8]
         views = [room.render(camera, samples=1) for camera in part]
         depth, labels = (torch.from_numpy(np.stack([getattr(v, k) for v in views])) for k in ("depth", "labels"))
+        depth *= scale
         keep = keep_cells(depth, labels, CONFIG.latent_size, CONFIG.filters, CONFIG.near, CONFIG.far)
         if T_other_room is not None:
             part = [camera.at(T_other_room @ camera.T_world_cam) for camera in part]

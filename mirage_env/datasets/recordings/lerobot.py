@@ -12,6 +12,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mirage_env.datasets.camera_files import Lens
 from mirage_env.datasets.recordings.column_poses import pose_column
 from mirage_env.datasets.recordings.tum import read_lenses
 from mirage_env.datasets.recordings.view import PosedView, Recording
-from mirage_env.errors import InvalidDepthError, InvalidImageError, InvalidOptionError, MissingPackageError
+from mirage_env.errors import InvalidDepthError, InvalidImageError, InvalidOptionError, MirageError, MissingPackageError
 from mirage_env.files import inside, open_picture, read_json_object, read_regular
 from mirage_env.poses import Matrix
 
@@ -32,6 +33,8 @@ VERSIONS = ("v2.0", "v2.1", "v3.0")
 MOST_BYTES = 2**28
 ROWS = 32
 """Rows of a table that are held at a time: images may lie inside."""
+DAMAGES = (OSError, ValueError, LookupError, TypeError, OverflowError, RuntimeError, MemoryError)
+"""What pyarrow raises at damaged tables, and Python at values of another kind than a data set has."""
 TEMPLATE = re.compile(r"(?:[\w./-]|\{(?:episode_chunk|episode_index|chunk_index|file_index|video_key)(?::0\dd)?\})+")
 """Paths that `info.json` may give."""
 
@@ -80,7 +83,24 @@ def open_lerobot(
         InvalidOptionError: another version, no such camera, episode or column, no poses or no lens.
         MissingPackageError: pyarrow is not installed.
     """
-    options = options or LeRobotOptions()
+    with _reading(folder):
+        return _opened(folder, lens, depth_scale, options or LeRobotOptions())
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Call what fails inside the block a damaged data set."""
+    try:
+        yield
+    except MirageError:
+        raise
+    except DAMAGES as error:
+        raise InvalidOptionError(
+            f"{folder} is no LeRobot data set that can be read ({type(error).__name__}: {error}); copy it again"
+        ) from error
+
+
+def _opened(folder: Path, lens: Lens | None, depth_scale: float, options: LeRobotOptions) -> Recording:
     info = read_json_object(folder / "meta" / "info.json", most_bytes=MOST_BYTES)
     if (version := str(info.get("codebase_version"))) not in VERSIONS:
         raise InvalidOptionError(f"{folder} is a LeRobot data set of version {version}; {', '.join(VERSIONS)} are read")
@@ -105,6 +125,10 @@ def open_lerobot(
     columns = [c for c in (poses and poses.column, depth, data.kind(image) == "image" and image) if c]
 
     def views() -> Iterator[PosedView]:
+        with _reading(folder):
+            yield from in_order()
+
+    def in_order() -> Iterator[PosedView]:
         number = 0
         for episode in episodes:
             pictures = data.frames(episode, image)
@@ -186,12 +210,9 @@ class _DataSet:
         return [e for e in found if not chosen or e.number in chosen]
 
     def _list_of_episodes(self) -> Iterator[_Episode]:
-        try:
-            text = read_regular(self.folder / "meta" / "episodes.jsonl", MOST_BYTES).decode()
-            for row in map(json.loads, text.splitlines()):
-                yield _Episode(int(row["episode_index"]), int(row["length"]), {})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InvalidOptionError(f"{self.folder / 'meta/episodes.jsonl'} lists no episodes ({error!r})") from error
+        text = read_regular(self.folder / "meta" / "episodes.jsonl", MOST_BYTES).decode()
+        for row in map(json.loads, text.splitlines()):
+            yield _Episode(int(row["episode_index"]), int(row["length"]), {})
 
     def _table_of_episodes(self) -> Iterator[_Episode]:
         files = sorted((self.folder / "meta" / "episodes").glob("*/*.parquet"))
@@ -269,7 +290,4 @@ def _parquet(file: Path) -> Any:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise MissingPackageError("pyarrow is not installed; pip install 'mirage-env[data]'") from error
-    try:
-        return parquet.ParquetFile(file)
-    except (OSError, ValueError) as error:  # pyarrow's errors are of both kinds
-        raise InvalidOptionError(f"{file} is no table that can be read ({error})") from error
+    return parquet.ParquetFile(file)

@@ -17,6 +17,7 @@ from mirage_env.camera import Camera
 from mirage_env.datasets.camera_files import Lens, read_cameras
 from mirage_env.datasets.recordings.depth_filter import registered_depth
 from mirage_env.datasets.recordings.view import PosedView, Recording
+from mirage_env.datasets.view_checks import checked_pose
 from mirage_env.errors import InvalidDepthError, InvalidOptionError
 from mirage_env.files import inside, read_json_object, read_npy, read_regular
 from mirage_env.files.pictures import open_picture
@@ -100,7 +101,10 @@ def _list(file: Path) -> tuple[Array, list[str]]:
     try:
         rows = [line.split() for line in read_regular(file, MOST_BYTES).decode().splitlines()]
         rows = [row for row in rows if row and not row[0].startswith("#")]
-        return np.array([float(row[0]) for row in rows]), [row[1] for row in rows]
+        times = np.array([float(row[0]) for row in rows])
+        if not len(times) or not np.isfinite(times).all():
+            raise ValueError(f"it has {len(times)} times, {int(np.isfinite(times).sum())} of them finite")
+        return times, [row[1] for row in rows]
     except (OSError, ValueError, IndexError) as error:
         raise InvalidOptionError(f"{file} is no list of `timestamp file` ({error})") from error
 
@@ -120,7 +124,11 @@ def read_lenses(folder: Path) -> tuple[Lens | None, Lens | None, Array]:
         return None, None, np.eye(4)
     said = read_json_object(file)
     depth = _lens(said["depth"], file) if "depth" in said else None
-    return _lens(said.get("color", said), file), depth, np.asarray(said.get("T_color_depth", np.eye(4)), np.float64)
+    try:
+        T_color_depth = np.asarray(said.get("T_color_depth", np.eye(4)), np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidOptionError(f"{file}: T_color_depth is no 4 x 4 matrix ({error})") from error
+    return _lens(said.get("color", said), file), depth, checked_pose(T_color_depth, f"{file}: T_color_depth")
 
 
 def _lens(said: Any, file: Path) -> Lens:
@@ -129,5 +137,5 @@ def _lens(said: Any, file: Path) -> Lens:
         bent = tuple(float(k) for k in said.get("distortion", ()))
         fx, fy, cx, cy = (float(said[name]) for name in ("fx", "fy", "cx", "cy"))
         return Lens(fx, fy, cx, cy, *size, bent, "opencv" if bent else "pinhole")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidOptionError(f"{file} lacks a lens ({error!r}); give fx, fy, cx, cy, width, height") from error
