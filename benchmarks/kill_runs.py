@@ -2,9 +2,9 @@
 
     PYTHONPATH=tests/helpers python benchmarks/kill_runs.py --kills 300 --out kills.json
 
-Caches that are appended to and overwritten, as a folder and as a zip; rollouts; a server;
-the training of a policy. After each
-kill what is there is opened: it must be whole, at least as far as the writer had said, and alone in its folder.
+Caches that are appended to and overwritten, as a folder and as a zip; rollouts; a server; the training of a policy.
+After each kill what is there is opened: it must be whole, at least as far as the writer had said, and alone in its
+folder.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Views:
 
 
 @dataclass(frozen=True, eq=False)
-class _Reading:
+class Reading:
     """One way to understand a recording."""
 
     cause: str
@@ -89,8 +89,8 @@ def check_reprojection(views: Views, name: str) -> None:
         intrinsics
             of another image size) explains the views and the given one does not, or none does.
     """
-    given, *others = _readings(views)
-    gaps = list(_pairs(len(views.images)))
+    given, *others = readings(views)
+    gaps = list(pairs_in_time(len(views.images)))
     as_given = [[agreement(views, given, i, j) for i, j in pairs] for pairs in gaps]
     better: list[tuple[float, float, str, tuple[int, int]]] = []
     doubtful = [not _fits(views, pairs, found) for pairs, found in zip(gaps, as_given, strict=True)]
@@ -138,37 +138,35 @@ def _explains(views: Views, pairs: list[tuple[int, int]], given: list[Agreement]
     return colour > max(DULL, 0.9 * still) and colour_other < 0.6 * min(colour, still) and np.isfinite(colour_other)
 
 
-def _readings(views: Views) -> list[_Reading]:
+def readings(views: Views) -> list[Reading]:
     poses = views.poses
     world_to_camera = np.stack([inverse(pose) for pose in poses])
     width = views.images.shape[2]
-    readings = [
-        _Reading("", poses),
-        _Reading("depth were divided by 1000 (millimetres)", poses, scale=1e-3),
-        _Reading("depth were divided by 100 (centimetres)", poses, scale=1e-2),
-        _Reading("positions were divided by 1000 (millimetres)", poses, scale=1e3),
-        _Reading("positions were divided by 100 (centimetres)", poses, scale=1e2),
-        _Reading("the poses were in OpenGL axes: multiply by diag(1, -1, -1, 1) from the right", poses @ OPENGL),
-        _Reading("the poses were world-to-camera: invert them", world_to_camera),
-        _Reading("the poses were world-to-camera in OpenGL axes", np.stack([inverse(OPENGL @ T) for T in poses])),
-        _Reading(
+    found = [
+        Reading("", poses),
+        Reading("depth were divided by 1000 (millimetres)", poses, scale=1e-3),
+        Reading("depth were divided by 100 (centimetres)", poses, scale=1e-2),
+        Reading("positions were divided by 1000 (millimetres)", poses, scale=1e3),
+        Reading("positions were divided by 100 (centimetres)", poses, scale=1e2),
+        Reading("the poses were in OpenGL axes: multiply by diag(1, -1, -1, 1) from the right", poses @ OPENGL),
+        Reading("the poses were world-to-camera: invert them", world_to_camera),
+        Reading("the poses were world-to-camera in OpenGL axes", np.stack([inverse(OPENGL @ T) for T in poses])),
+        Reading(
             "the poses were of a body (x forward, y left, z up): turn them into optical axes", poses @ T_BODY_OPTICAL
         ),
-        _Reading("depth were the distance along the ray: multiply by the cosine to get z", poses, along_ray=True),
-        _Reading("the intrinsics were of an image twice as large: halve them", poses, K_scale=0.5),
-        _Reading("the intrinsics were of an image half as large: double them", poses, K_scale=2.0),
+        Reading("depth were the distance along the ray: multiply by the cosine to get z", poses, along_ray=True),
+        Reading("the intrinsics were of an image twice as large: halve them", poses, K_scale=0.5),
+        Reading("the intrinsics were of an image half as large: double them", poses, K_scale=2.0),
     ]
     middle = float(views.intrinsics(0)[0, 2])
     centre = width / (2.0 * middle) if middle > 0.0 else 1.0
     if not 0.9 < centre < 1.1:
         size = round(width / centre)
-        readings.append(
-            _Reading(f"the intrinsics were of an image {size} pixels wide: scale them", poses, K_scale=centre)
-        )
-    return readings
+        found.append(Reading(f"the intrinsics were of an image {size} pixels wide: scale them", poses, K_scale=centre))
+    return found
 
 
-def _pairs(count: int) -> Iterator[list[tuple[int, int]]]:
+def pairs_in_time(count: int) -> Iterator[list[tuple[int, int]]]:
     """Pairs of views by their distance in time: neighbours, then twice as far, up to the ends of the clip."""
     gaps = [2**k for k in range(count.bit_length()) if 2**k < count - 1]
     for gap in [*gaps, count - 1] if count > 1 else []:
@@ -176,7 +174,7 @@ def _pairs(count: int) -> Iterator[list[tuple[int, int]]]:
         yield [(int(i), int(i) + gap) for i in starts]
 
 
-def agreement(views: Views, reading: _Reading, i: int, j: int) -> Agreement:
+def agreement(views: Views, reading: Reading, i: int, j: int) -> Agreement:
     """Predict view j from view i."""
     height, width = views.depth.shape[1:]
     rows = np.unique(np.linspace(0, height - 1, POINTS).astype(int))

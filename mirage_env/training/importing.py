@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tyro
 from accelerate import PartialState
 from tqdm import tqdm
@@ -19,8 +20,10 @@ from tqdm import tqdm
 from mirage_env.datasets.clip_store import DatasetInfo, create_dataset, has_clip, write_clip, write_text
 from mirage_env.datasets.clips import Clips, images_to_tensor
 from mirage_env.datasets.latent_clips import LatentClips
+from mirage_env.datasets.parallax import check_parallax
 from mirage_env.datasets.realestate10k import read_pose_list
 from mirage_env.datasets.recording import check_clips
+from mirage_env.datasets.reprojection import Views
 from mirage_env.errors import ClipError, DatasetError, InvalidCameraError, InvalidImageError, InvalidOptionError
 from mirage_env.evaluation.clip_scale import fit_scale
 from mirage_env.evaluation.re10k_clips import Clip, find_clips, read_clip, rows_at_rate
@@ -30,6 +33,8 @@ from mirage_env.training.frozen_parts import FrozenParts, load_frozen
 
 PROMPTS_AT_ONCE = 256
 """Captions that one reading of the text encoder embeds."""
+COMPARED = 12
+"""Frames of a clip whose parallax is compared with its poses."""
 UNUSABLE = (ClipError, InvalidCameraError, InvalidImageError)
 """What is wrong with one clip and not with all."""
 
@@ -214,6 +219,11 @@ def _import(options: ImportRe10k, parts: FrozenParts, clip: Clip, caption: str, 
     views = read_clip(
         *(clip, options.source, options.split, config.image_size, 1 + windows * F, rate), videos=options.videos
     )
+    K = np.stack([camera.K_image for camera in views.cameras])
+    T_world_cam = np.stack([camera.T_world_cam for camera in views.cameras])
+    shown = np.unique(np.linspace(0, len(views.images) - 1, COMPARED).astype(int))
+    without_depth = np.zeros(views.images[shown].shape[:3], np.float32)
+    check_parallax(Views(views.images[shown], without_depth, T_world_cam[shown], K[shown]), f"clip {clip.name}")
     scale = options.scale
     if scale is None:
         depth = parts.depth.estimate(images_to_tensor(views.images[:1]), views.cameras[:1])[0]

@@ -1,4 +1,7 @@
-"""Views of a recording that were checked: metres, intrinsics, and that they reproject onto each other."""
+"""Views of a recording that were checked: metres, intrinsics, and that they reproject onto each other.
+
+Views without depth are compared by their parallax.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from mirage_env.camera import Camera
+from mirage_env.datasets.parallax import check_parallax
 from mirage_env.datasets.recordings.view import PosedView
 from mirage_env.datasets.reprojection import Views, check_reprojection
 from mirage_env.datasets.view_checks import Place, checked_depth, checked_frames, checked_intrinsics
@@ -20,8 +24,12 @@ BEGINNING = 100
 """Views of the beginning of a recording."""
 SIDE = 96
 """Pixels of the longer side of what is compared."""
+Small = tuple[str, Camera, np.ndarray, np.ndarray | None]
+"""Name, camera, image and depth of a view at a few pixels."""
 LEAST_STEP, LEAST_TURN = 0.05, 0.05
 """A view is compared if the camera moved by this share of the depth, or turned by so many radians, since the last."""
+LEAST_CHANGE = 4.0
+"""Or, without depth, if the image changed so much on average, grey levels."""
 
 
 def checked_views(views: Iterable[PosedView], kind: str) -> Iterator[PosedView]:
@@ -37,7 +45,7 @@ def checked_views(views: Iterable[PosedView], kind: str) -> Iterator[PosedView]:
         InvalidImageError, InvalidDepthError, InvalidCameraError: a view that is wrong in itself.
         ClipError: views that contradict each other.
     """
-    window: list[tuple[str, Camera, np.ndarray, np.ndarray]] = []
+    window: list[Small] = []
     sequence = 0
     for number, view in enumerate(views):
         name = view.name or f"view {number}"
@@ -46,7 +54,10 @@ def checked_views(views: Iterable[PosedView], kind: str) -> Iterator[PosedView]:
             window, sequence = [], view.sequence
         checked = _checked(view, f"{kind}, {name}")
         small = _small(checked)
-        if small is not None and (not window or _moved(window[-1], small)):
+        if window and (small[2] is None) != (window[-1][3] is None):
+            _compare(window, kind)
+            window = []
+        if not window or _moved(window[-1], small):
             window.append((name, *small))
         if len(window) == WINDOW:
             _compare(window, kind)
@@ -66,15 +77,18 @@ def check_beginning(views: Iterable[PosedView], kind: str) -> None:
         pass
 
 
-def _compare(window: Sequence[tuple[str, Camera, np.ndarray, np.ndarray]], kind: str) -> None:
+def _compare(window: Sequence[Small], kind: str) -> None:
     if len(window) > 1:
-        check_reprojection(_views(window), kind)
+        views = _views(window)
+        if all(row[3] is not None for row in window):
+            check_reprojection(views, kind)
+        else:
+            check_parallax(views, kind)
 
 
 def views_together(views: Sequence[PosedView]) -> Views:
     """Small copies of some views, to compare."""
-    rows = [(view.name, *small) for view in views if (small := _small(view)) is not None]
-    return _views(rows)
+    return _views([(view.name, *small) for view in views if (small := _small(view))[2] is not None])
 
 
 def _checked(view: PosedView, name: str) -> PosedView:
@@ -90,34 +104,40 @@ def _checked(view: PosedView, name: str) -> PosedView:
     return PosedView(view.image, view.camera, metres, view.name, view.time, view.sequence)
 
 
-def _small(view: PosedView) -> tuple[Camera, np.ndarray, np.ndarray] | None:
-    """Camera, image and depth at a few pixels; None without depth."""
-    if view.depth is None:
-        return None
+def _small(view: PosedView) -> tuple[Camera, np.ndarray, np.ndarray | None]:
+    """Camera, image and depth, where there is some, at a few pixels."""
     height, width = view.camera.height, view.camera.width
     share = min(1.0, SIDE / max(height, width))
     size = (max(8, round(height * share)), max(8, round(width * share)))
     fitted = fit_view(view.image, size, view.camera, view.depth)
-    return (fitted.camera, fitted.image, fitted.depth) if fitted.depth is not None else None
+    return fitted.camera, fitted.image, fitted.depth
 
 
-def _moved(before: tuple[str, Camera, np.ndarray, np.ndarray], now: tuple[Camera, np.ndarray, np.ndarray]) -> bool:
-    depth = before[3][(before[3] > 0.0) & np.isfinite(before[3])]
+def _moved(before: Small, now: tuple[Camera, np.ndarray, np.ndarray | None]) -> bool:
+    depth = np.zeros(0) if before[3] is None else before[3][(before[3] > 0.0) & np.isfinite(before[3])]
     T = before[1].T_cam_world @ now[0].T_world_cam
     step = float(np.linalg.norm(T[:3, 3]))
     turn = float(np.arccos(np.clip(0.5 * (np.trace(T[:3, :3]) - 1.0), -1.0, 1.0)))
+    if before[3] is None:
+        change = (
+            np.abs(before[2][::4, ::4].astype(float) - now[1][::4, ::4]).mean()
+            if before[2].shape == now[1].shape
+            else np.inf
+        )
+        return turn > LEAST_TURN or change > LEAST_CHANGE
     return turn > LEAST_TURN or not len(depth) or step > LEAST_STEP * float(np.median(depth))
 
 
-def _views(rows: Sequence[tuple[str, Camera, np.ndarray, np.ndarray]]) -> Views:
+def _views(rows: Sequence[Small]) -> Views:
     names, cameras, images, depth = zip(*rows, strict=True)
     sizes = {image.shape for image in images}
     if len(sizes) > 1:  # photographs of several shapes: those of the last one
         keep = [i for i, image in enumerate(images) if image.shape == images[-1].shape]
         names, cameras, images, depth = ([row[i] for i in keep] for row in (names, cameras, images, depth))
+    unknown = np.zeros(images[0].shape[:2], np.float32)
     return Views(
         np.stack(images),
-        np.stack(depth),
+        np.stack([unknown if metres is None else metres for metres in depth]),
         np.stack([c.T_world_cam for c in cameras]),
         np.stack([c.K_image for c in cameras]),
         tuple(names),
