@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from mirage_env.errors import BagContentError, InvalidCameraError, InvalidDepthE
 from mirage_env.interfaces import StartView
 from ros_bridge import messages
 from ros_bridge.bag.camera_poses import CameraPoses, camera_poses
+from ros_bridge.bag.depth_registration import depth_registration
 from ros_bridge.bag.rosbag_files import BagReader, open_bag
 from ros_bridge.bag.topic_selection import IMAGE, Topics, find_topics
 from ros_bridge.messages.message_types import NANO
@@ -83,6 +84,8 @@ def read_bag(
         image: topic of Image or CompressedImage.
         camera_info: topic of CameraInfo.
         depth: topic of depth, Image (32FC1, 16UC1) or CompressedImage (compressedDepth), in the pixels of the image.
+            Without a name, a depth camera in a frame of its own is registered to the image, by the CameraInfo beside
+            it and the transform between the two.
         pose: topic of PoseStamped, Odometry or Path; it then comes before the transforms.
         every: take every n-th image only; all that are taken are in memory.
         limit: take at most so many.
@@ -192,6 +195,7 @@ def _views(
     if topics.image is None:
         return
     depths = None if topics.depth is None else _DepthReader(bag, topics.depth, round(tolerance * NANO))
+    apart = depth_registration(bag, topics)
     given = 0
     for i, (stamp, data) in enumerate(bag.raw(topics.image)):
         if limit is not None and given == limit:
@@ -200,7 +204,11 @@ def _views(
             given += 1
             image = _decoded(bag, topics.image, data)
             metres = None if depths is None else depths.at(stamp)
-            yield stamp, _view(topics, lenses.at(stamp), image, metres, T_world_cam)
+            if apart is None or metres is None:
+                yield stamp, _view(topics, lenses.at(stamp), image, metres, T_world_cam)
+            else:
+                view = _view(topics, lenses.at(stamp), image, None, T_world_cam)
+                yield stamp, replace(view, depth=apart.register(metres, view.camera))
     if not given:
         raise BagContentError(f"{topics.image} has no image with a pose within {tolerance} s; {bag}")
 

@@ -32,6 +32,9 @@ class Topics:
     """A topic that was named; without one the transforms are used, or a topic of poses that is found."""
     frame: str
     """Frame of the images, or of the CameraInfo where there are none."""
+    depth_frame: str = ""
+    depth_info: str | None = None
+    """CameraInfo of a depth camera in a frame of its own; None where depth is in the pixels of the image."""
 
 
 def find_topics(
@@ -55,7 +58,13 @@ def find_topics(
     for topic in (found_image, found_info, found_depth, found_pose):
         if topic is not None:
             bag.check_definition(topic)
-    return Topics(found_image, found_info, found_depth, found_pose, frame)
+    apart = seen.frames[found_depth] if found_depth is not None and not named else frame
+    if apart == frame:
+        return Topics(found_image, found_info, found_depth, found_pose, frame)
+    depth_info = _beside(bag, found_depth or "")
+    if depth_info is not None:
+        bag.check_definition(depth_info)
+    return Topics(found_image, found_info, found_depth, found_pose, frame, apart, depth_info)
 
 
 def find_pose(bag: BagReader) -> str | None:
@@ -134,14 +143,18 @@ def _image(bag: BagReader, seen: _Pictures) -> str | None:
 
 
 def _depth(bag: BagReader, seen: _Pictures, frame: str) -> str | None:
-    """The depth in the pixels of the image; its frame tells."""
+    """The depth in the pixels of the image, as its frame tells, or that of the one depth camera with a CameraInfo."""
     same = [topic for topic in seen.depths if seen.frames[topic] == frame]
     own = [topic for topic in same if topic == _base(topic) or _base(topic) not in same]
+    raw = [topic for topic in seen.depths if topic == _base(topic) or _base(topic) not in seen.depths]
+    if not own and len(raw) == 1 and _beside(bag, raw[0]) is not None:
+        return raw[0]
     if seen.depths and not own:
         others = ", ".join(f"{topic} in {printable(seen.frames[topic])!r}" for topic in seen.depths)
         raise BagContentError(
-            f"depth is given in another frame than the image's {printable(frame)!r}: {others}; record depth that is "
-            "aligned to the image, name a topic with depth=..., or leave it out with an empty name"
+            f"depth is given in another frame than the image's {printable(frame)!r}: {others}; record its CameraInfo "
+            "and /tf_static, or depth that is aligned to the image, name a topic with depth=..., or leave it out with "
+            "an empty name"
         )
     return _one(bag, "depth", own)
 
@@ -149,10 +162,16 @@ def _depth(bag: BagReader, seen: _Pictures, frame: str) -> str | None:
 def _info(bag: BagReader, image: str | None) -> str | None:
     """The CameraInfo beside an image, as image_transport has it, or the only one."""
     infos = topics_of(bag, INFO)
-    if image is not None and (beside := _base(image).rpartition("/")[0] + "/camera_info") in infos:
+    if image is not None and (beside := _beside(bag, image)) is not None:
         return beside
     of_images = [topic for topic in infos if "depth" not in topic.lower()]
     return _one(bag, "camera_info", of_images or infos)
+
+
+def _beside(bag: BagReader, topic: str) -> str | None:
+    """The CameraInfo that image_transport puts beside a topic of images."""
+    found = _base(topic).rpartition("/")[0] + "/camera_info"
+    return found if found in topics_of(bag, INFO) else None
 
 
 def _one(bag: BagReader, what: str, topics: list[str]) -> str | None:

@@ -387,6 +387,34 @@ def test_depth_of_another_camera_is_not_taken_for_the_images(tmp_path):
     assert read_bag(path, depth="/depth/image_raw").views[0].depth is not None
 
 
+def test_depth_of_another_camera_is_registered_by_the_transforms_and_its_camera_info(tmp_path):
+    """A slanted wall, seen by a depth camera a hand's breadth beside the image's, turned, and with a wider lens."""
+    T_image_depth = pose_from_rotation_vector([0.1, 0.02, -0.01], [0.02, -0.05, 0.01])
+    own, image = Camera.from_fov(1.4, 60, 80, T_image_depth), Camera.from_fov(1.0, 48, 64)
+
+    def wall(camera: Camera) -> np.ndarray:  # z of the plane z + 0.3 x = 3
+        v, u = np.mgrid[: camera.height, : camera.width] + 0.5
+        rays = np.linalg.solve(camera.K_image, np.stack([u.ravel(), v.ravel(), np.ones(u.size)]))
+        normal, R = np.array([0.3, 0.0, 1.0]), camera.T_world_cam[:3, :3]
+        z = (3.0 - normal @ camera.position) / (normal @ R @ rays)
+        return z.reshape(u.shape).astype(np.float32)
+
+    rows = [
+        ("/color/camera_info", messages.camera_info_message(image, 0, "cam", M)),
+        ("/color/image_raw", messages.image_message(np.zeros((48, 64, 3), np.uint8), 5, "cam", M)),
+        ("/depth/camera_info", messages.camera_info_message(own, 0, "infra", M)),
+        ("/depth/image_raw", messages.depth_message(wall(own), 5, "infra", M)),
+    ]
+    static = ("/tf_static", transform_at(0, "cam", "infra", T_image_depth))
+    view = read_bag(recorded(tmp_path / "bag", static, *rows)).views[0]
+    assert view.depth.shape == (48, 64)
+    inner = view.depth[4:-4, 4:-4]
+    assert (inner > 0.0).mean() > 0.95
+    np.testing.assert_allclose(inner[inner > 0.0], wall(image)[4:-4, 4:-4][inner > 0.0], rtol=0.02)
+    with pytest.raises(BagContentError, match=r"'infra', another frame than the image's 'cam'.*tf_static"):
+        read_bag(recorded(tmp_path / "alone", *rows))
+
+
 def test_images_that_are_not_read_are_an_error_and_not_silence(tmp_path):
     strange = image_at(5)
     strange = replace(strange, encoding="yuv444")
