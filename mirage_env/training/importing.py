@@ -33,8 +33,8 @@ from mirage_env.training.frozen_parts import FrozenParts, load_frozen
 
 PROMPTS_AT_ONCE = 256
 """Captions that one reading of the text encoder embeds."""
-COMPARED = 12
-"""Frames of a clip whose parallax is compared with its poses."""
+COMPARED, SPAN = 12, 16
+"""Frames of a clip that are compared with their poses by parallax, and the last of them."""
 UNUSABLE = (ClipError, InvalidCameraError, InvalidImageError)
 """What is wrong with one clip and not with all."""
 
@@ -221,7 +221,7 @@ def _import(options: ImportRe10k, parts: FrozenParts, clip: Clip, caption: str, 
     )
     K = np.stack([camera.K_image for camera in views.cameras])
     T_world_cam = np.stack([camera.T_world_cam for camera in views.cameras])
-    shown = np.unique(np.linspace(0, len(views.images) - 1, COMPARED).astype(int))
+    shown = np.unique(np.linspace(0, min(len(views.images) - 1, SPAN), COMPARED).astype(int))
     without_depth = np.zeros(views.images[shown].shape[:3], np.float32)
     check_parallax(Views(views.images[shown], without_depth, T_world_cam[shown], K[shown]), f"clip {clip.name}")
     scale = options.scale
