@@ -19,8 +19,6 @@ from tiny_wan import TRAINED, tiny_wan_world_model
 from mirage_env.cli import main
 from mirage_env.datasets.clips import Clips, write_clips
 from mirage_env.datasets.latent_clips import LatentClips
-from mirage_env.datasets.realestate10k import read_pose_list, write_pose_list
-from mirage_env.datasets.reprojection import OPENGL
 from mirage_env.errors import ClipError, DatasetError, InvalidOptionError, ModelNotFoundError
 from mirage_env.evaluation import export_rooms
 from mirage_env.images import frames_from_uint8
@@ -86,22 +84,6 @@ def imported(model, source, tmp_path_factory):
     data = tmp_path_factory.mktemp("data") / "set.zarr"
     given = options(model, source, data)
     return data, import_re10k(given, replace(given.load(None), depth=Wall()))
-
-
-def test_clip_whose_poses_are_in_other_axes_is_left_out(model, source, tmp_path):
-    wrong = tmp_path / "source"
-    shutil.copytree(source, wrong)
-    for file in sorted((wrong / "train").glob("*.txt")):
-        if file.name in ("without.txt", "short.txt"):
-            file.unlink()
-        else:
-            poses = read_pose_list(file)
-            write_pose_list(file, replace(poses, T_cam_world=OPENGL @ poses.T_cam_world))
-    given = options(model, wrong, tmp_path / "set.zarr", captions=None)
-    with pytest.raises(DatasetError, match="none of the 2 clips"):
-        import_re10k(given, replace(given.load(None), depth=Wall()))
-    reasons = [json.loads(line)["reason"] for line in (given.data / "skipped-0-of-1.jsonl").read_text().splitlines()]
-    assert all("if the poses were in OpenGL axes" in reason for reason in reasons)
 
 
 @pytest.fixture
