@@ -37,15 +37,12 @@ class KnownObstacles:
     up: NDArray[np.float64]  # [3]
 
     def clearance(self, points: Points, seconds: float) -> NDArray[np.float64]:  # [N]
-        """Metres in the plan to the middle of the nearest occupied column; infinite where none is known.
-
-        (Half a column less has recall .91 and precision .85 on rooms of the validation split.)
-        """
+        """Metres in the plan to the nearest occupied column; infinite where none is known."""
         if not len(self.places):
             return np.full(len(points), np.inf)
         plan = points @ self.T_map_world.T
         distance = np.hypot(*(plan[:, None] - self.places).transpose(2, 0, 1))
-        return np.asarray(distance.min(1))
+        return np.asarray(distance.min(1) - 0.5 * RESOLUTION)
 
 
 _KNOWN: weakref.WeakKeyDictionary[PointMemory, dict[float, KnownObstacles]] = weakref.WeakKeyDictionary()
