@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mirage_env.training.checking import Check
     from mirage_env.training.finetune_options import Finetune
     from mirage_env.training.importing import ImportClips, ImportRe10k
-    from mirage_env.training.pipeline import TrainConfig
+    from mirage_env.training.stage_config import TrainConfig
     from mirage_env.training.whole_run import TrainAll
 
 FSDP_CONFIG = Path(__file__).parents[1] / "training" / "fsdp.yaml"
@@ -29,7 +29,7 @@ def stage_options(words: Sequence[str]) -> type[TrainConfig] | type[Finetune]:
         from mirage_env.training.finetune_options import Finetune
 
         return Finetune
-    from mirage_env.training.pipeline import TrainConfig
+    from mirage_env.training.stage_config import TrainConfig
 
     return TrainConfig
 

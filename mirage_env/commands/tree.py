@@ -98,6 +98,7 @@ STAGES = {
     "sharp-codec": "Train the decoder to be sharp.",
     "sharp-refiner": "Train the refiner on decoded pictures.",
     "sharp-world": "Train refiner and generator in the loop they run in, on decoded pictures.",
+    "imagined-scene": "Train depth and segmentation on what the model imagines.",
     "export": "Write the model folder.",
 }
 TRAINING = {

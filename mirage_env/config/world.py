@@ -89,8 +89,9 @@ class MemoryConfig:
     features: Literal["int8", "float16"] = "int8"
     """8-bit features with a gain per token, or half precision at nearly twice the bytes."""
     shifts: int = 0
-    """The start view is written whole, at shifts x shifts sub-cell shifts (`memory/true_views.py`), and views that
-    `observe` brings are written whole; 0: both pass the gate, as imagined views do."""
+    """The start view is written whole, at shifts x shifts sub-cell shifts (`memory/true_views.py`), views that
+    `observe` brings are written whole, and every view of an imagined chunk where it is new to the memory; 0: all pass
+    the gate, imagined views one by one."""
     merge_tokens: int = 8192
     """Blocks of consecutive writes become one while it has at most this many tokens."""
     max_bytes: int = 0

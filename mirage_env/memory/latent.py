@@ -66,6 +66,15 @@ class PointMemory:
         """Number type of the features."""
         return self.layout.features
 
+    @property
+    def dense(self) -> bool:
+        """Whether every view of a chunk is written where it is new to the memory, not only the first that shows it.
+
+        The views lie parts of a cell aside of each other, and who comes back finds the very cell that was shown: .4 dB
+        of revisits for two and a half times the tokens. So it is for models that write true views at shifts.
+        """
+        return self.layout.shifts > 0
+
     @cached_property
     def _boxes(self) -> NDArray[np.float64]:  # [2, B, 3]
         return np.array([b.bounds for b in self.blocks]).reshape(-1, 2, 3).transpose(1, 0, 2).copy()
@@ -165,7 +174,7 @@ class PointMemory:
         before: Splat,
         shifts: int,
     ) -> Tokens:
-        """Select what is new in each view against the memory before and against the views before it."""
+        """Select what is new in each view against the memory before and, unless dense, the views before it."""
         views: list[Tokens] = []
         written: list[MemoryBlock] = []
         frames = Frames.of(cameras, self.grid, self.frames, max(shifts, 1))
@@ -175,7 +184,7 @@ class PointMemory:
         else:
             write = keep & new_cells(self.blocks, before, metres, cameras, self._rule, self.gate)
         for t, camera in enumerate(cameras):
-            if written and not shifts and write[t].any():
+            if written and not (shifts or self.dense) and write[t].any():
                 shown = backends.load(self.backend, self.device)(written, [camera], self.grid, self._rule, 1)
                 write[t] &= new_cells(written, shown, metres[t][None], [camera], self._rule, self.gate)[0]
             cells = np.flatnonzero(write[t])

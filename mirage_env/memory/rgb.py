@@ -77,6 +77,11 @@ class RgbMemory(PointMemory):
         """Colours are whole numbers of 8 bits, whatever the latents are kept as."""
         return "integer"
 
+    @property
+    def dense(self) -> bool:
+        """Never: pixels lie as close as pixels can."""
+        return False
+
     @torch.no_grad()
     def write(
         self,

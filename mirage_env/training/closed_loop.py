@@ -4,73 +4,41 @@ A world's second chunk reads what its first one wrote. So in most steps the memo
 from one or two chunks without gradient, and the chunk that is learned from follows. Depth and labels are the model's
 own in most worlds, so that it learns to live with their errors, and else the true ones, wobbled. What is imagined where
 nothing was known has no truth to be compared with pixel by pixel, and is judged by what looks alike and by the
-discriminator.
+discriminator. What was imagined before has a truth of its own: the picture that was shown then, which a memory of
+coloured points keeps and moves to the new camera. Compared with the true room instead, every visit would imagine anew.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttention
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from mirage_env.camera import Camera, pluecker_rays
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.clips import Clips
 from mirage_env.evaluation.lpips import Lpips
 from mirage_env.interfaces import MOVER, Readout
-from mirage_env.memory.latent import LatentMemory
 from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.refiner import ConvRefiner
-from mirage_env.models.wan.anchored_noise import anchored, panorama_size
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
-from mirage_env.poses import inverse
-from mirage_env.training.clip_views import Views, sizes_of, views_of, wobbled, write_true
+from mirage_env.training.clip_views import sizes_of, views_of
+from mirage_env.training.imagined_walks import ClosedLoop, Painters, free_cells
 from mirage_env.training.loop import LoopConfig, channels_last, train
-from mirage_env.training.perceptual import Game, energy_gap, lattice, perceptual_loss, pixel_loss
+from mirage_env.training.perceptual import energy_gap, lattice, perceptual_loss, pixel_loss
 from mirage_env.training.scene import ScenePair
 from mirage_env.training.sharpen import psnr, sharpness
 
 SHIFT = 32
 """Most pixels that pictures are cut off at the top and left before they are judged: no judge may learn where patches
 begin, or it accepts their seams."""
-OWN = 0.6
-"""Share of worlds that are seen with the model's own depth and labels."""
-
-
-class Painters(nn.Module):
-    """Modules that a run trains: refiner, generator and the discriminator of their frames."""
-
-    def __init__(self, refiner: ConvRefiner, denoiser: ChunkDenoiser) -> None:
-        super().__init__()
-        self.refiner = refiner
-        self.denoiser = denoiser
-        self.game = Game(channels=5, after=100)  # colours, what was observed, and what of it was seen in truth
-
-
-@dataclass(frozen=True, eq=False)
-class Walk:
-    """A world on its way along a clip."""
-
-    memory: LatentMemory
-    frame: int
-    chunk: int
-    first: Tensor  # [C, h, w] clean latent that the next chunk begins with
-    preceding: Tensor  # [C, h, w] the one before
-    own: bool  # seen with the model's own depth and labels
-
-
-@dataclass(frozen=True, eq=False)
-class _Drawn:
-    """A chunk as the transformer leaves it, before detail and decoding."""
-
-    readout: Readout
-    prior: Tensor  # [T, C, h, w]
-    x: Tensor  # [T, C, h, w]
-    out: Tensor  # [T, C, h, w]
+REPEATED = 0.8
+"""Weight of the error of pixels that were imagined before, where those of a true view weigh 1."""
+UNKNOWN = 0.25
+"""The same of pixels of which nothing was known: their truth is one of many."""
 
 
 def train_closed_loop(
@@ -97,7 +65,7 @@ def train_closed_loop(
             for norm in (attention.norm_q, attention.norm_k):
                 norm.to(torch.bfloat16 if config.bf16 else torch.float32).requires_grad_(False)
     channels_last(painters)
-    loop = _Loop(clips, codec, painters, scene)
+    loop = ClosedLoop(clips, codec, painters, scene)
     sizes, K = sizes_of(clips), world.chunk_latents - 1
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -111,7 +79,7 @@ def train_closed_loop(
             start = int(torch.randint(least, clips.frames - K * (rolls + 1), (), generator=generator))
             walk = loop.begin(clip, start, at, generator)
             for _ in range(rolls):
-                walk = loop.roll(clip, walk, at, generator)
+                walk, _ = loop.roll(clip, walk, at, generator)
         drawn = loop.draw(clip, walk, at, generator)
         pick = (1 + torch.randperm(K, generator=generator)[:pictures]).sort().values
         shown = views_of(clips, clip, [walk.frame + int(p) for p in pick], at.image_size)
@@ -119,40 +87,47 @@ def train_closed_loop(
         observed = readout.observed[:, None]
         prior = refiner(readout).float() * observed
         x = prior + (1.0 - observed) * drawn.x[pick]
-        latents = denoiser.finish(drawn.out[pick], prior, x, _free(denoiser, readout)).float()
+        latents = denoiser.finish(drawn.out[pick], prior, x, free_cells(denoiser, readout)).float()
         made = codec.reconstruct(latents).float()
         true = (readout.age >= walk.chunk + 1)[:, None] & (observed > 0)
-        return _losses(
-            made, shown.images, latents, prior, observed, true, shown.labels, painters, lpips, step, generator
-        )
+        images, repeated = loop.told(walk, shown, observed * ~true)
+        seen = _Seen(images, observed, true, repeated, (shown.labels == MOVER).float()[:, None])
+        return _losses(made, latents, prior, seen, painters, lpips, step, generator)
 
     trained = train(painters, loss_fn, folder, config, pace=_pace)
     trained.requires_grad_(False)
     return trained.refiner, trained.denoiser  # type: ignore[return-value]
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What the pictures of a step should show, and which part of it was known."""
+
+    images: Tensor  # [F, 3, H, W]
+    observed: Tensor  # [F, 1, h, w]
+    true: Tensor  # [F, 1, h, w] bool, cells known from a true view
+    repeated: Tensor  # [F, 1, H, W] pixels that were imagined and shown before
+    moves: Tensor  # [F, 1, H, W]
+
+
 def _losses(
     made: Tensor,  # [F, 3, H, W]
-    images: Tensor,  # [F, 3, H, W]
     latents: Tensor,  # [F, C, h, w]
     prior: Tensor,  # [F, C, h, w]
-    observed: Tensor,  # [F, 1, h, w]
-    true: Tensor,  # [F, 1, h, w] bool, cells known from a true view
-    labels: Tensor,  # [F, H, W]
+    seen: _Seen,
     painters: Painters,
     lpips: Lpips | None,
     step: int,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    size = made.shape[-2:]
-    seen, known = F.interpolate(observed, size), F.interpolate(true.float(), size)
-    moves = (labels == MOVER).float()[:, None]
-    weight = torch.where(known > 0, 1.0, torch.where(seen > 0, 0.3, 0.25)) * (1.0 - 0.8 * moves)
+    size, images = made.shape[-2:], seen.images
+    observed, known = F.interpolate(seen.observed, size), F.interpolate(seen.true.float(), size)
+    weight = torch.where(known > 0, 1.0, torch.where(seen.repeated > 0, REPEATED, UNKNOWN)) * (1.0 - 0.8 * seen.moves)
     top, left = (int(v) for v in torch.randint(0, min(SHIFT, size[0] // 4), (2,), generator=generator))
-    ours, theirs = (torch.cat([p, seen, known], 1)[..., top:, left:] for p in (made, images))
+    ours, theirs = (torch.cat([p, observed, known], 1)[..., top:, left:] for p in (made, images))
     perceived = perceptual_loss(lpips, ours[:, :3], theirs[:, :3])
     # What was imagined before is not imagined anew.
-    again = (observed > 0) & ~true
+    again = (seen.observed > 0) & ~seen.true
     hold = ((latents - prior.detach()) ** 2 * again).sum() / (latents.shape[1] * again.sum()).clamp_min(1)
     draw = pixel_loss(made, images, weight) + 0.5 * perceived + 0.03 * hold
     draw = draw + 0.05 * painters.game.fooling(ours, step) + 0.01 * energy_gap(ours[:, :3], theirs[:, :3])
@@ -161,7 +136,8 @@ def _losses(
     draw = draw + 20.0 * lattice(made - images, cell) + 10.0 * lattice(made - images, seams)
     return {
         "loss": draw + painters.game.learning(theirs, ours),
-        "psnr": psnr(made, images, known * (1.0 - moves)),
+        "psnr": psnr(made, images, known * (1.0 - seen.moves)),
+        "repeated": ((made - images) ** 2 * seen.repeated).sum() / (3.0 * seen.repeated.sum()).clamp_min(1.0),
         "lpips": perceived,
         "sharpness": sharpness(made, images),
         "hold": hold,
@@ -172,90 +148,3 @@ def _pace(name: str) -> float:
     """Parameters that begin at zero, or as something else, may learn faster than those that are trained already."""
     fresh = ("patch_embedding", "proj_out", "denoiser.detail")
     return 2.5 if any(part in name for part in fresh) else 4.0 if name.startswith("game") else 1.0
-
-
-def _free(denoiser: ChunkDenoiser, readout: Readout) -> Tensor | None:  # [F, 1, h, w]
-    free = denoiser.free([readout])
-    return None if free is None else free[0]
-
-
-class _Loop:
-    """Worlds that walk along clips."""
-
-    def __init__(self, clips: Clips, codec: ConvCodec, painters: Painters, scene: ScenePair | None) -> None:
-        self.clips, self.codec, self.painters = clips, codec, painters
-        self.scene = scene
-        if scene is not None:
-            channels_last(scene.eval().requires_grad_(False))
-
-    def begin(self, clip: int, frame: int, world: WorldModelConfig, generator: torch.Generator) -> Walk:
-        """A world at a frame: from the view there, from one of the frames before, or from two."""
-        kind = float(torch.rand((), generator=generator))
-        other = int(torch.randint(max(0, frame - 10), frame + 1, (), generator=generator))
-        anywhere = int(torch.randint(self.clips.frames, (), generator=generator))
-        sources = [frame] if kind < 0.55 else [other] if kind < 0.8 else sorted({frame, anywhere})
-        views = views_of(self.clips, clip, sources, world.image_size)
-        amount = (0.0, 0.02, 0.04)[int(torch.randint(3, (), generator=generator))]
-        own = float(torch.rand((), generator=generator)) < OWN
-        views = seen(views, views.images, self.scene if own else None, None, amount, generator)
-        memory = write_true(LatentMemory.empty(world), views, views.depth, self.codec, world)
-        here = views_of(self.clips, clip, [frame, max(frame - 1, 0)], world.image_size)
-        first, preceding = self.codec.encode(here.images).float()
-        alone = float(torch.rand((), generator=generator)) < 0.5  # as at the start of a world
-        return Walk(memory, frame, 0, first, first if alone else preceding, own)
-
-    def draw(self, clip: int, walk: Walk, world: WorldModelConfig, generator: torch.Generator) -> _Drawn:
-        """The next chunk as the transformer sees it."""
-        denoiser, frames = self.painters.denoiser, range(walk.frame, walk.frame + world.chunk_latents)
-        cameras = _cameras(self.clips, clip, frames, world)
-        readout = walk.memory.read(cameras, now=walk.chunk + 1)
-        with torch.no_grad():
-            known = self.painters.refiner(readout).float()
-            known = torch.cat([walk.first[None], known[1:]])[None]
-            T_chunk_world = inverse(cameras[0].T_world_cam)
-            rays = torch.from_numpy(pluecker_rays(cameras, T_chunk_world, *world.latent_size)).float()
-            observed = readout.observed[None, :, None]
-            if denoiser.sampler.anchored:
-                panorama = torch.randn(known.shape[2], *panorama_size(rays), generator=generator)
-                noise = anchored(panorama, rays)[None]
-            else:
-                noise = torch.randn(known.shape, generator=generator)
-            x, prior = denoiser.source(known, observed, noise)
-            x = torch.cat([known[:, :1], x[:, 1:]], 1)
-        condition = denoiser.condition(known, [readout], rays[None])
-        out = denoiser.added(x, torch.ones(1), walk.preceding[None, None], condition)
-        return _Drawn(readout, prior[0], x[0], out[0].float())
-
-    def roll(self, clip: int, walk: Walk, world: WorldModelConfig, generator: torch.Generator) -> Walk:
-        """Draw a chunk, write it as a world does, go on from its end."""
-        drawn = self.draw(clip, walk, world, generator)
-        free = _free(self.painters.denoiser, drawn.readout)
-        latents = self.painters.denoiser.finish(drawn.out, drawn.prior, drawn.x, free)[1:].float()
-        frames = self.codec.decode(latents).float()
-        latents = self.codec.encode(frames).float()
-        end = walk.frame + world.chunk_latents - 1
-        views = views_of(self.clips, clip, range(walk.frame + 1, end + 1), world.image_size)
-        amount = (0.0, 0.02)[int(torch.randint(2, (), generator=generator))]
-        scene, known = self.scene if walk.own else None, drawn.readout.depth[1:]
-        views = seen(views, frames, scene, known, amount, generator)
-        memory = walk.memory.write(latents, frames, views.depth, views.keep(world), views.cameras, walk.chunk + 1)
-        return Walk(memory, end, walk.chunk + 1, latents[-1], latents[-2], walk.own)
-
-
-def seen(
-    views: Views,
-    frames: Tensor,  # [F, 3, H, W]
-    scene: ScenePair | None,
-    known: Tensor | None,  # [F, h, w] metres, 0 = unknown
-    amount: float,
-    generator: torch.Generator,
-) -> Views:
-    """Depth and labels as networks see them in frames; without networks the true ones, wobbled by `amount`."""
-    if scene is None:
-        return replace(views, depth=wobbled(views.depth, amount, generator))
-    depth = scene.depth.estimate(frames, views.cameras, known).float()
-    return replace(views, depth=depth, labels=scene.segmentation.segment(frames))
-
-
-def _cameras(clips: Clips, clip: int, frames: range, world: WorldModelConfig) -> list[Camera]:
-    return [camera.resized(*world.image_size) for camera in clips.cameras(clip, frames)]

@@ -1,13 +1,13 @@
 """`mirage train STAGE`: every stage from clips to a model folder, each a command that can be repeated.
 
     record -> codec, scene -> encode -> refiner -> base -> branch -> imagine -> lora
-           -> sharp-codec -> sharp-refiner -> sharp-world -> export
+           -> sharp-codec -> sharp-refiner -> sharp-world -> imagined-scene -> export
 
 A stage reads what earlier stages left in `--out` and adds its own: `runs/<stage>` holds the log and the checkpoint it
 resumes from, `model/` the world model as it grows. The stages `branch` and `lora` take `--paper` for the paper's
 condition (one-cell nearest readout and mask only), which the evaluation compares with. The three sharp stages train on
-decoded pictures; they need no encoded clips, and may begin with a model that is trained already. `all` runs every stage
-(`whole_run.py`).
+decoded pictures; they need no encoded clips, and may begin with a model that is trained already. `imagined-scene` shows
+depth and segmentation what the model imagines. `all` runs every stage (`whole_run.py`).
 """
 
 from __future__ import annotations
@@ -17,118 +17,43 @@ import logging
 import math
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-import tyro
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import nn
 
-from mirage_env.datasets.clips import Clips
 from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.datasets.start_views import save_start_views
 from mirage_env.errors import InvalidOptionError
-from mirage_env.evaluation.lpips import INSTALL, Lpips, has_lpips, load_lpips
-from mirage_env.models.io.state_dicts import read_weights
 from mirage_env.models.offload import PlacedCodec, PlacedDepth, PlacedSegmenter
 from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.depth_unet import DepthUNet
-from mirage_env.models.small.detail_head import DetailHead
-from mirage_env.models.small.refiner import BareReadout, ConvRefiner, exact_refiner
+from mirage_env.models.small.refiner import BareReadout, ConvRefiner
 from mirage_env.models.small.segmentation_unet import SegmentationUNet
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
-from mirage_env.models.wan.lora import fuse_lora
-from mirage_env.models.wan.pipeline_parts import LORA_WEIGHTS
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.world_model_loader import frozen, load_module, load_world_model, save_module
 from mirage_env.rooms.clips import record_rooms
-from mirage_env.training.closed_loop import train_closed_loop
 from mirage_env.training.conditioning import ConditionSampler
 from mirage_env.training.curves import plot_curves
 from mirage_env.training.encoding import encode_clips
 from mirage_env.training.imagining import imagine_clips
 from mirage_env.training.loop import LoopConfig
-from mirage_env.training.rooms_settings import rooms_config, rooms_parts, rooms_patch, rooms_transformer
+from mirage_env.training.rooms_settings import rooms_config, rooms_parts, rooms_transformer
 from mirage_env.training.samples import SampleVideos
-from mirage_env.training.scene import ScenePair, new_pair, train_scene
-from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner
+from mirage_env.training.scene import new_pair, train_scene
+from mirage_env.training.sharp_stages import imagined_scene, sharp_codec, sharp_refiner, sharp_world
 from mirage_env.training.stage0 import train_codec
+from mirage_env.training.stage_config import TrainConfig, clips_of, loop_of, run_folder
 from mirage_env.training.stages import Variant, train_denoiser, train_refiner
-from mirage_env.training.wider_patches import wider_branch, wider_transformer
 
 logger = logging.getLogger(__name__)
 
 WORKING_SIZE = 128
 """Depth and segmentation networks see larger images halved."""
-
-Stage = Literal[
-    "record",
-    "codec",
-    "scene",
-    "encode",
-    "refiner",
-    "base",
-    "branch",
-    "imagine",
-    "lora",
-    "sharp-codec",
-    "sharp-refiner",
-    "sharp-world",
-    "export",
-]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One training stage.
-
-    Attributes:
-        stage: which stage to run; they build on each other in the order listed.
-        out: folder of clips, runs and the model.
-        minutes: how long the stage may take; its learning rate ends at zero then.
-        steps: most optimiser steps.
-        clips: worlds to record, one walk each (stage `record`).
-        frames: frames per walk (stage `record`).
-        size: image size in pixels, a multiple of 16.
-        style: rooms to record, "procedural" or "photographic" (see `Room.generate`; stage `record`).
-        paper: train the paper's condition instead of ours (stages `branch`, `lora`, `export`).
-        threads: CPU threads.
-        seed: seed of initial weights and batches.
-        sample_every: steps between sample videos (stages `base`, `branch`, `lora`); 0: none.
-        name: what the model is called in its `mirage.json` (stage `export`).
-
-    Raises:
-        InvalidOptionError: a number out of range.
-    """
-
-    stage: tyro.conf.Positional[Stage]
-    out: Path
-    minutes: float = 20.0
-    steps: int = 100_000
-    clips: int = 520
-    frames: int = 32
-    size: int = 128
-    style: Literal["procedural", "photographic"] = "procedural"
-    paper: bool = False
-    threads: int = 2
-    seed: int = 0
-    sample_every: int = 0
-    name: str = "rooms"
-
-    def __post_init__(self) -> None:
-        if (
-            min(self.minutes, self.steps, self.clips, self.frames, self.threads) <= 0
-            or min(self.seed, self.sample_every) < 0
-        ):
-            raise InvalidOptionError(
-                "--minutes, --steps, --clips, --frames, --threads must be above 0, --seed and --sample-every from 0"
-            )
-        if self.size < 16 or self.size % 16:
-            raise InvalidOptionError(f"--size is {self.size}; give a multiple of 16 pixels")
 
 
 def run(config: TrainConfig) -> None:
@@ -149,31 +74,12 @@ def run(config: TrainConfig) -> None:
         "branch": _branch,
         "imagine": _imagine,
         "lora": _lora,
-        "sharp-codec": _sharp_codec,
-        "sharp-refiner": _sharp_refiner,
-        "sharp-world": _sharp_world,
+        "sharp-codec": sharp_codec,
+        "sharp-refiner": sharp_refiner,
+        "sharp-world": sharp_world,
+        "imagined-scene": imagined_scene,
         "export": _export,
     }[config.stage](config)
-
-
-def _loop(config: TrainConfig, lr: float, warmup: int = 100, ema: float = 0.995) -> LoopConfig:
-    return LoopConfig(
-        config.steps,
-        lr=lr,
-        warmup=warmup,
-        ema=ema,
-        minutes=config.minutes,
-        seed=config.seed,
-        sample_every=config.sample_every,
-    )
-
-
-def _run(config: TrainConfig, name: str) -> Path:
-    return config.out / "runs" / (f"{name}-paper" if config.paper else name)
-
-
-def _clips(config: TrainConfig) -> Clips:
-    return Clips(config.out / "clips" / "train")
 
 
 def _record(config: TrainConfig) -> None:
@@ -190,8 +96,8 @@ def _record(config: TrainConfig) -> None:
 
 
 def _codec(config: TrainConfig) -> None:
-    loop = _loop(config, lr=5e-4, warmup=150)
-    save_module(train_codec(_clips(config), _run(config, "codec"), loop), config.out / "model" / "codec")
+    loop = loop_of(config, lr=5e-4, warmup=150)
+    save_module(train_codec(clips_of(config), run_folder(config, "codec"), loop), config.out / "model" / "codec")
 
 
 def _scene(config: TrainConfig) -> None:
@@ -201,7 +107,7 @@ def _scene(config: TrainConfig) -> None:
     if (model / "depth").is_dir() and (model / "segmentation").is_dir():  # trained on another world
         pair.depth.load_state_dict(load_module(DepthUNet, model / "depth").state_dict())
         pair.segmentation.load_state_dict(load_module(SegmentationUNet, model / "segmentation").state_dict())
-    pair = train_scene(_clips(config), _run(config, "scene"), _loop(config, lr=2e-3), pair, grid=grid)
+    pair = train_scene(clips_of(config), run_folder(config, "scene"), loop_of(config, lr=2e-3), pair, grid=grid)
     save_module(pair.depth, config.out / "model" / "depth")
     save_module(pair.segmentation, config.out / "model" / "segmentation")
 
@@ -210,7 +116,7 @@ def _encode(config: TrainConfig) -> None:
     model = config.out / "model"
     depth, segmentation = model / "depth", model / "segmentation"
     encode_clips(
-        _clips(config),
+        clips_of(config),
         _dataset(config),
         rooms_config(config.size),
         frozen(PlacedCodec, ConvCodec, model / "codec"),
@@ -231,7 +137,7 @@ def _train(
     config: TrainConfig, name: str, variant: Variant, trainable: Iterable[nn.Parameter], loop: LoopConfig, drop: float
 ) -> Variant:
     """Train some parameters of a variant on the clips, with sample videos of them."""
-    folder, sampler = _run(config, name), _sampler(config)
+    folder, sampler = run_folder(config, name), _sampler(config)
     sample = SampleVideos(
         variant=variant,
         sampler=sampler,
@@ -243,7 +149,7 @@ def _train(
 
 
 def _refiner(config: TrainConfig) -> None:
-    refiner = train_refiner(_sampler(config), _run(config, "refiner"), _loop(config, lr=5e-4))
+    refiner = train_refiner(_sampler(config), run_folder(config, "refiner"), loop_of(config, lr=5e-4))
     save_module(refiner, config.out / "model" / "refiner")
 
 
@@ -256,7 +162,7 @@ def _variant(config: TrainConfig, transformer: WanTransformer3DModel, branch: Co
 def _base(config: TrainConfig) -> None:
     """The backbone alone: half of the chunks start from noise, half from what the memory shows."""
     variant = _variant(config, rooms_transformer(config.size), None)
-    loop = _loop(config, lr=1e-3, warmup=200)
+    loop = loop_of(config, lr=1e-3, warmup=200)
     trainable = list(variant.denoiser.parameters())
     trained = _train(config, "base", variant, trainable, loop, drop=0.5)
     save_module(trained.denoiser.transformer, config.out / "model" / "transformer")
@@ -270,7 +176,7 @@ def _branch(config: TrainConfig) -> None:
     branch = variant.denoiser.branch
     if branch is None:
         raise InvalidOptionError("stage `branch` needs a side branch")
-    loop = _loop(config, lr=1e-3)
+    loop = loop_of(config, lr=1e-3)
     trained = _train(config, "branch", variant, branch.parameters(), loop, drop=0.1)
     if trained.denoiser.branch is not None:
         save_module(trained.denoiser.branch, _folder(config) / "control")
@@ -298,7 +204,7 @@ def _lora(config: TrainConfig) -> None:
     variant = _variant(config, transformer, branch)
     lora = add_lora(variant.denoiser.transformer)
     trainable = [*lora, *branch.parameters()]
-    loop = _loop(config, lr=3e-4, ema=0.99)
+    loop = loop_of(config, lr=3e-4, ema=0.99)
     trained = _train(config, "lora", variant, trainable, loop, drop=0.1)
     (_folder(config) / "lora").mkdir(parents=True, exist_ok=True)
     state = {k: v.half().contiguous() for k, v in lora_state(trained.denoiser.transformer).items()}
@@ -307,67 +213,11 @@ def _lora(config: TrainConfig) -> None:
         save_module(trained.denoiser.branch, _folder(config) / "control")
 
 
-def _lpips() -> Lpips | None:
-    """The perceptual distance, if its weights are installed."""
-    if has_lpips():
-        return load_lpips()
-    logger.warning("LPIPS is not installed, pictures will be softer; %s", INSTALL)
-    return None
-
-
-def _sharp_codec(config: TrainConfig) -> None:
-    codec = load_module(ConvCodec, config.out / "model" / "codec")
-    loop = _loop(config, lr=3e-4, warmup=50)
-    save_module(
-        sharpen_decoder(_clips(config), _run(config, "sharp-codec"), loop, codec, _lpips()),
-        config.out / "model" / "codec",
-    )
-
-
-def _sharp_refiner(config: TrainConfig) -> None:
-    model, world = config.out / "model", rooms_config(config.size)
-    refiner = exact_refiner(load_module(ConvRefiner, model / "refiner"))
-    codec, loop = load_module(ConvCodec, model / "codec"), _loop(config, lr=4e-4, warmup=30, ema=0.99)
-    folder = _run(config, "sharp-refiner")
-    save_module(sharpen_refiner(_clips(config), folder, loop, world, codec, refiner, _lpips()), model / "refiner")
-
-
-def _sharp_world(config: TrainConfig) -> None:
-    """Refiner and generator in the loop they will run in; the LoRA becomes part of the weights."""
-    model, world = config.out / "model", rooms_config(config.size)
-    transformer = load_module(WanTransformer3DModel, model / "transformer")
-    if (model / "lora").is_dir():
-        fuse_lora(transformer, read_weights(model / "lora" / LORA_WEIGHTS))
-    branch = load_module(ControlBranch, model / "control")
-    patch = rooms_patch(config.size)
-    while transformer.config.patch_size[-1] < patch:
-        transformer = wider_transformer(transformer)
-    while branch.config.patch_size[-1] < patch:
-        branch = wider_branch(branch)
-    detail = load_module(DetailHead, model / "detail") if (model / "detail").is_dir() else DetailHead()
-    denoiser = ChunkDenoiser(transformer, branch, world.sampler, detail=detail)
-    refiner, denoiser = train_closed_loop(
-        _clips(config),
-        _run(config, "sharp-world"),
-        _loop(config, lr=1.5e-4, warmup=40, ema=0.99),
-        world,
-        load_module(ConvCodec, model / "codec"),
-        exact_refiner(load_module(ConvRefiner, model / "refiner")),
-        denoiser,
-        ScenePair(load_module(DepthUNet, model / "depth"), load_module(SegmentationUNet, model / "segmentation")),
-        _lpips(),
-    )
-    parts = {"refiner": refiner, "transformer": transformer, "control": branch, "detail": detail}
-    for name, part in parts.items():
-        save_module(part, model / name)
-    shutil.rmtree(model / "lora", ignore_errors=True)
-
-
 def _export(config: TrainConfig) -> None:
     """Write `mirage.json`, which makes the folder a world model, with the curves of all stages beside it."""
     folder = _folder(config)
     folder.mkdir(parents=True, exist_ok=True)
-    clips = _clips(config)
+    clips = clips_of(config)
     focal = float(np.median(clips.intrinsics[:, 0, 0])) * config.size / clips.images.shape[3]
     rooms = rooms_config(config.size, config.paper)
     world = dataclasses.replace(

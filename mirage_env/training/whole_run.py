@@ -20,7 +20,7 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.files import new_file
 from mirage_env.models.io.hub import find_model
 from mirage_env.training import pipeline
-from mirage_env.training.pipeline import TrainConfig
+from mirage_env.training.stage_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +37,21 @@ SHARES = {
     "sharp-codec": 14.0,
     "sharp-refiner": 14.0,
     "sharp-world": 60.0,
+    "imagined-scene": 16.0,
     "export": 0.0,
     "evaluate": 1.0,
 }
 """Stages in order, with the share of the time that each of them takes."""
 OTHER_NAMES = {"depth": "scene", "segmentation": "scene", "decoder": "sharp-codec", "generator": "sharp-world"}
 """Parts of a model, and the stage that trains them."""
-FROM_TRAINED = ("record", "scene", "sharp-codec", "sharp-refiner", "sharp-world", "export", "evaluate")
+FROM_TRAINED = (
+    "record",
+    "scene",
+    *(s for s in SHARES if s.startswith("sharp-")),
+    "imagined-scene",
+    "export",
+    "evaluate",
+)
 """Stages of a run that begins with the weights of another model."""
 
 

@@ -311,6 +311,18 @@ def test_views_of_one_write_are_gated_against_each_other():
     assert torch.equal(memory.read(cameras[:1], now=0).latent, tokens(0, 3)[:1].half().float())
 
 
+def test_a_dense_memory_writes_every_view_of_a_chunk_where_it_is_new():
+    """Who comes back to any of the views finds the very cells that were shown there."""
+    cameras = [camera_at((0.02 * i, 0.0, 0.0)) for i in range(3)]
+    keep = torch.ones(3, *GRID, dtype=torch.bool)
+    views = (torch.zeros(3, 3, 48, 64), torch.full((3, 48, 64), 3.0), keep, cameras)
+    memory = empty(layout=replace(HALF, shifts=2)).write(tokens(0, 3), *views, 1)
+    assert memory.points == 3 * 48
+    shown = memory.read(cameras, now=2)
+    assert torch.equal(shown.latent, tokens(0, 3).half().float())
+    assert memory.write(tokens(1, 3), *views, 2).points == memory.points  # what is known is not written again
+
+
 def test_a_closer_look_adds_points_and_is_read_from_there_on():
     memory = write(empty(layout=HALF), camera_at(), 4.0)
     closer = camera_at((0.0, 0.0, 2.0))

@@ -28,10 +28,12 @@ from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms.clips import rooms_clip
 from mirage_env.training.clip_views import sizes_of, views_of, wobbled
-from mirage_env.training.closed_loop import seen, train_closed_loop
+from mirage_env.training.closed_loop import train_closed_loop
+from mirage_env.training.imagined_walks import ClosedLoop, Painters, seen
 from mirage_env.training.loop import LoopConfig, train
 from mirage_env.training.perceptual import Game, energy_gap, lattice, pixel_loss
 from mirage_env.training.scene import ScenePair
+from mirage_env.training.scene_in_loop import followed, train_scene_in_loop
 from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner, sharpness
 from mirage_env.training.whole_run import SHARES, TrainAll, run
 from mirage_env.training.wider_patches import wider_branch, wider_transformer
@@ -217,6 +219,57 @@ def test_the_generator_learns_in_the_loop_and_goes_on_where_it_stopped(clips, tm
     rows = (tmp_path / "log.csv").read_text().splitlines()
     train_closed_loop(clips, tmp_path, replace(quick, steps=3), *parts)
     assert (tmp_path / "log.csv").read_text().splitlines()[: len(rows)] == rows
+
+
+def test_what_was_imagined_before_is_told_as_it_was_shown(clips, wide):
+    painters = Painters(wide.refiner, wide.generator).eval()
+    loop = ClosedLoop(clips, tiny_world_model().codec, painters, None)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        walk = loop.begin(0, 1, wide.config, generator)
+        before = views_of(clips, 0, range(2, 6), wide.config.image_size)
+        everywhere = torch.ones(4, 1, *wide.config.latent_size)
+        assert torch.equal(loop.told(walk, before, everywhere)[0], before.images)  # nothing was imagined yet
+        walk, imagined = loop.roll(0, walk, wide.config, generator)
+        images, repeated = loop.told(walk, imagined.true, everywhere)
+        none, nowhere = loop.told(walk, imagined.true, torch.zeros_like(everywhere))
+    again = (repeated > 0).expand_as(images)
+    first = again[0] & (imagined.frames[0] != before.images[0])  # the first view is written first, at its own pixels
+    assert first.any()
+    close = (images[0] - imagined.frames[0].clamp(-1, 1)).abs() < 0.02
+    assert close[first].float().mean() > 0.9  # all but what later views put before it
+    assert torch.equal(images[~again], imagined.true.images[~again])
+    assert torch.equal(none, imagined.true.images)
+    assert not nowhere.any()
+
+
+def test_depth_and_labels_learn_from_imagined_frames(clips, tmp_path, wide):
+    scene = ScenePair(tiny_depth(), tiny_segmentation())
+    before, generator = copies(scene), copies(wide.generator)
+    parts = (wide.config, tiny_world_model().codec, wide.refiner, wide.generator, scene)
+    after = train_scene_in_loop(clips, tmp_path, replace(QUICK, steps=2), *parts, batch=2)
+    moved = changed(before, after)
+    assert any(name.startswith("depth") for name in moved)
+    assert any(name.startswith("segmentation") for name in moved)
+    assert not any("running" in name for name in moved)  # one world is no sample of all
+    assert not changed(generator, wide.generator)
+
+
+@pytest.mark.parametrize(("wrong", "taken"), [(1.0, 1.0), (1.1, 1.1), (0.4, 1 / 1.15), (3.0, 1.15)])
+def test_a_memorys_scale_is_followed_as_far_as_it_is_right(wrong, taken):
+    depth = torch.full((1, 64, 64), 2.0)
+    known = torch.full((1, 8, 8), 2.0 * wrong)
+    known[:, 4:] = 0.0
+    assert float(followed(known, depth)) == pytest.approx(taken)
+    assert float(followed(torch.zeros_like(known), depth)) == 1.0
+
+
+def test_clips_at_every_second_frame_are_those_of_a_faster_camera(clips):
+    faster = clips.every(2)
+    assert faster.frames == FRAMES // 2
+    assert np.array_equal(faster.images[1, 3], clips.images[1, 6])
+    assert np.array_equal(faster.cameras(1, [3])[0].T_world_cam, clips.cameras(1, [6])[0].T_world_cam)
+    assert clips.frames == FRAMES
 
 
 def test_parameters_may_learn_at_a_pace_of_their_own(tmp_path):

@@ -32,7 +32,7 @@ from mirage_env.training.encoding import channel_importance, encode_clips
 from mirage_env.training.imagining import imagine_clips
 from mirage_env.training.loop import LoopConfig
 from mirage_env.training.lora import add_lora, lora_state
-from mirage_env.training.pipeline import TrainConfig, run
+from mirage_env.training.pipeline import run
 from mirage_env.training.scene import (
     ScenePair,
     depth_loss,
@@ -43,6 +43,7 @@ from mirage_env.training.scene import (
     train_scene,
 )
 from mirage_env.training.stage0 import random_frames, train_codec
+from mirage_env.training.stage_config import TrainConfig
 from mirage_env.training.stages import Variant, blank, flow_loss, train_denoiser, train_refiner
 
 T, P, C, GRID, FRAMES = 5, 1, 8, (4, 4), 10
