@@ -14,7 +14,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +25,7 @@ from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.refiner import ConvRefiner
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.training.clip_views import sizes_of, views_of
-from mirage_env.training.imagined_walks import ClosedLoop, Painters, free_cells
+from mirage_env.training.imagined_walks import ClosedLoop, Painters, free_cells, rest_norms
 from mirage_env.training.loop import LoopConfig, channels_last, train
 from mirage_env.training.perceptual import energy_gap, lattice, perceptual_loss, pixel_loss
 from mirage_env.training.scene import ScenePair
@@ -59,11 +58,7 @@ def train_closed_loop(
     """
     codec.requires_grad_(False)
     painters = Painters(refiner, denoiser).requires_grad_(True)
-    for attention in denoiser.modules():
-        if isinstance(attention, WanAttention):
-            # Query and key norms stay as they are: float32 weights keep bfloat16 from the fused kernel.
-            for norm in (attention.norm_q, attention.norm_k):
-                norm.to(torch.bfloat16 if config.bf16 else torch.float32).requires_grad_(False)
+    rest_norms(denoiser, config.bf16)
     channels_last(painters)
     loop = ClosedLoop(clips, codec, painters, scene)
     sizes, K = sizes_of(clips), world.chunk_latents - 1

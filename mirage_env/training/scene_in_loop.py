@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.efficient_unet import halved
 from mirage_env.models.small.refiner import ConvRefiner
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
-from mirage_env.training.imagined_walks import ClosedLoop, Imagined, Painters
+from mirage_env.training.imagined_walks import ClosedLoop, Imagined, Painters, rest_norms
 from mirage_env.training.loop import LoopConfig, channels_last, train
 from mirage_env.training.scene import UNLABELLED, ScenePair, canonical, scene_loss, true_loss
 
@@ -45,6 +46,7 @@ def train_scene_in_loop(
     """Train depth and segmentation on worlds of one to three chunks; `batch` true pictures join each step."""
     codec.requires_grad_(False)
     painters, K = Painters(refiner, denoiser).requires_grad_(False).eval(), world.chunk_latents - 1
+    rest_norms(denoiser, config.bf16)
     paces = [clips.every(step) for step in FASTER if clips.every(step).frames > K]
     loops = [ClosedLoop(pace, codec, painters, pair, repeats=False) for pace in paces]
     channels_last(pair.requires_grad_(True))
@@ -81,8 +83,8 @@ def _imagined_loss(pair: ScenePair, chunks: list[Imagined]) -> dict[str, Tensor]
     depth = torch.where(torch.isfinite(depth), depth, 0.0)
     labels = torch.cat([c.true.labels for c in chunks])
     labels = torch.where(labels == MOVER, UNLABELLED, labels)  # who walks there is not imagined where he is
-    lenses = torch.stack([torch.from_numpy(camera.K_image) for c in chunks for camera in c.true.cameras])
-    lenses, width = lenses.float(), frames.shape[-1]
+    lenses = torch.from_numpy(np.stack([camera.K_image for c in chunks for camera in c.true.cameras])).float()
+    width = frames.shape[-1]
     target = depth * followed(memory, depth)[:, None, None]
     known, target = (canonical(pair, d, lenses, width) for d in (memory, target))
     return scene_loss(pair, halved(frames, pair.depth.config.largest), known, target, labels, lenses)
