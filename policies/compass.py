@@ -1,4 +1,4 @@
-"""Policies of different quality that are told where the goal is: what worlds are compared with.
+"""Policies of different quality that know the place of the goal, to compare worlds with.
 
 They know the goal's place (and where it looks) from the `info` of the reset and their own pose from `agent_pos`, and
 look at no image, so how well they do says something of the world and not of how good its pictures are.

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and some of them send it to themselves.
+# Shells and nohup that start the tests in the background have them ignore signals that some of them send to themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The first call of a kernel compiles it, and shared machines stall: the time of one example says nothing.
 settings.register_profile("mirage", deadline=None, max_examples=25, derandomize=True)

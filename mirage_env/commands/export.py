@@ -99,8 +99,13 @@ def _export_world(options: Export) -> str:
         raise InvalidOptionError(f"{place} keeps a {type(memory).__name__}; only latent memories are exported")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.to == "map":
-        asked = {"high": options.height, "floor": options.floor, "confirmations": options.confirmations}
-        grid = export.occupancy(memory, options.resolution, **asked)
+        grid = export.occupancy(
+            memory,
+            options.resolution,
+            high=options.height,
+            floor=options.floor,
+            confirmations=options.confirmations,
+        )
         picture, about = export.save_map(grid, options.out)
         rows, columns = grid.cells.shape
         free = int((grid.cells == export.FREE).sum()) * grid.resolution**2

@@ -71,7 +71,7 @@ EVAL = {
         "Make the videos that the WorldScore toolkit scores.", "worldscore:WorldScoreConfig", "worldscore"
     ),
     "policies": Command(
-        "Play many policies in the learned and the true world, and compare how the two rank them.",
+        "Play the same episodes with many policies in the learned and the true world, and compare their ranks.",
         "mirage_env.commands.compare_policies:PoliciesEval",
         "mirage_env.commands.compare_policies:compare_policies",
     ),

@@ -44,6 +44,7 @@ EXTRAS = {
     "train": "mirage train",
     "triton": "the readout on a GPU",
     "rooms": "rooms with photographic materials and real furniture",
+    "scale": "rollouts, training and serving on a Ray cluster",
     "serve": "mirage serve and its clients",
     "viewer": "mirage view",
 }

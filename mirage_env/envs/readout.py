@@ -182,7 +182,7 @@ class ReadoutEnv(ChunkEnv[Visit]):
         )
 
     def glance(self, state: Visit, camera: Camera) -> Glance:
-        """What the memory shows from there."""
+        """Look from there at what the memory shows."""
         return self.look(replace(state, camera=camera))
 
     def obstacles(self, state: Visit, height: float) -> KnownObstacles | None:

@@ -164,7 +164,7 @@ class MirageEnv(ChunkEnv[WorldState]):
         return self.shown(current_view(model, state), state)
 
     def glance(self, state: WorldState, camera: Camera) -> Shown:
-        """What the memory shows from there; where it shows too little, the end of a turn to there, on a fork."""
+        """Look from there at what the memory shows; where that is too little, turn there on a fork and look."""
         readout = state.memory.read([camera], now=state.chunk + 1)
         if float(readout.observed.mean()) < KNOWN:
             chunk, after = self._walked(state, camera)

@@ -196,7 +196,9 @@ def _rays(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:  # [N, 3], [N, 3], [N]
     """Start, end and weight of the ray of every token, from the camera that wrote it, in the frame of the map."""
     every = -(-memory.points // MOST_RAYS)
-    starts, ends, weights = [], [], []
+    starts: list[NDArray[np.float64]] = []
+    ends: list[NDArray[np.float64]] = []
+    weights: list[NDArray[np.float32]] = []
     for block in memory.blocks:
         chosen = np.flatnonzero(block.confidence >= confirmations)[::every]
         cameras = block.frames.T_world_cam[:, :3, 3][block.frame[chosen]]

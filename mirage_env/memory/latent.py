@@ -68,7 +68,7 @@ class PointMemory:
 
     @property
     def dense(self) -> bool:
-        """Whether every view of a chunk is written where it is new to the memory, not only the first that shows it.
+        """Every view of a chunk is written where it is new to the memory, not only the first that shows it.
 
         The views lie parts of a cell aside of each other, and who comes back finds the very cell that was shown: .4 dB
         of revisits for two and a half times the tokens. So it is for models that write true views at shifts.

@@ -1,2 +1,2 @@
 from .loop import LoopConfig as LoopConfig
-from .pipeline import TrainConfig as TrainConfig
+from .stage_config import TrainConfig as TrainConfig

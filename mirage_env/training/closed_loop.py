@@ -96,7 +96,7 @@ def train_closed_loop(
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What the pictures of a step should show, and which part of it was known."""
+    """Target of the pictures of a step, and masks of the part that was known."""
 
     images: Tensor  # [F, 3, H, W]
     observed: Tensor  # [F, 1, h, w]

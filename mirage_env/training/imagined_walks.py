@@ -91,7 +91,7 @@ class ClosedLoop:
     def __init__(
         self, clips: Clips, codec: ConvCodec, painters: Painters, scene: ScenePair | None, repeats: bool = True
     ) -> None:
-        """`repeats`: whether pictures are kept, to be told what was shown before."""
+        """Freeze the networks that see; `repeats` keeps pictures for `told`."""
         self.clips, self.codec, self.painters, self.repeats = clips, codec, painters, repeats
         self.scene = scene
         if scene is not None:

@@ -1,4 +1,4 @@
-"""What every stage of a training is told, and where it finds and leaves things."""
+"""Options that every training stage shares, and the folders of a run."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def loop_of(config: TrainConfig, lr: float, warmup: int = 100, ema: float = 0.99
 
 
 def run_folder(config: TrainConfig, name: str) -> Path:
-    """Where a stage keeps its log and checkpoint."""
+    """Folder of a stage's log and checkpoint."""
     return config.out / "runs" / (f"{name}-paper" if config.paper else name)
 
 

@@ -33,7 +33,7 @@ class DepthRegistration:
 
 
 def depth_registration(bag: BagReader, topics: Topics) -> DepthRegistration | None:
-    """What moves depth into the pixels of the image; None where it is in them already.
+    """Registration of depth to the pixels of the image; None where it is in them already.
 
     Raises:
         BagContentError: no transform leads from the depth camera to the image's, or no CameraInfo of it has a message.

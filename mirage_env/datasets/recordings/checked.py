@@ -133,7 +133,7 @@ def _views(rows: Sequence[Small]) -> Views:
     sizes = {image.shape for image in images}
     if len(sizes) > 1:  # photographs of several shapes: those of the last one
         keep = [i for i, image in enumerate(images) if image.shape == images[-1].shape]
-        names, cameras, images, depth = ([row[i] for i in keep] for row in (names, cameras, images, depth))
+        names, cameras, images, depth = (tuple(row[i] for i in keep) for row in (names, cameras, images, depth))
     unknown = np.zeros(images[0].shape[:2], np.float32)
     return Views(
         np.stack(images),
