@@ -21,7 +21,7 @@ from mirage_env.memory.latent import PointMemory
 from mirage_env.poses import inverse
 
 RESOLUTION = 0.1
-"""Side of a voxel in the plan, metres."""
+"""Side of a voxel in the plan, metres; doubled until a world fits into `MOST_CELLS`."""
 LAYER = 0.25
 """Its height, metres."""
 MOST_CELLS = 4_000_000
@@ -35,6 +35,7 @@ class KnownObstacles:
     T_map_world: NDArray[np.float64]  # [2, 3] to the plan, without its origin
     places: NDArray[np.float64]  # [M, 2] middles of occupied columns, metres
     up: NDArray[np.float64]  # [3]
+    side: float = RESOLUTION  # of a column, metres
 
     def clearance(self, points: Points, seconds: float) -> NDArray[np.float64]:  # [N]
         """Metres in the plan to the nearest occupied column; infinite where none is known."""
@@ -42,7 +43,7 @@ class KnownObstacles:
             return np.full(len(points), np.inf)
         plan = points @ self.T_map_world.T
         distance = np.hypot(*(plan[:, None] - self.places).transpose(2, 0, 1))
-        return np.asarray(distance.min(1) - 0.5 * RESOLUTION)
+        return np.asarray(distance.min(1) - 0.5 * self.side)
 
 
 _KNOWN: weakref.WeakKeyDictionary[PointMemory, dict[float, KnownObstacles]] = weakref.WeakKeyDictionary()
@@ -70,16 +71,16 @@ def _obstacles(memory: PointMemory, height: float) -> KnownObstacles:
         return KnownObstacles(np.eye(2, 3), NOTHING, np.array([0.0, 0.0, 1.0]))
     start, end = surface_rays(memory, frames, inverse(T_world_map))
     places = np.concatenate([start[:, :2], end[:, :2]])
-    corner = np.floor(places.min(0) / RESOLUTION) - 1.0
-    size = (np.floor(places.max(0) / RESOLUTION) - corner + 2.0).astype(int)
-    layers = max(1, int(np.ceil((height - STEP) / LAYER)))
+    layers, side = max(1, int(np.ceil((height - STEP) / LAYER))), RESOLUTION
+    while np.prod((places.max(0) - places.min(0)) / side + 3.0) * layers > MOST_CELLS:
+        side *= 2.0
+    corner = np.floor(places.min(0) / side) - 1.0
+    size = (np.floor(places.max(0) / side) - corner + 2.0).astype(int)
     rotation, origin = T_world_map[:3, :3], T_world_map[:3, 3] @ T_world_map[:3, :2]
-    if size.prod() * layers > MOST_CELLS:
-        return KnownObstacles(rotation.T[:2], NOTHING, rotation[:, 2])
     odds = np.zeros((size[0], size[1], layers), np.float32)
-    _trace(start, end, corner * RESOLUTION, RESOLUTION, LAYER, STEP, np.float32(HIT), np.float32(PASS), odds)
+    _trace(start, end, corner * side, side, LAYER, STEP, np.float32(HIT), np.float32(PASS), odds)
     columns = np.argwhere((odds > 0.0).any(2))
-    return KnownObstacles(rotation.T[:2], (columns + corner + 0.5) * RESOLUTION + origin, rotation[:, 2])
+    return KnownObstacles(rotation.T[:2], (columns + corner + 0.5) * side + origin, rotation[:, 2], side)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

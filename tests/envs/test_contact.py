@@ -157,6 +157,20 @@ def test_obstacles_of_a_memory_are_what_it_has_seen():
     assert len(known_obstacles(world.memory, STEP + 0.3).places) <= len(obstacles.places)
 
 
+def test_a_world_too_large_for_fine_voxels_has_coarse_ones(monkeypatch):
+    """Never none: a body that passes through walls because the world is large would not be told."""
+    env = mirage()
+    env.reset(seed=0)
+    memory = env.get_world().memory
+    fine = known_obstacles(memory, 1.5)
+    monkeypatch.setattr("mirage_env.envs.known_obstacles.MOST_CELLS", 2_000)
+    coarse = known_obstacles(replace(memory), 1.5)
+    assert coarse.side > fine.side
+    middles = fine.places @ np.linalg.pinv(fine.T_map_world).T  # of the fine columns, in the world
+    near = coarse.clearance(middles, 0.0) <= coarse.side
+    assert near.mean() > 0.8
+
+
 WORLDS = {
     "mirage": mirage,
     "rooms": rooms,
