@@ -91,7 +91,7 @@ class ClosedLoop:
     def __init__(
         self, clips: Clips, codec: ConvCodec, painters: Painters, scene: ScenePair | None, repeats: bool = True
     ) -> None:
-        """Freeze the networks that see; `repeats` keeps pictures for `told`."""
+        """Freeze the networks that see; `repeats` keeps pictures for `targets`."""
         self.clips, self.codec, self.painters, self.repeats = clips, codec, painters, repeats
         self.scene = scene
         if scene is not None:
@@ -158,7 +158,7 @@ class ClosedLoop:
         walk = Walk(walk.memory.write(*written), shown, end, walk.chunk + 1, latents[-1], latents[-2], walk.own)
         return walk, Imagined(frames, known, true)
 
-    def told(self, walk: Walk, views: Views, again: Tensor) -> tuple[Tensor, Tensor]:
+    def targets(self, walk: Walk, views: Views, again: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures to be drawn: true ones, but where something was imagined before, as it was shown.
 
         Args:

@@ -229,10 +229,10 @@ def test_what_was_imagined_before_is_told_as_it_was_shown(clips, wide):
         walk = loop.begin(0, 1, wide.config, generator)
         before = views_of(clips, 0, range(2, 6), wide.config.image_size)
         everywhere = torch.ones(4, 1, *wide.config.latent_size)
-        assert torch.equal(loop.told(walk, before, everywhere)[0], before.images)  # nothing was imagined yet
+        assert torch.equal(loop.targets(walk, before, everywhere)[0], before.images)  # nothing was imagined yet
         walk, imagined = loop.roll(0, walk, wide.config, generator)
-        images, repeated = loop.told(walk, imagined.true, everywhere)
-        none, nowhere = loop.told(walk, imagined.true, torch.zeros_like(everywhere))
+        images, repeated = loop.targets(walk, imagined.true, everywhere)
+        none, nowhere = loop.targets(walk, imagined.true, torch.zeros_like(everywhere))
     again = (repeated > 0).expand_as(images)
     first = again[0] & (imagined.frames[0] != before.images[0])  # the first view is written first, at its own pixels
     assert first.any()
