@@ -25,8 +25,8 @@ from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.refiner import ConvRefiner
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.training.clip_views import sizes_of, views_of
-from mirage_env.training.imagined_walks import ClosedLoop, Painters, free_cells, rest_norms
-from mirage_env.training.loop import LoopConfig, channels_last, train
+from mirage_env.training.imagined_walks import ClosedLoop, Painters, free_cells
+from mirage_env.training.loop import LoopConfig, channels_last, rest_norms, train
 from mirage_env.training.perceptual import energy_gap, lattice, perceptual_loss, pixel_loss
 from mirage_env.training.scene import ScenePair
 from mirage_env.training.sharpen import psnr, sharpness

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,14 +26,6 @@ from mirage_env.training.scene import ScenePair
 
 OWN = 0.6
 """Share of worlds that are seen with the model's own depth and labels."""
-
-
-def rest_norms(denoiser: ChunkDenoiser, bf16: bool) -> None:
-    """Leave query and key norms as they are: float32 weights would keep bfloat16 from the fused kernel."""
-    for attention in denoiser.modules():
-        if isinstance(attention, WanAttention):
-            for norm in (attention.norm_q, attention.norm_k):
-                norm.to(torch.bfloat16 if bf16 else torch.float32).requires_grad_(False)
 
 
 class Painters(nn.Module):

@@ -22,8 +22,8 @@ from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.efficient_unet import halved
 from mirage_env.models.small.refiner import ConvRefiner
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
-from mirage_env.training.imagined_walks import ClosedLoop, Imagined, Painters, rest_norms
-from mirage_env.training.loop import LoopConfig, channels_last, train
+from mirage_env.training.imagined_walks import ClosedLoop, Imagined, Painters
+from mirage_env.training.loop import LoopConfig, channels_last, rest_norms, train
 from mirage_env.training.scene import UNLABELLED, ScenePair, canonical, scene_loss, true_loss
 
 FASTER = (1, 2, 3)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import Tensor, nn
 
 from mirage_env.config.world import ReadoutConfig
@@ -16,7 +15,7 @@ from mirage_env.interfaces import Readout, ReadoutRefiner
 from mirage_env.models.small.refiner import ConvRefiner
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.training.conditioning import Batch, ConditionSampler
-from mirage_env.training.loop import LoopConfig, Sample, channels_last, train
+from mirage_env.training.loop import LoopConfig, Sample, channels_last, rest_norms, train
 
 
 def train_refiner(
@@ -151,12 +150,7 @@ def train_denoiser(
     denoiser.requires_grad_(False)
     for parameter in trainable:
         parameter.requires_grad_(True)
-    kept = set() if norms is None else set(norms.modules())
-    for attention in denoiser.modules():
-        if isinstance(attention, WanAttention) and attention not in kept:
-            # Query and key norms stay as they are: float32 weights keep bfloat16 from the fused kernel (9 % of a step).
-            for norm in (attention.norm_q, attention.norm_k):
-                norm.to(torch.bfloat16 if config.bf16 else torch.float32).requires_grad_(False)
+    rest_norms(denoiser, config.bf16, but=norms)
     plain = denoiser.sampler.prediction == "flow" and not denoiser.sampler.couple
     loss = velocity_loss if plain else flow_loss
 
