@@ -181,11 +181,12 @@ def rigid(T: ArrayLike) -> Matrix:  # [4, 4]
     if not np.array_equal(T[3], [0.0, 0.0, 0.0, 1.0]):
         raise InvalidPoseError(f"the last row of a pose is {T[3].tolist()}; it must be [0, 0, 0, 1]")
     R = T[:3, :3]
-    error = np.abs(R @ R.T - np.eye(3)).max()
-    if error > RIGID_TOLERANCE or np.linalg.det(R) < 0.0:
+    with np.errstate(over="ignore", invalid="ignore"):  # of matrices far from any rotation
+        error, determinant = np.abs(R @ R.T - np.eye(3)).max(), np.linalg.det(R)
+    if not (error <= RIGID_TOLERANCE and determinant > 0.0):
         raise InvalidPoseError(
             f"the 3 x 3 block of a pose is no rotation (R R^T differs from the identity by {error:.2g}, "
-            f"determinant {np.linalg.det(R):.3g}); remove scale, shear and mirroring"
+            f"determinant {determinant:.3g}); remove scale, shear and mirroring"
         )
     if error > 1e-12:
         U, _, Vt = np.linalg.svd(R)

@@ -13,7 +13,11 @@ from hostile import FOUND, Entry, entries, renew, spoil, suffix_of
 from mirage_env.errors import MirageError
 
 ENTRIES = {entry.name: entry for entry in entries()}
-TIMES = {"cache folder": 12, "signed marker": 12, "signed root": 12, "cache zip": 12, "episode": 20, "weights": 20}
+TIMES = {
+    **dict.fromkeys(("cache folder", "signed marker", "signed root", "signed numbers", "cache zip"), 12),
+    **dict.fromkeys(("bag, mcap", "bag, sqlite", "robot.bag", "video with poses", "furniture"), 10),
+}
+"""Of the entries that take long."""
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -28,7 +32,7 @@ def test_changed_file_is_read_or_refused(tmp_path, name):
     renew(path, sound)
     entry.open(path)  # a sound one is read
     beside = {p.name for p in tmp_path.iterdir()}
-    for source in (*map(random.Random, FOUND.get(name, ())), *[rng] * TIMES.get(name, 40)):
+    for source in (*map(random.Random, FOUND.get(name, ())), *[rng] * TIMES.get(name, 25)):
         renew(path, sound)
         spoil(entry, path, source)
         began = time.process_time()

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_h
 from mirage_env.errors import InvalidOptionError
 
 ConfigT = TypeVar("ConfigT")
+LONGEST_SHOWN = 300
+"""Characters of a wrong value in a message."""
 
 
 def from_dict(cls: type[ConfigT], values: Any, where: str) -> ConfigT:
@@ -23,11 +25,11 @@ def from_dict(cls: type[ConfigT], values: Any, where: str) -> ConfigT:
         InvalidOptionError: not an object, an unknown or missing key, or a value of the wrong type or out of range.
     """
     if not isinstance(values, dict):
-        raise InvalidOptionError(f"{where} is {values!r}; give an object with names and values")
+        raise InvalidOptionError(f"{where} is {_shown(values)}; give an object with names and values")
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     known = {f.name for f in fields}
     if unknown := sorted(set(values) - known):
-        raise InvalidOptionError(f"{where} has unknown keys {unknown}; known ones are {sorted(known)}")
+        raise InvalidOptionError(f"{where} has unknown keys {_shown(unknown)}; known ones are {sorted(known)}")
     needed = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
     if missing := sorted(needed - set(values)):
         raise InvalidOptionError(f"{where} lacks the keys {missing}")
@@ -37,6 +39,8 @@ def from_dict(cls: type[ConfigT], values: Any, where: str) -> ConfigT:
 
 def _from_json(kind: Any, value: Any, where: str) -> Any:
     """A value of a field, checked against the field's type."""
+    if type(value) is kind:  # of most there may be a million
+        return value
     if kind is Any:
         return value
     if dataclasses.is_dataclass(kind):
@@ -46,11 +50,11 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
         if parts[-1] is Ellipsis and isinstance(value, list | tuple):
             parts = parts[:1] * len(value)
         if not isinstance(value, list | tuple) or len(value) != len(parts):
-            raise InvalidOptionError(f"{where} is {value!r}; give a list of {len(parts)}")
+            raise InvalidOptionError(f"{where} is {_shown(value)}; give a list of {len(parts)}")
         return tuple(_from_json(part, v, where) for part, v in zip(parts, value, strict=True))
     if get_origin(kind) is dict:
         if not isinstance(value, dict):
-            raise InvalidOptionError(f"{where} is {value!r}; give an object with names and values")
+            raise InvalidOptionError(f"{where} is {_shown(value)}; give an object with names and values")
         return {key: _from_json(get_args(kind)[1], v, f"{where}:{key}") for key, v in value.items()}
     if isinstance(kind, UnionType):  # of one type and None
         return None if value is None else _from_json(get_args(kind)[0], value, where)
@@ -58,8 +62,14 @@ def _from_json(kind: Any, value: Any, where: str) -> Any:
     allowed: Any = str if get_origin(kind) is Literal else int | float if kind is float else kind
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         wanted = "a text" if allowed is str else f"a value of type {getattr(kind, '__name__', kind)}"
-        raise InvalidOptionError(f"{where} is {value!r}; give {wanted}")
+        raise InvalidOptionError(f"{where} is {_shown(value)}; give {wanted}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; a file may hold any number of them."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
 
 
 def one_of(allowed: tuple[str, ...], **options: str) -> None:

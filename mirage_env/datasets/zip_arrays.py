@@ -10,9 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +28,7 @@ from mirage_env.config.parsing import from_dict
 from mirage_env.errors import ClipError, MirageError
 from mirage_env.files import open_regular, parse_json
 from mirage_env.files.atomic import new_file
+from mirage_env.files.zips import DAMAGES, member_sizes, read_member
 
 ENDING = ".zarr.zip"
 Arrays = Mapping[str, NDArray[Any]]
@@ -46,17 +45,6 @@ FREE_BYTES, MOST_EXPANSION = 2**28, 256
 _LEVEL = 1
 """Latents hardly get smaller: no more than 7 % at any level."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
-_DAMAGES = (
-    zipfile.BadZipFile,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 _CODECS: list[dict[str, Any]] = [
     {"name": "bytes", "configuration": {"endian": "little"}},
     {"name": "zstd", "configuration": {"level": _LEVEL, "checksum": False}},
@@ -137,12 +125,12 @@ def read_arrays(
     try:
         with open_regular(path, MOST_FILE_BYTES) as file, zipfile.ZipFile(file) as archive:
             return _read(archive, path.stat().st_size)
-    except _DAMAGES as reason:
+    except DAMAGES as reason:
         raise error(f"{path} is damaged ({reason}); {advice}") from reason
 
 
 def _read(archive: zipfile.ZipFile, stored: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    sizes = {info.filename: info.file_size for info in archive.infolist() if not info.is_dir()}
+    sizes = member_sizes(archive)
     most = FREE_BYTES + MOST_EXPANSION * stored
     if len(sizes) > MOST_MEMBERS or sum(sizes.values()) > most:
         raise ValueError(f"it has {len(sizes)} members of {sum(sizes.values())} bytes")
@@ -159,11 +147,9 @@ def _read(archive: zipfile.ZipFile, stored: int) -> tuple[dict[str, NDArray[Any]
 
 
 def _json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
-    with archive.open(name) as member:
-        data = member.read(MOST_JSON_BYTES + 1)
-    values = parse_json(data, name) if len(data) <= MOST_JSON_BYTES else None
+    values = parse_json(read_member(archive, name, MOST_JSON_BYTES), name)
     if not isinstance(values, dict):
-        raise ValueError(f"{name} is too large, or no object")
+        raise ValueError(f"{name} is no object")
     return values
 
 
@@ -195,10 +181,7 @@ def _values(archive: zipfile.ZipFile, name: str, array: _Array) -> NDArray[Any]:
     buffer = np.zeros(chunk, dtype)
     most = buffer.nbytes + buffer.nbytes // 256 + 64
     for index in itertools.product(*(range(-(-n // c)) for n, c in zip(array.shape, chunk, strict=True))):
-        with archive.open("/".join([name, "c", *map(str, index)])) as member:
-            data = member.read(most + 1)
-            if len(data) > most or member.read(1):
-                raise ValueError(f"a chunk of {name} is larger than it can be")
+        data = read_member(archive, "/".join([name, "c", *map(str, index)]), most)
         buffer[...] = 0
         Zstd().decode(data, buffer)
         place = tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, chunk, strict=True))

@@ -23,6 +23,7 @@ from PIL import Image
 
 from mirage_env import errors
 from mirage_env.errors import MirageError, ServingError
+from mirage_env.files import open_picture
 
 MAGIC = b"MRG1"
 DTYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
@@ -84,7 +85,7 @@ def unpack(message: bytes, most_bytes: int = LARGEST) -> tuple[dict[str, Any], d
                 parts.append(memoryview(message)[at : at + size])
                 at += size
             arrays[str(entry["name"])] = _decoded(entry, parts)
-    except (KeyError, TypeError, ValueError, OverflowError, OSError, Image.DecompressionBombError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise ServingError(f"the arrays of a message are not as its header says: {error!r}") from error
     if at != len(message):
         raise ServingError(f"the message has {len(message)} bytes, its header speaks of {at}")
@@ -144,8 +145,8 @@ def _decoded(entry: dict[str, Any], parts: list[memoryview]) -> NDArray[Any]:
         return np.frombuffer(part, entry["dtype"]).reshape(shape)
     frames = []
     for part in parts:
-        with Image.open(io.BytesIO(part), formats=[entry["encoding"].upper()]) as image:
-            if (image.height, image.width) != shape[1:3]:
-                raise ValueError(f"a picture of {image.height} x {image.width} in an array {shape}")
-            frames.append(np.asarray(image.convert("RGB")))
+        image = open_picture(bytes(part), formats=[entry["encoding"].upper()], upright=False)
+        if (image.height, image.width) != shape[1:3]:
+            raise ValueError(f"a picture of {image.height} x {image.width} in an array {shape}")
+        frames.append(np.asarray(image))
     return np.stack(frames).reshape(shape)

@@ -11,6 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,9 @@ import numpy as np
 from endless_writer import CONFIG, MODEL, made_up
 from gymnasium import spaces
 from hostile_recordings import bags, recordings
+from lying_caches import lie
 from PIL import Image
+from small_catalogue import FURNITURE, write_catalogue
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
@@ -31,6 +34,7 @@ from mirage_env.episodes import Episode, load_episode, save_episode
 from mirage_env.files import open_picture, read_json_object
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.models.io.safetensors_files import read_header
+from mirage_env.rooms.assets import catalogue, mesh_files
 from mirage_env.store import CacheWriter, compact, load_frames, load_world, open_cache
 from mirage_env.trajectories import path_from_file
 from policies.learned import LearnedPolicy, NetworkConfig, View, build_network
@@ -55,6 +59,7 @@ FOUND = {
     "clips": (0, 2, 7, 14, 21),  # raw ValueError, UnicodeDecodeError, TokenError, JSONDecodeError, OverflowError
     "cameras.json": (47,),  # a number of 400 digits: OverflowError
     "poses.json": (47,),
+    "episode": (4170065,),  # a member of a zip without a name: IndexError
 }
 """Seeds of inputs that once ended in something else than an error of ours, by entry; the tests open them each time."""
 VIEW = Camera.from_fov(1.0, 32, 32)
@@ -72,6 +77,8 @@ class Entry:
     """Pattern of the files in the folder that are changed; empty: it is a file."""
     sign: Callable[[Path], None] = lambda path: None
     """Puts checksums right after a change, so that what they guard is reached."""
+    change: Callable[[Path, random.Random], None] | None = None
+    """Changes what `make` has written, where that is not a random change of a file's bytes."""
 
 
 def changed(data: bytes, rng: random.Random) -> bytes:
@@ -106,6 +113,9 @@ def changed(data: bytes, rng: random.Random) -> bytes:
 
 def spoil(entry: Entry, path: Path, rng: random.Random) -> None:
     """Change a file of what `entry.make` has written."""
+    if entry.change is not None:
+        entry.change(path, rng)
+        return
     files = [path] if not entry.files else sorted(p for p in path.glob(entry.files) if p.is_file())
     file = rng.choice(files)
     file.write_bytes(changed(file.read_bytes(), rng))
@@ -125,7 +135,8 @@ def entries() -> Iterator[Entry]:
     yield Entry("cache folder", _cache, read_all, "**/*")
     yield Entry("signed marker", _cache, read_all, "commit/zarr.json", _sign_marker)
     yield Entry("signed root", _cache, read_all, "zarr.json", _sign_root)
-    yield Entry("cache zip", _zip, read_all)
+    yield Entry("signed numbers", _cache, read_all, change=lie)
+    yield Entry("cache zip", _cache, read_all)
     yield Entry("episode", _episode, load_episode)
     yield Entry("arrays", _arrays, read_arrays)
     yield Entry("arrays, unpacked", _loose_arrays, _read_packed, "**/zarr.json")
@@ -143,7 +154,8 @@ def entries() -> Iterator[Entry]:
     yield Entry("policy", _policy, LearnedPolicy.load, "*")
     yield Entry("mirage.json", _settings, WorldModelConfig.load, "mirage.json")
     yield Entry("config.json", lambda path: _json(path, {"widths": [4, 8], "name": "x"}), read_json_object)
-    yield Entry("weights", _weights, read_header)
+    yield Entry("weights", _weights, read_header, sign=_sign_weights)
+    yield Entry("furniture", _furniture, _read_furniture, "**/*")
     for made in recordings() + bags():
         yield Entry(*made)
 
@@ -160,10 +172,6 @@ def _cache(path: Path) -> None:
     with CacheWriter.create(path, state, MODEL, [chunk], frames=True) as writer:
         chunk, state = made_up(1, state.memory, points=40)
         writer.append(state, chunk)
-
-
-def _zip(path: Path) -> None:
-    _cache(path)
 
 
 def _sign_marker(path: Path) -> None:
@@ -206,12 +214,19 @@ def _loose_arrays(path: Path) -> None:
 
 
 def _read_packed(path: Path) -> None:
+    with _packed(path) as file:
+        read_arrays(file)
+
+
+@contextmanager
+def _packed(path: Path) -> Iterator[Path]:
+    """A zip of a folder, for a while."""
     packed = path.with_suffix(".packed")
     with zipfile.ZipFile(packed, "w") as archive:
         for file in sorted(p for p in path.rglob("*") if p.is_file()):
             archive.write(file, file.relative_to(path).as_posix())
     try:
-        read_arrays(packed)
+        yield packed
     finally:
         packed.unlink()
 
@@ -299,6 +314,25 @@ def _settings(path: Path) -> None:
 
 def _json(path: Path, values: object) -> None:
     path.write_text(json.dumps(values))
+
+
+def _sign_weights(path: Path) -> None:
+    """The length of the header that there is now; the tensors have 32 bytes."""
+    data = path.read_bytes()
+    path.write_bytes(max(0, len(data) - 40).to_bytes(8, "little") + data[8:])
+
+
+def _furniture(path: Path) -> None:
+    write_catalogue(path.with_suffix(".whole"), furniture=FURNITURE[::12])
+    with zipfile.ZipFile(path.with_suffix(".whole")) as archive:
+        archive.extractall(path)
+    path.with_suffix(".whole").unlink()
+
+
+def _read_furniture(path: Path) -> None:
+    with _packed(path) as file:
+        for model in catalogue._models(file):
+            mesh_files._made(model)
 
 
 def _weights(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +39,15 @@ def png(color: tuple[int, ...], size: int = 16) -> bytes:
     return out.getvalue()
 
 
-def write_catalogue(file: Path, licence: str = CC_BY, mtl: str = "newmtl look\nKd 0.4 0.5 0.6\n") -> Path:
+def write_catalogue(
+    file: Path, licence: str = CC_BY, mtl: str = "newmtl look\nKd 0.4 0.5 0.6\n", furniture: Sequence[tuple] = FURNITURE
+) -> Path:
     """A `.sh3f` file with boxes of the sizes of furniture."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("LICENSE.TXT", licence)
-        for i, (stem, name, category, width, depth, height) in enumerate(FURNITURE, start=1):
+        for i, (stem, name, category, width, depth, height) in enumerate(furniture, start=1):
             values = {"name": name, "category": category, "model": f"/{stem}/{stem}.obj", "width": width}
             values |= {"depth": depth, "height": height, "creator": f"Maker of {stem}"}
             lines += [f"{key}#{i}={value}" for key, value in values.items()]

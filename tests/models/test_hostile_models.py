@@ -11,10 +11,11 @@ from tiny import tiny_world_model
 from torch import nn
 
 from mirage_env.config.world import WorldModelConfig
-from mirage_env.errors import InvalidOptionError, MirageError
+from mirage_env.errors import InvalidOptionError, MirageError, WeightsError
 from mirage_env.models.device_placement import available
 from mirage_env.models.io.bounded_build import built
 from mirage_env.models.io.fingerprint import fingerprint
+from mirage_env.models.io.safetensors_files import read_header
 from mirage_env.models.world_model_loader import load_world_model, save_world_model
 
 
@@ -105,6 +106,33 @@ def test_settings_that_are_no_object_are_refused(folder, name, text):
     (folder / name).write_text(text, encoding="latin-1")
     with pytest.raises(InvalidOptionError, match="json"):
         load_world_model(folder)
+
+
+SOUND = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"data_offsets": [0, {}]},
+        {"data_offsets": [0]},
+        {"data_offsets": [8, 0]},
+        {"data_offsets": [-8, 8]},
+        {"data_offsets": "08"},
+        {"data_offsets": [0, 2**63]},
+        {"shape": [{}]},
+        {"shape": [-2]},
+        {"shape": [2.0]},
+        {"shape": None},
+        {"dtype": []},
+        {"dtype": None},
+    ],
+)
+def test_weights_whose_header_describes_no_tensors_are_refused(tmp_path, odd):
+    header = json.dumps({"a": {**SOUND, **odd}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(WeightsError, match="no complete safetensors file"):
+        read_header(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense", "xpu", "vulkan"])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_catalogue import write_catalogue, write_photographs
+from small_catalogue import FURNITURE, write_catalogue, write_photographs
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
@@ -238,6 +239,44 @@ def test_catalogues_of_other_licences_are_left_out(tmp_path):
     assert furniture(tmp_path) == ()
     write_catalogue(tmp_path / "Yours.sh3f")
     assert {model.licence for model in furniture(tmp_path)} in ({"CC BY 3.0"}, set())
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+
+
+def test_no_catalogue_starts_a_program_by_a_picture(tmp_path, monkeypatch):
+    """Pillow, which would read the picture for trimesh, starts Ghostscript for EPS."""
+    started = []
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: started.append(1))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = write_catalogue(tmp_path / "a.sh3f", mtl="newmtl look\nmap_Kd evil.png\n", furniture=FURNITURE[:1])
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("table0/evil.png", EPS)
+    [model] = furniture(tmp_path)
+    mesh = load_mesh(model)
+    assert mesh is not None
+    assert not mesh.images
+    assert not started
+
+
+def cut(data):
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize("damage", [cut, lambda data: b"", lambda data: data.replace(b"v -1", b"v 1e")])
+def test_damaged_catalogue_is_named(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = write_catalogue(tmp_path / "a.sh3f", furniture=FURNITURE[:1])
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(InvalidOptionError, match=r"a\.sh3f is no furniture catalogue"):
+        [load_mesh(model) for model in furniture(tmp_path)]
+
+
+def test_furniture_of_impossible_sizes_is_left_out(tmp_path):
+    sizes = [(120, 80, 75), ("nan", 80, 75), (120, "1e300", 75), (120, 80, "-75"), (0, 80, 75)]
+    rows = [(f"table{n}", "Table", "Living room", *size) for n, size in enumerate(sizes)]
+    write_catalogue(tmp_path / "a.sh3f", furniture=rows)
+    assert [model.name for model in furniture(tmp_path)] == ["a/table0"]
 
 
 def test_makers_are_named_by_licence(assets, models):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from mirage_env.datasets.camera_files.lenses import Lens
 from mirage_env.datasets.camera_files.path import CameraPath
 from mirage_env.errors import InvalidOptionError
 from mirage_env.files import parse_npy, read_regular
+from mirage_env.files.zips import DAMAGES, member_sizes, read_member
 from mirage_env.poses import inverse, pose_from_vector
 
 MOST_BYTES = 2**30
@@ -34,17 +33,6 @@ WRITERS = {
     "c2w": "c2w and K, as Matrix-Game takes them",
 }
 Arrays = dict[str, NDArray[Any]]
-DAMAGES = (
-    OSError,
-    ValueError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What the zip library raises at damaged files."""
 
 
 def read_npz(path: Path) -> Arrays:
@@ -55,10 +43,13 @@ def read_npz(path: Path) -> Arrays:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(read_regular(path, MOST_BYTES))) as archive:
-            members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
-            if sum(m.file_size for m in members) > MOST_BYTES:
+            sizes = {name: size for name, size in member_sizes(archive).items() if name.endswith(".npy")}
+            if sum(sizes.values()) > MOST_BYTES:
                 raise ValueError(f"it decompresses to more than {MOST_BYTES} bytes")
-            return {m.filename.removesuffix(".npy"): parse_npy(archive.read(m), m.filename) for m in members}
+            return {
+                name.removesuffix(".npy"): parse_npy(read_member(archive, name, size), name)
+                for name, size in sizes.items()
+            }
     except DAMAGES as error:
         raise InvalidOptionError(f"{path} is no .npz that can be read ({error})") from error
 

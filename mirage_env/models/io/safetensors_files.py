@@ -6,7 +6,7 @@ index (`diffusion_pytorch_model.safetensors.index.json`) that says which tensor 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 TEXT_WEIGHTS = "model.safetensors"
 LENGTH_BYTES = 8
 """Bytes of the number in front of a header."""
+MOST_NUMBER = 2**62
+"""Of a shape or a place in a file."""
+ODD_HEADERS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What huggingface_hub raises at headers that are JSON of another kind."""
 INDEX = ".index.json"
 """Suffix of the index of a sharded part, after the name that one file would have."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -55,9 +59,35 @@ class Stored:
 Header = Mapping[str, Stored]
 
 
-def header_of(found: Any) -> Header:
-    """A header as huggingface_hub reads it, from a disk or from the hub."""
-    return {k: Stored(t.dtype, tuple(t.shape), tuple(t.data_offsets)) for k, t in found.tensors.items()}
+def header_of(parse: Callable[[], Any], name: str) -> Header:
+    """A header that huggingface_hub reads from a disk or from the hub: its numbers are checked here.
+
+    Args:
+        parse: reads it.
+        name: of the file, for the message.
+
+    Raises:
+        WeightsError: it is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        tensors = parse().tensors
+        header = {k: Stored(t.dtype, tuple(t.shape), tuple(t.data_offsets)) for k, t in tensors.items()}
+        if odd := [name for name, tensor in header.items() if not _is_sound(tensor)]:
+            raise ValueError(f"the type, shape or place of {odd[0][:99]!r} is that of no tensor")
+    except (SafetensorsParsingError, *ODD_HEADERS) as error:
+        raise WeightsError(f"{name} is no complete safetensors file ({error}); copy or download it again") from error
+    return header
+
+
+def _is_sound(tensor: Stored) -> bool:
+    numbers = (*tensor.shape, *tensor.span)
+    return (
+        isinstance(tensor.dtype, str)
+        and all(type(n) is int and 0 <= n < MOST_NUMBER for n in numbers)
+        and len(tensor.span) == 2
+        and tensor.span[0] <= tensor.span[1]
+    )
 
 
 def read_header(path: Path) -> Header:
@@ -66,12 +96,9 @@ def read_header(path: Path) -> Header:
     Raises:
         WeightsError: the file is damaged, or shorter or longer than its header says.
     """
-    try:
-        header = header_of(parse_local_safetensors_file_metadata(path))
-        with path.open("rb") as file:
-            begin = LENGTH_BYTES + int.from_bytes(file.read(LENGTH_BYTES), "little")
-    except (SafetensorsParsingError, ValueError) as error:
-        raise WeightsError(f"{path} is no complete safetensors file ({error}); copy or download it again") from error
+    header = header_of(lambda: parse_local_safetensors_file_metadata(path), str(path))
+    with path.open("rb") as file:
+        begin = LENGTH_BYTES + int.from_bytes(file.read(LENGTH_BYTES), "little")
     expected = begin + max((tensor.span[1] for tensor in header.values()), default=0)
     if (size := path.stat().st_size) != expected:
         raise WeightsError(

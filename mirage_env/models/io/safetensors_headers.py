@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import EntryNotFoundError, SafetensorsParsingError
+from huggingface_hub.errors import EntryNotFoundError
 
-from mirage_env.errors import ModelNotFoundError, WeightsError
+from mirage_env.errors import ModelNotFoundError
 from mirage_env.models.io.hub import PIPELINE, SHIPPED, download, hub_file, is_hub_id
 from mirage_env.models.io.safetensors_files import (
     INDEX,
@@ -69,12 +69,14 @@ class Place:
             return read_header(self.folder / path)
         if self.repository is None:
             raise ModelNotFoundError(f"the weight file {self.folder / path} is missing; copy or download it again")
+        repository = self.repository
         try:
-            return header_of(HfApi().parse_safetensors_file_metadata(self.repository, path, revision=self.revision))
+            return header_of(
+                lambda: HfApi().parse_safetensors_file_metadata(repository, path, revision=self.revision),
+                f"{path} of {repository}",
+            )
         except EntryNotFoundError as error:
             raise ModelNotFoundError(f"{self.repository} has no {path}; only safetensors are read") from error
-        except SafetensorsParsingError as error:
-            raise WeightsError(f"{path} of {self.repository} is no complete safetensors file ({error})") from error
         except OSError as error:
             raise ModelNotFoundError(f"{path} of {self.repository} could not be read from the hub ({error})") from error
 

@@ -6,10 +6,15 @@ import hashlib
 import re
 import zipfile
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from mirage_env.errors import InvalidOptionError
+from mirage_env.files import open_regular
+from mirage_env.files.zips import DAMAGES, member_sizes, read_member
 from mirage_env.rooms.assets.roles import role_of
 
 _PROPERTIES = "PluginFurnitureCatalog.properties"
@@ -18,6 +23,10 @@ _LICENCES = (
     (re.compile(r"creativecommons\.org/licenses/by/3\.0"), "CC BY 3.0"),
     (re.compile(r"creativecommons\.org/(choose|publicdomain)/zero"), "CC0 1.0"),
 )
+MOST_BYTES, MOST_TEXT_BYTES = 2**32, 2**24
+"""Of a catalogue, and of a list or a licence in it."""
+MOST_METRES = 100.0
+"""Of a side of a piece of furniture."""
 _SPLITS = (("test", 15), ("validation", 25))
 """Shares of the models in percent, one after the other; what is left is for training."""
 
@@ -50,17 +59,37 @@ def split_of(name: str) -> str:
 
 @lru_cache(maxsize=4)
 def furniture(folder: Path) -> tuple[Model, ...]:
-    """All usable models of the catalogues of a folder; those of a licence other than CC BY or CC0 are left out."""
+    """All usable models of the catalogues of a folder; those of a licence other than CC BY or CC0 are left out.
+
+    Raises:
+        InvalidOptionError: a catalogue cannot be read.
+    """
     models = [model for file in sorted(folder.glob("*.sh3f")) for model in _models(file)]
     return tuple(sorted(models, key=lambda model: model.name))
 
 
+@contextmanager
+def opened(file: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a catalogue as a zip; what is wrong inside the block is told as its fault.
+
+    Raises:
+        InvalidOptionError: no regular file, or a damaged one.
+    """
+    try:
+        with open_regular(file, MOST_BYTES) as stream, zipfile.ZipFile(stream) as archive:
+            yield archive
+    except DAMAGES as error:
+        raise InvalidOptionError(
+            f"{file} is no furniture catalogue that can be read ({error}); copy it again, or take it out of its folder"
+        ) from error
+
+
 def _models(file: Path) -> list[Model]:
-    with zipfile.ZipFile(file) as archive:
+    with opened(file) as archive:
         licence = _licence(archive)
-        if licence is None or _PROPERTIES not in archive.namelist():
+        if licence is None or _PROPERTIES not in member_sizes(archive):
             return []
-        text = archive.read(_PROPERTIES).decode("latin1")
+        text = read_member(archive, _PROPERTIES, MOST_TEXT_BYTES).decode("latin1")
     entries: dict[int, dict[str, str]] = defaultdict(dict)
     for match in re.finditer(r"^(\w+)#(\d+)\s*=\s*(.*)$", text, re.MULTILINE):
         entries[int(match[2])][match[1]] = match[3].strip()
@@ -77,6 +106,9 @@ def _model(file: Path, licence: str, entry: dict[str, str]) -> Model | None:
         turn = tuple(float(value) for value in entry["modelRotation"].split()) if "modelRotation" in entry else None
     except (KeyError, ValueError):
         return None
+    numbers = (width, depth, height, elevation, *(turn or ()))
+    if not all(abs(n) < MOST_METRES for n in numbers) or min(width, depth, height) <= 0.0 or "\0" in obj:
+        return None
     role = role_of(Path(obj).stem, name, category, (width, depth, height), elevation)
     if role is None or (turn is not None and len(turn) != 9):
         return None
@@ -87,9 +119,9 @@ def _model(file: Path, licence: str, entry: dict[str, str]) -> Model | None:
 
 def _licence(archive: zipfile.ZipFile) -> str | None:
     """Licence of a whole catalogue by its licence file; None if it is no licence that we take."""
-    if "LICENSE.TXT" not in archive.namelist():
+    if "LICENSE.TXT" not in member_sizes(archive):
         return None
-    text = archive.read("LICENSE.TXT").decode("latin1")
+    text = read_member(archive, "LICENSE.TXT", MOST_TEXT_BYTES).decode("latin1")
     return next((name for pattern, name in _LICENCES if pattern.search(text)), None)
 
 

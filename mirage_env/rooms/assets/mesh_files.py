@@ -14,8 +14,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from mirage_env.errors import MissingPackageError
-from mirage_env.files import new_file
-from mirage_env.rooms.assets.catalogue import Model
+from mirage_env.files import new_file, open_picture
+from mirage_env.files.zips import read_member
+from mirage_env.rooms.assets.catalogue import MOST_TEXT_BYTES, Model, opened
 from mirage_env.rooms.assets.locations import cache_folder
 from mirage_env.rooms.assets.photographs import texels
 from mirage_env.rooms.mesh_arrays import Mesh, tree
@@ -36,6 +37,11 @@ MOST_GLASS = 0.15
 _CREASE = 0.77
 """Cosine of the angle between facets below which their edge is sharp."""
 _TOP = 32
+FAR = 1e9
+"""No corner is so far away, in units of its file."""
+MOST_OBJ_BYTES, MOST_PICTURE_BYTES = 2**27, 2**26
+ODD_MESHES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What trimesh raises at damaged files."""
 
 
 @lru_cache(maxsize=400)
@@ -91,14 +97,18 @@ def _read(model: Model) -> tuple[list[Part], float]:
         import trimesh
     except ImportError as error:
         raise MissingPackageError("furniture needs trimesh; install mirage-env[rooms]") from error
-    with zipfile.ZipFile(model.file) as archive:
-        folder = model.obj.rpartition("/")[0]
-        loaded: Any = trimesh.load(
-            io.BytesIO(archive.read(model.obj)), file_type="obj", resolver=_members(archive, folder),
-            group_material=True, process=False,
-        )  # fmt: skip
+    with opened(model.file) as archive:
+        folder, obj = model.obj.rpartition("/")[0], read_member(archive, model.obj, MOST_OBJ_BYTES)
+        try:
+            loaded: Any = trimesh.load(
+                io.BytesIO(obj), file_type="obj", resolver=_members(archive, folder), group_material=True, process=False
+            )
+        except ODD_MESHES as error:
+            raise ValueError(f"{model.obj}: {error!r}") from error
         shapes = list(loaded.geometry.values()) if isinstance(loaded, trimesh.Scene) else [loaded]
         shapes = [shape for shape in shapes if len(getattr(shape, "faces", ()))]
+        if not all(map(_is_sound, shapes)):
+            raise ValueError(f"{model.obj}: it has corners that are nowhere")
     if not shapes:
         return [], 1.0
     points = [_upright(np.asarray(shape.vertices, np.float64), model.rotation) for shape in shapes]
@@ -120,6 +130,20 @@ def _read(model: Model) -> tuple[list[Part], float]:
     return [part for part in parts if len(part[1])], sum(a for a, glass in areas if glass) / max(total, 1e-12)
 
 
+def _is_sound(shape: Any) -> bool:
+    """Return whether the corners of a mesh are finite, and its faces those of corners that it has."""
+    vertices, faces = np.asarray(shape.vertices), np.asarray(shape.faces)
+    finite = vertices.ndim == 2 and vertices.shape[1] == 3 and bool((np.abs(vertices) < FAR).all())
+    return finite and faces.shape[1:] == (3,) and 0 <= int(faces.min()) <= int(faces.max()) < len(vertices)
+
+
+def _colour(material: Any) -> Array:  # [3]
+    """Colour of a material, 0 to 255; light grey where it has none."""
+    colour = np.asarray(getattr(material, "diffuse", ()))
+    sound = colour.dtype.kind in "uif" and colour.shape in ((3,), (4,)) and bool(np.isfinite(colour).all())
+    return colour[:3] if sound else np.full(3, 180.0)
+
+
 def _upright(points: Array, rotation: tuple[float, ...] | None) -> Array:
     """From a catalogue's frame (y up, z to the front) to that of furniture (z up, y to the front)."""
     if rotation is not None:
@@ -132,9 +156,12 @@ def _surface(visual: Any) -> tuple[Surface, float]:
     material = getattr(visual, "material", None)
     picture = getattr(material, "image", None)
     extra = getattr(material, "kwargs", None) or {}
-    opacity = float(extra["d"][0]) if "d" in extra else 1.0
+    try:
+        opacity = float(extra["d"][0])
+    except (LookupError, TypeError, ValueError):  # none, or no number
+        opacity = 1.0
     if picture is None:
-        display = np.asarray(getattr(material, "diffuse", (180, 180, 180)))[:3] / 255.0
+        display = _colour(material) / 255.0
         # Pure colours of a colour picker: paint and cloth are duller.
         display = display + 0.3 * (display.mean() - display)
         r, g, b = (float(x) for x in np.clip(display, 0.05, 0.92) ** 2.2)
@@ -145,15 +172,24 @@ def _surface(visual: Any) -> tuple[Surface, float]:
 
 
 def _members(archive: zipfile.ZipFile, folder: str) -> Any:
-    """Files beside an OBJ file in its archive, as trimesh asks for them."""
+    """Files beside an OBJ file in its archive, as trimesh asks for them: materials by index, pictures by `get`.
+
+    trimesh would decode a picture of any format, so it gets what the guarded reader makes of it.
+    """
     from trimesh.resolvers import Resolver
 
     class Members(Resolver):
         def __init__(self) -> None:
             """Everything it needs is around it."""
 
+        def __getitem__(self, name: str) -> bytes:
+            return read_member(archive, f"{folder}/{name.strip()}", MOST_TEXT_BYTES)
+
         def get(self, name: str) -> bytes:
-            return archive.read(f"{folder}/{name.strip()}")
+            out = io.BytesIO()
+            picture = open_picture(read_member(archive, f"{folder}/{name.strip()}", MOST_PICTURE_BYTES), None)
+            picture.convert("RGBA").save(out, "PNG", compress_level=0)
+            return out.getvalue()
 
         def keys(self) -> list[str]:
             return archive.namelist()

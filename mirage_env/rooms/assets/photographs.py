@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mirage_env.files import open_picture
 from mirage_env.rooms.assets.catalogue import split_of
 
 Array = NDArray[Any]
@@ -78,9 +79,12 @@ def paintings(folder: Path, split: str) -> list[Photograph]:
 
 @lru_cache(maxsize=128)
 def read(file: Path) -> tuple[Array, tuple[float, float, float]]:
-    """Image [h, w, 4] for the ray-caster, and its mean colour in linear light."""
-    with Image.open(file) as picture:
-        image = texels(picture, SIDE)
+    """Image [h, w, 4] for the ray-caster, and its mean colour in linear light.
+
+    Raises:
+        InvalidImageError: it cannot be read.
+    """
+    image = texels(open_picture(file, None, upright=False), SIDE)
     r, g, b = ((image[..., :3] / 255.0) ** 2.2).reshape(-1, 3).mean(0)
     return image, (float(r), float(g), float(b))
 

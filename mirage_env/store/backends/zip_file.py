@@ -6,10 +6,8 @@ there. Members are those of a cache and bounded, whatever the zip says.
 
 from __future__ import annotations
 
-import struct
 import threading
 import zipfile
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,14 +15,13 @@ from pathlib import Path
 from mirage_env.errors import CacheCorruptError
 from mirage_env.files.atomic import new_file, new_folder, remove
 from mirage_env.files.regular import check_regular
+from mirage_env.files.zips import DAMAGES, member_sizes, read_member
 from mirage_env.store.backends.local_folder import LOCK, PARTIAL, Folder
 from mirage_env.store.format.cache_files import foreign_files
 
 MOST_MEMBERS = 2**20
 FREE_BYTES, MOST_EXPANSION = 2**26, 4
 """A zip may unpack to so many bytes, and beyond them so many times its own. Caches are stored, not compressed again."""
-BAD_ZIP = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, zlib.error, UnicodeError)
-"""What the zip library raises at damaged files."""
 
 
 class Archive:
@@ -43,11 +40,11 @@ class Archive:
         check_regular(path, path.stat().st_mode)
         try:
             self._zip = zipfile.ZipFile(path)
-        except (*BAD_ZIP, ValueError, OverflowError) as error:
+        except DAMAGES as error:
             raise CacheCorruptError(
                 f"{path} is no whole zip file ({error}); copy it again from where it came from"
             ) from error
-        sizes = [info.file_size for info in self._zip.infolist()]
+        sizes = self.sizes().values()
         if len(sizes) > MOST_MEMBERS or sum(sizes) > FREE_BYTES + MOST_EXPANSION * path.stat().st_size:
             raise CacheCorruptError(
                 f"{path} has {len(sizes)} members of {sum(sizes)} bytes, more than a cache in a file of "
@@ -56,21 +53,16 @@ class Archive:
 
     def read(self, key: str, most_bytes: int) -> bytes | None:
         try:
-            with self._turn, self._zip.open(key) as member:
-                data = member.read(most_bytes + 1)
+            with self._turn:
+                return read_member(self._zip, key, most_bytes)
         except KeyError:
             return None
-        except (*BAD_ZIP, OverflowError) as error:
-            raise ValueError(f"{key}: {error}") from error
-        if len(data) > most_bytes:
-            raise ValueError(f"{key} has more than the {most_bytes} bytes that such a file may have")
-        return data
 
     def read_many(self, keys: Sequence[str], most_bytes: int) -> list[bytes | None]:
         return [self.read(key, most_bytes) for key in keys]
 
     def sizes(self) -> dict[str, int]:
-        return {info.filename: info.file_size for info in self._zip.infolist() if not info.is_dir()}
+        return member_sizes(self._zip)
 
     def stored_bytes(self) -> int:
         return self.path.stat().st_size

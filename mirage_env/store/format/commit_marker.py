@@ -25,6 +25,8 @@ CHECKED = ("root", "path", "images", "log", "state")
 """What the marker has a checksum of; blocks have theirs in the table."""
 APART = 2**32
 """Rows that a new writer of an object store leaves free: its files never have the names of an older writer's."""
+MOST_RUNS = 2**17
+"""Of the table, the path or the log; compaction keeps them together."""
 Runs = tuple[tuple[int, int], ...]
 """Row numbers as half-open runs, in order."""
 
@@ -70,6 +72,8 @@ class Marker:
             node = parse_json(data, KEY)
             about = node.get("attributes") if isinstance(node, dict) else None
             check = about.pop("check", None) if isinstance(about, dict) else None
+            if isinstance(about, dict) and any(len(v) > MOST_RUNS for v in about.values() if isinstance(v, list)):
+                raise InvalidOptionError(f"it has more than {MOST_RUNS} runs of rows")
             marker = from_dict(Marker, about, "the marker")
         except InvalidOptionError as error:
             raise ValueError(f"the commit marker {KEY} is damaged: {error}") from error
