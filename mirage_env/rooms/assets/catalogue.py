@@ -70,7 +70,7 @@ def furniture(folder: Path) -> tuple[Model, ...]:
 
 @contextmanager
 def opened(file: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a catalogue as a zip; what is wrong inside the block is told as its fault.
+    """Open a catalogue as a zip.
 
     Raises:
         InvalidOptionError: no regular file, or a damaged one.
