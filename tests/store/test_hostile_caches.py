@@ -368,6 +368,55 @@ def test_row_of_the_table_that_lies_is_refused(cache, lie):
         assert isinstance(refusal(do, cache), CacheCorruptError | None)
 
 
+def test_world_of_too_many_tokens_is_refused_before_they_are_read(cache):
+    forger = Forger(cache)
+    for number in (1, 3):  # as many tiles, or they would not go together
+        forger.in_table(forger.rows[-1], number, 2.0**40)
+    for do in (open_cache, lambda path: load_world(path, MODEL, lazy=True), compact):
+        assert "that a world can hold" in str(refusal(do, cache))
+
+
+NUMBERS = {
+    "a frame that there is not": ("tokens/source", 60_000, 0, "frames"),
+    "a cell that there is not": ("tokens/source", 2**16 - 1, 1, "cells"),
+    "no footprint": ("tokens/size", 0.0, 0, "footprints"),
+    "a gain of nan": ("tokens/size", np.nan, 1, "features"),
+    "a tile that ends beyond its block": ("tiles/index", 2**30, 0, "tiles"),
+    "a birth before the world": ("tiles/index", -7, 1, "births"),
+    "a box of nan": ("tiles/box", np.nan, 0, "boxes"),
+    "a step that goes back": ("tiles/box", -1.0, 3, "boxes"),
+    "a row before the first": ("frames/row", -5, 0, "frames"),
+    "a pose of inf": ("frames/pose", np.inf, 0, "poses"),
+    "a lens of nan": ("frames/intrinsics", np.nan, 0, "poses"),
+}
+
+
+@pytest.mark.parametrize("lie", NUMBERS)
+def test_numbers_of_a_block_that_lie_are_refused_by_name(cache, lie):
+    name, value, at, says = NUMBERS[lie]
+    forger = Forger(cache)
+    forger.in_block(forger.rows[-1], name, value, at)
+    error = refusal(lambda path: load_world(path, MODEL), cache)
+    assert isinstance(error, CacheCorruptError)
+    assert "make no sense" in str(error)
+    assert says in str(error)
+
+
+def test_state_and_path_that_lie_are_refused(cache, tmp_path):
+    lies = {
+        "rotation": lambda forger: forger.in_track("poses", 1e200, -16),
+        "intrinsics": lambda forger: forger.in_track("intrinsics", np.nan, -9),
+        "not finite": lambda forger: forger.in_state("latents", np.inf),
+        "no generator": lambda forger: [forger.in_state("noise", 255, at) for at in range(16)],
+    }
+    for says, lie in lies.items():
+        copy = shutil.copytree(cache, tmp_path / says)
+        lie(Forger(copy))
+        error = refusal(lambda path: load_world(path, MODEL), copy)
+        assert isinstance(error, CacheCorruptError), says
+        assert says in str(error)
+
+
 def rooted(cache, change):
     """Another root, with the right checksum in the marker."""
     node = json.loads((cache / "zarr.json").read_text())
