@@ -177,6 +177,10 @@ class LatentCodec(Protocol):
         """Frames that follow one another."""
         ...
 
+    def encode_video(self, frames: Tensor) -> Tensor:  # [1 + s K, 3, H, W] -> [1 + K, C, h, w]
+        """A still and the frames that follow it."""
+        ...
+
     def decode_chunk(
         self,
         latents: Tensor,  # [K, C, h, w]
@@ -217,7 +221,7 @@ class ChunkGenerator(Protocol):
 
     def generate(
         self,
-        known: Tensor,  # [B, T, C, h, w] refined readout; frame 0 is the clean latent shared with the chunk before
+        known: Tensor,  # [B, T, C, h, w] refined readout; the first `clean` are clean, shared with the chunk before
         readout: Sequence[Readout],  # B readouts of T cameras
         rays: Tensor,  # [B, T, 6, h, w] camera rays in the frame of the chunk's first camera
         preceding: Sequence[Tensor],  # per world [P, C, h, w] clean latents before the chunk, newest last
@@ -227,5 +231,7 @@ class ChunkGenerator(Protocol):
         guidance: Sequence[Guidance] = (),  # per world; the model's own if empty
         preceding_readout: Sequence[Tensor] = (),  # per world [P, C, h, w] what the memory showed at `preceding`
         chunks: Sequence[int] = (),  # per world: chunks before this one, 0 for the first; later ones if empty
+        clean: int = 1,
+        cameras: Sequence[Sequence[Camera]] = (),  # per world: `clean` of the front, then one per new image frame
     ) -> Tensor:  # [B, T, C, h, w]
         ...

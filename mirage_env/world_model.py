@@ -110,11 +110,12 @@ class WorldModel:
             references=remembered((), Reference(latents[0], camera, 0), self.config.references),
             guidance=Guidance(guidance_scale, negative_prompt),
             shown=torch.zeros_like(recent) if self.config.preceding_readouts else None,
+            front=self.front(frames, [camera]),
         )
         return Chunk((camera,), frames, metres, kinds, keep, readout, self.refiner.refine(readout), latents), state
 
     def step(self, state: WorldState, cameras: Sequence[Camera]) -> tuple[Chunk, WorldState]:
-        """Generate the next chunk: one camera per new frame (`config.frames_per_chunk`).
+        """Generate the next chunk: one camera per new frame (`config.frames_of(state.chunk)`).
 
         Raises:
             InvalidCameraError: not one camera per new frame, or another image size.
@@ -128,6 +129,8 @@ class WorldModel:
     ) -> tuple[list[Chunk], list[WorldState]]:
         """Step many worlds with one call of the generator; but for the last bits, no result depends on other worlds.
 
+        Where first chunks are longer than later ones, they have a call of their own.
+
         Raises:
             InvalidCameraError: no world, not one path per world, not one camera per new frame, or another image size.
         """
@@ -135,17 +138,32 @@ class WorldModel:
             raise InvalidCameraError(
                 f"{len(states)} worlds and {len(cameras)} paths were given; give one path per world, and at least one"
             )
-        for path in cameras:
-            check_path(path, self.config.frames_per_chunk, self.config.image_size)
-        views = [(s.camera, *path[self.config.key_frames]) for s, path in zip(states, cameras, strict=True)]
+        for state, path in zip(states, cameras, strict=True):
+            check_path(path, self.config.frames_of(state.chunk), self.config.image_size)
+        lengths = [(self.config.latents_of(s.chunk), self.config.clean_of(s.chunk)) for s in states]
+        done: dict[int, tuple[Chunk, WorldState]] = {}
+        for length in dict.fromkeys(lengths):
+            alike = [i for i, other in enumerate(lengths) if other == length]
+            stepped = self._step_alike([states[i] for i in alike], [cameras[i] for i in alike], length[1])
+            done |= zip(alike, stepped, strict=True)
+        return [done[i][0] for i in range(len(states))], [done[i][1] for i in range(len(states))]
+
+    def _step_alike(
+        self,
+        states: Sequence[WorldState],
+        cameras: Sequence[Cameras],
+        clean: int,  # latents that every chunk begins with
+    ) -> list[tuple[Chunk, WorldState]]:
+        """Step worlds whose chunks have one length."""
+        c, fronts = self.config, [state.clean(clean) for state in states]
+        views = [(*front[1], *path[c.key_frames]) for front, path in zip(fronts, cameras, strict=True)]
         splats = splat_batch([s.memory for s in states], views)
         seen = list(zip(states, views, splats, strict=True))
         readouts = [state.memory.read(v, state.chunk + 1, splat) for state, v, splat in seen]
         given = [self._held(s, v, r) for s, v, r in zip(states, views, readouts, strict=True)]
-        known = torch.stack([self._known(s, r) for s, r in zip(states, given, strict=True)])
-        most, best_first = self.config.references, self.config.best_reference_first
-        references = [chosen(s.memory, s.references, v, most, splat, best_first) for s, v, splat in seen]
-        before = [state.preceding(self.config.first_chunk_preceding) for state in states]
+        known = torch.stack([self._known(f[0], r) for f, r in zip(fronts, given, strict=True)])
+        references = [chosen(s.memory, s.references, v, c.references, x, c.best_reference_first) for s, v, x in seen]
+        before = [state.preceding(c.first_chunk_preceding) for state in states]
         latents = self.generator.generate(
             known=known,
             readout=given,
@@ -157,14 +175,17 @@ class WorldModel:
             guidance=[s.guidance for s in states],
             preceding_readout=[s.shown[past] for s, past in zip(states, before, strict=True) if s.shown is not None],
             chunks=[s.chunk for s in states],
+            clean=clean,
+            cameras=[(*front[1], *path) for front, path in zip(fronts, cameras, strict=True)],
         )
-        chunks, after = [], []
+        stepped = []
         for i, state in enumerate(states):
-            frames = self.codec.decode_chunk(latents[i, 1:], first=latents[i, 0])
-            chunk = self._look(frames, cameras[i], readouts[i][1:], known[i][1:], latents[i, 1:].clone())
-            chunks.append(chunk)
-            after.append(replace(self._remember(state, chunk, splats[i][1:]), noise=generators[i].get_state()))
-        return chunks, after
+            # Clean latents but the first are decoded too, for what the codec carries over; their frames were shown.
+            frames = self.codec.decode_chunk(latents[i, 1:], first=latents[i, 0])[-len(cameras[i]) :]
+            chunk = self._look(frames, cameras[i], readouts[i][clean:], known[i][clean:], latents[i, clean:].clone())
+            after = self._remember(state, chunk, splats[i][clean:])
+            stepped.append((chunk, replace(after, noise=generators[i].get_state())))
+        return stepped
 
     @torch.inference_mode()
     def observe(
@@ -189,9 +210,18 @@ class WorldModel:
         chunk = self._look(frames, cameras, readout, known, latents, view)
         return chunk, self._remember(state, chunk, splat, int(self.config.memory.shifts > 0))
 
-    def _known(self, state: WorldState, readout: Readout) -> Tensor:  # [T, C, h, w]
-        """Refined readout of a chunk; its first latent is the clean one shared with the chunk before."""
-        return torch.cat([state.latents[-1:], self.refiner.refine(readout[1:])])
+    def _known(self, front: Tensor, readout: Readout) -> Tensor:  # [T, C, h, w]
+        """Refined readout of a chunk; it begins with the clean latents shared with the chunk before."""
+        return torch.cat([front, self.refiner.refine(readout[len(front) :])])
+
+    def front(self, frames: Tensor, cameras: Cameras) -> tuple[Reference, ...]:
+        """`WorldState.front` after those frames [F, 3, H, W]; where they are too few, the first of them stood."""
+        count, stride = self.config.clean_latents, self.config.temporal_stride
+        if count == 1:
+            return ()
+        last = [max(len(frames) - 1 - i, 0) for i in range(stride * (count - 1), -1, -1)]
+        latents, seen_from = self.codec.encode_video(frames[last]), [cameras[i] for i in last[::stride]]
+        return tuple(Reference(latent, camera) for latent, camera in zip(latents, seen_from, strict=True))
 
     def _held(self, state: WorldState, views: Cameras, readout: Readout) -> Readout:
         """Readout for the generator: a camera that stands still knows all that it saw last."""
@@ -228,11 +258,11 @@ class WorldModel:
                 stands = standing(state.camera, cameras)
                 latents = torch.where(stands[:, None, None, None], chunk.latents.to(latents), latents)
             still = latents[-1:]
-            recent = torch.cat([state.latents, latents])
+            recent, front = torch.cat([state.latents, latents]), self.front(frames[-1:], cameras[-1:])
         else:  # a video; its last frame is also the still that the next chunk begins with
             latents = self.codec.encode_chunk(frames, first=state.latents[-1])
             still = self.codec.encode(frames[-1:])
-            recent = torch.cat([state.latents, latents, still])
+            recent, front = torch.cat([state.latents, latents, still]), self.front(frames, chunk.cameras)
         views = (latents, frames[chunk.key_frames], chunk.depth, chunk.keep, cameras)
         memory = state.memory.write(*views, now, splat, shifts)
         last = Reference(still[0], chunk.cameras[-1], memory.frames - 1)
@@ -244,6 +274,7 @@ class WorldModel:
             chunk=now,
             shown=state.shown_after(chunk.readout, len(recent) - len(state.latents)),
             references=remembered(state.references, last, self.config.references),
+            front=front,
         )
 
     def _keep(self, depth: Tensor, labels: Tensor) -> Tensor:

@@ -31,12 +31,20 @@ class WorldState:
     """How closely the prompt is followed, and what it is led away from."""
     shown: Tensor | None = None  # [P + 1, C, h, w]
     """Read-out latents of the chunks that `latents` come from, for models with `preceding_readouts`."""
+    front: tuple[Reference, ...] = ()
+    """The last frames as a video, for models whose later chunks begin with more `clean_latents` than one."""
 
     def generator(self) -> torch.Generator:
         """A generator of noise that goes on from `noise`."""
         generator = torch.Generator()
         generator.set_state(self.noise)
         return generator
+
+    def clean(self, count: int) -> tuple[Tensor, tuple[Camera, ...]]:  # [count, C, h, w]
+        """Latents that the next chunk begins with, and their cameras."""
+        if count == 1:
+            return self.latents[-1:], (self.camera,)
+        return torch.stack([r.latent for r in self.front]), tuple(r.camera for r in self.front)
 
     def preceding(self, in_first_chunk: bool) -> slice:
         """Index of the `latents` that precede the next chunk: P, or none if it is the first and has none."""

@@ -42,6 +42,11 @@ class RLinfBackend:
         self._client = Client(url, token)
         about = self._client.describe()
         self.chunk: int = about["frames"]
+        if about["first_frames"] != self.chunk:
+            raise InvalidOptionError(
+                f"the server's model begins a world with {about['first_frames']} frames and goes on with {self.chunk}; "
+                "RLinf takes chunks of one length: set first_chunk_latents to null in its mirage.json"
+            )
         self.image_size: tuple[int, int] = tuple(about["image_size"])
         self._control = Waypoints(self.chunk, about["max_translation"], about["max_rotation"])
         self._sessions: dict[int, tuple[str, Camera]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +15,7 @@ from mirage_env.datasets.zip_arrays import ENDING
 from mirage_env.episodes.episode_files import episode_files, load_episode, save_episode
 from mirage_env.episodes.observation_choice import with_observations
 from mirage_env.errors import EpisodeError, InvalidOptionError
+from mirage_env.models.model_options import ModelOptions, Networks
 
 WORLD_FORMATS = ("ply", "pcd", "splat", "glb", "map")
 Metres = Annotated[float | None, tyro.conf.arg(metavar="METRES", help_behavior_hint="")]
@@ -47,6 +48,8 @@ class Export:
     """Times that later views must have found a surface again for it to count in a map."""
     model: Text = None
     """The model that wrote the world, where it is neither shipped nor found under the name in the world."""
+    networks: Networks = field(default_factory=ModelOptions)
+    """How the model is loaded."""
 
 
 def run_export(options: Export) -> str:
@@ -88,12 +91,11 @@ def run_export(options: Export) -> str:
 def _export_world(options: Export) -> str:
     from mirage_env import export
     from mirage_env.memory.latent import LatentMemory
-    from mirage_env.models.world_model_loader import load_world_model
     from mirage_env.store import load_world, open_cache
 
     place = saved_world(options.source)
     with blaming("--model"):
-        model = load_world_model(options.model or open_cache(place).model)
+        model = options.networks.load(options.model or open_cache(place).model)
     memory = load_world(place, model).memory
     if not isinstance(memory, LatentMemory):
         raise InvalidOptionError(f"{place} keeps a {type(memory).__name__}; only latent memories are exported")

@@ -9,8 +9,7 @@ from tqdm import tqdm
 
 from mirage_env.commands.checks import blaming
 from mirage_env.commands.recordings import RecordingOptions
-from mirage_env.commands.walk import Networks
-from mirage_env.models.model_options import ModelOptions
+from mirage_env.models.model_options import ModelOptions, Networks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import tyro
 from mirage_env.commands.checks import blaming, saved_world
 from mirage_env.commands.text_tables import cache_table
 from mirage_env.commands.walk import File, Text
+from mirage_env.models.model_options import ModelOptions, Networks
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Look:
     """Write the picture to this PNG file; without it there is none, and no model is loaded."""
     model: Text = None
     """The model that wrote the world, where it is neither shipped nor found under the name in the world."""
+    networks: Networks = field(default_factory=ModelOptions)
+    """How the model is loaded."""
 
 
 def run_look(options: Look) -> list[str]:
@@ -41,11 +44,10 @@ def run_look(options: Look) -> list[str]:
         from PIL import Image
 
         from mirage_env.memory.latent import LatentMemory
-        from mirage_env.models.world_model_loader import load_world_model
         from mirage_env.viz.pictures import memory_map
 
         with blaming("--model"):
-            model = load_world_model(options.model or info.model)
+            model = options.networks.load(options.model or info.model)
             memory = load_world(place, model).memory
         if isinstance(memory, LatentMemory):
             options.out.parent.mkdir(parents=True, exist_ok=True)

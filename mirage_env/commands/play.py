@@ -16,9 +16,9 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from mirage_env.commands.checks import require_pictures, saved_world
-from mirage_env.commands.walk import Networks, World
+from mirage_env.commands.walk import World
 from mirage_env.errors import InvalidOptionError, MissingPackageError
-from mirage_env.models.model_options import ModelOptions
+from mirage_env.models.model_options import ModelOptions, Networks
 from mirage_env.spaces.actions import DiscreteControl
 
 KEYS_HELP = "w s forward and back, a d left and right, j l turn, i k look up and down, space stay; Esc ends"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from mirage_env.commands.walk import File, Networks
+from mirage_env.commands.walk import File
 from mirage_env.errors import InvalidOptionError, MissingPackageError
-from mirage_env.models.model_options import ModelOptions
+from mirage_env.models.model_options import ModelOptions, Networks
 
 logger = logging.getLogger(__name__)
 START_VIEWS = "mirage_env.rooms:start_view"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mirage_env.commands.walk import Count, File, Networks, Text, World
+from mirage_env.commands.walk import Count, File, Text, World
 from mirage_env.errors import InvalidOptionError
-from mirage_env.models.model_options import ModelOptions
+from mirage_env.models.model_options import ModelOptions, Networks
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import tyro
 from mirage_env.commands.checks import CACHE, blaming, require_pictures, saved_world
 from mirage_env.commands.walk_start import StartingWorld, starting_world
 from mirage_env.errors import InvalidOptionError
-from mirage_env.models.model_options import ModelOptions
+from mirage_env.models.model_options import ModelOptions, Networks
 from mirage_env.viz.walk_page import CURVES, PAGE, SHEET, VIDEO
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ Number = Annotated[float | None, tyro.conf.arg(metavar="X", help_behavior_hint="
 File = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Text = Annotated[str | None, tyro.conf.arg(help_behavior_hint="", metavar="NAME")]
 World = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[WORLD]", help_behavior_hint="")]
-Networks = Annotated[ModelOptions, tyro.conf.OmitArgPrefixes]
 
 logger = logging.getLogger(__name__)
 ANIMATIONS = (".webp", ".gif")
@@ -230,24 +229,28 @@ def _cameras(options: Walk, model: WorldModel, world: StartingWorld) -> list[Cam
     """One camera per frame, a whole number of chunks."""
     from mirage_env.trajectories import PRESET_SIZES, PRESETS, path_from_file, preset_path
 
-    per_chunk = model.config.frames_per_chunk
+    config = model.config
     if options.path in PRESETS:
+        frames = config.frames_in(options.chunks or 8, world.chunk)
         turn = None if options.turn is None else math.radians(options.turn)
         for size in PRESET_SIZES if options.size is None else (options.size,):
             with blaming("--path, --size or --turn"):
-                cameras = preset_path(options.path, world.camera, (options.chunks or 8) * per_chunk, size, turn)
+                cameras = preset_path(options.path, world.camera, frames, size, turn)
             if world.room is None or all(map(world.room.is_free, cameras)):
                 return cameras
         logger.info("%s: the room has no place for this path; it leads through something", options.path)
         return cameras
     with blaming("--path"):
         cameras = path_from_file(Path(options.path), world.camera)
-    chunks = options.chunks or len(cameras) // per_chunk
-    if not 1 <= chunks <= len(cameras) // per_chunk:
+    whole = [piece for piece in config.pieces(len(cameras), world.chunk) if piece.stop <= len(cameras)]
+    chunks = options.chunks or len(whole)
+    if not 1 <= chunks <= len(whole):
         raise InvalidOptionError(
-            f"--chunks: {options.path} has {len(cameras)} poses after its first, enough for "
-            f"{len(cameras) // per_chunk} chunks of {per_chunk}; {max(chunks, 1)} were asked for"
+            f"--chunks: {options.path} has {len(cameras)} poses after its first, enough for {len(whole)} chunks of "
+            f"{config.frames_of(world.chunk)}; {max(chunks, 1)} were asked for"
         )
-    if left := len(cameras) - chunks * per_chunk:
-        logger.info("%s: the last %d poses are left out, a chunk has %d frames", options.path, left, per_chunk)
-    return cameras[: chunks * per_chunk]
+    if left := len(cameras) - (end := whole[chunks - 1].stop):
+        logger.info(
+            "%s: the last %d poses are left out, a chunk has %d frames", options.path, left, config.frames_per_chunk
+        )
+    return cameras[:end]

@@ -81,9 +81,9 @@ def walk(
         InvalidOptionError: the cameras do not fill whole chunks.
         StoreError: the cache could not be written; what was committed before is kept.
     """
-    per_chunk = model.config.frames_per_chunk
-    if not cameras or len(cameras) % per_chunk:
-        raise InvalidOptionError(f"{len(cameras)} cameras do not fill chunks of {per_chunk}")
+    pieces = model.config.pieces(len(cameras), start.state.chunk)
+    if not pieces or pieces[-1].stop != len(cameras):
+        raise InvalidOptionError(f"{len(cameras)} cameras do not fill chunks of {model.config.frames_per_chunk}")
     state, before, stopped = start.state, start.state.memory, False
     record = _Record(model, truth, len(cameras) // model.config.temporal_stride + 1)
     bar = Progress(len(cameras), "walk", "frame", progress)
@@ -97,24 +97,27 @@ def walk(
         if start.chunk is not None:
             publish(start.chunk, state, frame=0)
         try:
-            for first in range(0, len(cameras), per_chunk):
+            for piece in pieces:
                 began = time.perf_counter()
-                chunk, state = model.step(state, cameras[first : first + per_chunk])
+                chunk, state = model.step(state, cameras[piece])
                 start.writer.append(state, chunk)
                 record.seconds.append(time.perf_counter() - began)
-                publish(chunk, state, frame=first + 1)
-                bar.update(per_chunk, f"memory knew {100 * chunk.coverage:.0f} %")
+                publish(chunk, state, frame=piece.start + 1)
+                bar.update(len(chunk.frames), f"memory knew {100 * chunk.coverage:.0f} %")
         except KeyboardInterrupt:
             stopped = True
     state = start.writer.state
     Image.fromarray(record.sheet()).save(out / SHEET)
     Image.fromarray(picture_of(plot_walk(record.curves))).save(out / CURVES)
-    chunks, counted = len(record.seconds), record.seconds[1:] or record.seconds
+    chunks = len(record.seconds)
+    lengths = [piece.stop - piece.start for piece in pieces[:chunks]]
+    counted = slice(1 if chunks > 1 else 0, None)  # the first one compiles
+    seconds = sum(record.seconds[counted])
     return WalkFigures(
         chunks=chunks,
-        frames=chunks * per_chunk,
+        frames=sum(lengths),
         stopped=stopped,
-        frames_per_second=per_chunk / float(np.mean(counted)) if counted else 0.0,
+        frames_per_second=sum(lengths[counted]) / seconds if chunks else 0.0,
         coverage=float(np.mean(record.curves.coverage[-chunks:])) if chunks else 0.0,
         points=state.memory.points,
         nbytes=state.memory.nbytes,

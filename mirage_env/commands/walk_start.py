@@ -30,6 +30,8 @@ class StartingWorld:
 
     camera: Camera
     begin: Callable[[Path], Start]
+    chunk: int = 0
+    """Chunks that were generated before."""
     room: KnownWorld | None = None
 
 
@@ -62,7 +64,7 @@ def starting_world(options: Walk, model: WorldModel, open_room: OpenRoom) -> Sta
         return Start(state, chunk, writer)
 
     camera = fit_view(view.image, model.config.image_size, view.camera).camera
-    return StartingWorld(camera, begin, room)
+    return StartingWorld(camera, begin, room=room)
 
 
 def _stored_start(options: Walk, model: WorldModel, cache: Path) -> StartingWorld:
@@ -70,7 +72,7 @@ def _stored_start(options: Walk, model: WorldModel, cache: Path) -> StartingWorl
     from mirage_env.store import CacheWriter, copy_cache, load_world
 
     with blaming("WORLD"):
-        camera = load_world(cache, model, lazy=True).camera
+        stored = load_world(cache, model, lazy=True)
 
     def begin(place: Path) -> Start:
         with blaming("WORLD"):
@@ -79,7 +81,7 @@ def _stored_start(options: Walk, model: WorldModel, cache: Path) -> StartingWorl
             writer = CacheWriter.open(place, model)
         return Start(writer.state, None, writer)
 
-    return StartingWorld(camera, begin)
+    return StartingWorld(stored.camera, begin, stored.chunk)
 
 
 def _image_start(model: WorldModel, image: Path, depth: Path | None, fov: float | None) -> StartView:

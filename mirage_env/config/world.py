@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mirage_env.config.chunk_lengths import ChunkLengths
 from mirage_env.config.geometry import GeometryConfig
 from mirage_env.config.parsing import at_least, from_dict, one_of
 from mirage_env.config.sampler import SamplerConfig
@@ -154,7 +155,7 @@ class FilterConfig:
 
 
 @dataclass(frozen=True)
-class WorldModelConfig:
+class WorldModelConfig(ChunkLengths):
     """Everything in `mirage.json`. Lengths in metres, angles in radians.
 
     Raises:
@@ -167,6 +168,11 @@ class WorldModelConfig:
     latent_channels: int
     chunk_latents: int = 9
     """T: latents of a chunk, the first shared with the chunk before."""
+    clean_latents: int = 1
+    """So many at the front of a chunk show the last frames before it, as they were; a first chunk has its start view
+    only. More than one overlap with the chunk before."""
+    first_chunk_latents: int | None = None
+    """T of a world's first chunk; None: as many new latents as in the others."""
     preceding_latents: int = 1
     """P: clean latents before the chunk that the network sees."""
     first_chunk_preceding: bool = True
@@ -203,8 +209,14 @@ class WorldModelConfig:
         (H, W), (h, w) = self.image_size, self.latent_size
         if min(H, W, h, w) < 1 or H % h or W % w or H // h != W // w:
             raise InvalidOptionError(f"image_size {(H, W)} must be one whole multiple of latent_size {(h, w)}")
-        if self.chunk_latents < 2 or self.preceding_latents < 0:
-            raise InvalidOptionError("a chunk needs chunk_latents >= 2 and preceding_latents >= 0")
+        if self.preceding_latents < 0:
+            raise InvalidOptionError(f"preceding_latents is {self.preceding_latents}; it must be at least 0")
+        self.check_lengths()
+        if self.clean_latents > 1 and (self.preceding_latents or self.sampler.couple):
+            raise InvalidOptionError(
+                f"clean_latents is {self.clean_latents}; more than one goes with preceding_latents 0 and "
+                "sampler.couple false only"
+            )
         if not 0.0 < self.near < self.far:
             raise InvalidOptionError(f"near {self.near} and far {self.far} must satisfy 0 < near < far")
         if not 0.0 < self.fov < math.pi:
@@ -228,24 +240,20 @@ class WorldModelConfig:
         return dataclasses.replace(self, image_size=image_size, latent_size=latent_size)
 
     def with_chunk_frames(self, frames: int) -> WorldModelConfig:
-        """Change the number of new frames per chunk.
+        """Change the number of new frames per chunk, the first one's too.
 
         Raises:
-            InvalidOptionError: not a whole number of latents, or none.
+            InvalidOptionError: not a whole number of latents, or fewer than are clean.
         """
         if frames < 1 or frames % self.temporal_stride:
             raise InvalidOptionError(f"chunk_frames is {frames}; give a multiple of {self.temporal_stride}, at least 1")
-        return dataclasses.replace(self, chunk_latents=1 + frames // self.temporal_stride)
+        latents = self.clean_latents + frames // self.temporal_stride
+        return dataclasses.replace(self, chunk_latents=latents, first_chunk_latents=None)
 
     @property
     def stride(self) -> int:
         """Image pixels per latent cell."""
         return self.image_size[0] // self.latent_size[0]
-
-    @property
-    def frames_per_chunk(self) -> int:
-        """F: new image frames per chunk; the shared first frame is not counted."""
-        return self.temporal_stride * (self.chunk_latents - 1)
 
     @property
     def key_frames(self) -> slice:

@@ -64,6 +64,11 @@ class ChunkEnv(ChunkWorld[StateT], gymnasium.Env[Observation, NDArray[np.float32
         if arguments.contact != "none" and type(self).obstacles is ChunkWorld.obstacles:
             name = type(self).__name__
             raise InvalidOptionError(f"contact is {arguments.contact!r}; {name} knows no obstacles: use contact='none'")
+        if arguments.control == "waypoints" and world.frames_of(0) != world.frames:
+            raise InvalidOptionError(
+                f"control is 'waypoints', and the first step of a world has {world.frames_of(0)} frames, later ones "
+                f"{world.frames}; use another control, or give chunk_frames"
+            )
         self._current: TimeStep[StateT] | None = None
         self._unrendered: list[NDArray[np.uint8]] = []
 
@@ -208,7 +213,7 @@ class ChunkEnv(ChunkWorld[StateT], gymnasium.Env[Observation, NDArray[np.float32
         now = self._time_step()
         if now.verdict.terminated:
             raise ResetNeeded("the episode has terminated; call reset, or set_state with an earlier state")
-        cameras = self.control.cameras(action, now.shown.cameras[-1])
+        cameras = self.control.cameras(action, now.shown.cameras[-1], self.world.frames_of(now.shown.chunk))
         if outside := _outside(cameras[-1]):
             raise InvalidActionError(
                 f"the action leads to {outside}; coordinates go to +-{POSITION_LIMIT:g} metres: turn back or reset"

@@ -124,7 +124,7 @@ class ReadoutEnv(ChunkEnv[Visit]):
         self.preview = _preview_of(self.model, preview)
         self.caches = [] if caches is None else _caches_in(Path(caches))
         self.refine, self.pixels = refine, pixels
-        super().__init__(replace(self._imagined.world, frames=1), EnvArguments.of(arguments))
+        super().__init__(replace(self._imagined.world, frames=1, first_frames=None), EnvArguments.of(arguments))
         self._kept: dict[Path, WorldState] = {}
         if not pixels:
             c = self.model.config

@@ -65,8 +65,8 @@ class MirageEnv(ChunkEnv[WorldState]):
         start_views: draws the view of a `reset` without image; a function or `"module:function"`. The model's own if
             not given: views of the world it was trained on.
         rooms_views: the same for models that were trained on rooms and bring none; the registered environments set it.
-        chunk_frames: F, frames per step; the model's own if not given. Fewer are generated, looked at and remembered:
-            a step costs less, and its views lie farther apart (`docs/costs.md`).
+        chunk_frames: F, frames per step, also of the first; the model's own if not given. Fewer are generated, looked
+            at and remembered: a step costs less, and its views lie farther apart (`docs/costs.md`).
         image_size: H, W in the place of the model's own, where `model` is a name or folder (`load_world_model`).
         **arguments: `control`, `max_translation`, `max_rotation`, `observe`, `info_frames`, `render_mode`, `task` and
             `guard`, as in `EnvArguments`.
@@ -101,7 +101,8 @@ class MirageEnv(ChunkEnv[WorldState]):
         if chunk_frames is not None:
             model = replace(model, config=model.config.with_chunk_frames(chunk_frames))
         c = model.config
-        world = WorldFormat(c.image_size, c.latent_size, c.frames_per_chunk, c.near, c.far, c.frames_per_second)
+        frames, first = c.frames_per_chunk, c.frames_of(0)
+        world = WorldFormat(c.image_size, c.latent_size, frames, c.near, c.far, c.frames_per_second, first)
         super().__init__(world, EnvArguments.of(arguments))
         self.model = model
         if start_views is None and model.config.trained_on in ("", "rooms"):
@@ -196,11 +197,11 @@ class MirageEnv(ChunkEnv[WorldState]):
                 f"a view is wanted that is {way:.1f} m and {turn:.1f} rad away, {count} chunks of this environment; at "
                 f"most {MAX_PICTURE_CHUNKS} are walked for it: choose a nearer one"
             )
-        frames = self.model.config.frames_per_chunk
-        path = between(state.camera, camera, count * frames)
-        chunk, after = self.model.step(state, path[:frames])
-        for first in range(frames, len(path), frames):
-            chunk, after = self.model.step(after, path[first : first + frames])
+        path = between(state.camera, camera, (c := self.model.config).frames_in(count, state.chunk))
+        first, *rest = c.pieces(len(path), state.chunk)
+        chunk, after = self.model.step(state, path[first])
+        for piece in rest:
+            chunk, after = self.model.step(after, path[piece])
         return chunk, after
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:

@@ -29,11 +29,20 @@ class RepeatResetFrame(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
 
     Args:
         env: an environment of this package, wrapped or not.
+
+    Raises:
+        InvalidOptionError: its first step has another number of frames than the others.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
+        world = self.get_wrapper_attr("world")
+        if world.frames_of(0) != world.frames:
+            raise InvalidOptionError(
+                f"the first step of a world has {world.frames_of(0)} frames, later ones {world.frames}; give the "
+                "environment chunk_frames, or use the native vector environment"
+            )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the environment; every key of `PER_FRAME` has F rows."""

@@ -6,9 +6,8 @@ test split are opened from one true image, without its depth, and walked at rand
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from mirage_env.evaluation import report
 from mirage_env.evaluation.lpips import INSTALL, Lpips, has_lpips, load_lpips
 from mirage_env.evaluation.metrics import gradient_energy
 from mirage_env.evaluation.small_things import recognised, small_things
-from mirage_env.evaluation.variants import Load, check_rooms
+from mirage_env.evaluation.variants import Load, check_rooms, settings_of
 from mirage_env.images import frames_from_uint8
+from mirage_env.models.model_options import ModelOptions, Networks
 from mirage_env.rooms import FRAME_SECONDS, Room, random_walk
 from mirage_env.world_model import WorldModel
 
@@ -51,6 +51,8 @@ class CrispnessConfig:
     still_chunks: int = 100
     """Chunks that the camera stands still."""
     seed: int = 0
+    loading: Networks = field(default_factory=ModelOptions)
+    """How the model is loaded."""
 
     def __post_init__(self) -> None:
         if self.worlds < 1 or self.chunks < 1 or min(self.first_world, self.still_worlds) < 0 or self.still_chunks < 1:
@@ -65,17 +67,13 @@ def run(config: CrispnessConfig, load: Load | None = None) -> dict[str, Any]:
 
     Args:
         config: what to measure.
-        load: makes a world model of a name; `load_world_model` if not given.
+        load: makes a world model of a name; as `config.loading` says if not given.
 
     Raises:
         ModelNotFoundError: no such model.
         WeightsError: weights that do not fit their networks.
     """
-    if load is None:
-        from mirage_env.models.world_model_loader import load_world_model
-
-        load = load_world_model
-    model, lpips = load(config.model), load_lpips() if has_lpips() else None
+    model, lpips = (load or config.loading.load)(config.model), load_lpips() if has_lpips() else None
     check_rooms(model, "crispness")
     walks: list[Sums] = [{} for _ in range(config.chunks)]
     codec: Sums = {}
@@ -86,7 +84,7 @@ def run(config: CrispnessConfig, load: Load | None = None) -> dict[str, Any]:
         _stand(model, config, w) for w in tqdm(_worlds(config, config.still_worlds), desc="standing", unit="world")
     ]
     results = {
-        "config": {**dataclasses.asdict(config), "out": str(config.out)},
+        "config": {**settings_of(config), "out": str(config.out)},
         "split": "test",
         "model": model.identity,
         "image_size": list(model.config.image_size),

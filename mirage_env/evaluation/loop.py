@@ -7,12 +7,11 @@ where it ended.
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,9 @@ from mirage_env.evaluation.metrics import psnr
 from mirage_env.evaluation.oracle import WRITTEN, oracle_record
 from mirage_env.evaluation.results_journal import Journal, Record
 from mirage_env.evaluation.variant_rollout import Rollout, Truth, measure, roll_out, true_views
-from mirage_env.evaluation.variants import ROLLOUTS, Load, check_rooms, load_paper, variant
+from mirage_env.evaluation.variants import ROLLOUTS, Load, check_rooms, load_paper, settings_of, variant
 from mirage_env.images import frames_to_uint8
+from mirage_env.models.model_options import ModelOptions, Networks
 from mirage_env.rooms import Room
 from mirage_env.world_model import WorldModel
 
@@ -63,6 +63,8 @@ class LoopConfig:
     sheets: int = 10
     """Contact sheets to draw."""
     seed: int = 0
+    loading: Networks = field(default_factory=ModelOptions)
+    """How the model is loaded."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.variants) - set(ROLLOUTS)):
@@ -91,17 +93,14 @@ def run(config: LoopConfig, load: Load | None = None) -> dict[str, Any]:
 
     Args:
         config: what to measure.
-        load: makes a world model of a name; `load_world_model` if not given.
+        load: makes a world model of a name; as `config.loading` says if not given.
 
     Raises:
         InvalidOptionError: the folder holds results of other settings, or the paper's variant does not fit.
         ModelNotFoundError: no such model.
         WeightsError: weights that do not fit their networks.
     """
-    if load is None:
-        from mirage_env.models.world_model_loader import load_world_model
-
-        load = load_world_model
+    load = load or config.loading.load
     model = load(config.model)
     check_rooms(model, "loop")
     names, notes, paper = list(config.variants), [], None
@@ -232,7 +231,7 @@ def _cost(rollout: Rollout) -> Record:
 
 
 def _settings(config: LoopConfig, models: dict[str, WorldModel]) -> dict[str, Any]:
-    chosen = {**dataclasses.asdict(config), "out": str(config.out), "oracle_written": list(WRITTEN)}
+    chosen = {**settings_of(config), "out": str(config.out), "oracle_written": list(WRITTEN)}
     return {"config": chosen, "split": "test", "models": {name: m.identity for name, m in models.items()}}
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from tqdm import tqdm
 from mirage_env.errors import InvalidOptionError
 from mirage_env.evaluation import report
 from mirage_env.evaluation.metrics import Estimate, estimate, psnr, ssim
-from mirage_env.evaluation.variants import Load, check_rooms
+from mirage_env.evaluation.variants import Load, check_rooms, settings_of
 from mirage_env.images import frames_from_uint8
 from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.memory.filters import keep_cells
 from mirage_env.memory.latent import LatentMemory
+from mirage_env.models.model_options import ModelOptions, Networks
 from mirage_env.rooms import FRAME_SECONDS, Room, random_walk
 from mirage_env.world_model import WorldModel
 
@@ -42,6 +42,8 @@ class PartsConfig:
     spacing: int = 4
     """Frames between two views."""
     seed: int = 0
+    loading: Networks = field(default_factory=ModelOptions)
+    """How the model is loaded."""
 
     def __post_init__(self) -> None:
         if self.worlds < 1 or self.views < 2 or self.spacing < 1:
@@ -55,17 +57,13 @@ def run(config: PartsConfig, load: Load | None = None) -> dict[str, Any]:
 
     Args:
         config: what to measure.
-        load: makes a world model of a name; `load_world_model` if not given.
+        load: makes a world model of a name; as `config.loading` says if not given.
 
     Raises:
         ModelNotFoundError: no such model.
         WeightsError: weights that do not fit their networks.
     """
-    if load is None:
-        from mirage_env.models.world_model_loader import load_world_model
-
-        load = load_world_model
-    model = load(config.model)
+    model = (load or config.loading.load)(config.model)
     check_rooms(model, "parts")
     worlds = []
     overlap: dict[str, list[int]] = {name: [0, 0] for name in ("mover", "sky", "mover_or_sky")}
@@ -78,7 +76,7 @@ def run(config: PartsConfig, load: Load | None = None) -> dict[str, Any]:
     figures = {name: estimate(w[name] for w in worlds) for name in worlds[0]}
     iou = {name: both / either if either else float("nan") for name, (both, either) in overlap.items()}
     results = {
-        "config": {**dataclasses.asdict(config), "out": str(config.out)},
+        "config": {**settings_of(config), "out": str(config.out)},
         "split": "test",
         "model": model.identity,
         "figures": figures,

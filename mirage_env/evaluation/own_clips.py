@@ -6,10 +6,9 @@ known: what a model shows must be nearer to the truth than standing still.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,10 @@ from mirage_env.evaluation.loop_walks import LoopWalk
 from mirage_env.evaluation.metrics import Estimate, dilate, estimate, psnr, ssim
 from mirage_env.evaluation.network_parts import abs_rel
 from mirage_env.evaluation.variant_rollout import MOVER_MARGIN, Truth, measure, roll_out
-from mirage_env.evaluation.variants import Load
+from mirage_env.evaluation.variants import Load, settings_of
 from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import MOVER, SKY
+from mirage_env.models.model_options import ModelOptions, Networks
 from mirage_env.world_model import WorldModel
 
 LABELS = {"generated": "generated", "refined": "refined readout", "bare": "bare readout", "copy": "copy of the start"}
@@ -63,6 +63,8 @@ class ClipsEvalConfig:
     sheets: int = 4
     """Clips on the contact sheet: true above, then generated, refined, and the copy."""
     seed: int = 0
+    loading: Networks = field(default_factory=ModelOptions)
+    """How the model is loaded."""
 
     def __post_init__(self) -> None:
         if min(self.most, self.batch) < 1 or self.sheets < 0:
@@ -76,18 +78,14 @@ def run(config: ClipsEvalConfig, load: Load | None = None) -> dict[str, Any]:
 
     Args:
         config: what to measure.
-        load: makes a world model of a name; `load_world_model` if not given.
+        load: makes a world model of a name; as `config.loading` says if not given.
 
     Raises:
         InvalidOptionError: no clips, of another image size than the model's, or shorter than a chunk.
         ModelNotFoundError, WeightsError: no such model, or weights that do not fit.
     """
-    if load is None:
-        from mirage_env.models.world_model_loader import load_world_model
-
-        load = load_world_model
     clips = Clips(config.clips)
-    model = load(config.model)
+    model = (load or config.loading.load)(config.model)
     truths = [_truth(clips, int(i), model) for i in np.unique(np.linspace(0, len(clips) - 1, config.most).astype(int))]
     rows: dict[str, list[Figures]] = {name: [] for name in LABELS}
     sheet: list[NDArray[np.uint8]] = []
@@ -97,7 +95,7 @@ def run(config: ClipsEvalConfig, load: Load | None = None) -> dict[str, Any]:
                 sheet += [truth.images, *(frames_to_uint8(frames[name]) for name in ("generated", "refined", "copy"))]
     parts = [_parts(model, clips, truth.seed) for truth in truths]
     results = {
-        "config": {**dataclasses.asdict(config), "out": str(config.out), "clips": str(config.clips)},
+        "config": {**settings_of(config), "out": str(config.out), "clips": str(config.clips)},
         "model": model.identity,
         "count": len(truths),
         "walks": {name: {c: estimate(f[c] for f in found) for c in COLUMNS} for name, found in rows.items()},

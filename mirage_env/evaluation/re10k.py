@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,7 +34,7 @@ from mirage_env.evaluation.results_journal import Journal, Record
 from mirage_env.evaluation.variant_rollout import Rollout, Truth, roll_out
 from mirage_env.evaluation.variants import Load
 from mirage_env.images import frames_from_uint8, frames_to_uint8
-from mirage_env.models.model_options import ModelOptions
+from mirage_env.models.model_options import ModelOptions, Networks
 from mirage_env.world_model import WorldModel
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ class Re10kConfig:
     sheets: int = 8
     """Contact sheets to draw."""
     seed: int = 0
-    loading: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
+    loading: Networks = field(default_factory=ModelOptions)
     """How the model is loaded."""
 
     def __post_init__(self) -> None:

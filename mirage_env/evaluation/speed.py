@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.evaluation import report
 from mirage_env.evaluation.loop_walks import LoopWalk, loop_walk
 from mirage_env.evaluation.timers import Clock, timed
-from mirage_env.evaluation.variants import Load
+from mirage_env.evaluation.variants import Load, settings_of
+from mirage_env.models.model_options import ModelOptions, Networks
 from mirage_env.rooms import Room, RoomView
 from mirage_env.world_model import WorldModel
 
@@ -55,6 +56,8 @@ class SpeedConfig:
     world: int = 0
     baseline: Path | None = None
     """An older speed.json to compare with."""
+    loading: Networks = field(default_factory=ModelOptions)
+    """How the model is loaded."""
 
     def __post_init__(self) -> None:
         if self.chunks < 1 or self.loop_chunks < 0 or self.threads < 1:
@@ -77,21 +80,17 @@ def run(config: SpeedConfig, load: Load | None = None) -> dict[str, Any]:
 
     Args:
         config: what to measure.
-        load: makes a world model of a name; `load_world_model` if not given.
+        load: makes a world model of a name; as `config.loading` says if not given.
 
     Raises:
         InvalidOptionError: the baseline is no speed.json.
         ModelNotFoundError: no such model.
         WeightsError: weights that do not fit their networks.
     """
-    if load is None:
-        from mirage_env.models.world_model_loader import load_world_model
-
-        load = load_world_model
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        model = load(config.model)
+        model = (load or config.loading.load)(config.model)
         figures, shares = step_figures(model, config.chunks, config.world)
         figures |= cache_figures(model, config.world)
         curve = resident_curve(model, config.loop_chunks, config.world) if config.loop_chunks else []
@@ -104,7 +103,7 @@ def run(config: SpeedConfig, load: Load | None = None) -> dict[str, Any]:
     seconds, loaded = import_seconds()
     figures["import"] = Figure(seconds, "s", "lower")
     results: dict[str, Any] = {
-        "config": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()},
+        "config": {k: str(v) if isinstance(v, Path) else v for k, v in settings_of(config).items()},
         "model": model.identity,
         "machine": {"threads": config.threads, "machine": platform.machine(), "torch": torch.__version__},
         "figures": {name: dataclasses.asdict(figure) for name, figure in figures.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -78,6 +78,7 @@ def roll_out(
         prompt: what the worlds look like, for models that read text.
     """
     size, per_chunk = model.config.image_size, model.config.frames_per_chunk
+    model = replace(model, config=replace(model.config, first_chunk_latents=None))  # walks have chunks of one length
     opened = [
         model.start(t.images[0], t.walk.cameras[0], seed=seed * 1_000_003 + t.seed, prompt=prompt) for t in truths
     ]

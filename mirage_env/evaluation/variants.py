@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -98,6 +100,13 @@ def check_rooms(model: WorldModel, command: str) -> None:
             f"the model {model.config.name!r} was trained on {home!r}, and mirage eval {command} measures rooms of the "
             "simulator; measure it on its own world: mirage eval clips --model MODEL --clips FOLDER"
         )
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """Settings of an evaluation by name; how the model is loaded among them only where that was asked."""
+    values, given = dataclasses.asdict(config), config.loading.given()
+    del values["loading"]
+    return values | ({"loading": given} if given else {})
 
 
 def load_paper(name: str, model: WorldModel, load: Load) -> tuple[WorldModel | None, str]:

@@ -11,11 +11,9 @@ import hashlib
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -27,7 +25,7 @@ from mirage_env.evaluation.variants import Load
 from mirage_env.evaluation.worldscore_cameras import FOCAL, path_cameras
 from mirage_env.evaluation.worldscore_data import MOVEMENTS, OUTPUT, Sample, is_complete, read_samples, write_sample
 from mirage_env.images import frames_to_uint8
-from mirage_env.models.model_options import ModelOptions
+from mirage_env.models.model_options import ModelOptions, Networks
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.world_model import WorldModel
 
@@ -60,7 +58,7 @@ class WorldScoreConfig:
     shard: int = 0
     """Make every `shards`-th sample, beginning at this one: several processes share the work."""
     seed: int = 0
-    loading: Annotated[ModelOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ModelOptions)
+    loading: Networks = field(default_factory=ModelOptions)
     """How the model is loaded."""
 
     def __post_init__(self) -> None:
@@ -103,7 +101,7 @@ def run(config: WorldScoreConfig, load: Load | None = None) -> GeneratedVideos:
         listed = read_samples(config.data, movement)[: config.samples or None]
         samples += listed[config.shard :: config.shards]
     model = (load or config.loading.load)(config.model)
-    frames = config.frames or model.config.frames_per_chunk + 1
+    frames = config.frames or model.config.frames_of(0) + 1
     _register(config, model, frames)
     if isinstance(model.generator, ChunkDenoiser):
         model.generator.prepare_prompts([prompt for sample in samples for prompt in sample.prompts])
@@ -148,14 +146,14 @@ def _walk(
         start = replace(start, K_image=K)
     cameras = path_cameras(sample.camera_path, start, frames, config.speed)
     name = int.from_bytes(hashlib.sha256(str(sample.folder).encode()).digest()[:4], "big")
-    prompts, per_chunk = sample.prompts, model.config.frames_per_chunk
+    prompts, pieces = sample.prompts, model.config.pieces(len(cameras) - 1)
     chunk, state = model.start(view.image, start, seed=config.seed * 1_000_003 + name, prompt=prompts[0])
     shown = [frames_to_uint8(chunk.frames)]
     # What does not fill the last chunk is generated at the last camera, and dropped.
-    walked = [*cameras[1:], *[cameras[-1]] * (-(len(cameras) - 1) % per_chunk)]
-    for first in range(0, len(walked), per_chunk):
-        scene = min(first // (frames - 1), len(prompts) - 1)
-        chunk, state = model.step(replace(state, prompt=prompts[scene]), walked[first : first + per_chunk])
+    walked = [*cameras[1:], *[cameras[-1]] * (pieces[-1].stop - len(cameras) + 1)]
+    for piece in pieces:
+        scene = min(piece.start // (frames - 1), len(prompts) - 1)
+        chunk, state = model.step(replace(state, prompt=prompts[scene]), walked[piece])
         shown.append(frames_to_uint8(chunk.frames))
     return np.concatenate(shown)[: len(cameras)], cameras
 

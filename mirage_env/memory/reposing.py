@@ -64,7 +64,7 @@ def repose(memory: MemoryT, corrections: Mapping[int, Correction]) -> MemoryT:
 
 
 def repose_world(state: WorldState, corrections: Mapping[int, Correction]) -> WorldState:
-    """`repose` for a whole world; its current camera and its references move with the frames they were seen in.
+    """`repose` for a whole world; its camera, its references and its front move with the frames they were seen in.
 
     Raises:
         InvalidOptionError: as `repose`, or a memory of another kind.
@@ -77,7 +77,10 @@ def repose_world(state: WorldState, corrections: Mapping[int, Correction]) -> Wo
         replace(r, camera=r.camera.at(corrections[r.frame].T_world_cam)) if r.frame in corrections else r
         for r in state.references
     )
-    return replace(state, memory=repose(state.memory, corrections), camera=camera, references=references)
+    moved = camera.T_world_cam @ state.camera.T_cam_world  # the last frames move as one with the last of all
+    front = tuple(replace(r, camera=r.camera.at(moved @ r.camera.T_world_cam)) for r in state.front)
+    memory = repose(state.memory, corrections)
+    return replace(state, memory=memory, camera=camera, references=references, front=front)
 
 
 def _reposed(block: MemoryBlock, corrections: Mapping[int, Correction], columns: int) -> MemoryBlock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -55,6 +55,11 @@ class ModelOptions:
     decoder: str | None = None
     """Tiny decoder in the place of the autoencoder's: a safetensors file of TAEHV, such as taew2_2."""
 
+    def given(self) -> dict[str, Any]:
+        """The options that are not as they are by default, by name."""
+        pairs = ((field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self))
+        return {name: value for name, value, default in pairs if value != default}
+
     def load(self, name: str) -> WorldModel:
         """The model of that name, loaded so.
 
@@ -63,6 +68,8 @@ class ModelOptions:
         """
         from mirage_env.models.world_model_loader import load_world_model
 
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        return load_world_model(name, **{key: value for key, value in fields.items() if value != defaults[key]})
+        return load_world_model(name, **self.given())
+
+
+Networks = Annotated[ModelOptions, tyro.conf.OmitArgPrefixes]
+"""These options among those of a command."""

@@ -80,7 +80,7 @@ class PlacedCodec(Placed):
         return self.run("encode_chunk", frames, first)
 
     def encode_video(self, frames: Tensor) -> Tensor:  # [1 + s K, 3, H, W] -> [1 + K, C, h, w]
-        """See `VideoCodec.encode_video`."""
+        """See `LatentCodec.encode_video`."""
         return self.run("encode_video", frames)
 
     def decode_chunk(self, latents: Tensor, first: Tensor) -> Tensor:  # [K, C, h, w], [C, h, w] -> [s K, 3, H, W]
@@ -218,7 +218,7 @@ def decoding_bytes(vae: AutoencoderKLWan, image_size: tuple[int, int], dtype: to
 def step_bytes(config: WorldModelConfig, net: Mapping[str, Any], dtype: torch.dtype) -> int:
     """Bytes that one block of the transformer has in memory beside its weights, for one world."""
     _, rows, columns = net.get("patch_size", (1, 2, 2))
-    frames = config.references + config.chunk_latents + config.preceding_latents
+    frames = config.references + config.most_latents + config.preceding_latents
     tokens = frames * (config.latent_size[0] // rows) * (config.latent_size[1] // columns)
     width = int(net["num_attention_heads"]) * int(net["attention_head_dim"])
     # The stream of branch and main blocks, the float32 copy that is normed, queries, keys, values and their result; or

@@ -125,6 +125,7 @@ class RemoteEnv(ChunkEnv[RemoteMoment]):
             said["near"],
             said["far"],
             said["frames_per_second"],
+            said["first_frames"],
         )
         super().__init__(world, EnvArguments.of(arguments))
 

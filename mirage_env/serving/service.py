@@ -82,7 +82,7 @@ class _Asked:
 
     request: asked.Step | asked.Walk
     owner: str
-    path: Callable[[Camera], list[Camera]]
+    path: Callable[[WorldState], list[Camera]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +167,7 @@ class Service:
                 "image_size": c.image_size,
                 "latent_size": c.latent_size,
                 "frames": c.frames_per_chunk,
+                "first_frames": c.frames_of(0),
                 "fov": c.fov,
                 "near": c.near,
                 "far": c.far,
@@ -212,10 +213,14 @@ class Service:
         return await self._in_thread(open_world)
 
     async def _step(self, request: asked.Step, arrays: Arrays, owner: str) -> bytes:
-        return await self._walked(request, owner, lambda camera: self.env.control.cameras(request.action, camera))
+        def path(state: WorldState) -> list[Camera]:
+            frames = self.model.config.frames_of(state.chunk)
+            return self.env.control.cameras(request.action, state.camera, frames)
+
+        return await self._walked(request, owner, path)
 
     async def _walk(self, request: asked.Walk, arrays: Arrays, owner: str) -> bytes:
-        return await self._walked(request, owner, lambda camera: _cameras(request.poses, camera))
+        return await self._walked(request, owner, lambda state: _cameras(request.poses, state.camera))
 
     async def _walk_many(self, request: asked.WalkMany, arrays: Arrays, owner: str) -> bytes:
         answers = await asyncio.gather(
@@ -321,7 +326,7 @@ class Service:
         return await self._in_thread(close)
 
     async def _walked(
-        self, request: asked.Step | asked.Walk, owner: str, path: Callable[[Camera], list[Camera]]
+        self, request: asked.Step | asked.Walk, owner: str, path: Callable[[WorldState], list[Camera]]
     ) -> bytes:
         if self._batcher.full:
             raise QuotaError(f"{self._batcher.pending} steps wait already; try again in a moment")
@@ -343,7 +348,7 @@ class Service:
             world, origin = self._at(one.request, one.owner)
             if isinstance(one.request, asked.Walk) and one.request.release:
                 self.worlds.release(world, one.request.release)
-            return _Step(world, origin, one.path(self.worlds.state(origin).camera), one.request)
+            return _Step(world, origin, one.path(self.worlds.state(origin)), one.request)
         except MirageError as error:
             return error
 

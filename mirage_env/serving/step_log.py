@@ -63,6 +63,7 @@ def repeat_step(before: WorldState, record: bytes) -> WorldState:
         latents, count = torch.from_numpy(arrays["latents"]), len(before.latents)
         rest = Resumable(arrays["latents"], arrays["noise"], arrays["bank"], arrays["views"])
         camera = before.camera
+        references, front = rest.references((camera.height, camera.width), len(before.front))
         return replace(
             before,
             memory=replace(memory, blocks=blocks, frames=int(header["frames"])),
@@ -71,7 +72,8 @@ def repeat_step(before: WorldState, record: bytes) -> WorldState:
             shown=None if before.shown is None else latents[count:],
             chunk=int(header["chunk"]),
             noise=torch.from_numpy(arrays["noise"]),
-            references=rest.references((camera.height, camera.width)),
+            references=references,
+            front=front,
         )
     except (ServingError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CacheCorruptError(f"a record of the server's journal cannot be used: {error!r}") from error

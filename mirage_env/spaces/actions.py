@@ -71,8 +71,8 @@ class Control(Protocol):
         """A new action space."""
         ...
 
-    def cameras(self, action: ArrayLike, camera: Camera) -> list[Camera]:
-        """The F cameras of the chunk that the action asks for, starting after `camera`.
+    def cameras(self, action: ArrayLike, camera: Camera, frames: int | None = None) -> list[Camera]:
+        """The cameras of the chunk that the action asks for, starting after `camera`: F, or `frames`.
 
         Raises:
             InvalidActionError: wrong shape, not finite, or outside the space.
@@ -105,11 +105,11 @@ class RelativePose:
         """Translation and rotation vector, as shares of the largest."""
         return Box(-1.0, 1.0, (6,), np.float32)
 
-    def cameras(self, action: ArrayLike, camera: Camera) -> list[Camera]:
-        """F cameras on a constant screw (`Control.cameras`)."""
+    def cameras(self, action: ArrayLike, camera: Camera, frames: int | None = None) -> list[Camera]:
+        """Cameras on a constant screw (`Control.cameras`)."""
         share = check_action(action, self.space, MOTION)
         motion = pose_from_rotation_vector(self.max_translation * share[:3], self.max_rotation * share[3:])
-        return between(camera, camera.moved(motion), self.frames)
+        return between(camera, camera.moved(motion), frames or self.frames)
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class Waypoints:
         """Translation and rotation vector of every frame, as shares of the largest."""
         return Box(-1.0, 1.0, (self.frames, 6), np.float32)
 
-    def cameras(self, action: ArrayLike, camera: Camera) -> list[Camera]:
-        """F cameras, one per row (`Control.cameras`)."""
+    def cameras(self, action: ArrayLike, camera: Camera, frames: int | None = None) -> list[Camera]:
+        """F cameras, one per row (`Control.cameras`); never another number."""
         shares = check_action(action, self.space, MOTION) / self.frames
         path = [camera]
         for share in shares:
@@ -152,14 +152,14 @@ class AbsolutePose:
         """Poses in the world; metres and a unit quaternion."""
         return PoseBox()
 
-    def cameras(self, action: ArrayLike, camera: Camera) -> list[Camera]:
-        """F cameras on a constant screw (`Control.cameras`); the quaternion is normalised."""
+    def cameras(self, action: ArrayLike, camera: Camera, frames: int | None = None) -> list[Camera]:
+        """Cameras on a constant screw (`Control.cameras`); the quaternion is normalised."""
         vector = check_action(action, self.space, _POSE)
         try:
             pose = pose_from_vector(vector)
         except InvalidPoseError as error:
             raise InvalidActionError(f"the action is no pose: {error}") from error
-        return between(camera, camera.at(pose), self.frames)
+        return between(camera, camera.at(pose), frames or self.frames)
 
 
 CONTROLS = ("relative_pose", "absolute_pose", "waypoints")

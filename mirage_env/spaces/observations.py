@@ -33,6 +33,11 @@ class WorldFormat:
     near: float  # metres
     far: float
     frames_per_second: float
+    first_frames: int | None = None  # of a world's first step, where that is another number
+
+    def frames_of(self, chunk: int) -> int:
+        """New frames of the step that follows `chunk` others."""
+        return self.frames if chunk or self.first_frames is None else self.first_frames
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mirage_env.store.format.arrays import REFERENCE_NUMBERS
 from mirage_env.world_state import WorldState
 
 NAMES = ("latents", "noise", "bank", "views")
-"""Arrays `state/*`; the last two only where the model takes references."""
+"""Arrays `state/*`; the last two only where the model takes references, or begins chunks with a front."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,15 +26,16 @@ class Resumable:
 
     latents: NDArray[np.float32]  # [1 + P, C, h, w]; twice as many where read-out latents (`shown`) follow them
     noise: NDArray[np.uint8]
-    bank: NDArray[np.float32]  # [N, C, h, w] latents of the references
+    bank: NDArray[np.float32]  # [N, C, h, w] latents of the references, then of the front
     views: NDArray[np.float64]  # [N, 26] their cameras, and the numbers of their frames
 
     @staticmethod
     def of(state: WorldState) -> Resumable:
         recent = state.latents if state.shown is None else torch.cat([state.latents, state.shown])
         latents = recent.float().cpu().numpy()
-        bank = [r.latent.float().cpu().numpy() for r in state.references]
-        views = [np.hstack([r.camera.T_world_cam.ravel(), r.camera.K_image.ravel(), r.frame]) for r in state.references]
+        kept = (*state.references, *state.front)
+        bank = [r.latent.float().cpu().numpy() for r in kept]
+        views = [np.hstack([r.camera.T_world_cam.ravel(), r.camera.K_image.ravel(), r.frame]) for r in kept]
         return Resumable(
             latents,
             state.noise.cpu().numpy(),
@@ -42,9 +43,18 @@ class Resumable:
             np.stack(views) if views else np.zeros((0, REFERENCE_NUMBERS)),
         )
 
-    def references(self, image_size: tuple[int, int]) -> tuple[Reference, ...]:
+    def references(
+        self, image_size: tuple[int, int], front: int
+    ) -> tuple[tuple[Reference, ...], tuple[Reference, ...]]:
+        """The references, and the `front` latents that the next chunk begins with.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        if len(self.bank) < front:
+            raise ValueError(f"{len(self.bank)} latents instead of the {front} that the next chunk begins with")
         frames = np.nan_to_num(self.views[:, 25], nan=-1, posinf=-1, neginf=-1).clip(-1, 2**31)
-        return tuple(
+        kept = tuple(
             Reference(
                 torch.from_numpy(latent.copy()),
                 Camera(view[:16].reshape(4, 4), view[16:25].reshape(3, 3), *image_size),
@@ -52,6 +62,7 @@ class Resumable:
             )
             for latent, view, frame in zip(self.bank, self.views, frames, strict=True)
         )
+        return kept[: len(kept) - front], kept[len(kept) - front :]
 
     def rows(self, slots: int) -> dict[str, NDArray[Any]]:
         """The arrays by name, with the bank filled up to `slots` views by zeros."""
@@ -68,9 +79,9 @@ class Resumable:
         return Resumable(latents, rows["noise"], bank[used], views[used])
 
 
-def slots_for(references: int) -> int:
-    """Places in the bank of a model that takes so many references."""
-    return BANK * references
+def slots_for(references: int, front: int) -> int:
+    """Places in the bank of a model that takes so many references, and begins chunks with such a front."""
+    return BANK * references + front
 
 
 def state_checksum(rows: dict[str, NDArray[Any]]) -> int:

@@ -23,6 +23,6 @@ class StopControl:
         """The control's space and one more number in [-1, 1]."""
         return Box(-1.0, 1.0, (7,), np.float32)
 
-    def cameras(self, action: ArrayLike, camera: Camera) -> list[Camera]:
-        """F cameras of the motion (`Control.cameras`)."""
-        return self.control.cameras(check_action(action, self.space, (*MOTION, "stop"))[:-1], camera)
+    def cameras(self, action: ArrayLike, camera: Camera, frames: int | None = None) -> list[Camera]:
+        """Cameras of the motion (`Control.cameras`)."""
+        return self.control.cameras(check_action(action, self.space, (*MOTION, "stop"))[:-1], camera, frames)

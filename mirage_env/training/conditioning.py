@@ -39,6 +39,12 @@ class Batch:
     prompts: tuple[str, ...] = ()  # B
     text: Tensor | None = None  # [B, S, D] the prompts, embedded
     shown: Tensor | None = None  # [B, P, C, h, w] readout at the preceding latents, where the branch sees it
+    clean: tuple[int, ...] = ()  # B, latents at the front that are given; 1 each if empty
+
+    def free(self) -> Tensor:  # [B, T] bool
+        """Mask of the latents that are to be predicted."""
+        clean = torch.tensor(self.clean or [1] * len(self.latents))[:, None]
+        return (torch.arange(self.latents.shape[1]) >= clean).to(self.latents.device)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -52,6 +58,7 @@ class Batch:
             prompts=self.prompts,
             text=None if self.text is None else self.text.to(device),
             shown=None if self.shown is None else self.shown.to(device),
+            clean=self.clean,
         )
 
 
@@ -115,6 +122,7 @@ class ConditionSampler:
                 shown=torch.stack([s.shown[i][len(s.preceding) - past :] for s in samples])
                 if self.config.preceding_readouts
                 else None,
+                clean=tuple(s.clean for s in samples),
             )
             for i in range(len(rules))
         ]
@@ -149,6 +157,7 @@ class ConditionSampler:
             rays=torch.from_numpy(pluecker_rays(cameras, inverse(cameras[0].T_world_cam), *self.config.latent_size)),
             references=self._references(rng, past, first, memory),
             text="" if rng.random() < self.noise.no_text else clip.text,
+            clean=self.config.clean_of(not began),
         )
 
     def memory(self, rng: np.random.Generator, clip: LatentClip, first: int) -> LatentMemory:
@@ -211,6 +220,7 @@ class _Sample:
     rays: Tensor  # [T, 6, h, w]
     references: list[Tensor]  # R x [C, h, w]
     text: str
+    clean: int
 
 
 def starts(clip: LatentClip, config: WorldModelConfig) -> range:

@@ -130,9 +130,9 @@ def key_frames(frames: int, config: WorldModelConfig) -> NDArray[np.int64]:  # [
     Raises:
         ClipError: fewer frames than a chunk.
     """
-    window = 1 if config.temporal_stride == 1 else config.frames_per_chunk
-    if frames < 1 + config.frames_per_chunk:
-        raise ClipError(f"a clip has {frames} frames; a chunk needs {1 + config.frames_per_chunk}")
+    window = 1 if config.temporal_stride == 1 else config.window_frames
+    if frames < 1 + config.window_frames:
+        raise ClipError(f"a clip has {frames} frames; a chunk needs {1 + config.window_frames}")
     return np.arange(0, (frames - 1) // window * window + 1, config.temporal_stride)
 
 
@@ -142,7 +142,7 @@ def encode_video(
     config: WorldModelConfig,
 ) -> tuple[Tensor, Tensor]:  # anchors [A, C, h, w], latents [G - 1, C, h, w]
     """Latents as a world encodes what it sees: with a temporal stride window by window, each from its anchor."""
-    F = config.frames_per_chunk
+    F = config.window_frames
     if config.temporal_stride == 1:
         latents = torch.cat([codec.encode(images_to_tensor(images[i : i + F])) for i in range(0, len(images), F)])
         return latents[:1].float(), latents[1:].float()

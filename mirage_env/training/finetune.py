@@ -58,7 +58,7 @@ def run(options: Finetune) -> bool:
     variant = Variant(denoiser, training_refiner(sources, process.device), config.readout)
     if options.stage == "imagine":
         some = LatentClips(data.path, data.names[: options.dream_clips or None])
-        denoiser.sampler = dataclasses.replace(config.sampler, steps=options.dream_steps or config.sampler.steps)
+        denoiser.sampler = dataclasses.replace(denoiser.sampler, steps=options.dream_steps or config.sampler.steps)
         codec = checked_codec(sources, data, process.device)
         dreamer = Imaginer(config, codec, variant.refiner, denoiser.to(process.device).eval())
         imagine_clips(some, dreamer, options.chunks, process.process_index, process.num_processes)

@@ -98,7 +98,9 @@ def training_denoiser(
     def embedded(prompts: Sequence[str]) -> Tensor:  # [B, S, D]
         return torch.stack([data.embedded(p) for p in prompts])
 
-    return ChunkDenoiser(transformer, branch, config.sampler, embedded if data.info.text_length else None)
+    # The data set has prompts as they are, embedded; what a layout adds to them has to be in its captions.
+    sampler = dataclasses.replace(config.sampler, prompt_suffix="")
+    return ChunkDenoiser(transformer, branch, sampler, embedded if data.info.text_length else None)
 
 
 def checked_codec(sources: Sources, data: LatentClips, device: torch.device) -> PlacedCodec:

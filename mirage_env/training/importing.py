@@ -210,7 +210,7 @@ def read_captions(path: Path) -> dict[str, str]:
 
 def _import(options: ImportRe10k, parts: FrozenParts, clip: Clip, caption: str, rate: float) -> None:
     """Read, scale, encode and write one clip."""
-    config, F = parts.config, parts.config.frames_per_chunk
+    config, F = parts.config, parts.config.window_frames
     poses = read_pose_list(clip.poses)
     rows = rows_at_rate(poses, 1 + options.windows * F, rate)
     windows = (len(rows) - 1) // F

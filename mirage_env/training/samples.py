@@ -52,7 +52,7 @@ class SampleVideos:
         """Latents of a chunk: true, as the memory shows it, generated."""
         batch = self._chunk(seed)
         known = torch.stack([self.variant.refiner.refine(r) for r in batch.readout]).float()
-        known[:, 0] = batch.latents[:, 0]
+        known = torch.where(batch.free()[:, :, None, None, None], known, batch.latents)
         generated = self.variant.denoiser.generate(
             known=known,
             readout=batch.readout,
@@ -63,6 +63,7 @@ class SampleVideos:
             prompts=batch.prompts,
             guidance=[Guidance(1.0)] * len(known),
             preceding_readout=[] if batch.shown is None else list(batch.shown),
+            clean=batch.clean[0],
         )
         return batch.latents[0], known[0], generated[0].float()
 

@@ -59,7 +59,7 @@ def blank(readout: Readout) -> Readout:
 class _Seen:
     """Inputs of the network for a batch, the memory dropped now and then. On the device of the batch."""
 
-    known: Tensor  # [B, T, C, h, w] refined readout, frame 0 clean
+    known: Tensor  # [B, T, C, h, w] refined readout, the front clean
     observed: Tensor  # [B, T, 1, h, w]
     cond: Tensor | None  # [B, channels, T, h, w]
 
@@ -68,7 +68,7 @@ def _see(variant: Variant, batch: Batch, generator: torch.Generator, drop: float
     dropped = torch.rand(len(batch.readout), generator=generator) < drop
     readout = [blank(r) if d else r for r, d in zip(batch.readout, dropped, strict=True)]
     known = torch.stack([variant.refiner.refine(r) for r in readout]).float()
-    known[:, 0] = batch.latents[:, 0]
+    known = torch.where(batch.free()[:, :, None, None, None], known, batch.latents)
     observed = torch.stack([r.observed[:, None] for r in readout])
     shown = batch.shown if batch.shown is None else batch.shown * (~dropped).to(batch.shown)[:, None, None, None, None]
     return _Seen(known, observed, variant.denoiser.condition(known, readout, batch.rays, shown))
@@ -91,7 +91,7 @@ def flow_loss(variant: Variant, batch: Batch, generator: torch.Generator, drop: 
         x[:, 0] = latents[:, 0]
     predicted = variant.denoiser.predict(x, sigma, prior, batch.preceding, seen.cond)
     error = batch.importance * (predicted.float() - latents)[:, 1:] ** 2
-    return {"loss": error.mean(), **_by_sight(error, seen.observed)}
+    return {"loss": error.mean(), **_by_sight(error.flatten(0, 1), seen.observed[:, 1:].flatten(0, 1))}
 
 
 LEAST_LEVEL = 1e-3
@@ -99,7 +99,9 @@ LEAST_LEVEL = 1e-3
 
 
 def velocity_loss(variant: Variant, batch: Batch, generator: torch.Generator, drop: float = 0.1) -> dict[str, Tensor]:
-    """Error of the predicted velocity eps - z, frame 0 left out (paper, training); the memory is dropped now and then.
+    """Error of the predicted velocity eps - z (paper, training); the memory is dropped now and then.
+
+    Clean latents at the front are left out: frame 0, and as many more as the chunks of a world overlap.
 
     Every frame has a noise level of its own, uniform in (0, 1) and then shifted as the sampler shifts: frames that are
     nearly clean help those that are not, and no frame can be sure of its neighbours.
@@ -109,20 +111,20 @@ def velocity_loss(variant: Variant, batch: Batch, generator: torch.Generator, dr
         seen = _see(variant, batch, generator, drop)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         plain = torch.rand(latents.shape[:2], generator=generator).clamp_min(LEAST_LEVEL).to(latents)
-        sigma = shift * plain / (1.0 + (shift - 1.0) * plain)  # [B, T]
+        free = batch.free()  # [B, T]
+        sigma = torch.where(free, shift * plain / (1.0 + (shift - 1.0) * plain), 0.0)
         level = sigma[:, :, None, None, None]
         x = (1.0 - level) * latents + level * noise
-        x[:, 0] = latents[:, 0]
     prior = torch.zeros_like(latents)
     clean = variant.denoiser.predict(x, sigma, prior, batch.preceding, seen.cond, batch.references, batch.text)
     # x - sigma v is the clean latent predicted: its error over sigma is that of the velocity.
-    error = (((clean - latents) / level)[:, 1:]) ** 2
-    return {"loss": error.mean(), **_by_sight(error, seen.observed)}
+    error = ((clean - latents)[free] / level[free]) ** 2  # [N, C, h, w]
+    return {"loss": error.mean(), **_by_sight(error, seen.observed[free])}
 
 
-def _by_sight(error: Tensor, observed: Tensor) -> dict[str, Tensor]:
+def _by_sight(error: Tensor, seen: Tensor) -> dict[str, Tensor]:  # [N, C, h, w], [N, 1, h, w]
     """Mean error where the memory showed something and where it did not."""
-    seen, channels, error = observed[:, 1:], error.shape[2], error.detach()
+    channels, error = error.shape[1], error.detach()
     return {
         "seen": (error * seen).sum() / (seen.sum() * channels).clamp_min(1.0),
         "unseen": (error * (1 - seen)).sum() / ((1 - seen).sum() * channels).clamp_min(1.0),

@@ -40,8 +40,10 @@ class _Generator:
         guidance: Sequence[Guidance] = (),
         preceding_readout: Sequence[Tensor] = (),
         chunks: Sequence[int] = (),
+        clean: int = 1,
+        cameras: Sequence[Sequence[Camera]] = (),
     ) -> Tensor:
-        self.known, self.observed = known[0, 1:], readout[0].observed[1:]
+        self.known, self.observed = known[0, clean:], readout[0].observed[clean:]
         return self._part.generate(
             known=known,
             readout=readout,
@@ -53,6 +55,8 @@ class _Generator:
             guidance=guidance,
             preceding_readout=preceding_readout,
             chunks=chunks,
+            clean=clean,
+            cameras=cameras,
         )
 
 
@@ -64,9 +68,12 @@ class _Codec:
     ) -> None:
         self._generator, self._cameras, self._show = generator, cameras, show
         self._part = part
-        self.encode, self.decode, self.encode_chunk = part.encode, part.decode, part.encode_chunk
+        self.encode, self.decode = part.encode, part.decode
+        self.encode_chunk, self.encode_video = part.encode_chunk, part.encode_video
 
     def decode_chunk(self, latents: Tensor, first: Tensor) -> Tensor:
         frames = self._part.decode_chunk(latents, first)
-        self._show(Sight.of(frames, self._cameras, self._generator.known, self._generator.observed))
+        self._show(
+            Sight.of(frames[-len(self._cameras) :], self._cameras, self._generator.known, self._generator.observed)
+        )
         return frames

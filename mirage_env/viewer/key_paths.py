@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,8 @@ STEEPEST = math.radians(60.0)
 """No key tilts the camera beyond this."""
 MOST_CHUNKS = 32
 """Longest path of one command."""
+Ahead = Callable[[int], int]
+"""Frames of so many chunks that come next."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def key_path(key: str, camera: Camera, frames: int, stride: Stride) -> list[Came
     return between(camera, camera.at(T_world_cam), frames)
 
 
-def named_path(name: str, camera: Camera, per_chunk: int, chunks: int, room: KnownWorld | None) -> list[Camera]:
+def named_path(name: str, camera: Camera, frames_ahead: Ahead, chunks: int, room: KnownWorld | None) -> list[Camera]:
     """A preset of `mirage_env.trajectories` over whole chunks, as large as a room has place for.
 
     Raises:
@@ -90,13 +93,13 @@ def named_path(name: str, camera: Camera, per_chunk: int, chunks: int, room: Kno
     if not 1 <= chunks <= MOST_CHUNKS:
         raise InvalidOptionError(f"{chunks} chunks were asked for; choose 1 to {MOST_CHUNKS}")
     for size in PRESET_SIZES:
-        cameras = preset_path(name, camera, chunks * per_chunk, size)
+        cameras = preset_path(name, camera, frames_ahead(chunks), size)
         if room is None or all(map(room.is_free, cameras)):
             break
     return cameras
 
 
-def way_to(T_world_cam: Matrix, camera: Camera, per_chunk: int) -> list[Camera]:
+def way_to(T_world_cam: Matrix, camera: Camera, frames_ahead: Ahead) -> list[Camera]:
     """A gentle way from `camera` to a pose, on a constant screw, over whole chunks.
 
     Raises:
@@ -106,13 +109,15 @@ def way_to(T_world_cam: Matrix, camera: Camera, per_chunk: int) -> list[Camera]:
     goal = camera.at(T_world_cam)
     T_cam_goal = inverse(camera.T_world_cam) @ goal.T_world_cam
     metres, radians = float(np.linalg.norm(T_cam_goal[:3, 3])), rotation_angle(T_cam_goal)
-    chunks = max(1, math.ceil(max(metres / MAX_STEP, radians / MAX_TURN) / per_chunk))
-    if chunks > MOST_CHUNKS:
+    least = max(metres / MAX_STEP, radians / MAX_TURN)
+    lengths = (frames_ahead(chunks) for chunks in range(1, MOST_CHUNKS + 1))
+    frames = next((length for length in lengths if length >= least), None)
+    if frames is None:
         raise InvalidOptionError(
-            f"that pose is {metres:.1f} m and {math.degrees(radians):.0f} degrees away, {chunks} chunks; at most "
-            f"{MOST_CHUNKS} are walked at once: choose a nearer one"
+            f"that pose is {metres:.1f} m and {math.degrees(radians):.0f} degrees away; at most {MOST_CHUNKS} chunks "
+            "are walked at once: choose a nearer one"
         )
-    return between(camera, goal, chunks * per_chunk)
+    return between(camera, goal, frames)
 
 
 def _rotation(vector: np.ndarray) -> Matrix:  # [3] -> [3, 3]

@@ -125,15 +125,11 @@ class Session:
 
     def walk(self, preset: str, chunks: int) -> Future[None]:
         """Walk a preset (`moves.named_path`)."""
-        return self._walk(
-            preset, lambda w: key_paths.named_path(preset, w.camera, w.model.config.frames_per_chunk, chunks, w.room)
-        )
+        return self._walk(preset, lambda w: key_paths.named_path(preset, w.camera, w.frames_ahead, chunks, w.room))
 
     def go(self, T_world_cam: Matrix) -> Future[None]:
         """Walk straight to a pose (`moves.way_to`)."""
-        return self._walk(
-            "go there", lambda w: key_paths.way_to(T_world_cam, w.camera, w.model.config.frames_per_chunk)
-        )
+        return self._walk("go there", lambda w: key_paths.way_to(T_world_cam, w.camera, w.frames_ahead))
 
     def undo(self) -> Future[None]:
         """Go back to the world before the last chunk."""
@@ -177,7 +173,7 @@ class Session:
             world = self._current()
             for _ in range(2):
                 began = time.monotonic()
-                world.model.step(world.state, [world.camera] * world.model.config.frames_per_chunk)
+                world.model.step(world.state, [world.camera] * world.frames_ahead())
                 self._seconds = time.monotonic() - began
 
         return self._queue.submit("warm up", command)
@@ -194,7 +190,7 @@ class Session:
             stops = self._stops
         if key:
             world = self._current()
-            self._follow(key_paths.key_path(key, world.camera, world.model.config.frames_per_chunk, stride), key, stops)
+            self._follow(key_paths.key_path(key, world.camera, world.frames_ahead(), stride), key, stops)
 
     def _walk(self, what: str, path: Callable[[World], list[Camera]]) -> Future[None]:
         with self._changed:
@@ -204,8 +200,7 @@ class Session:
     def _follow(self, cameras: list[Camera], what: str, stops: int) -> None:
         """Walk whole chunks; every one is shown and kept as soon as it is there."""
         name, world = self._snapshot.current, self._current()
-        per_chunk = world.model.config.frames_per_chunk
-        parts = [cameras[i : i + per_chunk] for i in range(0, len(cameras), per_chunk)]
+        parts = [cameras[piece] for piece in world.model.config.pieces(len(cameras), world.state.chunk)]
         blocked = world.room is not None and not all(map(world.room.is_free, cameras))
         for number, part in enumerate(parts):
             if self._stops != stops:
@@ -281,6 +276,6 @@ class Session:
 
 
 def _like_the_last(world: World) -> list[Camera]:
-    before, frames = world.now.before, world.model.config.frames_per_chunk
+    before, frames = world.now.before, world.frames_ahead()
     motion = inverse(before.camera.T_world_cam) @ world.camera.T_world_cam if before is not None else None
     return between(world.camera, world.camera if motion is None else world.camera.moved(motion), frames)

@@ -118,6 +118,10 @@ class World:
     def camera(self) -> Camera:
         return self.state.camera
 
+    def frames_ahead(self, chunks: int = 1) -> int:
+        """Frames of the next chunks."""
+        return self.model.config.frames_in(chunks, self.state.chunk)
+
     def then(self, moment: Moment) -> World:
         """The world one chunk later."""
         return replace(self, moments=(*self.moments, moment)[-HISTORY - 1 :], path=(*self.path, *moment.sight.cameras))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ import tyro
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.files import parse_json
+from mirage_env.models.model_options import ModelOptions, Networks
 from policies.rollout.loop import Recipe
 from policies.rollout.plan import RolloutPlan, Shard
 from policies.rollout.runner import Done, run_plan
@@ -61,6 +62,8 @@ class Rollout:
     """Keep the image of every frame, not only the last of each step."""
     same_noise: bool = False
     """Imagine with the noise that the cache was saved with, in the place of the rollout's seed."""
+    networks: Networks = field(default_factory=ModelOptions)
+    """How the model is loaded."""
     replay: Path | None = None
     """Do not roll out; carry this episode's actions out again and say where the result differs."""
 
@@ -79,6 +82,7 @@ def run_rollout(options: Rollout) -> tuple[RolloutPlan, Iterator[Done]]:
         task=options.task,
         steps=options.steps,
         model=options.model,
+        loading=options.networks,
         policy=options.policy,
         policy_options=_values(options.policy_options),
         all_frames=options.all_frames,

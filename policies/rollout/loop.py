@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mirage_env.envs.time_step import TaskState
 from mirage_env.episodes import Episode, RecordEpisodes, differences
 from mirage_env.errors import InvalidOptionError
+from mirage_env.models.model_options import ModelOptions
 from mirage_env.store import open_cache
 from mirage_env.world_state import WorldState
 from policies.base import Policy
@@ -47,6 +48,7 @@ class Recipe:
         task: what there is to do (`mirage_env.tasks.TASKS`); None: what the environment says.
         steps: of an episode, at most.
         model: a shipped world model, or a folder.
+        loading: how it is loaded.
         policy, policy_options: for `make_policy`.
         all_frames: keep the image of every frame.
         same_noise: imagine with the noise that a cache was saved with. Without it the seed of the rollout decides, so
@@ -66,6 +68,7 @@ class Recipe:
     all_frames: bool = False
     same_noise: bool = False
     threads: int = 1
+    loading: ModelOptions = field(default_factory=ModelOptions)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.threads < 1:
@@ -82,7 +85,9 @@ class Recipe:
 
     def make_env(self) -> gymnasium.Env[Any, Any]:
         """The environment, without recording."""
-        arguments: dict[str, Any] = {"model": self.model} if self.learned else {}
+        arguments: dict[str, Any] = {}
+        if self.learned:
+            arguments["model"] = self.loading.load(self.model) if self.loading.given() else self.model
         if self.task is not None:
             arguments["task"] = self.task
         env = gymnasium.make(self.env, max_episode_steps=self.steps, disable_env_checker=True, **arguments)

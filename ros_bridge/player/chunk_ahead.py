@@ -130,7 +130,8 @@ class ChunkAhead(WorldThread):
             before, command = self._now.state, self._next_command()
             order = self._job_order = self._latest.number
             may_stand = self._allowed > 0 or self._idle == "generate"
-        planned = plan(before.camera, command, self.model.config.frames_per_chunk, self.rate, self.limits, self.mount)
+        frames = self.model.config.frames_of(before.chunk)
+        planned = plan(before.camera, command, frames, self.rate, self.limits, self.mount)
         if not may_stand and not planned.moves(before.camera):
             return None
         return generate(self.model, before, planned, order, self._clock)

@@ -132,7 +132,9 @@ class WorldChanges(Playback):
             camera = before.camera.at(T_world_cam)
             with torch.inference_mode():
                 seen = self.model.refiner.refine(before.memory.read([camera], now=before.chunk + 1))
-            state = replace(before, camera=camera, latents=seen.repeat(len(before.latents), 1, 1, 1))
+                front = self.model.front(self.model.codec.decode(seen), [camera]) if before.front else ()
+            recent = seen.repeat(len(before.latents), 1, 1, 1)
+            state = replace(before, camera=camera, latents=recent, front=front)
             take = look(self.model, state, self._clock)
             self._replace(take, self._new_log(take))
             return f"the camera is elsewhere after {state.chunk} chunks{self._where()}"
@@ -196,7 +198,8 @@ class WorldChanges(Playback):
                 self._drop()
             self._past.append(self._now.state)
             if self._is_moving() or self._cursor < len(self._now.frames):
-                after = replace(after, camera=self._now.state.camera, latents=self._now.state.latents)
+                now = self._now.state
+                after = replace(after, camera=now.camera, latents=now.latents, front=now.front)
                 played = replace(self._now, state=after)
                 written = replace(played, chunk=chunk)
             else:

@@ -11,7 +11,7 @@ import pytest
 import tiny_checkpoints
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from stand_ins import Wall
 from tiny_geometry import save_depth_anything
 from tiny_wan import TRAINED, tiny_wan_world_model
@@ -22,16 +22,18 @@ from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.errors import ClipError, DatasetError, InvalidOptionError, ModelNotFoundError
 from mirage_env.evaluation import export_rooms
 from mirage_env.images import frames_from_uint8
-from mirage_env.interfaces import STATIC
+from mirage_env.interfaces import STATIC, Readout
+from mirage_env.models.io.published_checkpoints import convert, published_branch
 from mirage_env.models.io.state_dicts import WEIGHTS
 from mirage_env.models.small.refiner import BareReadout
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
-from mirage_env.models.wan.pipeline_parts import config_of
+from mirage_env.models.wan.pipeline_parts import config_of, sources_of
 from mirage_env.models.wan.side_branch import ControlBranch
+from mirage_env.models.wan.video_codec import WanCodec
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms.clips import rooms_clip
 from mirage_env.training import finetune, stages
-from mirage_env.training.conditioning import ConditionSampler, Noise
+from mirage_env.training.conditioning import Batch, ConditionSampler, Noise
 from mirage_env.training.encoding import encode_clips
 from mirage_env.training.finetune import run
 from mirage_env.training.finetune_options import Finetune, loop_config
@@ -310,6 +312,8 @@ def test_every_frame_has_a_shifted_noise_level_of_its_own_and_frame_0_none(tiny_
     x, sigma = asked[0]
     assert torch.equal(x[:, 0], batch.latents[:, 0])
     assert sigma.shape == (64, 3)
+    assert not sigma[:, 0].any()
+    sigma = sigma[:, 1:]
     assert sigma.unique().numel() == sigma.numel()
     shift = TRAINED.shift
     plain = sigma / (shift - (shift - 1.0) * sigma)
@@ -513,6 +517,56 @@ def test_norms_of_a_branch_are_trained_where_asked_only(monkeypatch, tmp_path):
             if ".norm_q." in name or ".norm_k." in name:
                 own = asked and name.startswith("branch.")
                 assert (p.requires_grad, p.dtype) == (own, torch.float32 if own else torch.bfloat16)
+
+
+@torch.no_grad()
+def test_chunks_that_overlap_learn_from_what_is_new_alone():
+    """The first window of a clip begins with its still alone, others with all that overlaps, clean and uncounted."""
+    config = replace(tiny_wan_world_model().config, preceding_latents=0, chunk_latents=7, clean_latents=3)
+    assert config.window_frames == 24
+    latents = torch.randn(2, 7, 8, 4, 4, generator=seeded(1))
+    batch = Batch(
+        latents, latents[:, :0], [_nothing(7)] * 2, torch.zeros(2, 7, 6, 4, 4), torch.ones(8, 1, 1), clean=(1, 3)
+    )
+    denoiser, asked = a_denoiser(), []
+
+    def predict(x, sigma, *_):
+        asked.append((x, sigma))
+        return torch.full_like(x, 7.0)
+
+    denoiser.predict = predict
+    found = velocity_loss(Variant(denoiser, BareReadout(), config.readout), batch, seeded())
+    x, sigma = asked[0]
+    assert [int((row == 0.0).sum()) for row in sigma] == [1, 3]
+    assert torch.equal(x[1, :3], latents[1, :3])
+    new = torch.cat([((7.0 - latents[i, c:]) / sigma[i, c:, None, None, None]) ** 2 for i, c in enumerate((1, 3))])
+    assert found["loss"].item() == pytest.approx(new.mean().item(), rel=1e-5)
+
+
+def _nothing(views: int) -> Readout:
+    zero = torch.zeros(views, 4, 4)
+    return Readout(torch.zeros(views, 8, 4, 4), zero, zero, torch.zeros(views, 2, 4, 4), zero, zero)
+
+
+def test_fine_tuning_goes_on_from_spatias_layout(model, tmp_path):
+    """Branch and update train from its condition, whose encodings are set, and what comes out walks in its rounds."""
+    torch.manual_seed(0)
+    branch = ControlBranch.from_transformer(tiny_checkpoints.transformer(), ("render", "mask"), (0, 2))
+    save_file(published_branch(branch.state_dict(), "module."), tmp_path / "branch.safetensors")
+    (control,) = convert(tmp_path / "branch.safetensors", tmp_path / "spatia", "spatia", (0, 2), head_width=24)
+    settings = control / "mirage.json"
+    said = json.loads(settings.read_text())
+    settings.write_text(json.dumps(said | {"sampler": said["sampler"] | {"steps": 1}}))
+    clips = write_clips(tmp_path / "clips", (rooms_clip(i, "train", 25, 64) for i in range(2)), 2, {})
+    config = config_of(sources_of(model, control, chunk_latents=7, image_size=(64, 64)))
+    data = encode_clips(clips, tmp_path / "set.zarr", config, WanCodec(tiny_checkpoints.autoencoder()).eval())
+    assert data.info.window == 6
+    run(stage(model, data, tmp_path, "lora", control=str(control), steps=1, sample_every=1))
+    assert float(rows(tmp_path / "runs" / "lora")[-1]["loss"]) < float("inf")
+    out = tmp_path / "stage2"
+    world = load_world_model(model, control=out / "control", lora=out / "lora", dtype=torch.float32, steps=1)
+    assert [world.config.frames_of(n) for n in range(2)] == [120, 16]
+    assert world.generator.branch.mask_latents is not None
 
 
 def test_batch_is_shared_by_processes_and_parts():

@@ -338,12 +338,12 @@ def test_keys_lead_where_they_say():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_fill_whole_chunks(name):
-    assert len(named_path(name, START, 4, 3, None)) == 12
+    assert len(named_path(name, START, lambda chunks: 4 * chunks, 3, None)) == 12
 
 
 def test_a_way_ends_at_the_pose_and_is_gentle():
     goal = START.moved(pose_from_rotation_vector([0.3, 0.0, 1.0], [0.0, 0.5, 0.0]))
-    way = way_to(goal.T_world_cam, START, 4)
+    way = way_to(goal.T_world_cam, START, lambda chunks: 4 * chunks)
     assert len(way) % 4 == 0
     assert np.allclose(way[-1].T_world_cam, goal.T_world_cam)
     steps = [np.linalg.norm(b.position - a.position) for a, b in zip([START, *way], way, strict=False)]

@@ -51,7 +51,9 @@ LAYOUTS: Mapping[str, _Trained] = {
         (8,),
         {
             "frames_per_second": 24.0,
+            "first_chunk_latents": 31,
             "chunk_latents": 21,
+            "clean_latents": 3,
             "preceding_latents": 0,
             "references": 7,
             "readout": _READOUT,

@@ -104,6 +104,10 @@ class ConvCodec(ModelMixin, ConfigMixin):
         """`encode`: one latent per frame, whatever came before."""
         return self.encode(frames)
 
+    def encode_video(self, frames: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, C, h, w]
+        """`encode`: one latent per frame, the still too."""
+        return self.encode(frames)
+
     def decode_chunk(self, latents: Tensor, first: Tensor) -> Tensor:  # [F, C, h, w], [C, h, w] -> [F, 3, H, W]
         """`decode`: one frame per latent, whatever came before."""
         return self.decode(latents)

@@ -11,28 +11,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mirage_env.errors import InvalidOptionError
-from mirage_env.interfaces import Readout
+from mirage_env.interfaces import LatentCodec, Readout
 from mirage_env.models.small.refiner import WINNER_CHANNELS, winner_channels
 
 ConditionPart = Literal["known", "readout", "observed", "render", "mask", "ones", "hole", "winner", "rays"]
 ENCODED = ("render", "mask", "ones")
 """Parts that need `MaskLatents`."""
 _CHANNELS: dict[str, int] = {"observed": 1, "hole": 1, "winner": WINNER_CHANNELS, "rays": 6}
-
-
-class VideoCodec(Protocol):
-    """Codec of whole videos."""
-
-    def encode_video(self, frames: Tensor) -> Tensor:  # [1 + s K, 3, H, W] -> [1 + K, C, h, w]
-        """Encode a still and what follows it."""
-        ...
 
 
 class MaskLatents(NamedTuple):
@@ -119,7 +111,7 @@ def _fitting(masks: MaskLatents | None, wanted: Tensor, part: str) -> MaskLatent
     return MaskLatents(*(latent[:frames].to(wanted) for latent in masks))
 
 
-def mask_latents(codec: VideoCodec, latents: int, image_size: tuple[int, int], temporal_stride: int) -> MaskLatents:
+def mask_latents(codec: LatentCodec, latents: int, image_size: tuple[int, int], temporal_stride: int) -> MaskLatents:
     """Encode the constant videos once.
 
     Spatia draws the points and the holes between them and encodes both videos anew for every chunk. A cell of ours is

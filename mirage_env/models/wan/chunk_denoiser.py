@@ -19,6 +19,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
 
+from mirage_env.camera import Camera
 from mirage_env.config.sampler import SamplerConfig
 from mirage_env.interfaces import Guidance, Readout
 from mirage_env.models.small.detail_head import DetailHead, without_seams
@@ -174,8 +175,10 @@ class ChunkDenoiser(nn.Module):
         guidance: Sequence[Guidance] = (),
         preceding_readout: Sequence[Tensor] = (),
         chunks: Sequence[int] = (),
+        clean: int = 1,
+        cameras: Sequence[Sequence[Camera]] = (),
     ) -> Tensor:  # [B, T, C, h, w]
-        """See `ChunkGenerator.generate`.
+        """See `ChunkGenerator.generate`; of the cameras the rays are all that is used.
 
         Raises:
             InvalidOptionError: guidance is asked for, and there is no text encoder.
@@ -205,6 +208,7 @@ class ChunkDenoiser(nn.Module):
                     torch.stack([texts[i] for i in some]) if texts else None,
                     guide,
                     torch.stack([preceding_readout[i] for i in some]) if len(preceding_readout) else None,
+                    clean,
                 )
         return result
 
@@ -226,6 +230,7 @@ class ChunkDenoiser(nn.Module):
         text: Tensor | None,  # [B, S, D]
         guide: Guide | None,
         shown: Tensor | None,  # [B, P, C, h, w]
+        clean: int,
     ) -> Tensor:
         home = known.device
         here = self.transformer.patch_embedding.weight.device if self.bring is None else self.bring()
@@ -246,7 +251,7 @@ class ChunkDenoiser(nn.Module):
         observed = torch.stack([r.observed[:, None] for r in readout]).to(known)
         x, prior = self.source(known, observed, noise)
         cond = self.condition(known, readout, rays, None if shown is None else shown.to(here))
-        level = self._levels(known, readout)  # [B, T, h, w]; frame 0 is clean
+        level = self._levels(known, readout, clean)  # [B, T, h, w]
         placed = (1.0 - level[:, :, None]) * known + level[:, :, None] * noise
         free = self.free(readout)
         solver = solver_of(self.sampler, draw)
@@ -260,13 +265,13 @@ class ChunkDenoiser(nn.Module):
             if self.sampler.integer_timesteps:  # a table has its own, which rounding of sigma might miss
                 inputs["timestep"] = torch.where(held, (TRAIN_TIMESTEPS * level).floor(), solver.timesteps[i])
             if guide is not None and text is not None and guide.is_on(sigma):
-                clean = guide.predict(predict, inputs, text, i)
+                predicted = guide.predict(predict, inputs, text, i)
             else:
-                clean = predict(**inputs, text=text)
-            x = solver.step(x, clean, i)
-        return torch.cat([known[:, :1], x[:, 1:]], 1).to(home)
+                predicted = predict(**inputs, text=text)
+            x = solver.step(x, predicted, i)
+        return torch.cat([known[:, :clean], x[:, clean:]], 1).to(home)
 
-    def _levels(self, known: Tensor, readout: Sequence[Readout]) -> Tensor:  # [B, T, h, w]
+    def _levels(self, known: Tensor, readout: Sequence[Readout], clean: int) -> Tensor:  # [B, T, h, w]
         """Noise level at which the network gets each cell, where that is below the sampler's."""
         B, T, _, h, w = known.shape
         if self.sampler.placement.enabled:
@@ -274,7 +279,7 @@ class ChunkDenoiser(nn.Module):
             level = torch.stack([known_levels(r, self.sampler.placement, (ph, pw)) for r in readout])
         else:
             level = known.new_full((B, T, h, w), FREE)
-        level[:, 0] = 0.0
+        level[:, :clean] = 0.0
         return level
 
 

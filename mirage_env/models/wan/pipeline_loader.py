@@ -78,7 +78,7 @@ def load_full_size(sources: Sources, running: Running, prompt_cache: Path | None
     codec = codec_of(vae, running, turns, tiny)
     branch = _branch(sources, running)
     if branch is not None and set(ENCODED) & set(branch.config.parts):
-        latents = config.chunk_latents + config.preceding_latents
+        latents = config.most_latents + config.preceding_latents
         branch.mask_latents = mask_latents(codec, latents, config.image_size, config.temporal_stride)
     text = prompts_of(sources, running, prompt_cache, text_encoder, turns)
     fuse = running.fuse_lora and config.sampler.lora_in_first_chunk

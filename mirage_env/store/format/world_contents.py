@@ -117,7 +117,7 @@ class Contents:
             image_size=config.image_size,
             latents=(a, b, c, d),
             noise=len(resumable.noise),
-            references=slots_for(config.references),
+            references=slots_for(config.references, config.front),
             prompt=state.prompt,
             guidance=state.guidance,
         )
@@ -151,10 +151,11 @@ class Contents:
         )
         _check_noise(noise)
         camera = Camera(self.path.poses[-1], self.path.intrinsics[-1], *config.image_size)
-        references, prompt = self.resumable.references(config.image_size), self.root.prompt
-        recent, guidance = torch.from_numpy(latents.copy()), self.root.guidance
+        references, front = self.resumable.references(config.image_size, config.front)
+        recent, prompt, guidance = torch.from_numpy(latents.copy()), self.root.prompt, self.root.guidance
         shown = recent[count:] if config.preceding_readouts else None
-        return WorldState(memory, camera, recent[:count], self.chunk, noise, prompt, references, guidance, shown)
+        latest = (memory, camera, recent[:count], self.chunk, noise, prompt, references, guidance, shown)
+        return WorldState(*latest, front)
 
 
 def columns_of(root: Root) -> dict[str, Column]:
