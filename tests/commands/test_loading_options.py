@@ -13,13 +13,14 @@ from policies.rollout.loop import Recipe
 COMMANDS = {
     "walk": ["--out", "o"],
     "look": ["w"],
-    "export": ["w", "o"],
+    "export": ["w", "--out", "o"],
     "view": [],
     "play": [],
     "learn": ["w", "--out", "o"],
     "serve": [],
     "rollout": [],
-    **{f"eval {name}": [] for name in ("loop", "parts", "crispness", "speed", "re10k", "worldscore")},
+    **{f"eval {name}": [] for name in ("loop", "parts", "crispness", "speed", "worldscore")},
+    "eval re10k": ["--data", "d"],
     "eval clips": ["--clips", "c"],
 }
 GIVEN = ["--device", "cuda:7", "--sampler-steps", "4", "--guidance-scale", "2", "--image-size", "64", "96"]
