@@ -21,6 +21,7 @@ from . import training as training
 from . import viewer as viewer
 from . import viz as viz
 from .camera import Camera as Camera
+from .camera import pluecker_rays as pluecker_rays
 from .envs import ChunkEnv as ChunkEnv
 from .envs import MirageEnv as MirageEnv
 from .envs import MirageVectorEnv as MirageVectorEnv

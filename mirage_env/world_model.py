@@ -35,11 +35,12 @@ from mirage_env.memory.filters import keep_cells
 from mirage_env.memory.latent import LatentMemory, splat_batch
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.references import chosen, reference_latents, remembered
+from mirage_env.memory.shown_frames import encoded, last_frames
 from mirage_env.memory.standing import held, standing
 from mirage_env.memory.true_views import written_start
 from mirage_env.poses import inverse
 from mirage_env.readout.zbuffer import Splat
-from mirage_env.world_state import Chunk, WorldState
+from mirage_env.world_state import Chunk, WorldState, in_groups
 
 MemoryFactory = Callable[[WorldModelConfig], Memory]
 Cameras = Sequence[Camera]
@@ -110,7 +111,7 @@ class WorldModel:
             references=remembered((), Reference(latents[0], camera, 0), self.config.references),
             guidance=Guidance(guidance_scale, negative_prompt),
             shown=torch.zeros_like(recent) if self.config.preceding_readouts else None,
-            front=self.front(frames, [camera]),
+            front=last_frames(self.codec, self.config, frames, [camera]),
         )
         return Chunk((camera,), frames, metres, kinds, keep, readout, self.refiner.refine(readout), latents), state
 
@@ -127,9 +128,7 @@ class WorldModel:
     def step_batch(
         self, states: Sequence[WorldState], cameras: Sequence[Sequence[Camera]]
     ) -> tuple[list[Chunk], list[WorldState]]:
-        """Step many worlds with one call of the generator; but for the last bits, no result depends on other worlds.
-
-        Where first chunks are longer than later ones, they have a call of their own.
+        """Step many worlds with one call of the generator per length of chunk; others change the last bits at most.
 
         Raises:
             InvalidCameraError: no world, not one path per world, not one camera per new frame, or another image size.
@@ -140,22 +139,11 @@ class WorldModel:
             )
         for state, path in zip(states, cameras, strict=True):
             check_path(path, self.config.frames_of(state.chunk), self.config.image_size)
-        lengths = [(self.config.latents_of(s.chunk), self.config.clean_of(s.chunk)) for s in states]
-        done: dict[int, tuple[Chunk, WorldState]] = {}
-        for length in dict.fromkeys(lengths):
-            alike = [i for i, other in enumerate(lengths) if other == length]
-            stepped = self._step_alike([states[i] for i in alike], [cameras[i] for i in alike], length[1])
-            done |= zip(alike, stepped, strict=True)
-        return [done[i][0] for i in range(len(states))], [done[i][1] for i in range(len(states))]
-
-    def _step_alike(
-        self,
-        states: Sequence[WorldState],
-        cameras: Sequence[Cameras],
-        clean: int,  # latents that every chunk begins with
-    ) -> list[tuple[Chunk, WorldState]]:
-        """Step worlds whose chunks have one length."""
-        c, fronts = self.config, [state.clean(clean) for state in states]
+        c, lengths = self.config, [self.config.lengths_of(state.chunk) for state in states]
+        if len(set(lengths)) > 1:
+            return in_groups(self.step_batch, lengths, states, cameras)
+        clean = lengths[0][1]
+        fronts = [state.clean(clean) for state in states]
         views = [(*front[1], *path[c.key_frames]) for front, path in zip(fronts, cameras, strict=True)]
         splats = splat_batch([s.memory for s in states], views)
         seen = list(zip(states, views, splats, strict=True))
@@ -178,14 +166,14 @@ class WorldModel:
             clean=clean,
             cameras=[(*front[1], *path) for front, path in zip(fronts, cameras, strict=True)],
         )
-        stepped = []
+        chunks, after = [], []
         for i, state in enumerate(states):
             # Clean latents but the first are decoded too, for what the codec carries over; their frames were shown.
             frames = self.codec.decode_chunk(latents[i, 1:], first=latents[i, 0])[-len(cameras[i]) :]
             chunk = self._look(frames, cameras[i], readouts[i][clean:], known[i][clean:], latents[i, clean:].clone())
-            after = self._remember(state, chunk, splats[i][clean:])
-            stepped.append((chunk, replace(after, noise=generators[i].get_state())))
-        return stepped
+            chunks.append(chunk)
+            after.append(replace(self._remember(state, chunk, splats[i][clean:]), noise=generators[i].get_state()))
+        return chunks, after
 
     @torch.inference_mode()
     def observe(
@@ -213,15 +201,6 @@ class WorldModel:
     def _known(self, front: Tensor, readout: Readout) -> Tensor:  # [T, C, h, w]
         """Refined readout of a chunk; it begins with the clean latents shared with the chunk before."""
         return torch.cat([front, self.refiner.refine(readout[len(front) :])])
-
-    def front(self, frames: Tensor, cameras: Cameras) -> tuple[Reference, ...]:
-        """`WorldState.front` after those frames [F, 3, H, W]; where they are too few, the first of them stood."""
-        count, stride = self.config.clean_latents, self.config.temporal_stride
-        if count == 1:
-            return ()
-        last = [max(len(frames) - 1 - i, 0) for i in range(stride * (count - 1), -1, -1)]
-        latents, seen_from = self.codec.encode_video(frames[last]), [cameras[i] for i in last[::stride]]
-        return tuple(Reference(latent, camera) for latent, camera in zip(latents, seen_from, strict=True))
 
     def _held(self, state: WorldState, views: Cameras, readout: Readout) -> Readout:
         """Readout for the generator: a camera that stands still knows all that it saw last."""
@@ -251,21 +230,10 @@ class WorldModel:
 
     def _remember(self, state: WorldState, chunk: Chunk, splat: Splat, shifts: int = 0) -> WorldState:
         """Re-encode the frames, lift the cells that were kept, write them; `splat`: what the key cameras showed."""
-        frames, cameras, now = chunk.frames, chunk.key_cameras, state.chunk + 1
-        if len(frames) == len(chunk.latents):  # every frame has a latent of its own
-            latents = self.codec.encode(frames)
-            if self.config.sampler.exact:
-                stands = standing(state.camera, cameras)
-                latents = torch.where(stands[:, None, None, None], chunk.latents.to(latents), latents)
-            still = latents[-1:]
-            recent, front = torch.cat([state.latents, latents]), self.front(frames[-1:], cameras[-1:])
-        else:  # a video; its last frame is also the still that the next chunk begins with
-            latents = self.codec.encode_chunk(frames, first=state.latents[-1])
-            still = self.codec.encode(frames[-1:])
-            recent, front = torch.cat([state.latents, latents, still]), self.front(frames, chunk.cameras)
-        views = (latents, frames[chunk.key_frames], chunk.depth, chunk.keep, cameras)
+        now, (latents, recent, begins) = state.chunk + 1, encoded(self.codec, self.config, state, chunk)
+        views = (latents, chunk.frames[chunk.key_frames], chunk.depth, chunk.keep, chunk.key_cameras)
         memory = state.memory.write(*views, now, splat, shifts)
-        last = Reference(still[0], chunk.cameras[-1], memory.frames - 1)
+        last = Reference(recent[-1], chunk.cameras[-1], memory.frames - 1)
         return replace(
             state,
             memory=memory,
@@ -274,7 +242,7 @@ class WorldModel:
             chunk=now,
             shown=state.shown_after(chunk.readout, len(recent) - len(state.latents)),
             references=remembered(state.references, last, self.config.references),
-            front=front,
+            front=begins,
         )
 
     def _keep(self, depth: Tensor, labels: Tensor) -> Tensor:

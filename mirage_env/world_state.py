@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -95,3 +96,18 @@ class Chunk:
     def key_cameras(self) -> tuple[Camera, ...]:  # K
         """Cameras of the key frames."""
         return self.cameras[self.key_frames]
+
+
+Step = Callable[[Sequence[WorldState], Sequence[Sequence[Camera]]], tuple[list[Chunk], list[WorldState]]]
+
+
+def in_groups(
+    step: Step, kinds: Sequence[Hashable], states: Sequence[WorldState], cameras: Sequence[Sequence[Camera]]
+) -> tuple[list[Chunk], list[WorldState]]:
+    """Step worlds of several kinds, those of one kind together; results in the order given."""
+    done: dict[int, tuple[Chunk, WorldState]] = {}
+    for kind in dict.fromkeys(kinds):
+        alike = [i for i, other in enumerate(kinds) if other == kind]
+        stepped = step([states[i] for i in alike], [cameras[i] for i in alike])
+        done |= zip(alike, zip(*stepped, strict=True), strict=True)
+    return [done[i][0] for i in range(len(states))], [done[i][1] for i in range(len(states))]

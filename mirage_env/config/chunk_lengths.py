@@ -52,6 +52,10 @@ class ChunkLengths:
             return self.chunk_latents
         return self.first_chunk_latents or 1 + self.chunk_latents - self.clean_latents
 
+    def lengths_of(self, chunk: int) -> tuple[int, int]:
+        """`latents_of` and `clean_of`: chunks of which both are equal go through the network together."""
+        return self.latents_of(chunk), self.clean_of(chunk)
+
     def frames_of(self, chunk: int) -> int:
         """F of the chunk that follows `chunk` others: so many cameras it takes."""
         return self.temporal_stride * (self.latents_of(chunk) - self.clean_of(chunk))

@@ -101,9 +101,8 @@ class MirageEnv(ChunkEnv[WorldState]):
         if chunk_frames is not None:
             model = replace(model, config=model.config.with_chunk_frames(chunk_frames))
         c = model.config
-        frames, first = c.frames_per_chunk, c.frames_of(0)
-        world = WorldFormat(c.image_size, c.latent_size, frames, c.near, c.far, c.frames_per_second, first)
-        super().__init__(world, EnvArguments.of(arguments))
+        sizes = (c.image_size, c.latent_size, c.frames_per_chunk, c.near, c.far, c.frames_per_second, c.frames_of(0))
+        super().__init__(WorldFormat(*sizes), EnvArguments.of(arguments))
         self.model = model
         if start_views is None and model.config.trained_on in ("", "rooms"):
             start_views = model.start_views or rooms_views

@@ -13,6 +13,7 @@ import torch
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import StartView
+from mirage_env.memory.shown_frames import last_frames
 from mirage_env.store import load_world, save_world
 from mirage_env.world_state import Chunk, WorldState
 from ros_bridge.messages.optical_frames import Matrix
@@ -132,7 +133,8 @@ class WorldChanges(Playback):
             camera = before.camera.at(T_world_cam)
             with torch.inference_mode():
                 seen = self.model.refiner.refine(before.memory.read([camera], now=before.chunk + 1))
-                front = self.model.front(self.model.codec.decode(seen), [camera]) if before.front else ()
+                pictures = self.model.codec.decode(seen)
+                front = last_frames(self.model.codec, self.model.config, pictures, [camera])
             recent = seen.repeat(len(before.latents), 1, 1, 1)
             state = replace(before, camera=camera, latents=recent, front=front)
             take = look(self.model, state, self._clock)
