@@ -19,8 +19,8 @@ COMMANDS = {
     "learn": ["w", "--out", "o"],
     "serve": [],
     "rollout": [],
-    **{f"eval {name}": [] for name in ("loop", "parts", "crispness", "speed", "worldscore")},
-    "eval re10k": ["--data", "d"],
+    **{f"eval {name}": [] for name in ("loop", "parts", "crispness", "speed")},
+    **{f"eval {name}": ["--data", "d"] for name in ("re10k", "worldscore")},
     "eval clips": ["--clips", "c"],
 }
 GIVEN = ["--device", "cuda:7", "--sampler-steps", "4", "--guidance-scale", "2", "--image-size", "64", "96"]
