@@ -38,6 +38,8 @@ def test_converted_weights_walk_as_the_released_sampler_does(tmp_path, channels)
     assert scheduler.timesteps.tolist()[-2:] == [356, 208]
     assert LAYOUTS["released"].settings["sampler"]["steps"] == 20
     model, told = listening_model(tmp_path, steps=4)
+    assert (model.config.references, model.config.preceding_latents) == (4, 2)
+    assert model.config.readout.winner == "nearest"
     chunks = walked(model, "a red chair")
 
     first, second = told
@@ -77,6 +79,7 @@ def test_converted_weights_walk_as_spatia_does(tmp_path):
     short = {**json.loads(settings.read_text()), "first_chunk_latents": 5, "chunk_latents": 6}
     settings.write_text(json.dumps(short))
     model, told = listening_model(tmp_path, steps=3, negative_prompt="grey")
+    assert (model.config.references, model.config.preceding_latents) == (7, 0)
     chunks = walked(model, "a red chair")
     assert [len(chunk.frames) for chunk in chunks] == [16, 12]
     assert [given["known"].shape[1] for given in told] == [5, 6]
