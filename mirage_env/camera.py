@@ -110,20 +110,29 @@ def between(start: Camera, end: Camera, steps: int) -> list[Camera]:
     return [end.at(T) for T in interpolate(start.T_world_cam, end.T_world_cam, shares)]
 
 
-def check_path(cameras: Sequence[Camera], count: int, image_size: tuple[int, int]) -> None:
-    """Refuse a path of another length, or with cameras of another image size.
+def check_paths(
+    paths: Sequence[Sequence[Camera]],  # one per world
+    frames: Sequence[int],  # new frames of each world's chunk
+    image_size: tuple[int, int],
+) -> None:
+    """Refuse paths that are too many or too few, of another length, or with cameras of another image size.
 
     Raises:
         InvalidCameraError: with what came and what is needed.
     """
-    if len(cameras) != count:
-        raise InvalidCameraError(f"{len(cameras)} cameras were given; a chunk needs {count}, one per new frame")
-    for camera in cameras:
-        if (camera.height, camera.width) != image_size:
-            raise InvalidCameraError(
-                f"a camera has image size {(camera.height, camera.width)}; the model works at {image_size}: use "
-                "camera.resized(*image_size)"
-            )
+    if not frames or len(frames) != len(paths):
+        raise InvalidCameraError(
+            f"{len(frames)} worlds and {len(paths)} paths were given; give one path per world, and at least one"
+        )
+    for cameras, count in zip(paths, frames, strict=True):
+        if len(cameras) != count:
+            raise InvalidCameraError(f"{len(cameras)} cameras were given; a chunk needs {count}, one per new frame")
+        for camera in cameras:
+            if (camera.height, camera.width) != image_size:
+                raise InvalidCameraError(
+                    f"a camera has image size {(camera.height, camera.width)}; the model works at {image_size}: use "
+                    "camera.resized(*image_size)"
+                )
 
 
 def pluecker_rays(

@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_env.camera import Camera, check_path, pluecker_rays
+from mirage_env.camera import Camera, check_paths, pluecker_rays
 from mirage_env.config.world import WorldModelConfig
-from mirage_env.errors import InvalidCameraError
 from mirage_env.files.any_picture import Picture
 from mirage_env.images import FittedViews, fit_views
 from mirage_env.interfaces import (
@@ -34,6 +33,8 @@ from mirage_env.memory.depth_scale import align_depth
 from mirage_env.memory.filters import keep_cells
 from mirage_env.memory.latent import LatentMemory, splat_batch
 from mirage_env.memory.lifting import depth_to_grid
+from mirage_env.memory.mover_tracking import Views, movers_after, tracked
+from mirage_env.memory.movers import marked, read_with_movers
 from mirage_env.memory.references import chosen, reference_latents, remembered
 from mirage_env.memory.shown_frames import encoded, last_frames
 from mirage_env.memory.standing import held, standing
@@ -100,7 +101,7 @@ class WorldModel:
         keep, latents = self._keep(metres, kinds), self.codec.encode(frames)
         true = (latents, frames, metres, keep, [camera])
         memory = written_start(self.memory_factory(self.config), self.codec, true, self.config.memory.shifts)
-        readout = memory.read([camera], now=0)
+        readout, seen = memory.read([camera], now=0), Views(latents, metres, kinds, [camera], np.zeros(1), real=True)
         state = WorldState(
             memory=memory,
             camera=camera,
@@ -112,6 +113,7 @@ class WorldModel:
             guidance=Guidance(guidance_scale, negative_prompt),
             shown=torch.zeros_like(recent) if self.config.preceding_readouts else None,
             front=last_frames(self.codec, self.config, frames, [camera]),
+            movers=tracked((), seen, memory, self.config),
         )
         return Chunk((camera,), frames, metres, kinds, keep, readout, self.refiner.refine(readout), latents), state
 
@@ -133,12 +135,7 @@ class WorldModel:
         Raises:
             InvalidCameraError: no world, not one path per world, not one camera per new frame, or another image size.
         """
-        if not states or len(states) != len(cameras):
-            raise InvalidCameraError(
-                f"{len(states)} worlds and {len(cameras)} paths were given; give one path per world, and at least one"
-            )
-        for state, path in zip(states, cameras, strict=True):
-            check_path(path, self.config.frames_of(state.chunk), self.config.image_size)
+        check_paths(cameras, [self.config.frames_of(state.chunk) for state in states], self.config.image_size)
         c, lengths = self.config, [self.config.lengths_of(state.chunk) for state in states]
         if len(set(lengths)) > 1:
             return in_groups(self.step_batch, lengths, states, cameras)
@@ -147,7 +144,8 @@ class WorldModel:
         views = [(*front[1], *path[c.key_frames]) for front, path in zip(fronts, cameras, strict=True)]
         splats = splat_batch([s.memory for s in states], views)
         seen = list(zip(states, views, splats, strict=True))
-        readouts = [state.memory.read(v, state.chunk + 1, splat) for state, v, splat in seen]
+        found = [read_with_movers(state, v, splat, c, past=clean) for state, v, splat in seen]
+        readouts, movers = zip(*found, strict=True)
         given = [self._held(s, v, r) for s, v, r in zip(states, views, readouts, strict=True)]
         known = torch.stack([self._known(f[0], r) for f, r in zip(fronts, given, strict=True)])
         references = [chosen(s.memory, s.references, v, c.references, x, c.best_reference_first) for s, v, x in seen]
@@ -171,7 +169,7 @@ class WorldModel:
             # Clean latents but the first are decoded too, for what the codec carries over; their frames were shown.
             frames = self.codec.decode_chunk(latents[i, 1:], first=latents[i, 0])[-len(cameras[i]) :]
             chunk = self._look(frames, cameras[i], readouts[i][clean:], known[i][clean:], latents[i, clean:].clone())
-            chunks.append(chunk)
+            chunks.append(chunk := marked(chunk, movers[i][clean:]))
             after.append(replace(self._remember(state, chunk, splats[i][clean:]), noise=generators[i].get_state()))
         return chunks, after
 
@@ -193,10 +191,10 @@ class WorldModel:
         view = fit_views(images, cameras, depth, labels, self.config.image_size, self.config.fov)
         cameras, frames = view.cameras, view.frames
         splat = state.memory.splat(cameras)
-        readout = state.memory.read(cameras, state.chunk + 1, splat)
+        readout, movers = read_with_movers(state, cameras, splat, self.config, real=True)
         known, latents = self.refiner.refine(readout), self.codec.encode(frames)
-        chunk = self._look(frames, cameras, readout, known, latents, view)
-        return chunk, self._remember(state, chunk, splat, int(self.config.memory.shifts > 0))
+        chunk = marked(self._look(frames, cameras, readout, known, latents, view), movers, real=True)
+        return chunk, self._remember(state, chunk, splat, real=True)
 
     def _known(self, front: Tensor, readout: Readout) -> Tensor:  # [T, C, h, w]
         """Refined readout of a chunk; it begins with the clean latents shared with the chunk before."""
@@ -228,11 +226,11 @@ class WorldModel:
             keep = self._keep(depth, labels) & (not fit.refused)
         return Chunk(tuple(cameras), frames, depth, labels, keep, readout, known, latents, fit)
 
-    def _remember(self, state: WorldState, chunk: Chunk, splat: Splat, shifts: int = 0) -> WorldState:
+    def _remember(self, state: WorldState, chunk: Chunk, splat: Splat, real: bool = False) -> WorldState:
         """Re-encode the frames, lift the cells that were kept, write them; `splat`: what the key cameras showed."""
         now, (latents, recent, begins) = state.chunk + 1, encoded(self.codec, self.config, state, chunk)
         views = (latents, chunk.frames[chunk.key_frames], chunk.depth, chunk.keep, chunk.key_cameras)
-        memory = state.memory.write(*views, now, splat, shifts)
+        memory = state.memory.write(*views, now, splat, int(real and self.config.memory.shifts > 0))
         last = Reference(recent[-1], chunk.cameras[-1], memory.frames - 1)
         return replace(
             state,
@@ -243,6 +241,7 @@ class WorldModel:
             shown=state.shown_after(chunk.readout, len(recent) - len(state.latents)),
             references=remembered(state.references, last, self.config.references),
             front=begins,
+            movers=movers_after(state, chunk, latents, memory, self.config, real),
         )
 
     def _keep(self, depth: Tensor, labels: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from mirage_env.camera import Camera
 from mirage_env.interfaces import Guidance, Memory, Readout, Reference
 from mirage_env.memory.depth_scale import Alignment
+from mirage_env.memory.movers import Movers, Shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,8 @@ class WorldState:
     """Read-out latents of the chunks that `latents` come from, for models with `preceding_readouts`."""
     front: tuple[Reference, ...] = ()
     """The last frames as a video, for models whose later chunks begin with more `clean_latents` than one."""
+    movers: Movers = ()
+    """What moves, where it should be by now (`movers.py`)."""
 
     def generator(self) -> torch.Generator:
         """A generator of noise that goes on from `noise`."""
@@ -76,6 +79,8 @@ class Chunk:
     latents: Tensor  # [K, C, h, w] as generated, before decoding and re-encoding
     alignment: Alignment | None = None
     """How `depth` was fitted to the memory; None where that is switched off. A refused chunk keeps no cell."""
+    movers: Shown | None = None  # [K, h, w]
+    """Which mover of the world before the chunk `readout` shows in each cell, -1 for none."""
 
     @property
     def coverage(self) -> float:

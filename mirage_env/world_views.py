@@ -57,4 +57,4 @@ def surrounded(model: WorldModel, state: WorldState, views: Sequence[StartView])
         depth = None if view.depth is None else view.depth[None]
         labels = None if view.labels is None else view.labels[None]
         _, seen = model.observe(seen, [view.image], [view.camera], depth, labels)
-    return replace(state, memory=seen.memory)
+    return replace(state, memory=seen.memory, movers=seen.movers)

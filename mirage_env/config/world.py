@@ -18,6 +18,8 @@ from mirage_env.errors import InvalidOptionError, ModelNotFoundError
 from mirage_env.files import read_json
 
 FORMAT_VERSION = 1
+MOST_MOVERS = 64
+"""That a world may keep (`MemoryConfig.movers`)."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,15 @@ class MemoryConfig:
     max_bytes: int = 0
     """Beyond this many bytes whole blocks are evicted, least confident first, then oldest; the start view and the
     newest block never. 0: no limit."""
+    movers: int = 8
+    """So many things that move keep their place, look and velocity while unseen (`memory/movers.py`), those that were
+    seen last; 0: they are forgotten."""
 
     def __post_init__(self) -> None:
         one_of(("int8", "float16"), features=self.features)
-        at_least(0, shifts=self.shifts, merge_tokens=self.merge_tokens, max_bytes=self.max_bytes)
+        at_least(0, shifts=self.shifts, merge_tokens=self.merge_tokens, max_bytes=self.max_bytes, movers=self.movers)
+        if self.movers > MOST_MOVERS:
+            raise InvalidOptionError(f"movers is {self.movers}; at most {MOST_MOVERS} are kept")
 
 
 @dataclass(frozen=True)

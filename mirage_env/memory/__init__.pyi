@@ -9,6 +9,7 @@ from .lifting import depth_edges as depth_edges
 from .lifting import depth_to_grid as depth_to_grid
 from .lifting import footprint as footprint
 from .lifting import lift as lift
+from .movers import Mover as Mover
 from .overlap import known_share as known_share
 from .references import chosen as chosen
 from .reposing import Correction as Correction

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.memory.latent import PointMemory
+from mirage_env.memory.movers import FARTHEST, Mover
 from mirage_env.poses import inverse, rigid
 from mirage_env.tokens.blocks import Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
@@ -64,7 +65,7 @@ def repose(memory: MemoryT, corrections: Mapping[int, Correction]) -> MemoryT:
 
 
 def repose_world(state: WorldState, corrections: Mapping[int, Correction]) -> WorldState:
-    """`repose` for a whole world; its camera, its references and its front move with the frames they were seen in.
+    """`repose` for a whole world; its camera, references, front and movers move with the frames that saw them (last).
 
     Raises:
         InvalidOptionError: as `repose`, or a memory of another kind.
@@ -80,7 +81,23 @@ def repose_world(state: WorldState, corrections: Mapping[int, Correction]) -> Wo
     moved = camera.T_world_cam @ state.camera.T_cam_world  # the last frames move as one with the last of all
     front = tuple(replace(r, camera=r.camera.at(moved @ r.camera.T_world_cam)) for r in state.front)
     memory = repose(state.memory, corrections)
-    return replace(state, memory=memory, camera=camera, references=references, front=front)
+    movers = tuple(_moved(m, corrections[m.frame]) if m.frame in corrections else m for m in state.movers)
+    return replace(state, memory=memory, camera=camera, references=references, front=front, movers=movers)
+
+
+def _moved(mover: Mover, correction: Correction) -> Mover:
+    """The mover where the corrected frame would have seen it, its way there included."""
+    new, old, scale = np.asarray(correction.T_world_cam), mover.T_world_cam, correction.depth_scale
+    R = scale * new[:3, :3] @ old[:3, :3].T
+    places = (mover.track[:, 1:] - old[:3, 3]) @ R.T + new[:3, 3]
+    return replace(
+        mover,
+        offset=(mover.offset @ R.T).astype(np.float32),
+        footprint=(scale * mover.footprint).astype(np.float32),
+        track=np.hstack([mover.track[:, :1], places]),
+        T_world_cam=new,
+        free=min(scale * mover.free, FARTHEST),
+    )
 
 
 def _reposed(block: MemoryBlock, corrections: Mapping[int, Correction], columns: int) -> MemoryBlock:

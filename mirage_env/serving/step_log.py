@@ -7,7 +7,7 @@ of those with new evidence only the evidence is kept.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from mirage_env.tokens.blocks import Frames, MemoryBlock
 from mirage_env.world_state import WorldState
 
 BLOCK = ("anchor", "first", "low", "step", "born", "xyz", "footprint", "feature", "gain", "frame", "cell", "confidence")
+REST = tuple(f.name for f in fields(Resumable))
 FRAMES = ("row", "T_world_cam", "K_latent")
 
 
@@ -42,7 +43,7 @@ def step_record(before: WorldState, after: WorldState) -> bytes:
             arrays |= {f"{n}.{name}": getattr(block, name) for name in BLOCK}
             arrays |= {f"{n}.frames.{name}": getattr(block.frames, name) for name in FRAMES}
     rest = Resumable.of(after)
-    arrays |= {"latents": rest.latents, "noise": rest.noise, "bank": rest.bank, "views": rest.views}
+    arrays |= {name: getattr(rest, name) for name in REST}
     arrays |= {"pose": after.camera.T_world_cam, "K": after.camera.K_image}
     return pack({"chunk": after.chunk, "frames": _memory(after).frames, "blocks": blocks}, arrays)
 
@@ -61,7 +62,7 @@ def repeat_step(before: WorldState, record: bytes) -> WorldState:
         memory = _memory(before)
         blocks = tuple(_block(memory.blocks, entry, arrays) for entry in header["blocks"])
         latents, count = torch.from_numpy(arrays["latents"]), len(before.latents)
-        rest = Resumable(arrays["latents"], arrays["noise"], arrays["bank"], arrays["views"])
+        rest = Resumable(**{name: arrays[name] for name in REST})
         camera = before.camera
         references, front = rest.references((camera.height, camera.width), len(before.front))
         return replace(
@@ -74,6 +75,7 @@ def repeat_step(before: WorldState, record: bytes) -> WorldState:
             noise=torch.from_numpy(arrays["noise"]),
             references=references,
             front=front,
+            movers=rest.movers(),
         )
     except (ServingError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CacheCorruptError(f"a record of the server's journal cannot be used: {error!r}") from error

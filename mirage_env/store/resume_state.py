@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,15 @@ from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
 from mirage_env.interfaces import Reference
+from mirage_env.memory.movers import Movers
 from mirage_env.memory.references import BANK
 from mirage_env.store.format.arrays import REFERENCE_NUMBERS
+from mirage_env.store.format.mover_rows import MOVER_NUMBERS, TOKEN_NUMBERS, mover_rows, movers_from
 from mirage_env.world_state import WorldState
 
-NAMES = ("latents", "noise", "bank", "views")
-"""Arrays `state/*`; the last two only where the model takes references, or begins chunks with a front."""
+NAMES = ("latents", "noise", "bank", "views", "movers", "mover_tokens")
+"""Arrays `state/*`; `bank` and `views` only where the model takes references, or begins chunks with a front; the last
+two where it keeps movers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +32,8 @@ class Resumable:
     noise: NDArray[np.uint8]
     bank: NDArray[np.float32]  # [N, C, h, w] latents of the references, then of the front
     views: NDArray[np.float64]  # [N, 26] their cameras, and the numbers of their frames
+    mover_numbers: NDArray[np.float64]  # [M, MOVER_NUMBERS] of each mover
+    mover_tokens: NDArray[np.float32]  # [N of all, 4 + C]
 
     @staticmethod
     def of(state: WorldState) -> Resumable:
@@ -41,6 +47,7 @@ class Resumable:
             state.noise.cpu().numpy(),
             np.stack(bank) if bank else latents[:0],
             np.stack(views) if views else np.zeros((0, REFERENCE_NUMBERS)),
+            *mover_rows(state.movers, latents.shape[1]),
         )
 
     def references(
@@ -64,19 +71,28 @@ class Resumable:
         )
         return kept[: len(kept) - front], kept[len(kept) - front :]
 
-    def rows(self, slots: int) -> dict[str, NDArray[Any]]:
-        """The arrays by name, with the bank filled up to `slots` views by zeros."""
-        rows: dict[str, NDArray[Any]] = {"latents": self.latents, "noise": self.noise}
-        if slots:
-            rows |= {"bank": _filled(self.bank, slots), "views": _filled(self.views, slots)}
-        return rows
+    def movers(self) -> Movers:
+        """The movers.
+
+        Raises:
+            ValueError: numbers that no mover has.
+        """
+        return movers_from(self.mover_numbers, self.mover_tokens)
+
+    def rows(self, places: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+        """The arrays by name that have places, filled up to as many by zeros."""
+        arrays: list[NDArray[Any]] = [self.latents, self.noise, self.bank, self.views]
+        arrays += [self.mover_numbers, self.mover_tokens]
+        return {name: _filled(a, places[name]) for name, a in zip(NAMES, arrays, strict=True) if name in places}
 
     @staticmethod
     def from_rows(rows: dict[str, NDArray[Any]]) -> Resumable:
         latents = rows["latents"]
         bank, views = rows.get("bank", latents[:0]), rows.get("views", np.zeros((0, REFERENCE_NUMBERS)))
-        used = views.any(1)  # a camera is never all zeros
-        return Resumable(latents, rows["noise"], bank[used], views[used])
+        numbers = rows.get("movers", np.zeros((0, MOVER_NUMBERS)))
+        tokens = rows.get("mover_tokens", np.zeros((0, TOKEN_NUMBERS + latents.shape[1]), np.float32))
+        used, moves = views.any(1), numbers.any(1)  # neither a camera nor a mover is all zeros
+        return Resumable(latents, rows["noise"], bank[used], views[used], numbers[moves], tokens)
 
 
 def slots_for(references: int, front: int) -> int:
@@ -93,6 +109,8 @@ def state_checksum(rows: dict[str, NDArray[Any]]) -> int:
 
 
 def _filled(values: NDArray[Any], slots: int) -> NDArray[Any]:
+    if len(values) == slots:
+        return values
     filled = np.zeros((slots, *values.shape[1:]), values.dtype)
-    filled[: len(values)] = values
+    filled[: len(values)] = values[:slots]
     return filled

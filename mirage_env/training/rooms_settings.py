@@ -31,7 +31,7 @@ def rooms_config(size: int = 128, paper: bool = False) -> WorldModelConfig:
         name="rooms-paper",
         readout=PAPER_READOUT,
         sampler=PAPER_SAMPLER,
-        memory=MemoryConfig(),
+        memory=MemoryConfig(movers=0),
         shares="../rooms",
     )
 

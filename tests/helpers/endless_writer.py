@@ -13,6 +13,7 @@ import torch
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.movers import MOST_SIGHTINGS, Mover, Movers
 from mirage_env.store import CacheWriter
 from mirage_env.tokens.blocks import Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
@@ -37,7 +38,8 @@ def made_up(n: int, memory: LatentMemory, points: int = 300, keep: int = KEPT) -
     none = torch.zeros(0)
     frames = torch.full((FRAMES, 3, 32, 32), n % 2 - 0.5)
     chunk = Chunk((camera,) * FRAMES, frames, none, none, none, cast(Any, None), none, none)
-    return chunk, WorldState(memory, camera, torch.full((2, 8, 4, 4), float(n)), n, _noise(n))
+    latents = torch.full((2, 8, 4, 4), float(n))
+    return chunk, WorldState(memory, camera, latents, n, _noise(n), movers=movers_of(n))
 
 
 def block_of(n: int, camera: Camera, points: int) -> MemoryBlock:
@@ -52,6 +54,26 @@ def block_of(n: int, camera: Camera, points: int) -> MemoryBlock:
         frames=Frames.of([camera] * FRAMES, (4, 4), FRAMES * n),
     )
     return pack(tokens, n, "int8")
+
+
+def movers_of(n: int) -> Movers:
+    """None, one or two movers, whose numbers are those of step n."""
+    rng = np.random.default_rng(n)
+    movers = []
+    for i in range(n % 3):
+        count, seen = 3 + (n + i) % 9, 1 + (n + i) % MOST_SIGHTINGS
+        track = np.hstack([np.sort(rng.random((seen, 1)), 0)[::-1], rng.normal(n, 1.0, (seen, 3))])
+        tokens = rng.normal(size=(count, 3)).astype(np.float32), np.full(count, 0.25 + i, np.float32)
+        feature = rng.normal(size=(count, 8)).astype(np.float32)
+        movers.append(Mover(*tokens, feature, track, np.eye(4), FRAMES * n, float(rng.random()), i))
+    return tuple(movers)
+
+
+def same_movers(a: Movers, b: Movers) -> bool:
+    """Whether movers are equal to the bit."""
+    both = [(getattr(x, f.name), getattr(y, f.name)) for x, y in zip(a, b, strict=False) for f in fields(Mover)]
+    pairs = [(np.asarray(x), np.asarray(y)) for x, y in both]
+    return len(a) == len(b) and all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in pairs)
 
 
 def confirmed(block: MemoryBlock, n: int) -> MemoryBlock:
@@ -73,6 +95,7 @@ def is_step(state: WorldState, n: int, points: int = 300) -> bool:
         and bool((state.latents == n).all())
         and float(state.camera.position[0]) == n
         and torch.equal(state.noise, _noise(n))
+        and same_movers(state.movers, movers_of(n))
     )
 
 

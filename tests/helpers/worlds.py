@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import torch
+from stand_ins import Labels
 from tiny import tiny_world_model
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import FilterConfig
+from mirage_env.interfaces import MOVER, STATIC
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import Chunk, WorldState
@@ -14,9 +17,13 @@ from mirage_env.world_state import Chunk, WorldState
 KEEP_ALL = FilterConfig(edge_jump=1e6, edge_share=1.0, dynamic_share=1.0)
 
 
-def open_minded_model(seed: int = 0, max_bytes: int = 0, merge_tokens: int = 8192) -> WorldModel:
-    """`tiny_world_model` without filters; random networks would keep nothing."""
+def open_minded_model(seed: int = 0, max_bytes: int = 0, merge_tokens: int = 8192, moves: bool = False) -> WorldModel:
+    """`tiny_world_model` without filters; random networks would keep nothing. `moves`: the middle of views does."""
     model = tiny_world_model(seed)
+    if moves:
+        label = torch.full(model.config.image_size, STATIC)
+        label[8:24, 8:24] = MOVER
+        model = replace(model, segmenter=Labels(label))
     memory = replace(model.config.memory, max_bytes=max_bytes, merge_tokens=merge_tokens)
     return replace(model, config=replace(model.config, filters=KEEP_ALL, memory=memory))
 

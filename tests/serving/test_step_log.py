@@ -5,11 +5,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from endless_writer import CONFIG, made_up, same_movers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins import path, picture, walled_world_model
 
 from mirage_env.errors import CacheCorruptError
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.serving.step_log import repeat_step, step_record
 from mirage_env.store import load_world, save_world
 
@@ -50,6 +52,13 @@ def test_state_after_a_step_comes_back_bit_for_bit(walked, tmp_path):
         state = repeat_step(state, record)
         assert_same(state, after)
     assert any('"evidence"' in record[:2000].decode("latin-1") for record in records)
+
+
+def test_movers_come_back_with_a_step():
+    _, before = made_up(1, LatentMemory.empty(CONFIG))
+    _, after = made_up(2, before.memory)
+    assert len(after.movers) == 2
+    assert same_movers(repeat_step(before, step_record(before, after)).movers, after.movers)
 
 
 def test_blocks_that_stay_are_not_written_again(walked):

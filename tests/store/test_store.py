@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from endless_writer import same_block
+from endless_writer import same_block, same_movers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_world_model
@@ -71,7 +71,8 @@ def assert_same_world(a, b):
     assert a.guidance == b.guidance
     assert (a.shown is None) == (b.shown is None)
     assert a.shown is None or torch.equal(a.shown, b.shown)
-    names = {"memory", "camera", "latents", "chunk", "noise", "prompt", "references", "guidance", "shown"}
+    assert same_movers(a.movers, b.movers)
+    names = {"memory", "camera", "latents", "chunk", "noise", "prompt", "references", "guidance", "shown", "movers"}
     assert {f.name for f in fields(a)} == names
     for field in fields(LatentMemory):
         if field.name != "blocks":
@@ -101,7 +102,7 @@ def assert_same_cameras(first, second):
     suffix=st.sampled_from(["zarr", "zip"]),
 )
 def test_loaded_world_goes_on_as_the_saved_one(tmp_path_factory, steps, seed, max_bytes, lazy, frames, suffix):
-    model = open_minded_model(max_bytes=max_bytes)
+    model = open_minded_model(max_bytes=max_bytes, moves=True)
     walked = walk(model, steps, seed)
     state, path = walked[-1][1], tmp_path_factory.mktemp("cache") / f"world.{suffix}"
     save_world(path, state, model, [chunk for chunk, _ in walked], frames)
@@ -109,13 +110,14 @@ def test_loaded_world_goes_on_as_the_saved_one(tmp_path_factory, steps, seed, ma
     cameras = cameras_from(state.camera, model)
     (expected, after), (chunk, after_loaded) = model.step(state, cameras), model.step(loaded, cameras)
     assert torch.equal(chunk.frames, expected.frames)
+    assert state.movers
     assert_same_world(after_loaded, after)
     assert_same_world(loaded, state)
 
 
 @pytest.mark.parametrize(("max_bytes", "features"), [(0, "int8"), (3000, "int8"), (0, "float16")])
 def test_appended_cache_holds_what_a_saved_one_holds(tmp_path, max_bytes, features):
-    model = open_minded_model(max_bytes=max_bytes, merge_tokens=60)
+    model = open_minded_model(max_bytes=max_bytes, merge_tokens=60, moves=True)
     layout = replace(model.config.memory, features=features)
     model = replace(model, config=replace(model.config, memory=layout))
     walked = walk(model, 8)

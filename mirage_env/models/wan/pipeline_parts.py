@@ -19,7 +19,7 @@ from typing import Any
 
 from mirage_env.config.parsing import from_dict
 from mirage_env.config.sampler import PlacementConfig, SamplerConfig
-from mirage_env.config.world import AlignmentConfig, WorldModelConfig
+from mirage_env.config.world import AlignmentConfig, MemoryConfig, WorldModelConfig
 from mirage_env.errors import InvalidOptionError
 from mirage_env.models.io.hub import PIPELINE, find_part
 from mirage_env.models.io.state_dicts import read_json
@@ -249,6 +249,7 @@ def _default(sources: Sources, said: Mapping[str, Any]) -> WorldModelConfig:
         frames_per_second=FRAMES_PER_SECOND,
         # Depth is estimated anew for every chunk, and each estimate has a scale of its own.
         alignment=AlignmentConfig(enabled=True),
+        memory=MemoryConfig(movers=0),  # measured with the small model alone
         sampler=_sampler(sources),
     )
 

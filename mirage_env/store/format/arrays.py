@@ -20,6 +20,9 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
+from mirage_env.memory.movers import MOST_TOKENS
+from mirage_env.store.format.mover_rows import MOVER_NUMBERS, TOKEN_NUMBERS
+
 LEVEL = 1
 """Of zstd. Features hardly compress; what does (cells, frames, padding) does so at any level."""
 CRC_BYTES = 4
@@ -113,7 +116,7 @@ class Rows:
 
 
 def columns(
-    channels: int, latents: Sequence[int], noise: int, image_size: tuple[int, int], slots: int = 0
+    channels: int, latents: Sequence[int], noise: int, image_size: tuple[int, int], slots: int = 0, movers: int = 0
 ) -> dict[str, Column]:
     """All arrays of a cache by name.
 
@@ -123,6 +126,7 @@ def columns(
         noise: bytes of `WorldState.noise`.
         image_size: H, W of the frames.
         slots: places for references; the arrays for them are there only if it is not 0.
+        movers: places for movers, the same.
     """
     C, H, W = channels, *image_size
     cells = ("latent", "channel", "y", "x")
@@ -151,6 +155,12 @@ def columns(
         listed += [
             _column("state/bank", "state", "<f4", bank, 1, "reference channel y x", "latents of references"),
             _column("state/views", "state", "<f8", views, 1, "reference camera", "their T_world_cam, K_image, frame"),
+        ]
+    if movers:
+        numbers, tokens = (movers, MOVER_NUMBERS), (movers * MOST_TOKENS, TOKEN_NUMBERS + C)
+        listed += [
+            _column("state/movers", "state", "<f8", numbers, 1, "mover number", "what moves, docs/store.md"),
+            _column("state/mover_tokens", "state", "<f4", tokens, 1, "token number", "place, footprint and feature"),
         ]
     return {c.name: c for c in listed}
 

@@ -9,7 +9,7 @@ from mirage_env.files import parse_json
 from mirage_env.store.format.arrays import columns
 from mirage_env.store.format.root_attributes import FORMAT
 
-_ARRAYS = tuple(columns(1, (1, 1, 1, 1), 1, (1, 1), slots=1))
+_ARRAYS = tuple(columns(1, (1, 1, 1, 1), 1, (1, 1), slots=1, movers=1))
 _GROUPS = ("commit", *sorted({name.partition("/")[0] for name in _ARRAYS if "/" in name}))
 _FILE = re.compile(
     rf"(?:zarr\.json|(?:{'|'.join((*_GROUPS, *_ARRAYS))})/zarr\.json|(?:{'|'.join(_ARRAYS)})/c\.\d+(?:\.0)*)"

@@ -150,8 +150,9 @@ class _Draft:
 
     def add_state(self, resumable: Resumable) -> None:
         row = self.reserve("state", 1, aligned=False)
-        slots = self.columns["state/bank"].shape[0] if "state/bank" in self.columns else 0
-        rows = resumable.rows(slots)
+        rows = resumable.rows(
+            {c.name.removeprefix("state/"): c.shape[0] for c in self.columns.values() if c.cursor == "state"}
+        )
         for name, values in rows.items():
             self.put(f"state/{name}", row, values[None])
         self.crc32["state"] = state_checksum(rows)

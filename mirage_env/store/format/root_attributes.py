@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mirage_env.config.parsing import from_dict
+from mirage_env.config.world import MOST_MOVERS
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Guidance
 
@@ -66,6 +67,8 @@ class Root:
     """Bytes of `WorldState.noise`."""
     references: int = 0
     """Places for references."""
+    movers: int = 0
+    """Places for movers."""
     prompt: str = ""
     guidance: Guidance = field(default_factory=Guidance)
 
@@ -75,6 +78,7 @@ class Root:
             "latents": min(self.latents) > 0 and math.prod(self.latents) <= MOST_LATENTS,
             "noise": 0 < self.noise <= MOST_NOISE,
             "references": 0 <= self.references * math.prod(self.latents[1:]) <= MOST_LATENTS,
+            "movers": 0 <= self.movers <= MOST_MOVERS,
             "memory": 0 < self.memory.channels <= MOST_CHANNELS
             and min(self.memory.grid) > 0
             and math.prod(self.memory.grid) <= MOST_PIXELS

@@ -118,6 +118,7 @@ class Contents:
             latents=(a, b, c, d),
             noise=len(resumable.noise),
             references=slots_for(config.references, config.front),
+            movers=config.memory.movers,
             prompt=state.prompt,
             guidance=state.guidance,
         )
@@ -155,12 +156,12 @@ class Contents:
         recent, prompt, guidance = torch.from_numpy(latents.copy()), self.root.prompt, self.root.guidance
         shown = recent[count:] if config.preceding_readouts else None
         latest = (memory, camera, recent[:count], self.chunk, noise, prompt, references, guidance, shown)
-        return WorldState(*latest, front)
+        return WorldState(*latest, front, self.resumable.movers())
 
 
 def columns_of(root: Root) -> dict[str, Column]:
     """The arrays of a cache with those attributes."""
-    return columns(root.memory.channels, root.latents, root.noise, root.image_size, root.references)
+    return columns(root.memory.channels, root.latents, root.noise, root.image_size, root.references, root.movers)
 
 
 def checked_settings(root: Root, model: WorldModel) -> MemorySettings:
