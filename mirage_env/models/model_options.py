@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -59,6 +60,11 @@ class ModelOptions:
         """The options that are not as they are by default, by name."""
         pairs = ((field.name, getattr(self, field.name), field.default) for field in dataclasses.fields(self))
         return {name: value for name, value, default in pairs if value != default}
+
+    @staticmethod
+    def of(given: Mapping[str, Any]) -> ModelOptions:
+        """The options that `given` returned, also after a way through JSON."""
+        return ModelOptions(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
 
     def load(self, name: str) -> WorldModel:
         """The model of that name, loaded so.

@@ -82,7 +82,7 @@ def run_rollout(options: Rollout) -> tuple[RolloutPlan, Iterator[Done]]:
         task=options.task,
         steps=options.steps,
         model=options.model,
-        loading=options.networks,
+        loading=options.networks.given(),
         policy=options.policy,
         policy_options=_values(options.policy_options),
         all_frames=options.all_frames,

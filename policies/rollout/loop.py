@@ -48,7 +48,7 @@ class Recipe:
         task: what there is to do (`mirage_env.tasks.TASKS`); None: what the environment says.
         steps: of an episode, at most.
         model: a shipped world model, or a folder.
-        loading: how it is loaded.
+        loading: options of loading it that are not as they are by default (`ModelOptions.given`).
         policy, policy_options: for `make_policy`.
         all_frames: keep the image of every frame.
         same_noise: imagine with the noise that a cache was saved with. Without it the seed of the rollout decides, so
@@ -68,7 +68,7 @@ class Recipe:
     all_frames: bool = False
     same_noise: bool = False
     threads: int = 1
-    loading: ModelOptions = field(default_factory=ModelOptions)
+    loading: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.threads < 1:
@@ -87,7 +87,7 @@ class Recipe:
         """The environment, without recording."""
         arguments: dict[str, Any] = {}
         if self.learned:
-            arguments["model"] = self.loading.load(self.model) if self.loading.given() else self.model
+            arguments["model"] = ModelOptions.of(self.loading).load(self.model) if self.loading else self.model
         if self.task is not None:
             arguments["task"] = self.task
         env = gymnasium.make(self.env, max_episode_steps=self.steps, disable_env_checker=True, **arguments)

@@ -85,7 +85,7 @@ class RolloutPlan:
         if not recipe.learned:
             raise InvalidOptionError(f"{recipe.env} is no learned world and begins with no cache; leave WORLDS out")
         found = _caches_in(caches)
-        if not recipe.loading.given():  # which may make another model of it; each rollout compares too
+        if not recipe.loading:  # which may make another model of it; each rollout compares too
             _check_model(found, recipe.model)
         return RolloutPlan(recipe, episodes, seed, tuple(about_cache(str(path)) for path in found))
 

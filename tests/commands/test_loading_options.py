@@ -35,11 +35,13 @@ def test_options_of_loading_have_the_same_names_everywhere(name, needed):
 
 
 def test_rollouts_load_their_model_so(tmp_path):
-    nowhere = ModelOptions(device="nowhere")
-    with pytest.raises(InvalidOptionError, match="nowhere"):
-        Recipe(loading=nowhere).make_env()
+    nowhere = ModelOptions(device="nowhere", image_size=(64, 96))
     plan, _ = run_rollout(Rollout(out=tmp_path, networks=nowhere))
-    assert plan.encode()["recipe"]["loading"]["device"] == "nowhere"
+    said = plan.encode()["recipe"]  # as an episode has it too, which is replayed from there
+    assert ModelOptions.of(said["loading"]) == nowhere
+    with pytest.raises(InvalidOptionError, match="nowhere"):
+        Recipe(**said).make_env()
+    assert Recipe().loading == {}
 
 
 def test_evaluations_load_their_model_so_and_say_it(tmp_path):
