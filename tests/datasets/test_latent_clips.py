@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import multiprocessing
 import shutil
 import zipfile
 from pathlib import Path
@@ -11,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from clean_processes import clean_processes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins import path as walk
 from stand_ins import picture
 from tiny_wan import tiny_vae, tiny_wan_world_model
-from training_runs import PRELOADED, read_clips
+from training_runs import read_clips
 
 from mirage_env.camera import Camera
 from mirage_env.datasets.clip_store import (
@@ -132,8 +132,7 @@ def test_clips_that_were_read_stay_in_memory_up_to_a_size(place):
 
 def test_other_processes_read_the_same_clips(place):
     data = LatentClips(place)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = clean_processes()
     ours, theirs = context.Pipe(duplex=False)
     with ours, theirs:
         process = context.Process(target=read_clips, args=(data, theirs))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Mapping
 
 import endless_writer
 import numpy as np
+from clean_processes import clean_processes
 
 from mirage_env.store import load_frames, load_world, open_cache
 
@@ -18,8 +18,7 @@ def kill_writers(path: str, times: int, environment: Mapping[str, str] | None = 
     Raises:
         AssertionError: an acknowledged step is gone, or a step is not whole.
     """
-    context = multiprocessing.get_context("forkserver")  # a clean process that has imported torch once for all
-    context.set_forkserver_preload(["pytest", "mirage_env.store"])
+    context = clean_processes()
     rng = np.random.default_rng(seed)
     last = load_world(path, endless_writer.MODEL).chunk
     for _ in range(times):

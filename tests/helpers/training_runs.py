@@ -17,14 +17,6 @@ from torch import nn
 from mirage_env.datasets.latent_clips import LatentClips
 from mirage_env.training.loop import LoopConfig, Loss, Run, train
 
-PRELOADED = [
-    "pytest",
-    "mirage_env.training.loop",
-    "mirage_env.datasets.latent_clips",
-    "torch._dynamo",
-    "torch.distributed.fsdp",
-]
-"""What the processes of a run import first of all."""
 TOY = LoopConfig(steps=12, lr=1e-2, warmup=3, log_every=2, save_every=4, bf16=False)
 KILLED = LoopConfig(steps=60, lr=1e-2, warmup=3, log_every=4, save_every=7, ema=0.9, accumulate=2, bf16=False)
 

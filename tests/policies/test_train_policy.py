@@ -2,7 +2,6 @@
 
 import gc
 import json
-import multiprocessing
 import shutil
 import time
 
@@ -10,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import small_training
+from clean_processes import clean_processes
 from gymnasium.spaces import Box, Dict
 from stable_baselines3.common.env_checker import check_env
 
@@ -82,7 +82,7 @@ def test_resumed_training_is_the_uninterrupted_one(trained, tmp_path):
 
 def test_killed_training_resumes_as_if_nothing_had_happened(tmp_path):
     out = tmp_path / "run"
-    context = multiprocessing.get_context("forkserver")
+    context = clean_processes()
     process = context.Process(target=small_training.run_for_ever, args=(str(out),))
     process.start()
     try:

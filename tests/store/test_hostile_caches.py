@@ -365,7 +365,7 @@ def test_row_of_the_table_that_lies_is_refused(cache, lie):
     forger.in_table(forger.rows[-1], *ROWS[lie])
     assert isinstance(refusal(lambda path: load_world(path, MODEL), cache), CacheCorruptError)
     for do in (compact, open_cache):  # which read no tokens
-        assert isinstance(refusal(do, cache), CacheCorruptError | None)
+        assert isinstance(refusal(do, cache), CacheCorruptError) or lie == "tokens from 2^51 on"
 
 
 def test_world_of_too_many_tokens_is_refused_before_they_are_read(cache):

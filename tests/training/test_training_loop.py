@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import multiprocessing
 import os
 import signal
 import time
@@ -13,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clean_processes import clean_processes
 from safetensors.torch import load_file
 from torch import nn
 from training_runs import (
     KILLED,
-    PRELOADED,
     SHARED,
     TOY,
     Net,
@@ -268,8 +267,7 @@ def test_half_written_checkpoint_is_never_read(tmp_path, monkeypatch, torn):
 def test_run_killed_at_random_moments_has_the_curve_of_one_that_was_not(tmp_path):
     whole = toy()
     train(whole, toy_loss(whole), tmp_path / "whole", KILLED)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = clean_processes()
     rng, folder, kills = np.random.default_rng(0), tmp_path / "killed", 0
     while True:
         ours, theirs = context.Pipe(duplex=False)
@@ -368,8 +366,7 @@ def shared_runs(tmp_path_factory) -> dict[str, Path]:
     one_process(folders["one"], parts=2)
     with pytest.raises(KeyboardInterrupt):
         one_process(folders["resumed"], parts=2, stop_at=6)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = clean_processes()
     port, names = free_port(), {name: str(folder) for name, folder in folders.items()}
     processes = [context.Process(target=share_work, args=(rank, port, names)) for rank in range(2)]
     for process in processes:
