@@ -138,7 +138,7 @@ def test_other_processes_read_the_same_clips(place):
         process = context.Process(target=read_clips, args=(data, theirs))
         process.start()
         try:
-            assert ours.poll(120), "nothing was read"
+            assert ours.poll(300), "nothing was read"
             found = ours.recv()
         finally:
             process.kill()

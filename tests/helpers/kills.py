@@ -27,7 +27,7 @@ def kill_writers(path: str, times: int, environment: Mapping[str, str] | None = 
             writer = context.Process(target=endless_writer.write_for_ever, args=(path, theirs, dict(environment or {})))
             writer.start()
             try:
-                assert ours.poll(120), "the writer did not start"
+                assert ours.poll(300), "the writer did not start"
                 time.sleep(rng.uniform(0.0, 0.1))
             finally:
                 writer.kill()

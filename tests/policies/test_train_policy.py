@@ -86,7 +86,7 @@ def test_killed_training_resumes_as_if_nothing_had_happened(tmp_path):
     process = context.Process(target=small_training.run_for_ever, args=(str(out),))
     process.start()
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while len(read_rows(out / "log.csv")) < 4:
             assert process.is_alive()
             assert time.monotonic() < deadline, "the training did not start"

@@ -1,12 +1,14 @@
 """Other libraries open a world with the names, units and lengths that its format says."""
 
+import json
+
 import numpy as np
 import pytest
 import zarr
 from endless_writer import CONFIG, MODEL, made_up
 
 from mirage_env.memory.latent import LatentMemory
-from mirage_env.store import CacheWriter
+from mirage_env.store import CacheWriter, load_frames
 
 CHUNKS = 3
 GROUPS = ("tokens", "evidence", "tiles", "frames", "path", "state", None)
@@ -55,8 +57,20 @@ def test_xarray_opens_every_group(world, group):
             assert np.array_equal(found.poses.values[-1], world[1].camera.T_world_cam)
 
 
+def test_byte_order_is_said_of_single_bytes_too(world):
+    """Zarr's library leaves it out there; zarrita opens no array without it."""
+    described = [json.loads(file.read_bytes()) for file in world[0].rglob("zarr.json")]
+    arrays = [node for node in described if node["node_type"] == "array"]
+    assert {node["data_type"] for node in arrays} > {"uint8", "int8", "float64"}
+    assert all(node["codecs"][0] == {"name": "bytes", "configuration": {"endian": "little"}} for node in arrays)
+
+
 def test_tensorstore_reads_an_array_by_its_names(world):
     tensorstore = pytest.importorskip("tensorstore", reason="tensorstore is not installed")
+    place = {"driver": "file", "path": str(world[0] / "path/images")}
+    images = tensorstore.open({"driver": "zarr3", "kvstore": place}, read=True).result()
+    assert images.domain.labels == ("path", "y", "x", "rgb")
+    assert np.array_equal(images.read().result(), load_frames(world[0]))
     place = {"driver": "file", "path": str(world[0] / "path/poses")}
     poses = tensorstore.open({"driver": "zarr3", "kvstore": place}, read=True).result()
     assert poses.domain.labels == ("path", "row", "column")

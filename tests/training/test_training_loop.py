@@ -275,7 +275,7 @@ def test_run_killed_at_random_moments_has_the_curve_of_one_that_was_not(tmp_path
             process = context.Process(target=train_until_killed, args=(str(folder), theirs))
             process.start()
             try:
-                assert ours.poll(120), "the run did not start"
+                assert ours.poll(300), "the run did not start"
                 first = ours.recv()
                 # Long enough for a checkpoint now and then, too short to reach the end at once.
                 process.join(rng.uniform(0.0, 0.15) if kills < 6 else 120)

@@ -49,7 +49,16 @@ def metadata_files(
             attributes=dict(column.attributes),
             chunk_key_encoding={"name": "default", "separator": "."},
         )
-    return {name: data.to_bytes() for name, data in files.items()}
+    return {name: _with_byte_order(data.to_bytes()) for name, data in files.items()}
+
+
+def _with_byte_order(data: bytes) -> bytes:
+    """Tell the byte order of single bytes too: Zarr's library leaves it out, zarrita asks for it."""
+    node = json.loads(data)
+    for codec in node.get("codecs", ()):
+        if codec["name"] == "bytes":
+            codec.setdefault("configuration", {"endian": "little"})
+    return json.dumps(node).encode()
 
 
 class StorePlace:
