@@ -16,7 +16,7 @@ from mirage_env.store.format.block_table import PARTS, Entry, _row_checksum, che
 from mirage_env.store.format.commit_marker import KEY, Marker, numbers
 from mirage_env.store.format.root_attributes import Root
 from mirage_env.store.format.world_contents import Track, columns_of
-from mirage_env.store.resume_state import state_checksum
+from mirage_env.store.resume_state import NAMES, state_checksum
 
 COUNTED = (-1.0, 0.0, 0.5, 1.0, 2.0**16, 2.0**31, 2.0**32, 2.0**50, 2.0**52, 2.0**63, 1e300, np.nan, np.inf, -np.inf)
 """Numbers for the table of blocks."""
@@ -89,8 +89,9 @@ class Forger:
         signed(self.cache, crc32={"path": path, "images": images})
 
     def in_state(self, name: str, value: Any, at: int = 0) -> None:
-        """Another number in the state: `latents` or `noise`."""
-        rows = {key: self.values(self.columns[f"state/{key}"], self.marker.state, 1)[0] for key in ("latents", "noise")}
+        """Another number in the state: `latents`, `noise` or what else is kept."""
+        names = [key for key in NAMES if f"state/{key}" in self.columns]
+        rows = {key: self.values(self.columns[f"state/{key}"], self.marker.state, 1)[0] for key in names}
         rows[name].flat[at % rows[name].size] = value
         self.set_rows(self.columns[f"state/{name}"], self.marker.state, rows[name][None])
         signed(self.cache, crc32={"state": state_checksum(rows)})
@@ -107,7 +108,7 @@ def lie(cache: Path, rng: random.Random) -> None:
             name = rng.choice(["poses", "intrinsics", "images"])
             forger.in_track(name, odd(forger.columns[f"path/{name}"].dtype, rng), at)
         case 2:
-            name = rng.choice(["latents", "noise"])
+            name = rng.choice([key for key in NAMES if f"state/{key}" in forger.columns])
             forger.in_state(name, odd(forger.columns[f"state/{name}"].dtype, rng), at)
         case _:
             entry = Entry.decode(row, forger.values(forger.columns["blocks"], row, 1)[0])

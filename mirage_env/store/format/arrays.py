@@ -159,8 +159,10 @@ def columns(
     if movers:
         numbers, tokens = (movers, MOVER_NUMBERS), (movers * MOST_TOKENS, TOKEN_NUMBERS + C)
         listed += [
-            _column("state/movers", "state", "<f8", numbers, 1, "mover number", "what moves, docs/store.md"),
-            _column("state/mover_tokens", "state", "<f4", tokens, 1, "token number", "place, footprint and feature"),
+            _column("state/movers", "state", "<f8", numbers, 1, "mover mover_number", "what moves, docs/store.md"),
+            _column(
+                "state/mover_tokens", "state", "<f4", tokens, 1, "mover_token value", "place, footprint and feature"
+            ),
         ]
     return {c.name: c for c in listed}
 
