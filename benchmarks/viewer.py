@@ -1,7 +1,7 @@
 """What the viewer costs, seen from a browser; wants `pip install -e ".[test]"`, a Chromium, and a quiet machine.
 
-    python benchmarks/viewer.py                                        # the figures
-    python benchmarks/viewer.py --pictures docs --presses 0 --points 0 # docs/viewer.png and docs/viewer_phone.png
+    python benchmarks/viewer.py                              # the figures
+    python benchmarks/viewer.py --pictures docs --presses 0  # docs/viewer.png and docs/viewer_phone.png
 
 Chromium renders in software (SwiftShader), as on a machine without a GPU.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,30 +21,26 @@ import tyro
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from mirage_env.commands.room_worlds import open_room
-from mirage_env.commands.view import session_of
+from mirage_env.commands.view import viewing
 from mirage_env.commands.view_options import View
-from mirage_env.viewer.memory_cloud import Cloud
-from mirage_env.viewer.page import Page as ViewerPage
-from mirage_env.viewer.server import address_of, serving
-from mirage_env.viewer.session import Session
 
-SOFTWARE = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-first-run"]
+ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-WALK = ("turn_right", "forward", "turn_left", "turn_left", "forward", "turn_right")
-WATCH = """
+WALK = ("ArrowRight", "w", "ArrowLeft", "ArrowLeft", "w", "ArrowRight")
+CONTROLS = """
 () => {
-  window.pressed = 0; window.seconds = [];
-  document.addEventListener("keydown", () => { window.pressed = performance.now() }, true);
-  const shown = [...document.querySelectorAll("img")].find(image => image.getBoundingClientRect().width > 200);
-  new MutationObserver(() => {
-    if (window.pressed) window.seconds.push((performance.now() - window.pressed) / 1000);
-    window.pressed = 0;
-  }).observe(shown, { attributes: true, attributeFilter: ["src"] });
+  const all = [...document.querySelectorAll("button, select, input, canvas")];
+  const shown = all.filter((one) => one.getBoundingClientRect().width > 0);
+  const off = shown.filter((one) => {
+    const { left, top, right, bottom } = one.getBoundingClientRect();
+    return left < 0 || top < 0 || right > innerWidth + 0.5 || bottom > innerHeight + 0.5;
+  });
+  const large = document.querySelector("#imagined").getBoundingClientRect();
+  const share = (large.width * large.height) / (innerWidth * innerHeight);
+  return { controls: shown.length, off_screen: off.length, share_of_page: Math.round(1000 * share) / 1000 };
 }
 """
-FRAMES = "() => [performance.now(), window.__viserTestpoints.rendererInfo.render.frame]"
-"""The browser's clock in milliseconds, and how many frames it has rendered."""
 
 
 @dataclass(frozen=True)
@@ -54,101 +51,71 @@ class Options:
     seed: int = 7
     presses: int = 20
     """Key presses to time; 0 for none."""
-    points: int = 100_000
-    """Points to turn around; 0 for none."""
     pictures: Path | None = None
     """Draw the page of a walk, at a desktop's and a phone's width, into this folder."""
 
 
-def key_to_frame(page: Page, session: Session, presses: int) -> dict[str, Any]:
-    """Seconds from a key press to the first new picture in the page, one press at a time."""
-    page.evaluate(WATCH)
-    for number in range(presses):
-        page.keyboard.press("jl"[number % 2])
-        page.wait_for_function(f"window.seconds.length > {number}", timeout=30_000)
-        while session.snapshot().busy is not None:
-            page.wait_for_timeout(50)
-        page.wait_for_timeout(900)  # until the chunk is played
-    return _spread("key press to first new frame, s", page.evaluate("window.seconds"), bar=0.6)
+def until(page: Page, script: str, seconds: float = 120.0) -> None:
+    """Wait until an expression is true in the page (whose policy forbids what playwright waits with)."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(script):
+        if time.monotonic() > end:
+            raise TimeoutError(script)
+        page.wait_for_timeout(20)
 
 
-def turning(page: Page, viewer: ViewerPage, session: Session, points: int) -> list[dict[str, Any]]:
-    """Frames per second while that many points are turned around with the mouse, for the first and the second time.
-
-    The first time the viewer finds out that the browser is slow.
-    """
-    rng = np.random.default_rng(0)
-    directions = rng.standard_normal((points, 3))
-    shell = 3.0 * directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    origin = session.snapshot().world.path[0].position  # type: ignore[union-attr]
-    colours = rng.integers(0, 255, (points, 3), dtype=np.uint8)
-    viewer.scene.points.draw(Cloud(shell.astype(np.float32), colours, 0.02, origin))
-    page.wait_for_timeout(3000)
-    figures = []
-    for turn in ("first", "second"):
-        began, before = page.evaluate(FRAMES)
-        page.mouse.move(300, 400)
-        page.mouse.down()
-        for step in range(200):
-            page.mouse.move(300 + 2 * step, 400 + (step % 40))
-            page.wait_for_timeout(20)
-        ended, after = page.evaluate(FRAMES)
-        page.mouse.up()
-        figures.append({"points": points, "turn": turn, "bar": 30,
-                        "frames_per_second": round(1000.0 * (after - before) / (ended - began), 1)})  # fmt: skip
-        page.wait_for_timeout(3000)
-    return figures
-
-
-def draw(browser: Browser, address: str, session: Session, folder: Path) -> None:
-    """Walk a little and take the page's picture."""
-    for key in WALK:
-        session.press(key).result()
-    for name, size in (("viewer", DESKTOP), ("viewer_phone", PHONE)):
-        page = opened(browser, address, size)
-        page.screenshot(path=str(folder / f"{name}.png"))
-        page.close()
+def press(page: Page, key: str) -> dict[str, float]:
+    """Walk one chunk; milliseconds from the key to the first picture that answers, and to the chunk's first frame."""
+    moment = page.evaluate("[mirage.moment, mirage.answered = 0, mirage.driver.seconds][0]")
+    page.keyboard.press(key)
+    until(page, f"mirage.moment !== {moment} && mirage.driver.idle")
+    return dict(page.evaluate("({warp: mirage.answered, chunk: 1000 * mirage.driver.last})"))
 
 
 def opened(browser: Browser, address: str, size: dict[str, int]) -> Page:
     """The page, once the world is in it."""
     page = browser.new_page(viewport=size)  # type: ignore[arg-type]
     page.goto(address)
-    page.get_by_text("points").first.wait_for()
-    page.wait_for_timeout(4000)
-    warning = page.locator(".mantine-Notification-closeButton").first
-    if warning.count():
-        warning.click()
-        page.wait_for_timeout(1000)
+    until(page, "!!window.mirage?.memory?.arrays && mirage.driver.idle")
+    page.wait_for_timeout(2000)  # panes are filled
     return page
 
 
-def _spread(what: str, values: list[float], bar: float) -> dict[str, Any]:
-    return {"what": what, "median": round(float(np.median(values)), 3), "worst": round(max(values), 3),
-            "count": len(values), "bar": bar}  # fmt: skip
+def _spread(what: str, values: list[float], bar: float | None = None) -> dict[str, Any]:
+    return {"what": what, "median": round(float(np.median(values))), "p90": round(float(np.percentile(values, 90))),
+            "worst": round(max(values)), "count": len(values), "bar": bar}  # fmt: skip
 
 
 def main(options: Options) -> None:
     """Measure and draw as asked; prints the figures as JSON."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as caches, sync_playwright() as playwright:
-        view = View(seed=options.seed, model=options.model, caches=Path(caches), port=0)
-        session = session_of(view, open_room)
-        with serving(view.host, view.port) as server:
-            drawing = ViewerPage(server, session)
-            session.warm().result()
-            browser = playwright.chromium.launch(executable_path=chromium, args=[*SOFTWARE, *QUIET])
+        view = View(seed=options.seed, model=options.model, caches=Path(caches), port=0, no_browser=True)
+        with viewing(view, open_room) as address:
+            browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+            page = opened(browser, address, DESKTOP)
             if options.pictures is not None:
-                draw(browser, address_of(server), session, options.pictures)
-            page = opened(browser, address_of(server), DESKTOP)
-            figures = []
+                for number, key in enumerate(WALK):
+                    press(page, key)
+                    if number == 2:
+                        page.keyboard.press("f")
+                        until(page, "mirage.worlds.length === 2")
+                page.close()
+            for name, size in (("viewer", DESKTOP), ("viewer_phone", PHONE)):
+                page = opened(browser, address, size)
+                page.evaluate("mirage.enter(mirage.worlds.at(-1).world)")
+                page.wait_for_timeout(3000)
+                figures.append({"page": size, **page.evaluate(CONTROLS)})
+                if options.pictures is not None:
+                    page.screenshot(path=str(options.pictures / f"{name}.png"))
+                page.close()
             if options.presses:
-                figures.append(key_to_frame(page, session, options.presses))
-            for points in (0, options.points) if options.points else ():
-                figures.extend(turning(page, drawing, session, points))
+                page = opened(browser, address, DESKTOP)
+                times = [press(page, ("ArrowLeft", "ArrowRight")[n % 2]) for n in range(options.presses)]
+                figures.append(_spread("key to visible answer, ms", [t["warp"] for t in times], bar=100))
+                figures.append(_spread("key to first frame of the chunk, ms", [t["chunk"] for t in times]))
             browser.close()
-            drawing.close()
-        session.close()
     print(json.dumps(figures, indent=2))
 
 

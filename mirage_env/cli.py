@@ -36,8 +36,7 @@ EXTRAS = {
     "stable_baselines3": "rl",
     "starlette": "serve",
     "uvicorn": "serve",
-    "viser": "viewer",
-    "websockets": "viewer",
+    "websockets": "serve",
 }
 """Extras by the module that they bring and that a command may miss."""
 SHORTER = (

@@ -53,14 +53,8 @@ RULES = (
     Only(("rosbags",), ("ros_bridge/bag/rosbag_files.py",)),
     Only(("rerun",), ("mirage_env/viz/rerun_files.py",)),
     Only(("IPython",), ("mirage_env/notebook.py",)),
-    # What a viewer's session does is apart from how a page shows it; the same holds for a server's worlds.
-    Only(
-        ("viser", "websockets"),
-        (
-            *(f"mirage_env/viewer/{name}.py" for name in ("page", "panel", "points", "scene", "server")),
-            "mirage_env/serving/client.py",
-        ),
-    ),
+    Only(("websockets",), ("mirage_env/serving/client.py",)),
+    # What happens to a server's worlds is apart from how requests arrive.
     Only(
         ("starlette", "uvicorn"),
         tuple(f"mirage_env/serving/{name}.py" for name in ("app", "rollout_sessions", "server")),
@@ -71,7 +65,7 @@ RULES = (
         ("mirage_env/serving/cluster.py", "mirage_env/serving/replicas.py"),
     ),
     Only(("prometheus_client",), ("mirage_env/serving/metrics.py",)),
-    Only(("mirage_env.viewer",), ("mirage_env/viewer/*", *COMMANDS)),
+    Only(("mirage_env.viewer",), ("mirage_env/viewer/*", "mirage_env/serving/*", *COMMANDS)),
     Only(
         ("transforms3d",),
         ("ros_bridge/messages/optical_frames.py",),
@@ -453,10 +447,10 @@ def test_riddle_is_seen():
             "def f():\n    from IPython.display import HTML",
             "only mirage_env/notebook.py",
         ),
-        ("mirage_env/viewer/session.py", "import viser", "only mirage_env/viewer/page.py"),
+        ("mirage_env/viewer/rooms.py", "import websockets", "only mirage_env/serving/client.py"),
         (
             "mirage_env/notebook.py",
-            "from mirage_env.viewer.session import Session",
+            "from mirage_env.viewer.rooms import Rooms",
             "only mirage_env/viewer/*",
         ),
         ("mirage_env/memory/latent.py", "from transforms3d import quaternions", "only ros_bridge"),
@@ -513,7 +507,7 @@ def test_broken_rule_is_seen(path, source, says):
         ("policies/training/log.py", "from mirage_env.files import new_file\nname.replace('a', 'b')"),
         ("ros_bridge/nodes/policy_node.py", "from policies.base import Policy"),
         ("tests/store/test_store.py", "import zarr"),
-        ("mirage_env/viewer/scene.py", "from viser import ViserServer"),
+        ("mirage_env/serving/client.py", "import websockets.sync.client"),
         ("mirage_env/training/stage2.py", "from mirage_env.rooms import Room\nimport transformers"),
     ],
 )

@@ -53,7 +53,7 @@ def view(options: View) -> int:
     from mirage_env.commands.view import viewing
 
     with viewing(options, open_room) as address:
-        print(f"the world is at {address} (Ctrl-C ends; keys: I J K L walk and turn)", flush=True)
+        print(f"the world is at {address} (Ctrl-C ends; keys: W A S D and arrows)", flush=True)
         Event().wait()
     return 0
 
@@ -62,10 +62,11 @@ def serve(options: Serve) -> int:
     """`mirage serve`; serves until it is interrupted."""
     from threading import Event
 
+    from mirage_env.commands.room_worlds import open_room
     from mirage_env.commands.serve import served
 
-    with served(options) as url:
-        print(f"worlds of {options.model} are served at {url} (Ctrl-C ends)", flush=True)
+    with served(options, open_room) as url:
+        print(f"worlds of {options.model} are served at {url}, their page too (Ctrl-C ends)", flush=True)
         Event().wait()
     return 0
 

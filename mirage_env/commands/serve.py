@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mirage_env.commands.walk import File
 from mirage_env.errors import InvalidOptionError, MissingPackageError
+from mirage_env.interfaces import OpenRoom
 from mirage_env.models.model_options import ModelOptions, Networks
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Serve:
 
 
 @contextlib.contextmanager
-def served(options: Serve) -> Iterator[str]:
+def served(options: Serve, open_room: OpenRoom | None = None) -> Iterator[str]:
     """A server that runs until the block ends; gives its address.
 
     Raises:
@@ -93,9 +94,9 @@ def served(options: Serve) -> Iterator[str]:
     )
     load = partial(options.networks.load, options.model)
     service: Service | ReplicatedService = (
-        ReplicatedService(connect_to_ray(), load, settings, START_VIEWS, options.replicas)
+        ReplicatedService(connect_to_ray(), load, settings, START_VIEWS, options.replicas, open_room)
         if options.ray
-        else Service(load(), settings, START_VIEWS)
+        else Service(load(), settings, START_VIEWS, open_room)
     )
     with serving(service, address) as url:
         yield url

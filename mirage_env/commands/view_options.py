@@ -15,7 +15,7 @@ class View:
     """Look at a world in the browser and drive it.
 
     Opens the saved WORLD, or --image, or else the test room of --seed. The page can open others. Everybody who
-    opens the page sees and drives the same worlds. Ctrl-C ends it.
+    opens the page sees and drives the same worlds. Ctrl-C ends it; what was not saved is gone then.
     """
 
     world: World = None
@@ -32,15 +32,23 @@ class View:
     caches: Path = Path("caches")
     """The one folder that the page saves to and loads from."""
     host: str = "127.0.0.1"
-    """The address to listen at. Any other than loopback lets everybody who reaches it see and drive the worlds: there
-    is no password."""
+    """The address to listen at. At any other than loopback the page asks for a token, which is in the address that is
+    printed."""
     port: int = 8080
     """The port to listen at, or the next one that is free; 0 for any."""
+    server: Text = None
+    """Open the page of this server (`mirage serve`) instead of starting one: its address."""
+    token: Text = None
+    """The token of that server."""
     no_browser: bool = False
     """Do not open a browser."""
 
     def __post_init__(self) -> None:
         if self.world is not None and self.image is not None:
             raise InvalidOptionError("--image and WORLD were both given; give one to start from")
+        if self.server is not None and (self.world, self.image, self.seed, self.model) != (None,) * 4:
+            raise InvalidOptionError("--server shows its own worlds; leave WORLD, --image, --seed and --model out")
+        if self.token is not None and self.server is None:
+            raise InvalidOptionError("--token belongs to --server; a viewer that starts its own server makes one")
         if not 0 <= self.port <= 65535:
             raise InvalidOptionError(f"--port: it is {self.port}; give a number from 0 to 65535")

@@ -27,13 +27,14 @@ class Patches:
         return len(self.xyz)
 
 
-def patches_of(memory: LatentMemory, codec: LatentCodec, parts: int = 2) -> Patches:
+def patches_of(memory: LatentMemory, codec: LatentCodec, parts: int = 2, palette: Palette | None = None) -> Patches:
     """Squares of a memory's tokens, each token divided into `parts` x `parts`.
 
     Args:
         memory: of a world.
         codec: of the model that wrote it; decodes the colours.
         parts: 1, 2 or 4.
+        palette: of the codec, kept from an earlier call; learned anew without.
 
     Raises:
         InvalidOptionError: a memory of another kind or with nothing in it, or another number of parts.
@@ -42,7 +43,7 @@ def patches_of(memory: LatentMemory, codec: LatentCodec, parts: int = 2) -> Patc
         raise InvalidOptionError(f"parts is {parts}; give 1, 2 or 4 along each side of a token")
     if not isinstance(memory, LatentMemory) or not memory.points:
         raise InvalidOptionError("the memory holds no latent tokens; export needs a world that has been seen")
-    palette, found = Palette(codec), []
+    palette, found = palette or Palette(codec), []
     for block in memory.blocks:
         R = block.frames.T_world_cam[block.frame, :3, :3]
         size = block.footprint.astype(np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import hmac
@@ -16,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from mirage_env import __version__
@@ -35,6 +36,7 @@ from mirage_env.serving.origins import is_own_page
 from mirage_env.serving.requests import VERBS, Answering
 from mirage_env.serving.rollout_sessions import RolloutSessions
 from mirage_env.serving.wire import json_object, pack, unpack
+from mirage_env.viewer.page_files import page_file
 
 logger = logging.getLogger(__name__)
 LARGEST_BODY = 64 * 2**20
@@ -42,6 +44,19 @@ LARGEST_BODY = 64 * 2**20
 AT_ONCE = 64
 """Requests of one connection that are worked on at the same time; more wait in the socket."""
 MEDIA_TYPE = "application/x-mirage"
+OPEN_TO_ALL = ("/", "/health")
+"""Paths that ask for no token: the page, whose files lie below `/page/`, asks for one itself."""
+PROTOCOL, TOKEN_PROTOCOL = "mirage", "mirage.token."
+"""WebSocket protocols that a page offers: pages cannot set headers, so its token (base64url) is in the second."""
+HEADERS = [
+    (b"content-security-policy", b"default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'"),
+    (b"x-frame-options", b"DENY"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+]
+"""Of every answer: the page runs only its own files, and no other page shows it in a frame to lead clicks to it."""
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (QuotaError, 429),
     (WorldNotFoundError, 404),
@@ -80,8 +95,12 @@ def make_app(service: Answering, host: str, tokens: Sequence[str] = ()) -> Starl
         return Response(answer, media_type=MEDIA_TYPE)
 
     async def socket(websocket: WebSocket) -> None:
-        await websocket.accept()
+        await websocket.accept(PROTOCOL if PROTOCOL in websocket.scope["subprotocols"] else None)
         await _Connection(service, websocket).run()
+
+    async def page(request: Request) -> Response:
+        found = page_file(request.path_params.get("name", "index.html"))
+        return Response("there is no such file\n", 404) if found is None else Response(found[0], media_type=found[1])
 
     async def alive(request: Request) -> Response:
         return JSONResponse({"ok": True, "version": __version__})
@@ -93,6 +112,8 @@ def make_app(service: Answering, host: str, tokens: Sequence[str] = ()) -> Starl
         return JSONResponse(openapi())
 
     routes = [
+        Route("/", page),
+        Route("/page/{name}", page),
         Route("/health", alive),
         Route("/metrics", metrics),
         Route("/openapi.json", described),
@@ -122,25 +143,45 @@ class Guard:
             logger.warning("a page of %s was refused", printable(origin or "nowhere"))
             await self._refuse(scope, receive, send, 403, "pages of other origins are refused")
             return
-        owner = self._owner(headers.get("authorization", ""))
-        if owner is None and scope["path"] != "/health":
+        owner = self._owner(headers.get("authorization", "") or _offered_token(scope.get("subprotocols", ())))
+        if owner is None and scope["path"] not in OPEN_TO_ALL and not scope["path"].startswith("/page/"):
             await self._refuse(scope, receive, send, 401, "give a token: Authorization: Bearer TOKEN")
             return
         scope["owner"] = owner or ""
-        await self.app(scope, receive, send)
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, answer)
 
     def _owner(self, authorization: str) -> str | None:
         if not self.tokens:
-            return "everybody"
-        given = authorization.removeprefix("Bearer ").encode()
-        matches = [hmac.compare_digest(given, token) for token in self.tokens]  # all, so that time tells nothing
-        return hashlib.sha256(given).hexdigest()[:16] if any(matches) else None
+            return owner_of("")
+        given = authorization.removeprefix("Bearer ")
+        matches = [hmac.compare_digest(given.encode(), token) for token in self.tokens]  # all: time tells nothing
+        return owner_of(given) if any(matches) else None
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, status: int, why: str) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": why})  # before it is accepted: HTTP 403
             return
         await JSONResponse({"error": {"code": "Refused", "message": why}}, status)(scope, receive, send)
+
+
+def owner_of(token: str) -> str:
+    """The name under which worlds of a token are kept; that of everybody where no token is asked for."""
+    return hashlib.sha256(token.encode()).hexdigest()[:16] if token else "everybody"
+
+
+def _offered_token(protocols: Sequence[str]) -> str:
+    """The token among the WebSocket protocols that a page offers; nothing without."""
+    offered = [p.removeprefix(TOKEN_PROTOCOL) for p in protocols if p.startswith(TOKEN_PROTOCOL)]
+    try:
+        return base64.urlsafe_b64decode(offered[0] + "=" * (-len(offered[0]) % 4)).decode() if offered else ""
+    except ValueError:
+        return ""
 
 
 class _Connection:

@@ -19,7 +19,7 @@ from mirage_env.errors import StoreError
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS worlds (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, parent TEXT, moment INTEGER NOT NULL, chunk INTEGER NOT NULL,
-    cache TEXT NOT NULL
+    cache TEXT NOT NULL, name TEXT NOT NULL, room INTEGER
 );
 CREATE TABLE IF NOT EXISTS kept (
     world TEXT NOT NULL, moment INTEGER NOT NULL, chunk INTEGER NOT NULL, cache TEXT NOT NULL,
@@ -43,6 +43,10 @@ class WorldRow:
     moment: int
     chunk: int
     cache: str
+    name: str
+    """What people call it."""
+    room: int | None
+    """The test room that it was opened in."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from mirage_env.errors import (
     StoreError,
     WorldNotFoundError,
 )
+from mirage_env.interfaces import OpenRoom
 from mirage_env.serving.metrics import Metrics
 from mirage_env.serving.requests import checked_request
 from mirage_env.serving.service import Service, ServiceOptions
@@ -38,7 +39,7 @@ DIGITS = 3
 """Of the number of a part, hexadecimal, at the beginning of a world's name."""
 PATIENCE = 120.0
 """Seconds in which a replica that was lost must be back."""
-READS = frozenset(["describe", "list", "look", "export"])
+READS = frozenset(["describe", "list", "look", "export", "preview", "tokens", "true_views", "preset", "film"])
 """Verbs that may be repeated: they change nothing."""
 
 
@@ -51,11 +52,17 @@ def part_options(options: ServiceOptions, part: int) -> ServiceOptions:
 class Replica:
     """A service in a process of the cluster; a Ray actor."""
 
-    def __init__(self, load: Callable[[], WorldModel], options: ServiceOptions, start_views: str | None) -> None:
+    def __init__(
+        self,
+        load: Callable[[], WorldModel],
+        options: ServiceOptions,
+        start_views: str | None,
+        open_room: OpenRoom | None = None,
+    ) -> None:
         model, until = load(), time.monotonic() + PATIENCE
         while True:
             try:
-                self._service = Service(model, options, start_views)
+                self._service = Service(model, options, start_views, open_room)
                 break
             except StoreError:  # the process that had the folder may still be dying
                 if time.monotonic() > until:
@@ -88,6 +95,7 @@ class ReplicatedService:
         start_views: as of a single service.
         replicas: how many; 0 for one on each GPU of the cluster, or on each CPU where it has none. A folder that was
             served before takes at least as many as then.
+        open_room: as of a single service.
 
     Raises:
         InvalidOptionError: fewer replicas than the folder has parts.
@@ -101,6 +109,7 @@ class ReplicatedService:
         options: ServiceOptions,
         start_views: str | None = None,
         replicas: int = 0,
+        open_room: OpenRoom | None = None,
     ) -> None:
         self._ray, self.metrics = ray, Metrics()
         has = ray.cluster_resources()
@@ -116,7 +125,7 @@ class ReplicatedService:
         actor = ray.remote(Replica).options(
             num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0, max_restarts=-1, max_concurrency=1000
         )
-        self.actors = [actor.remote(load, part_options(shared, part), start_views) for part in range(number)]
+        self.actors = [actor.remote(load, part_options(shared, part), start_views, open_room) for part in range(number)]
         self._opened = count()
         self._recovery: dict[int, asyncio.Task[None]] = {}
         try:
@@ -145,10 +154,11 @@ class ReplicatedService:
             if verb == "list":
                 every = range(len(self.actors))
                 answers = await asyncio.gather(*(self._ask(part, verb, body, {}, owner) for part in every))
-                return pack({"worlds": [world for answer in answers for world in unpack(answer)[0]["worlds"]]})
+                headers = [unpack(answer)[0] for answer in answers]
+                return pack({"worlds": [w for h in headers for w in h["worlds"]], "saved": headers[0]["saved"]})
             if verb == "walk_many":
                 return await self._walk_many(body["walks"], owner)
-            if verb == "describe":
+            if verb in ("describe", "film"):
                 return await self._ask(0, verb, body, arrays, owner)
             if verb == "open":
                 return await self._ask(next(self._opened) % len(self.actors), verb, body, arrays, owner)

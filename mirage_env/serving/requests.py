@@ -12,6 +12,8 @@ from mirage_env.serving.metrics import Metrics
 from mirage_env.serving.wire import Arrays, Encoding
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+Title = Annotated[str, Field(pattern=r"^\w[\w ().'-]{0,39}$")]
+"""What people call a world."""
 Pose = Annotated[list[Annotated[list[float], Field(min_length=4, max_length=4)]], Field(min_length=4, max_length=4)]
 Poses = Annotated[list[Pose], Field(min_length=1, max_length=512)]
 
@@ -30,6 +32,8 @@ class Wanted(Request):
     """Only the last frame of a chunk."""
     depth: bool = False
     """Depth, metres, float32; of the key frames."""
+    depth_every: Annotated[int, Field(ge=1, le=16)] = 1
+    """Only each n-th row and column of depth, from the middle of the first n."""
     labels: bool = False
     """STATIC, MOVER, SKY, uint8."""
     observed: bool = False
@@ -61,11 +65,16 @@ class Showing(OfWorld):
 class Open(Request):
     """Open a world.
 
-    From a seed; from the array `image` uint8 [H, W, 3], with the arrays `depth` float32 [H, W] and `labels` uint8
-    [H, W] where they are known; from a world that was saved here; or from the array `world` uint8, the bytes of a cache
-    that is a zip.
+    From a seed; from the test room of a number, which then shows its true views as well; from the array `image` uint8
+    [H, W, 3], with the arrays `depth` float32 [H, W] and `labels` uint8 [H, W] where they are known; from the array
+    `photo` uint8, the bytes of a picture's file; from a world that was saved here; or from the array `world` uint8, the
+    bytes of a cache that is a zip.
     """
 
+    name: Title | None = None
+    """What to call it."""
+    room: int | None = Field(None, ge=0, lt=2**31)
+    """Number of a test room. With a saved world: the room that it was walked in."""
     seed: int | None = Field(None, ge=0, lt=2**63)
     rng: dict[str, Any] | None = None
     """State of a NumPy bit generator, in the place of a seed; the answer has the state after it."""
@@ -73,8 +82,8 @@ class Open(Request):
     """Camera of the image: T_world_cam."""
     K: Annotated[list[list[float]], Field(min_length=3, max_length=3)] | None = None
     """Intrinsics of the image, pixels."""
-    cache: Name | None = None
-    """A world that `save` has written."""
+    cache: str | None = Field(None, max_length=100)
+    """A world that `save` has written, by its name."""
     prompt: str | None = Field(None, max_length=10_000)
     negative_prompt: str | None = Field(None, max_length=10_000)
     guidance_scale: float | None = None
@@ -118,6 +127,48 @@ class Look(Showing):
 class Fork(OfWorld):
     """Begin a world of its own at a moment of another."""
 
+    name: Title | None = None
+    """What to call it; a name like that of the other world without."""
+
+
+class Rename(OfWorld):
+    """Call a world something else."""
+
+    name: Title
+
+
+class Preview(OfWorld):
+    """Wait for the frames of a world's next chunk, before it is remembered; the answer has none if none comes."""
+
+    chunk: int = Field(ge=0)
+    """Number of the chunk: one more than that of the world where it begins."""
+
+
+class Tokens(OfWorld):
+    """Give the memory as patches of surface, and the cameras of the path (docs/viewer.md)."""
+
+
+class TrueViews(OfWorld):
+    """Show what the room that a world was opened in really looks like from cameras: the array `frames`."""
+
+    poses: Annotated[list[Pose], Field(min_length=1, max_length=64)]
+    frame: int = Field(0, ge=0, lt=2**31)
+    """Number of the first since the world began."""
+
+
+class Preset(OfWorld):
+    """Give the poses of a named walk from where a world is (`mirage walk --path`), over whole chunks."""
+
+    path: str
+    chunks: int = Field(4, ge=1, le=32)
+
+
+class Film(Request):
+    """Make a video of pictures: the array `frames` uint8 [F, H, W, 3]; the answer has the array `file`."""
+
+    to: Literal["mp4", "gif"]
+    fps: float = Field(gt=0.0, le=60.0)
+
 
 class Undo(Showing):
     """Go back by some chunks; what was walked since is forgotten."""
@@ -142,7 +193,8 @@ class Release(OfWorld):
 class Save(OfWorld):
     """Write the world to a cache in the server's folder of saved worlds."""
 
-    name: Name
+    name: str = Field(max_length=100)
+    """A plain name, no path; `.zarr` is added where it has no ending."""
     overwrite: bool = False
 
 
@@ -179,6 +231,12 @@ VERBS: dict[str, type[Request]] = {
     "save": Save,
     "export": Export,
     "close": Close,
+    "rename": Rename,
+    "preview": Preview,
+    "tokens": Tokens,
+    "true_views": TrueViews,
+    "preset": Preset,
+    "film": Film,
 }
 
 

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
@@ -81,6 +81,19 @@ def serving(service: Answering, address: Address) -> Iterator[str]:
             thread.join()
 
 
+def free_port(address: Address, tries: int = 20) -> Address:
+    """The address with the first port from its own on that nobody listens at.
+
+    Raises:
+        InvalidOptionError: none of so many is free, or the host is none of this machine's.
+    """
+    for port in range(address.port, min(address.port + tries, 65536)):
+        with contextlib.suppress(InvalidOptionError), bound(replace(address, port=port)):
+            return replace(address, port=port)
+    with bound(address):  # says why
+        return address
+
+
 @contextlib.contextmanager
 def bound(address: Address) -> Iterator[socket.socket]:
     """A socket that listens at an address.
@@ -90,9 +103,11 @@ def bound(address: Address) -> Iterator[socket.socket]:
     """
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(place)
+        with contextlib.ExitStack() as closed_on_error:
+            listening = closed_on_error.enter_context(socket.socket(family, kind, protocol))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(place)
+            closed_on_error.pop_all()
     except OSError as error:
         raise InvalidOptionError(f"{address.host}:{address.port} cannot be listened at: {error}") from error
     with listening:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,18 +23,27 @@ from mirage_env.camera import Camera
 from mirage_env.envs.shares import walk_in_shares
 from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidOptionError, MirageError, QuotaError, ServingError, WorldNotFoundError
+from mirage_env.interfaces import OpenRoom
 from mirage_env.serving import requests as asked
 from mirage_env.serving.batching import Batcher
 from mirage_env.serving.metrics import Metrics
+from mirage_env.serving.page_verbs import PageVerbs, walked_along
+from mirage_env.serving.previews import Previews
+from mirage_env.serving.saved_worlds import SavedWorlds
 from mirage_env.serving.wire import Arrays, Encoding, pack
 from mirage_env.serving.worlds import Advance, Limits, Moment, World, Worlds
 from mirage_env.spaces.observations import EXTRAS, Shown
-from mirage_env.store import save_world
+from mirage_env.store import open_cache, save_world
+from mirage_env.trajectories import PRESETS
+from mirage_env.viewer.early_preview import watched
+from mirage_env.viewer.photograph import photograph
+from mirage_env.viewer.rooms import Rooms
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import Chunk, WorldState
 
 logger = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
+NO_TITLE = re.compile(r"[^\w ().'-]+|^\W+")
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,13 @@ class _Walked:
 class Service:
     """Worlds of one model. All methods but `call` run in one thread; the event loop only waits."""
 
-    def __init__(self, model: WorldModel, options: ServiceOptions, start_views: str | None = None) -> None:
+    def __init__(
+        self,
+        model: WorldModel,
+        options: ServiceOptions,
+        start_views: str | None = None,
+        open_room: OpenRoom | None = None,
+    ) -> None:
         """Open the folder of worlds.
 
         Args:
@@ -112,6 +129,7 @@ class Service:
             options: see `ServiceOptions`.
             start_views: "module:function" that draws the view of a world opened from a seed, for models of rooms; other
                 models bring their own.
+            open_room: opens the test room of a number; None where there are none.
         """
         self.model, self.options = model, options
         extras = {False: tuple(e for e in EXTRAS if e != "readout"), True: EXTRAS}
@@ -122,15 +140,38 @@ class Service:
         }
         self.env = self._envs[False, False]
         options.saved_folder.mkdir(parents=True, exist_ok=True)
+        self.saved = SavedWorlds(options.saved_folder)
+        self.rooms = Rooms(model, open_room)
         self.worlds = Worlds(options.folder, model, options.limits, options.names)
         self.metrics = Metrics()
         self._allowance: dict[str, tuple[float, float]] = {}
         self._thread = ThreadPoolExecutor(1, "worlds")
         self._pool = ThreadPoolExecutor(self._threads, "shares")
         self._batcher: Batcher[_Asked, _Walked] = Batcher(
-            self._walk_batch, self._in_thread, options.most, options.delay, options.queue
+            self._walk_batch, self.in_thread, options.most, options.delay, options.queue
         )
         self._sleeper: asyncio.Task[None] | None = None
+        self.previews = Previews()
+        self._page = PageVerbs(self)
+
+    def open_first(self, owner: str, room: int | None = None, photo: bytes = b"", cache: Path | None = None) -> None:
+        """Open a world before the service starts, and let the networks compile in its thread meanwhile.
+
+        Args:
+            owner: whose world it is.
+            room: number of the test room to open; with a `cache`, the one that it was walked in.
+            photo: the file of a picture to open.
+            cache: a saved world to open, anywhere; callers are trusted with paths.
+
+        Raises:
+            MirageError: as `open_world`.
+        """
+        request = asked.checked(asked.Open, {} if room is None else {"room": room})
+        arrays = {"photo": np.frombuffer(photo, np.uint8)} if photo else {}
+        self._thread.submit(self.open_world, request, arrays, owner, cache).result()
+        [world] = self.worlds.all.values()
+        state = self.worlds.state(world.head)
+        self._thread.submit(self.model.step, state, [state.camera] * self.model.config.frames_of(state.chunk))
 
     async def start(self) -> None:
         """Begin to take requests."""
@@ -142,9 +183,10 @@ class Service:
         await self._batcher.stop()
         if self._sleeper is not None:
             self._sleeper.cancel()
-        await self._in_thread(self.worlds.shut)
+        await self.in_thread(self.worlds.shut)
         self._thread.shutdown()
         self._pool.shutdown()
+        self._page.close()
 
     async def call(self, verb: str, body: Mapping[str, Any], arrays: Arrays, owner: str) -> bytes:
         """Carry out a request.
@@ -155,7 +197,7 @@ class Service:
         """
         request: Any = asked.checked_request(verb, body)
         with self.metrics.request(verb):
-            answer: Callable[..., Awaitable[bytes]] = getattr(self, f"_{verb}")
+            answer: Callable[..., Awaitable[bytes]] = getattr(self, f"_{verb}", None) or getattr(self._page, verb)
             return await answer(request, arrays, owner)
 
     async def _describe(self, request: asked.Empty, arrays: Arrays, owner: str) -> bytes:
@@ -174,6 +216,7 @@ class Service:
                 "frames_per_second": c.frames_per_second,
                 "max_translation": env.arguments.max_translation,
                 "max_rotation": env.arguments.max_rotation,
+                "paths": list(PRESETS),
                 "verbs": list(asked.VERBS),
             }
         )
@@ -184,6 +227,8 @@ class Service:
             return [
                 {
                     "world": w.id,
+                    "name": w.name,
+                    "room": w.room,
                     "parent": w.parent,
                     "moment": w.head.number,
                     "chunk": w.head.chunk,
@@ -194,23 +239,33 @@ class Service:
                 for w in own
             ]
 
-        return pack({"worlds": await self._in_thread(worlds)})
+        return pack({"worlds": await self.in_thread(worlds), "saved": self.saved.names()})
 
     async def _open(self, request: asked.Open, arrays: Arrays, owner: str) -> bytes:
-        def open_world() -> bytes:
-            rng = _generator(request)
-            options = {name: getattr(request, name) for name in ("prompt", "negative_prompt", "guidance_scale")}
-            options = {name: value for name, value in options.items() if value is not None}
-            with tempfile.TemporaryDirectory() as folder:
-                options |= self._start(request, arrays, Path(folder))
-                state, shown = self._env(request.want).open_world(rng, options)
-            world = self.worlds.open(owner, state)
-            if request.hold:
-                world.held[world.head.number] = world.head
-            self.metrics.opened.inc()
-            return self._answer(world, world.head, state, shown, request.want, {"rng": rng.bit_generator.state})
+        return await self.in_thread(self.open_world, request, arrays, owner)
 
-        return await self._in_thread(open_world)
+    def open_world(self, request: asked.Open, arrays: Arrays, owner: str, cache: Path | None = None) -> bytes:
+        """Open a world, in the thread of the worlds; a `cache` anywhere is for callers that are trusted with paths.
+
+        Raises:
+            MirageError: it cannot be opened; there is no such world then.
+        """
+        rng = _generator(request)
+        options = {name: getattr(request, name) for name in ("prompt", "negative_prompt", "guidance_scale")}
+        options = {name: value for name, value in options.items() if value is not None}
+        with tempfile.TemporaryDirectory() as folder:
+            options |= self._start(request, arrays, Path(folder))
+            options |= {} if cache is None else {"cache": cache}
+            stored = open_cache(options["cache"]).cameras if "cache" in options else ()
+            if request.room is not None and stored:
+                self.rooms.check(request.room, stored[0])
+            state, shown = self._env(request.want).open_world(rng, options)
+        room = self.rooms.begun_in(stored[0]) if stored else request.room
+        world = self.worlds.open(owner, state, request.name or _name_of(request, arrays, cache), room, stored)
+        if request.hold:
+            world.held[world.head.number] = world.head
+        self.metrics.opened.inc()
+        return self._answer(world, world.head, state, shown, request.want, {"rng": rng.bit_generator.state})
 
     async def _step(self, request: asked.Step, arrays: Arrays, owner: str) -> bytes:
         def path(state: WorldState) -> list[Camera]:
@@ -245,7 +300,7 @@ class Service:
             shown = self._env(request.want).shown(chunk, after)
             return self._answer(world, moment, after, shown, request.want)
 
-        return await self._in_thread(observe)
+        return await self.in_thread(observe)
 
     async def _look(self, request: asked.Look, arrays: Arrays, owner: str) -> bytes:
         def look() -> bytes:
@@ -257,15 +312,15 @@ class Service:
             frames = {"frames": self.env.picture(state, camera)[None]}
             return pack(_names(world, moment), frames, _encodings(want))
 
-        return await self._in_thread(look)
+        return await self.in_thread(look)
 
     async def _fork(self, request: asked.Fork, arrays: Arrays, owner: str) -> bytes:
         def fork() -> bytes:
             world, moment = self._at(request, owner)
-            twin = self.worlds.fork(world, moment)
-            return pack({**_names(twin, moment), "parent": world.id})
+            twin = self.worlds.fork(world, moment, request.name)
+            return pack({**_names(twin, moment), "parent": world.id, "name": twin.name})
 
-        return await self._in_thread(fork)
+        return await self.in_thread(fork)
 
     async def _undo(self, request: asked.Undo, arrays: Arrays, owner: str) -> bytes:
         def undo() -> bytes:
@@ -274,7 +329,7 @@ class Service:
                 raise WorldNotFoundError(f"world {world.id} can go back {len(world.history)} chunks")
             return self._moved(world, world.history[-request.chunks], request.want)
 
-        return await self._in_thread(undo)
+        return await self.in_thread(undo)
 
     async def _snapshot(self, request: asked.Snapshot, arrays: Arrays, owner: str) -> bytes:
         def snapshot() -> bytes:
@@ -282,13 +337,13 @@ class Service:
             self.worlds.keep(world, moment)
             return pack(_names(world, moment))
 
-        return await self._in_thread(snapshot)
+        return await self.in_thread(snapshot)
 
     async def _restore(self, request: asked.Restore, arrays: Arrays, owner: str) -> bytes:
         def restore() -> bytes:
             return self._moved(*self._at(request, owner), request.want)
 
-        return await self._in_thread(restore)
+        return await self.in_thread(restore)
 
     async def _release(self, request: asked.Release, arrays: Arrays, owner: str) -> bytes:
         def release() -> bytes:
@@ -296,16 +351,17 @@ class Service:
             self.worlds.release(world, request.moments)
             return pack(_names(world, world.head))
 
-        return await self._in_thread(release)
+        return await self.in_thread(release)
 
     async def _save(self, request: asked.Save, arrays: Arrays, owner: str) -> bytes:
         def save() -> bytes:
             world, moment = self._at(request, owner)
-            path = self._saved(request.name)
-            save_world(path, self.worlds.state(moment), self.model, overwrite=request.overwrite)
-            return pack({**_names(world, moment), "cache": request.name})
+            path, state = self.saved.to_save(request.name, request.overwrite), self.worlds.state(moment)
+            walked = [walked_along(state, self.model, moment.path)]
+            save_world(path, state, self.model, walked, overwrite=request.overwrite)
+            return pack({**_names(world, moment), "cache": path.name})
 
-        return await self._in_thread(save)
+        return await self.in_thread(save)
 
     async def _export(self, request: asked.Export, arrays: Arrays, owner: str) -> bytes:
         def export() -> bytes:
@@ -315,7 +371,7 @@ class Service:
                 self._write(self.worlds.state(moment), path, request.to)
                 return pack(_names(world, moment), {"file": np.frombuffer(path.read_bytes(), np.uint8)})
 
-        return await self._in_thread(export)
+        return await self.in_thread(export)
 
     async def _close(self, request: asked.Close, arrays: Arrays, owner: str) -> bytes:
         def close() -> bytes:
@@ -323,7 +379,7 @@ class Service:
             self.worlds.close(world)
             return pack(_names(world, world.head))
 
-        return await self._in_thread(close)
+        return await self.in_thread(close)
 
     async def _walked(
         self, request: asked.Step | asked.Walk, owner: str, path: Callable[[WorldState], list[Camera]]
@@ -341,6 +397,11 @@ class Service:
         with self.metrics.batch(len(batch)):
             for place, walked in self._walked_from({i: s for i, s in enumerate(results) if isinstance(s, _Step)}):
                 results[place] = walked
+        for one, result in zip(batch, results, strict=True):
+            if isinstance(result, _Walked):
+                self.previews.show(result.world.id, result.moment.chunk, result.shown.frames, result.shown.cameras)
+            else:
+                self.previews.fail(one.request.world)
         return results
 
     def _found(self, one: _Asked) -> _Step | MirageError:
@@ -375,6 +436,11 @@ class Service:
     def _walk_together(self, steps: Sequence[_Step]) -> list[tuple[Chunk, WorldState]]:
         if not steps:
             return []
+        if len(steps) == 1:  # a batch of one may be watched while it is made
+            [step] = steps
+            show = partial(self.previews.show, step.world.id, step.origin.chunk + 1)
+            chunk, after = watched(self.model, step.path, show).step(self.worlds.state(step.origin), step.path)
+            return [(chunk, after)]
         states, paths = [self.worlds.state(s.origin) for s in steps], [s.path for s in steps]
 
         def walk(some: Sequence[WorldState], ways: Sequence[Sequence[Camera]]) -> list[tuple[Chunk, WorldState]]:
@@ -429,6 +495,9 @@ class Service:
         for name in ("depth", "labels", "observed", "readout"):
             if getattr(want, name) and getattr(shown, name) is not None:
                 arrays[name] = getattr(shown, name)
+        if "depth" in arrays and want.depth_every > 1:
+            some = slice(want.depth_every // 2, None, want.depth_every)
+            arrays["depth"] = arrays["depth"][:, some, some]
         if want.latents:
             arrays["latents"] = state.latents.float().cpu().numpy()
         return pack(header, arrays, _encodings(want))
@@ -437,10 +506,16 @@ class Service:
         """Options of a reset for the view that a world is opened with; a cache that was sent is put into a folder."""
         options: dict[str, Any] = {}
         if request.cache is not None:
-            options["cache"] = self._saved(request.cache)
+            options["cache"] = self.saved.to_load(request.cache)
         if "world" in arrays:
             options["cache"] = folder / "world.zip"
             options["cache"].write_bytes(arrays["world"].tobytes())
+        if "photo" in arrays:
+            view = photograph(arrays["photo"].tobytes(), self.model)
+            options |= {"image": view.image, "camera": view.camera}
+        if request.room is not None and "cache" not in options:
+            view = self.rooms.start_view(request.room)
+            options |= {"image": view.image, "camera": view.camera, "depth": view.depth, "labels": view.labels}
         if "image" in arrays:
             options["image"] = image = arrays["image"]
             options |= {name: arrays[name] for name in ("depth", "labels") if name in arrays}
@@ -448,9 +523,6 @@ class Service:
                 pose = np.array(request.pose)
                 options["camera"] = pose if request.K is None else Camera(pose, np.array(request.K), *image.shape[:2])
         return options
-
-    def _saved(self, name: str) -> Path:
-        return self.options.saved_folder / name
 
     def _write(self, state: WorldState, path: Path, kind: str) -> None:
         if kind == "zip":
@@ -473,17 +545,28 @@ class Service:
             raise QuotaError(f"more than {rate:g} steps per second were asked for; wait {(1.0 - left) / rate:.2f} s")
         self._allowance[owner] = (left - 1.0, now)
 
-    def _in_thread(self, run: Callable[..., ResultT], *arguments: Any) -> asyncio.Future[ResultT]:
+    def in_thread(self, run: Callable[..., ResultT], *arguments: Any) -> asyncio.Future[ResultT]:
+        """Run a function in the thread of the worlds."""
         return asyncio.get_running_loop().run_in_executor(self._thread, run, *arguments)
 
     async def _let_sleep(self) -> None:
         while True:
             await asyncio.sleep(min(5.0, self.options.idle_seconds / 2))
             try:
-                await self._in_thread(self.worlds.sleep, self.options.idle_seconds)
+                await self.in_thread(self.worlds.sleep, self.options.idle_seconds)
             except MirageError:
                 logger.exception("worlds that nobody uses could not be written")
             self.metrics.see(self.worlds)
+
+
+def _name_of(request: asked.Open, arrays: Arrays, cache: Path | None) -> str:
+    """Name for a world that nobody named."""
+    if request.cache or cache:
+        stem = NO_TITLE.sub(" ", Path(request.cache or str(cache)).stem).strip()
+        return stem[:32] or "world"
+    if request.room is not None:
+        return f"room {request.room}"
+    return "photograph" if "photo" in arrays else "image" if "image" in arrays else "world"
 
 
 def _generator(request: asked.Open) -> np.random.Generator:

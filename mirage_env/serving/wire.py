@@ -43,13 +43,14 @@ def pack(
     Args:
         header: what JSON can say; without a key "arrays".
         arrays: by name.
-        encodings: "png" or "jpeg" for arrays of pictures uint8 [F, H, W, 3]; raw without.
+        encodings: "png" or "jpeg" for pictures uint8 [F, H, W, 3] or [H, W, 3]; raw without.
     """
     entries: list[dict[str, Any]] = []
     bodies: list[bytes | memoryview] = []
     for name, array in (arrays or {}).items():
         encoding = (encodings or {}).get(name, "raw")
-        parts = [_raw(array)] if encoding == "raw" else [_encoded(f, encoding) for f in array]
+        pictures = array if array.ndim == 4 else [array]
+        parts = [_raw(array)] if encoding == "raw" else [_encoded(picture, encoding) for picture in pictures]
         lengths = [len(part) for part in parts]
         entries.append(
             {"name": name, "dtype": str(array.dtype), "shape": array.shape, "encoding": encoding, "lengths": lengths}
@@ -146,7 +147,7 @@ def _decoded(entry: dict[str, Any], parts: list[memoryview]) -> NDArray[Any]:
     frames = []
     for part in parts:
         image = open_picture(bytes(part), formats=[entry["encoding"].upper()], upright=False)
-        if (image.height, image.width) != shape[1:3]:
+        if (image.height, image.width) != shape[-3:-1]:
             raise ValueError(f"a picture of {image.height} x {image.width} in an array {shape}")
         frames.append(np.asarray(image))
     return np.stack(frames).reshape(shape)

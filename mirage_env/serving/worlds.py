@@ -9,17 +9,22 @@ leaves a moment at which others stand, that moment is saved once, for all of the
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
+import numpy as np
+from numpy.typing import NDArray
+
+from mirage_env.camera import Camera
 from mirage_env.errors import MirageError, QuotaError, WorldNotFoundError
 from mirage_env.serving.journal import Journal, KeptRow, StepRow, WorldRow
 from mirage_env.serving.step_log import repeat_step, step_record
@@ -29,6 +34,7 @@ from mirage_env.world_state import Chunk, WorldState
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+FORK = re.compile(r" fork( \d+)?$")
 SIZES_SECONDS = 1.0
 """How old a sum of the bytes of a token may be."""
 
@@ -59,6 +65,8 @@ class Moment:
     """Cache that holds this moment and will not grow; empty as long as there is none."""
     shared: bool = False
     """Other worlds may stand here."""
+    path: tuple[NDArray[np.float64], ...] = ()
+    """T_world_cam [F, 4, 4] of every chunk since the world was opened here, as far as this server has run."""
 
 
 @dataclass(eq=False)
@@ -72,6 +80,10 @@ class World:
     cache: str
     """Cache with the newest moment: the one that `writer` appends to, or one that it shares."""
     history: deque[Moment]
+    name: str
+    """What people call it."""
+    room: int | None = None
+    """The test room that it was opened in."""
     held: dict[int, Moment] = field(default_factory=dict)
     kept: dict[int, Moment] = field(default_factory=dict)
     writer: CacheWriter | None = None
@@ -111,6 +123,8 @@ class Worlds:
         self.journal = Journal(folder / "journal.sqlite")
         self._numbers = count(self.journal.last_moment() + 1)
         self._owned: Counter[str] = Counter()
+        self._taken: set[tuple[str, str]] = set()
+        self._numbered: Counter[tuple[str, str]] = Counter()
         self._sizes: dict[str, tuple[int, float]] = {}
         self._garbage: set[str] = set()
         moments: dict[int, Moment] = {}
@@ -118,22 +132,39 @@ class Worlds:
         for row in self.journal.worlds():
             fixed = row.cache if row.cache.startswith("m") else ""
             head = moments.setdefault(row.moment, Moment(row.moment, row.chunk, None, fixed, shared=True))
-            self.all[row.id] = World(row.id, row.owner, row.parent, head, row.cache, deque(maxlen=limits.undo))
+            history: deque[Moment] = deque(maxlen=limits.undo)
+            self.all[row.id] = World(row.id, row.owner, row.parent, head, row.cache, history, row.name, row.room)
             self._owned[row.owner] += 1
+            self._taken.add((row.owner, row.name))
         for kept in self.journal.kept():
             moment = Moment(kept.moment, kept.chunk, None, kept.cache, shared=True)
             self.all[kept.world].kept[kept.moment] = moments.setdefault(kept.moment, moment)
         self._sweep()
 
-    def open(self, owner: str, state: WorldState) -> World:
+    def open(
+        self,
+        owner: str,
+        state: WorldState,
+        name: str = "world",
+        room: int | None = None,
+        path: Sequence[Camera] = (),
+    ) -> World:
         """Begin a world.
+
+        Args:
+            owner: whose it is.
+            state: how it begins.
+            name: what to call it; a number is added where that is taken.
+            room: the test room that it is in.
+            path: its cameras until now.
 
         Raises:
             QuotaError: the owner has as many as allowed, or as many bytes.
             StoreError: it cannot be written; there is no such world then.
         """
         self._check_quota(owner)
-        world = self._new(owner, None, self._moment(state), "")
+        world = self._new(owner, None, self._moment(state), "", name, room)
+        world.head.path = (_poses(path or (state.camera,)),)
         try:
             self._begin_cache(world, state)
         except MirageError:
@@ -194,8 +225,8 @@ class Worlds:
             for step, failed in zip(steps, (failed or unsafe for failed in ready), strict=True)
         ]
 
-    def fork(self, world: World, moment: Moment) -> World:
-        """Begin a world at a moment of another.
+    def fork(self, world: World, moment: Moment, name: str | None = None) -> World:
+        """Begin a world at a moment of another; its name is like that of the other without one.
 
         Raises:
             QuotaError: the owner has as many worlds as allowed, or as many bytes.
@@ -204,7 +235,8 @@ class Worlds:
         moment.shared = True
         if moment is not world.head:
             self._fix(moment, besides=world.id)
-        twin = self._new(world.owner, world.id, moment, moment.cache or world.cache)
+        cache = moment.cache or world.cache
+        twin = self._new(world.owner, world.id, moment, cache, name or FORK.sub("", world.name) + " fork", world.room)
         self.journal.put([self._row(twin)])
         return twin
 
@@ -218,6 +250,12 @@ class Worlds:
         left, world.head, world.cache = world.cache, moment, moment.cache
         self.journal.put([self._row(world)])
         self._drop(left)
+
+    def rename(self, world: World, name: str) -> None:
+        """Call a world something else, also over a restart."""
+        self._taken.discard((world.owner, world.name))
+        world.name = self._free_name(world.owner, name)
+        self.journal.put([self._row(world)])
 
     def keep(self, world: World, moment: Moment) -> None:
         """Keep a moment until it is released, also over a restart."""
@@ -283,7 +321,7 @@ class Worlds:
         """Rows of a step in the journal."""
         world, chunk = step.world, step.state.chunk
         record = step_record(self.state(step.origin), step.state)
-        row = WorldRow(world.id, world.owner, world.parent, number, chunk, world.cache)
+        row = replace(self._row(world), moment=number, chunk=chunk)
         return row, StepRow(world.cache, chunk, record)
 
     def _arrive(self, step: Advance, number: int) -> Moment:
@@ -291,7 +329,8 @@ class Worlds:
         if step.origin is not world.head:
             self._cut(world, step.origin)
         world.history.append(step.origin)
-        world.head = Moment(number, step.state.chunk, step.state)
+        path = (*step.origin.path, _poses(step.chunk.cameras))
+        world.head = Moment(number, step.state.chunk, step.state, path=path)
         if step.hold:
             world.held[number] = world.head
         self._drop(world.left)
@@ -320,21 +359,38 @@ class Worlds:
         except MirageError as error:
             return error
 
-    def _new(self, owner: str, parent: str | None, head: Moment, cache: str) -> World:
-        world = World(self._names + uuid4().hex[:12], owner, parent, head, cache, deque(maxlen=self.limits.undo))
+    def _new(
+        self, owner: str, parent: str | None, head: Moment, cache: str, name: str, room: int | None = None
+    ) -> World:
+        history: deque[Moment] = deque(maxlen=self.limits.undo)
+        identity, free = self._names + uuid4().hex[:12], self._free_name(owner, name)
+        world = World(identity, owner, parent, head, cache, history, free, room)
         self.all[world.id] = world
         self._owned[owner] += 1
         return world
 
+    def _free_name(self, owner: str, name: str) -> str:
+        """Take a name: with a number behind it where another world of the owner has it."""
+        free = name
+        while (owner, free) in self._taken:
+            self._numbered[owner, name] += 1
+            free = f"{name} {self._numbered[owner, name] + 1}"
+        self._taken.add((owner, free))
+        return free
+
     def _forget(self, world: World) -> None:
         del self.all[world.id]
+        self._taken.discard((world.owner, world.name))
         self._owned[world.owner] -= 1
 
     def _moment(self, state: WorldState) -> Moment:
         return Moment(next(self._numbers), state.chunk, state)
 
     def _row(self, world: World) -> WorldRow:
-        return WorldRow(world.id, world.owner, world.parent, world.head.number, world.head.chunk, world.cache)
+        head = world.head
+        return WorldRow(
+            world.id, world.owner, world.parent, head.number, head.chunk, world.cache, world.name, world.room
+        )
 
     def _begin_cache(self, world: World, state: WorldState) -> None:
         """Give a world a cache of its own. The journal names the one it had until a step has been written here."""
@@ -428,3 +484,7 @@ class Worlds:
             if not self.journal.uses(path.name):
                 shutil.rmtree(path, ignore_errors=True)
                 self.journal.drop_steps([path.name])
+
+
+def _poses(cameras: Sequence[Camera]) -> NDArray[np.float64]:  # [F, 4, 4]
+    return np.stack([camera.T_world_cam for camera in cameras])

@@ -1,6 +1,6 @@
-"""The viewer (`mirage view`): a world in the browser, driven and seen while it grows.
+"""The viewer (`mirage view`): a page that shows a world while it is driven, and what a server gives it for that.
 
-A `Session` holds worlds and carries out commands, and needs no browser; a `Page` shows a session in browsers.
+The page is in `page/`: plain HTML, CSS and JavaScript, a client of a world server (`mirage_env.serving`) as others are.
 """
 
 import lazy_loader

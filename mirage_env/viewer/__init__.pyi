@@ -1,6 +1,3 @@
-from .cache_folder import CacheFolder as CacheFolder
-from .page import Page as Page
-from .server import serving as serving
-from .session import Session as Session
-from .snapshots import Snapshot as Snapshot
-from .world_sources import Openings as Openings
+from .page_files import page_file as page_file
+from .rooms import Rooms as Rooms
+from .token_patches import TokenPatches as TokenPatches

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from small_rooms import open_room
 from stand_ins import walled_world_model
 
 from mirage_env.serving import Address, Service, ServiceOptions, serving
@@ -33,7 +34,7 @@ def tiny_server(
     key: Path | None = None,
     **options,
 ) -> Iterator[str]:
-    service = Service(walled_world_model(), ServiceOptions(folder, **options), START_VIEWS)
+    service = Service(walled_world_model(), ServiceOptions(folder, **options), START_VIEWS, open_room)
     with serving(service, Address(port=0, tokens=tokens, certificate=certificate, key=key)) as url:
         yield url
 

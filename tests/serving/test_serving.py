@@ -221,7 +221,7 @@ def test_errors_are_those_of_the_local_world(client):
         world.step([1.0])
     with pytest.raises(InvalidOptionError, match="takes no prompt"):
         client.open(seed=1, prompt="a kitchen")
-    with pytest.raises(ServingError, match="cache"):
+    with pytest.raises(InvalidOptionError, match="no name for a cache"):
         client.open(cache="../../secret")
     with pytest.raises(ServingError, match="no verb"):
         client.call("erase", {})

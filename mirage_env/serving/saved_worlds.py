@@ -1,4 +1,4 @@
-"""The one folder that a page may save to and load from. Pages give names, never paths."""
+"""The one folder that clients and pages save to and load from. They give names, never paths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUFFIXES = (".zarr", ".zip")
 NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 ._-]{0,62}[A-Za-z0-9_-])?")
 
 
-class CacheFolder:
+class SavedWorlds:
     """Caches by name in one folder; nothing outside it can be named.
 
     A link in the folder that leads out of it does not count as inside.
@@ -26,17 +26,17 @@ class CacheFolder:
             return []
         return sorted(p.name for p in self.folder.iterdir() if p.suffix in SUFFIXES and self._is_inside(p))
 
-    def to_save(self, name: str) -> Path:
-        """Path of a new cache of that name; `.zarr` is added where it has no ending. Makes the folder.
+    def to_save(self, name: str, overwrite: bool = False) -> Path:
+        """Path of a cache of that name; `.zarr` is added where it has no ending. Makes the folder.
 
         Raises:
             InvalidOptionError: it is no plain name.
-            CacheExistsError: there is one of that name.
+            CacheExistsError: there is one of that name, and `overwrite` was not asked for.
         """
         place = self._place(name)
         if place.suffix not in SUFFIXES:
             place = self._place(f"{name}.zarr")
-        if place.exists() or place.is_symlink():
+        if (place.exists() or place.is_symlink()) and not overwrite:
             raise CacheExistsError(f"there is a cache {place.name!r} already; choose another name")
         self.folder.mkdir(parents=True, exist_ok=True)
         return place
