@@ -24,12 +24,11 @@ from ros_drive import write_drive
 from ros_figures import Figure, Figures, report, stream
 from ros_running import Node, number
 
+from ros_bridge.fastdds_profile import make_room
 from ros_bridge.messages.optical_frames import body_from_optical
 
 TURN = 0.2
 """rad/s at which a moving world turns."""
-PROFILE = Path(__file__).parent.parent / "ros_bridge/config/fastdds.xml"
-"""Large images, as docs/ros.md advises."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Compressed(Measure):
 
 @dataclass(frozen=True)
 class Raw(Measure):
-    """1280 x 704 raw, over shared memory and over UDP, with the defaults and tuned."""
+    """1280 x 704 raw, by Fast DDS's defaults and as the node is; the peer always has the defaults."""
 
     seconds: float = 30.0
     width: int = 1280
@@ -111,9 +110,9 @@ class Raw(Measure):
         options = ["--topic", "/mirage/image_raw", "--poses"]
         figures: Figures = {}
         ways = {
-            "default": {},
+            "default": {"FASTDDS_BUILTIN_TRANSPORTS": "DEFAULT"},
             "UDP only": {"FASTDDS_BUILTIN_TRANSPORTS": "UDPv4"},
-            "tuned": {"FASTRTPS_DEFAULT_PROFILES_FILE": str(PROFILE)},
+            "node with its profile": {},
         }
         for name, way in ways.items():
             with self.node(settings={"publish_width": self.width, "publish_height": self.height}, **way) as node:
@@ -267,6 +266,10 @@ class Live(Measure):
     """Folder that keeps the way for the next run."""
     robots: int = 1
     """Robots with a world each, in namespaces, at the same time."""
+    compressed: bool = False
+    """Send images as JPEG and depth as compressedDepth."""
+    default_transport: bool = False
+    """The robot publishes with Fast DDS's defaults, not with the shipped profile."""
 
     def run(self) -> Figures:
         """A world per robot."""
@@ -298,7 +301,10 @@ class Live(Measure):
         }
         figures: Figures = {}
         with Node(settings, domain, namespace=namespace) as node:
+            if not self.default_transport:
+                make_room(node.environment)  # of the peer; the node has it anyway
             options = ["--drive", str(drive), "--world", f"{namespace}/mirage", "--robot", f"robot{number_}"]
+            options += ["--compressed"] * self.compressed
             node.peer("listen", *options[2:4], "--settle", "0", seconds=1.0)
             told: dict[str, float] = {}
             for name, more in (("standing", ["--still"]), ("driving", [])):

@@ -9,6 +9,7 @@ It needs rclpy and message packages only, so that it runs under another ROS rele
 
 import argparse
 import importlib
+import io
 import itertools
 import json
 import math
@@ -148,6 +149,14 @@ def exchange(peer: Peer, options: argparse.Namespace) -> dict:
     return {"received": {**seen, "pose": len(peer.poses)}, "sizes": sorted(sizes), "moved": moved, "services": services}
 
 
+def encoded(values: np.ndarray, kind: str) -> bytes:
+    from PIL import Image as Picture
+
+    file = io.BytesIO()
+    Picture.fromarray(values).save(file, kind)
+    return file.getvalue()
+
+
 def live(peer: Peer, options: argparse.Namespace) -> dict:
     """A robot with an RGB-D camera at 10 Hz, best effort, depth 20 ms after the image; its poses come at 50 Hz.
 
@@ -164,10 +173,12 @@ def live(peer: Peer, options: argparse.Namespace) -> dict:
     except ImportError:
         tf_message = None
     names, prefix = ("image", "depth", "camera_info"), f"{options.world}/observe"
-    kinds = (Image, Image, CameraInfo)
+    kinds, ends = (Image, Image, CameraInfo), ("", "", "")
+    if options.compressed:
+        kinds, ends = (CompressedImage, CompressedImage, CameraInfo), ("/compressed", "/compressedDepth", "")
     topics = {
-        name: peer.node.create_publisher(kind, f"{prefix}/{name}", quality(False, 5))
-        for name, kind in zip(names, kinds, strict=True)
+        name: peer.node.create_publisher(kind, f"{prefix}/{name}{end}", quality(False, 5))
+        for name, kind, end in zip(names, kinds, ends, strict=True)
     }
     if tf_message is None:
         topics["pose"] = peer.node.create_publisher(PoseStamped, f"{prefix}/pose", quality(True, 100))
@@ -180,7 +191,19 @@ def live(peer: Peer, options: argparse.Namespace) -> dict:
         message.header.frame_id = frame
         return message
 
-    def picture(values: np.ndarray, encoding: str, stamp: int) -> Image:
+    packed = {}
+    if options.compressed:
+        packed = {
+            "rgb8": ("jpeg", [encoded(image, "JPEG") for image in images]),
+            "16UC1": ("16UC1; compressedDepth png", [bytes(12) + encoded(depth, "PNG") for depth in depths]),
+        }
+
+    def picture(values: np.ndarray, encoding: str, stamp: int, shown: int):
+        if encoding in packed:
+            kind, rows = packed[encoding]
+            message = CompressedImage(format=kind)
+            message.data.frombytes(rows[shown])
+            return stamped(message, stamp, f"{options.robot}_optical")
         values = np.ascontiguousarray(values)
         message = Image(height=values.shape[0], width=values.shape[1], encoding=encoding, step=values[0].nbytes)
         message.data.frombytes(memoryview(values).cast("B"))
@@ -222,10 +245,10 @@ def live(peer: Peer, options: argparse.Namespace) -> dict:
             info = CameraInfo(height=lens["height"], width=lens["width"], distortion_model="plumb_bob", d=[0.0] * 5)
             info.k, info.r = lens["k"], [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
             topics["camera_info"].publish(stamped(info, stamp, f"{options.robot}_optical"))
-            topics["image"].publish(picture(images[shown], "rgb8", stamp))
+            topics["image"].publish(picture(images[shown], "rgb8", stamp, shown))
             sent += 1
         elif tick % 5 == 1:
-            topics["depth"].publish(picture(depths[shown], "16UC1", began + round(1e9 * seconds)))
+            topics["depth"].publish(picture(depths[shown], "16UC1", began + round(1e9 * seconds), shown))
         send_pose(seconds - 0.007)  # of no image's time: poses are interpolated
     send_pose(0.02 * tick + 0.1)
     peer.until(lambda: False, 5.0)  # what waits is written
@@ -245,6 +268,7 @@ def main() -> None:
     parser.add_argument("--poses", action="store_true")
     parser.add_argument("--drive", default="")
     parser.add_argument("--still", action="store_true")
+    parser.add_argument("--compressed", action="store_true")
     parser.add_argument("--world", default=WORLD)
     parser.add_argument("--robot", default="robot")
     options = parser.parse_args()

@@ -10,6 +10,8 @@ from .lifting import depth_to_grid as depth_to_grid
 from .lifting import footprint as footprint
 from .lifting import lift as lift
 from .movers import Mover as Mover
+from .overlap import agrees as agrees
+from .overlap import known_cells as known_cells
 from .overlap import known_share as known_share
 from .references import chosen as chosen
 from .reposing import Correction as Correction

@@ -34,13 +34,29 @@ def known_share(
     """
     if not isinstance(memory, PointMemory):
         return 0.0
-    found = memory.glimpse(camera.T_world_cam[None], camera.K_at(*memory.grid))
     if depth is None:
-        return float(found.observed.mean())
-    metres = np.where(np.isfinite(depth), depth, 0.0)
-    cells = depth_to_grid(torch.from_numpy(metres), memory.grid).numpy()
+        return float(memory.glimpse(camera.T_world_cam[None], camera.K_at(*memory.grid)).observed.mean())
+    same, cells = known_cells(memory, camera, depth)
     measured = cells > 0.0
-    if not measured.any():
-        return 1.0
-    same = found.observed[0] & (np.abs(found.depth[0] - cells) <= AGREEMENT * cells)
-    return float(same[measured].mean())
+    return float(same[measured].mean()) if measured.any() else 1.0
+
+
+def known_cells(
+    memory: PointMemory,
+    camera: Camera,
+    depth: NDArray[np.floating],  # [H, W] metres, a multiple of the memory's grid
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:  # [h, w] each
+    """Cells of a view that a memory shows at the view's depth, and that depth: 0 where no surface was measured.
+
+    Raises:
+        InvalidDepthError: depth of a size that is no multiple of the grid.
+    """
+    found = memory.glimpse(camera.T_world_cam[None], camera.K_at(*memory.grid))
+    cells = depth_to_grid(torch.from_numpy(np.where(np.isfinite(depth), depth, 0.0)), memory.grid).numpy()
+    return found.observed[0] & agrees(found.depth[0], cells), cells
+
+
+def agrees(depth: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.bool_]:  # of one shape
+    """Test for depths of one surface, cell by cell, where `other` measured one."""
+    same: NDArray[np.bool_] = (other > 0.0) & (np.abs(depth - other) <= AGREEMENT * other)
+    return same

@@ -24,6 +24,9 @@ from ros_bridge.sensing.rectification import Rectifier, lens_content, rectifier_
 from ros_bridge.sensing.synchronizer import ApproximateTimeSynchronizer
 from ros_bridge.sensing.transform_buffer import frame_name
 
+DEPTH = 20
+"""Messages of a camera's topic that may wait while the node is busy: most of a second at 30 Hz."""
+
 
 @dataclass(frozen=True, eq=False)
 class RgbdMessages:
@@ -94,7 +97,7 @@ class RgbdTopics:
     """Subscriptions below a prefix; complete sets are handed on.
 
     Topics: PREFIX/image, PREFIX/image/compressed, PREFIX/depth, PREFIX/depth/compressedDepth and PREFIX/camera_info,
-    with sensor-data quality. Of CameraInfo the latest counts: an image waits for the first.
+    best effort. Of CameraInfo the latest counts: an image waits for the first.
 
     Args:
         node: the node.
@@ -125,10 +128,9 @@ class RgbdTopics:
         kinds = [(_ros.Image, "image"), (_ros.CompressedImage, "image/compressed"), (_ros.CameraInfo, "camera_info")]
         if needs_depth:
             kinds += [(_ros.Image, "depth"), (_ros.CompressedImage, "depth/compressedDepth")]
+        quality = _ros.QoSProfile(depth=DEPTH, reliability=_ros.ReliabilityPolicy.BEST_EFFORT)
         self._made = [
-            subscribe(
-                node, kind, f"{prefix}/{name}", self._callback(name), rejected, group, _ros.qos_profile_sensor_data
-            )
+            subscribe(node, kind, f"{prefix}/{name}", self._callback(name), rejected, group, quality)
             for kind, name in kinds
         ]
 

@@ -27,10 +27,17 @@ class RobotPoses:
         node: the node.
         options: the parameters as they are now.
         rejected: counts what is refused.
+        came: called after each transform or pose that comes.
     """
 
-    def __init__(self, node: Any, options: Callable[[], WorldParameters], rejected: RejectedInputs) -> None:
-        self._node, self._options = node, options
+    def __init__(
+        self,
+        node: Any,
+        options: Callable[[], WorldParameters],
+        rejected: RejectedInputs,
+        came: Callable[[], object],
+    ) -> None:
+        self._node, self._options, self._came = node, options, came
         self._lock = threading.Lock()  # transforms arrive in another thread than images
         self._transforms = TransformBuffer(HISTORY)
         group = _ros.MutuallyExclusiveCallbackGroup()
@@ -89,6 +96,7 @@ class RobotPoses:
     def _tf(self, message: Any, static: bool) -> None:
         with self._lock:
             self._transforms.add_message(message, static)
+        self._came()
 
     def _odometry(self, message: Any) -> None:
         pose = messages.pose_from_message(message.pose.pose)
@@ -100,3 +108,4 @@ class RobotPoses:
     def _add(self, header: Any, child: str, pose: Matrix) -> None:
         with self._lock:
             self._transforms.add(header.frame_id, child, messages.nanoseconds(header.stamp), pose)
+        self._came()

@@ -10,6 +10,7 @@ from typing import Any
 
 from mirage_env.errors import MirageError
 from ros_bridge import _ros
+from ros_bridge.fastdds_profile import make_room
 from ros_bridge.package_owners import check_owners
 
 LOOK_SECONDS = 0.25
@@ -36,6 +37,7 @@ def run_node(make: Callable[[], Any], name: str, args: Sequence[str] | None = No
             raise KeyboardInterrupt  # loading a model takes longer than anybody wants to wait
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    make_room()
     # rclpy's own handlers would close the context before the store is closed, or the last zero velocity is out.
     _ros.rclpy.init(args=args, signal_handler_options=_ros.SignalHandlerOptions.NO)
     executor = _ros.SingleThreadedExecutor() if threads == 1 else _ros.MultiThreadedExecutor(num_threads=threads)

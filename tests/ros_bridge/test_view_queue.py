@@ -93,14 +93,19 @@ class Wires:
     """A node that keeps callbacks and groups by topic, and timers."""
 
     def __init__(self):
-        self.callbacks, self.groups, self.timers = {}, {}, []
+        self.callbacks, self.groups, self.timer, self.guard = {}, {}, None, None
 
     def create_subscription(self, kind, topic, callback, quality, callback_group, qos_overriding_options):
         self.callbacks[topic], self.groups[topic] = callback, callback_group
         return topic
 
     def create_timer(self, seconds, callback, callback_group):
-        self.timers.append((callback, callback_group))
+        self.timer = (callback, callback_group)
+
+    def create_guard_condition(self, callback, callback_group):
+        self.guard = SimpleNamespace(callback=callback, group=callback_group, triggered=False)
+        self.guard.trigger = lambda: setattr(self.guard, "triggered", True)
+        return self.guard
 
 
 def wall(camera, depth):
@@ -133,8 +138,9 @@ def robot():
             node.callbacks["~/observe/pose"](messages.pose_stamped_message(at(x), stamp, "map"))
 
         def run():
-            for callback, _ in node.timers:
-                callback()
+            if node.guard.triggered:
+                node.guard.triggered = False
+                node.guard.callback()
             return topics.counts
 
         yield SimpleNamespace(node=node, topics=topics, show=show, stand=stand, run=run, refused=refused, player=player)
@@ -166,7 +172,7 @@ def test_a_view_that_is_known_is_told_by_its_depth_before_its_image_is_looked_at
 
 @needs_ros
 def test_nothing_that_comes_waits_for_what_is_written(robot):
-    (_, images), (_, writing) = robot.node.timers
+    (_, images), writing = robot.node.timer, robot.node.guard.group
     groups = {topic: group for topic, group in robot.node.groups.items() if not topic.startswith("/tf")}
     assert {groups[f"~/observe/{name}"] for name in ("image", "depth", "camera_info")} == {images}
     poses = {groups[f"~/observe/{name}"] for name in ("odom", "pose")}
