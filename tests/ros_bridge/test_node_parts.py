@@ -13,6 +13,8 @@ from ros_bridge import messages
 from ros_bridge.inputs.rejected_inputs import RejectedInputs
 from ros_bridge.inputs.rgbd_topics import RgbdTopics
 from ros_bridge.messages.message_types import NANO
+from ros_bridge.nodes.world_node import WorldNode
+from ros_bridge.outputs.publishers import fitted_camera
 from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.timing.node_time import NodeTime
 
@@ -58,6 +60,37 @@ def test_cameras_are_heard_best_effort_as_they_publish_and_wait_half_a_second_fo
     assert len(found) == 5
     assert {quality.reliability for quality in found.values()} == {ReliabilityPolicy.BEST_EFFORT}
     assert min(quality.depth for quality in found.values()) >= 15, "of 30 Hz"
+
+
+@pytest.mark.parametrize("size", [(48, 96), (96, 48), (30, 40), (64, 64)])
+def test_published_images_of_another_aspect_are_cropped_and_keep_their_rays(size):
+    camera = Camera.from_fov(1.2, 64, 64)
+    fitted, box = fitted_camera(camera, size)
+    assert (fitted.height, fitted.width) == size
+    assert fitted.K_image[0, 0] == pytest.approx(fitted.K_image[1, 1]), "pixels stay square"
+    for x, y in ((0.0, 0.0), (0.2, -0.1), (-0.1, 0.2)):
+        u, v, _ = camera.K_image @ [x, y, 1.0]
+        shown = (u - box[0]) * size[1] / (box[2] - box[0]), (v - box[1]) * size[0] / (box[3] - box[1])
+        np.testing.assert_allclose((fitted.K_image @ [x, y, 1.0])[:2], shown)
+    assert 64 in (box[2] - box[0], box[3] - box[1]), "nothing is cropped that would fit"
+
+
+def test_limits_act_while_the_node_runs_and_what_would_not_is_refused():
+    from rclpy.parameter import Parameter
+
+    said, player = [], SimpleNamespace(limits=None)
+    node = SimpleNamespace(player=player, options=WorldParameters(), refusals=RejectedInputs(said.append))
+    done = WorldNode._on_parameters(node, [Parameter("max_speed", value=0.25)])
+    assert (done.successful, node.options.max_speed, player.limits.speed) == (True, 0.25, 0.25)
+    before = node.options
+    for name, value in (("rate", 10.0), ("publish_width", 64), ("frame_prefix", "a/"), ("observe", True)):
+        refused = WorldNode._on_parameters(node, [Parameter("max_turn", value=0.5), Parameter(name, value=value)])
+        assert not refused.successful
+        assert f"{name} take effect when the node is configured" in refused.reason
+        assert node.options is before, "half of a request is none of it"
+    assert not WorldNode._on_parameters(node, [Parameter("max_turn", value=-1.0)]).successful
+    node.player = None
+    assert WorldNode._on_parameters(node, [Parameter("rate", value=10.0)]).successful
 
 
 @pytest.mark.parametrize("rectified", [False, True])

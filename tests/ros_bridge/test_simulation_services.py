@@ -1,5 +1,7 @@
 """The services of simulation_interfaces answer as its definitions say; requests and answers are its own types."""
 
+import math
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,6 +71,16 @@ def entity(x=0.0, z=0.0, frame="map", w=1.0, forward=0.0):
     return made
 
 
+def test_features_are_those_that_work(services):
+    from simulation_interfaces.msg import SimulatorFeatures as Kinds
+
+    found = set(call(services, "get_simulator_features").features.features)
+    assert {Kinds.SIMULATION_RESET_STATE, Kinds.STEP_SIMULATION_MULTIPLE, Kinds.WORLD_LOADING} <= found
+    assert {k for k in vars(Kinds) if k.startswith("_")}.isdisjoint(found)
+    offered = {name.removeprefix("~/") for name in services.made}
+    assert {"set_entity_state", "get_current_world", "load_world", "step_simulation"} <= offered
+
+
 def test_states_follow_the_standard(services):
     from simulation_interfaces.srv import SetSimulationState
 
@@ -84,6 +96,12 @@ def test_states_follow_the_standard(services):
     assert services.refused.counts["simulation"] == 7
 
 
+def show_frames(player, ended):
+    """What the node's thread of frames does."""
+    while not ended.wait(0.002):
+        player.next_frame()
+
+
 def test_steps_are_taken_while_paused_only(services):
     refused = call(services, "step_simulation", steps=1).result
     assert refused.result == FAILED
@@ -91,11 +109,27 @@ def test_steps_are_taken_while_paused_only(services):
     assert code(services, "set_simulation_state", **state(2)) == OK
     assert code(services, "step_simulation", steps=0) == OK
     assert code(services, "step_simulation", steps=2**60) == FAILED, "it would never answer"
+    shown, ended = threading.Event(), services.player.state.chunk + 2
+    frames = threading.Thread(target=lambda: show_frames(services.player, shown))
+    frames.start()
+    try:
+        assert code(services, "step_simulation", steps=2) == OK
+    finally:
+        shown.set()
+        frames.join()
+    assert services.player.state.chunk == ended
+    assert services.player.paused
 
 
 def test_a_reset_is_of_the_state_and_time_goes_on(services):
-    assert [code(services, "reset_simulation", scope=scope) for scope in (0, 2, 3, 255)] == [OK] * 4
-    assert [code(services, "reset_simulation", scope=scope) for scope in (1, 4)] == [UNSUPPORTED] * 2
+    for scope, answer in ((0, OK), (2, OK), (3, OK), (255, OK), (1, UNSUPPORTED), (4, UNSUPPORTED)):
+        assert code(services, "set_entity_state", entity="base_link", state=entity(x=0.5), set_pose=True) == OK
+        assert code(services, "reset_simulation", scope=scope) == answer
+        assert base(services)[0, 3] == pytest.approx(0.0 if answer == OK else 0.5, abs=1e-6)
+
+
+def base(services):
+    return services.player.mount.base(services.player.state.camera.T_world_cam)
 
 
 def test_the_base_can_be_put_elsewhere_and_stays_level(services):
@@ -104,13 +138,26 @@ def test_the_base_can_be_put_elsewhere_and_stays_level(services):
     assert found.twist.linear.x == pytest.approx(0.5)
     asked = {"entity": "base_link", "set_pose": True}
     assert code(services, "set_entity_state", state=entity(x=0.5, z=3.0), **asked) == OK
-    base = services.player.mount.base(services.player.state.camera.T_world_cam)
-    np.testing.assert_allclose(base[:3, 3], [0.5, 0.0, 0.0], atol=1e-9)
+    there = base(services)
+    np.testing.assert_allclose(there[:3, 3], [0.5, 0.0, 0.0], atol=1e-9)
     assert code(services, "set_entity_state", entity="base_link", state=entity(x=9.0)) == OK
-    np.testing.assert_array_equal(services.player.mount.base(services.player.state.camera.T_world_cam), base)
+    np.testing.assert_array_equal(base(services), there)
     assert not services.player.stats().moving
     assert code(services, "set_entity_state", entity="base_link", state=entity(forward=0.3), set_twist=True) == OK
     assert services.player.stats().moving
+
+
+def test_velocities_of_an_entity_are_in_the_map_whatever_way_it_faces(services, monkeypatch):
+    left = entity(forward=0.3)
+    left.pose.orientation.z = left.pose.orientation.w = math.sqrt(0.5)
+    left.twist.linear.x, left.twist.linear.y = 0.0, 0.3
+    commands = []
+    monkeypatch.setattr(services.player, "command", commands.append)
+    assert code(services, "set_entity_state", entity="base_link", state=left, set_pose=True, set_twist=True) == OK
+    (given,) = commands
+    np.testing.assert_allclose(given.linear, [0.3, 0.0, 0.0], atol=1e-9)
+    found = call(services, "get_entity_state", entity="base_link").state.twist.linear
+    np.testing.assert_allclose([found.x, found.y], [0.0, 0.5], atol=1e-9)
 
 
 def test_an_entity_or_pose_that_cannot_be_has_its_own_code(services):

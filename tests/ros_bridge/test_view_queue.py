@@ -1,5 +1,7 @@
 """A robot's views between its camera and the writer: none is lost before its pose, and what is lost is told."""
 
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -123,7 +125,8 @@ def robot():
         parameters = WorldParameters(
             observe=True, frame_prefix="imagined/", observe_mount="0 0 0 0 0 0", observe_overlap=0.7
         )
-        topics = ObserveTopics(node, player, lambda: parameters, player.reset, refused, resumed=False)
+        held = SimpleNamespace(options=parameters)
+        topics = ObserveTopics(node, player, lambda: held.options, player.reset, refused, resumed=False)
 
         def show(stamp, depth=2.0, encoding="rgb8"):
             lens = Camera.from_fov(1.2, *SIZE)
@@ -143,7 +146,9 @@ def robot():
                 node.guard.callback()
             return topics.counts
 
-        yield SimpleNamespace(node=node, topics=topics, show=show, stand=stand, run=run, refused=refused, player=player)
+        yield SimpleNamespace(
+            node=node, topics=topics, show=show, stand=stand, run=run, refused=refused, player=player, held=held
+        )
 
 
 @needs_ros
@@ -178,6 +183,32 @@ def test_nothing_that_comes_waits_for_what_is_written(robot):
     poses = {groups[f"~/observe/{name}"] for name in ("odom", "pose")}
     assert len({images, writing, *poses}) == 3
     assert None not in {images, writing, *poses}
+
+
+@needs_ros
+def test_depth_without_a_picture_is_said_and_writes_nothing(robot):
+    for i in range(12):
+        robot.stand(i * PERIOD)
+        depth = messages.depth_message(np.full(SIZE, 2.0, np.float32), i * PERIOD, "cam")
+        robot.node.callbacks["~/observe/depth"](depth)
+    assert "nothing arrives on image" in robot.topics.missing()
+    assert robot.run() == {"written": 0, "known": 0, "left out": 0, "lost on the way": 0}
+
+
+@needs_ros
+def test_a_view_whose_pose_never_comes_is_refused_after_its_time_and_others_go_on(robot):
+    robot.held.options = replace(robot.held.options, observe_wait=0.3)
+    robot.stand(0)
+    robot.show(PERIOD)
+    assert not robot.refused.counts
+    time.sleep(0.31)
+    look, _ = robot.node.timer
+    look()  # neither a view nor a pose comes: the timer
+    assert robot.refused.counts["observe"] == 1
+    assert "no pose in map" in robot.refused.last["observe"]
+    robot.show(2 * PERIOD)
+    robot.stand(3 * PERIOD)
+    assert robot.run()["written"] == 1
 
 
 @needs_ros

@@ -42,11 +42,12 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def robots(place):
-    """Two nodes in one domain: one that observes a robot, and one that is driven."""
+    """Two nodes in one domain, each of which observes a robot: by /tf, and by its odometry and poses."""
     domain = free_domain()
     peer = Peer(domain, place / "logs")
     first = {"observe": True, "frame_prefix": "imagined/", "map_frame": "/map", "observe_overlap": 0.8}
-    second = {"frame_prefix": "robot2/", "cmd_timeout": 0.0}
+    mount = {"observe_mount": "0 0 0.9 0 8 0", "observe_frame": "odom", "observe_body": "robot2_base"}
+    second = {"frame_prefix": "robot2/", "cmd_timeout": 0.0, "observe": True, "observe_overlap": 1.0, **mount}
     try:
         with (
             ros_process(world_arguments(place, "/robot1", **first), domain, place) as one,
@@ -94,21 +95,21 @@ def test_two_worlds_share_a_domain_without_sharing_frames(robots):
     assert len({m.pose.position.x for m in poses}) == 1, "a velocity of robot2 moves robot2 only"
 
 
-def views(stamp, value):
+def views(stamp, value, frame="cam"):
     """Image, depth 20 ms later, and CameraInfo of a wall two metres ahead."""
     image = np.full((60, 80, 3), value, np.uint8)
     image[::7] = 255 - value
     depth = np.full((60, 80), 2.0, np.float32)
     return (
-        ("image", messages.image_message(image, stamp, "cam")),
-        ("depth", messages.depth_message(depth, stamp + LATE, "cam")),
-        ("camera_info", messages.camera_info_message(LENS, stamp, "cam")),
+        ("image", messages.image_message(image, stamp, frame)),
+        ("depth", messages.depth_message(depth, stamp + LATE, frame)),
+        ("camera_info", messages.camera_info_message(LENS, stamp, frame)),
     )
 
 
-def show(peer, namespace, stamp, value):
+def show(peer, namespace, stamp, value, frame="cam"):
     """Send a view, best effort as cameras do."""
-    for topic, message in views(stamp, value):
+    for topic, message in views(stamp, value, frame):
         peer.publish(f"{namespace}/mirage/observe/{topic}", message, quality=kind("qos_profile_sensor_data"))
 
 
@@ -181,12 +182,9 @@ def test_views_that_do_not_match_or_have_no_pose_are_said(robots):
 
 
 @needs_ros
-def test_poses_of_a_robot_come_from_odometry_or_poses_where_tf_is_silent(place):
+def test_poses_of_a_robot_come_from_odometry_or_poses_where_tf_is_silent(robots):
     """The mount is a parameter, and the robot is faster than its poses are often: they are interpolated."""
-    domain = free_domain()
-    peer = Peer(domain, place / "logs")
-    mount = {"observe_mount": "0 0 0.9 0 8 0", "observe_frame": "odom", "observe_overlap": 1.0}
-    options = {"observe": True, "frame_prefix": "imagined/", **mount}
+    peer = robots.peer
 
     def at(x, seconds):
         return pose_from_rotation_vector([x + 10.0 * seconds, 1.0, 0.0], [0.0, 0.0, 0.7])
@@ -194,27 +192,22 @@ def test_poses_of_a_robot_come_from_odometry_or_poses_where_tf_is_silent(place):
     def send(topic, x, stamp):
         for seconds in (-0.01, 0.03):
             T, then = at(x, seconds), stamp + round(seconds * NANO)
-            odometry = messages.odometry_message(T, np.zeros(3), np.zeros(3), then, "odom", "base_link")
+            odometry = messages.odometry_message(T, np.zeros(3), np.zeros(3), then, "odom", "robot2_base")
             message = odometry if topic == "odom" else messages.pose_stamped_message(T, then, "odom")
-            peer.publish(f"/mirage/observe/{topic}", message, quality=kind("qos_profile_sensor_data"))
+            quality = kind("qos_profile_sensor_data")
+            peer.publish(f"/robot2/mirage/observe/{topic}", message, quality=quality)
 
-    try:
-        with (
-            ros_process(world_arguments(place, **options), domain, place) as node,
-            peer.listening(kind("PoseStamped"), "/mirage/camera_pose") as shown,
-        ):
-            peer.wait_for(lambda: shown, START_SECONDS)
-            for topic, x in (("odom", 2.0), ("pose", -300.0)):
-                end, sent = time.monotonic() + 60.0, []
-                while not any(np.allclose(messages.pose_from_stamped(shown[-1]), T, atol=1e-3) for T in sent):
-                    assert time.monotonic() < end, node.output  # best effort: some messages may be lost
-                    stamp, x = peer.node.get_clock().now().nanoseconds, x + 1.0
-                    show(peer, "", stamp, 60)
-                    send(topic, x, stamp)
-                    sent.append(at(x, 0.0) @ MOUNT)
-                    peer.spin(0.1)
-    finally:
-        peer.close()
+    with peer.listening(kind("PoseStamped"), "/robot2/mirage/camera_pose") as shown:
+        peer.wait_for(lambda: shown)
+        for topic, x in (("odom", 2.0), ("pose", -300.0)):
+            end, sent = time.monotonic() + 60.0, []
+            while not any(np.allclose(messages.pose_from_stamped(shown[-1]), T, atol=1e-3) for T in sent):
+                assert time.monotonic() < end, robots.two.output  # best effort: some messages may be lost
+                stamp, x = peer.node.get_clock().now().nanoseconds, x + 1.0
+                show(peer, "/robot2", stamp, 60, "cam2")
+                send(topic, x, stamp)
+                sent.append(at(x, 0.0) @ MOUNT)
+                peer.spin(0.1)
 
 
 @needs_ros
