@@ -55,7 +55,7 @@ class Options:
     """Draw the page of a walk, at a desktop's and a phone's width, into this folder."""
 
 
-def until(page: Page, script: str, seconds: float = 120.0) -> None:
+def until(page: Page, script: str, seconds: float = 400.0) -> None:
     """Wait until an expression is true in the page (whose policy forbids what playwright waits with)."""
     end = time.monotonic() + seconds
     while not page.evaluate(script):
@@ -101,14 +101,16 @@ def main(options: Options) -> None:
                     if number == 2:
                         page.keyboard.press("f")
                         until(page, "mirage.worlds.length === 2")
+                page.wait_for_timeout(3000)
+                page.screenshot(path=str(options.pictures / "viewer.png"))
                 page.close()
-            for name, size in (("viewer", DESKTOP), ("viewer_phone", PHONE)):
+            for size in (DESKTOP, PHONE):
                 page = opened(browser, address, size)
                 page.evaluate("mirage.enter(mirage.worlds.at(-1).world)")
                 page.wait_for_timeout(3000)
                 figures.append({"page": size, **page.evaluate(CONTROLS)})
-                if options.pictures is not None:
-                    page.screenshot(path=str(options.pictures / f"{name}.png"))
+                if options.pictures is not None and size is PHONE:
+                    page.screenshot(path=str(options.pictures / "viewer_phone.png"))
                 page.close()
             if options.presses:
                 page = opened(browser, address, DESKTOP)
