@@ -11,7 +11,6 @@ from tiny_wan import CHANNELS, SIZE, tiny_wan_world_model
 
 from mirage_env.camera import Camera, between
 from mirage_env.config.world import WorldModelConfig
-from mirage_env.envs.conformance.isolation import states_bring_a_world_back
 from mirage_env.envs.conformance.results import a_step_shows_one_chunk
 from mirage_env.envs.world import MirageVectorEnv
 from mirage_env.envs.wrappers import RepeatResetFrame
@@ -178,13 +177,9 @@ def test_an_environment_steps_as_many_frames_as_the_chunk_has(model):
         env.step(np.zeros((LATER, 6), np.float32))
 
 
-@pytest.mark.parametrize("promise", [a_step_shows_one_chunk, states_bring_a_world_back])
-def test_the_environment_keeps_the_promises_that_lengths_could_break(model, promise):
-    assert list(promise(gym.make("Mirage/World-v0", model=model, start_views=views))) == []
-
-
-def test_a_first_step_of_another_length_has_to_be_said():
-    env = gym.make("Mirage/World-v0", model=uneven(), start_views=views)
+def test_a_first_step_of_another_length_is_a_promise_where_it_is_said(model):
+    env = gym.make("Mirage/World-v0", model=model, start_views=views)
+    assert list(a_step_shows_one_chunk(env)) == []
     env.unwrapped.world = replace(env.unwrapped.world, first_frames=None)
     env.unwrapped.path = lambda action: ahead(env.unwrapped.model, env.unwrapped.get_world())
     assert any("as many for each step" in said for said in a_step_shows_one_chunk(env))

@@ -32,7 +32,7 @@ from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.wan.video_codec import WanCodec
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms.clips import rooms_clip
-from mirage_env.training import finetune, stages
+from mirage_env.training import finetune, finetune_parts, stages
 from mirage_env.training.conditioning import Batch, ConditionSampler, Noise
 from mirage_env.training.encoding import encode_clips
 from mirage_env.training.finetune import run
@@ -49,6 +49,13 @@ SIZE, F = tiny_checkpoints.IMAGE_SIZE, 8
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_sampler_steps():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune_parts, "BRANCH_STEPS", 3)
+        yield
 
 
 def seeded(seed: int = 0) -> torch.Generator:
