@@ -10,7 +10,7 @@ stays in front of the mover for two chunks. Rooms that an earlier run has writte
 Per frame: `again`, whether most pixels of the true mask are nearer in colour to the mover than to what is around it;
 `within .3 m`, `within .6 m`, whether a mover is found so near to the true one; `metres`, how far the nearest is that is
 found; `mask dB`, PSNR inside the true mask; `false share`, pixels of the frame that are taken for a mover and are none;
-`frame dB`, PSNR of the whole frame; `still dB`, of the rest of it.
+`frame dB`, PSNR of the whole frame; `still dB`, where nothing truly moves; `rest dB`, where no mover is shown either.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ LEAST_SHARE, MOST_SHARE = 0.02, 0.2
 """Share of the pixels that a mover covers when it is first looked at."""
 FIGURES = (
     "again", "within .3 m", "within .6 m", "metres", "mask dB", "false share", "strange movers", "frame dB", "still dB",
+    "rest dB",
 )  # fmt: skip
 MARGIN = 2
 """Pixels around a true mover that are neither right nor wrong."""
@@ -123,7 +124,8 @@ def figures_of(place: Place, chunk: Chunk, truth: Sequence[RoomView], model: Wor
         strange = sum(min([_way(s, o) for o in all_true[t]], default=math.inf) > 0.6 for s in found[t])
         error = ((chunk.frames[t].float() - true[t]) ** 2).mean(0)
         row = {"false share": false, "strange movers": float(strange), "frame dB": _db(error)}
-        row |= {"still dB": _db(error[~near_true[t]])}
+        rest = ~near_true[t] & ~dilate(chunk.labels[t : t + 1] == MOVER, MARGIN)[0]
+        row |= {"still dB": _db(error[~near_true[t]]), "rest dB": _db(error[rest])}
         if mine[t] and float(mask.float().mean()) > 0.5 * LEAST_SHARE and mine[t][0].whole:
             way = min([_way(s, mine[t][0]) for s in found[t]], default=math.inf)
             shows = recognised(chunk.frames[t].float(), true[t], iter([mask]))

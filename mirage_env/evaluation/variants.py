@@ -80,7 +80,8 @@ def variant(name: str, model: WorldModel, paper: WorldModel | None = None) -> Wo
         case "full":
             return model
         case "no_memory":
-            return replace(model, memory_factory=BlankMemory.empty)
+            forgets = replace(model.config, memory=replace(model.config.memory, movers=0))
+            return replace(model, config=forgets, memory_factory=BlankMemory.empty)
         case "rgb":
             return replace(model, memory_factory=RgbMemory.factory(model.codec))
         case "paper" if paper is not None:
