@@ -66,6 +66,11 @@ def test_settings_that_describe_another_network_are_refused_before_it_is_built(f
     assert time.process_time() - began < 5.0
 
 
+def test_number_that_no_network_has_is_refused_before_anything_is_built(tmp_path):
+    with pytest.raises(InvalidOptionError, match="has the number 1000000000000"):
+        built(lambda: pytest.fail("it was built"), {"a": [{"length": 10**12}]}, {}, tmp_path)
+
+
 def test_growing_network_is_stopped_at_the_first_tensor_too_many():
     made = []
 
