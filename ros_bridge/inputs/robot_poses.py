@@ -16,8 +16,8 @@ from ros_bridge.sensing.transform_buffer import TransformBuffer, frame_name
 
 HISTORY = 30.0
 """Seconds of transforms that are kept."""
-DEPTH = 100
-"""Messages with poses that may wait: they come often, and each is needed."""
+DEPTH = 1000
+"""Messages with poses that may wait while the node is busy: five seconds at 200 Hz, and each is needed."""
 
 
 class RobotPoses:
