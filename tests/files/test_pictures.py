@@ -109,6 +109,19 @@ def test_damaged_pictures_end_in_one_class_of_error(kind):
     assert refused > 20
 
 
+RAISED = (EOFError, IndexError, KeyError, OSError, OverflowError, RuntimeError, SyntaxError, TypeError, ValueError)
+
+
+@pytest.mark.parametrize("error", [*RAISED, MemoryError, struct.error, zlib.error, Image.DecompressionBombError])
+def test_whatever_a_decoder_raises_is_one_class_of_error(monkeypatch, error):
+    def broken(_):
+        raise error("oops")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", broken)
+    with pytest.raises(InvalidImageError, match="oops"):
+        open_picture(encoded("BMP"))
+
+
 @pytest.mark.parametrize("change", ["object", "short", "long", "huge", "negative", "empty", "text"])
 def test_arrays_of_another_kind_or_length_are_refused(tmp_path, change):
     file = io.BytesIO()
