@@ -153,7 +153,7 @@ class Page {
   showChunk(chunk, header) {
     this.chunk = chunk;
     const percent = Math.round(100 * header.coverage), kib = Math.round(header.memory_bytes / 1024);
-    this.said = `${header.chunk} chunks, ${header.memory_points} tokens, ${kib} KiB; memory knew ${percent} %`;
+    this.said = `${header.chunk} chunks, ${header.memory_points} tokens, ${kib} KiB, ${percent} % known`;
     this.say("");
     this.showStrip(chunk);
     const last = chunk.frames[chunk.frames.length - 1];
