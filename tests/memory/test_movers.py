@@ -181,6 +181,7 @@ def test_worlds_share_movers_and_not_their_changes():
     kept = copy.deepcopy(before)
     look(before, going([0.3, 0.0, 3.0], [-0.3, 0.0, 0.0]))
     look(before, [[]] * 8)
+    look(before, [[]] * 8, cameras=[ASIDE] * 8)
     for mover, as_it_was in zip(before, kept, strict=True):
         for name in ("offset", "footprint", "feature", "track", "T_world_cam"):
             assert np.array_equal(getattr(mover, name), getattr(as_it_was, name))
@@ -220,6 +221,7 @@ def test_part_of_a_mover_does_not_drag_it_along():
     turning = [FRONT.moved(pose_from_rotation_vector([0, 0, 0], [0.0, 0.09 * i, 0.0])) for i in range(1, 9)]
     movers = look((), going([0.0, 0.0, 3.0], [0.0, 0.0, 0.0]))
     after = look(movers, going([0.0, 0.0, 3.0], [0.0, 0.0, 0.0]), cameras=turning)
+    assert len(movers[0].track) < len(after[0].track) < len(movers[0].track) + 7
     assert np.linalg.norm(after[0].place(5.0) - movers[0].place()) < 0.2
 
 
