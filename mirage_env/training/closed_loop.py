@@ -141,5 +141,5 @@ def _losses(
 
 def _pace(name: str) -> float:
     """Parameters that begin at zero, or as something else, may learn faster than those that are trained already."""
-    fresh = ("patch_embedding", "proj_out", "denoiser.detail")
-    return 2.5 if any(part in name for part in fresh) else 4.0 if name.startswith("game") else 1.0
+    fresh = {"detail.around": 5.0, "game": 4.0, "patch_embedding": 2.5, "proj_out": 2.5, "denoiser.detail": 2.5}
+    return next((pace for part, pace in fresh.items() if part in name), 1.0)

@@ -135,6 +135,21 @@ def test_detail_begins_as_nothing():
     assert head(x, x, x, x[:, :, :1]).shape == x.shape
 
 
+def test_detail_is_drawn_by_what_the_whole_frame_shows():
+    head = DetailHead(latent_channels=4, width=8, blocks=1, levels=(8, 8, 8))
+    torch.nn.init.normal_(head.head.weight)
+    clean = torch.randn(1, 4, 32, 24, requires_grad=True)
+
+    def reach() -> torch.Tensor:  # of the corner, in cells
+        (gradient,) = torch.autograd.grad(head(clean, clean, clean, clean[:, :1])[..., 0, 0].sum(), clean)
+        return gradient.abs().sum((0, 1)).nonzero().amax(0)
+
+    assert reach().max() < 8  # the U-Net says nothing before it is trained
+    for weight in head.around.parameters():
+        torch.nn.init.normal_(weight)
+    assert reach().tolist() == [31, 23]
+
+
 @pytest.mark.parametrize("patch", [2, 4])
 def test_what_repeats_from_patch_to_patch_leaves_no_trace(patch):
     pattern = torch.randn(1, 2, 3, patch, patch).repeat(1, 1, 1, 6, 6)

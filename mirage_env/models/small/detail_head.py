@@ -1,11 +1,14 @@
 """Detail within the transformer's patches.
 
 A transformer whose token covers 4 x 4 cells says what is where; it cannot say every cell of it, and where two tokens
-meet its picture has a seam. A few convolutions on the latent grid, which see the chunk as the transformer leaves it,
-what is known and the noise, add the rest at a tenth of the cost of smaller patches.
+meet its picture has a seam. Convolutions on the latent grid, which see the chunk as the transformer leaves it, what is
+known and the noise, add the rest at a tenth of the cost of smaller patches. A U-Net among them sees the whole frame: an
+edge between wall and floor is drawn on where nothing is known.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -16,15 +19,46 @@ from torch.nn import functional as F
 from mirage_env.models.small.conv_codec import ResidualBlock
 
 
+class Surroundings(nn.Module):
+    """U-Net below the latent grid: what the cells around say of each cell, zero before training."""
+
+    def __init__(self, width: int, widths: Sequence[int]) -> None:
+        """`widths` of the levels, each of half the resolution of the one before."""
+        super().__init__()
+        above = (width, *widths[:-1])
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in zip(above, widths, strict=True))
+        self.coarse = nn.ModuleList(ResidualBlock(b) for b in widths)
+        self.fine = nn.ModuleList(ResidualBlock(b) for b in widths)
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in zip(above, widths, strict=True))
+        nn.init.zeros_(self.up[0].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.up[0].bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:  # [F, width, h, w] -> the same
+        """`x` and what is around it."""
+        levels = [x]
+        for down, coarse in zip(self.down, self.coarse, strict=True):
+            levels.append(coarse(F.silu(down(levels[-1]))))
+        below = levels.pop()
+        for fine, up in zip(reversed(self.fine), reversed(self.up), strict=True):
+            above = levels.pop()
+            wide = F.interpolate(fine(below), above.shape[-2:], mode="bilinear")
+            below = above + up(wide)
+        return below
+
+
 class DetailHead(ModelMixin, ConfigMixin):
     """Residual convolutions on every frame of a chunk, zero before training."""
 
     config_name = "config.json"
 
     @register_to_config
-    def __init__(self, latent_channels: int = 16, width: int = 96, blocks: int = 4) -> None:
+    def __init__(
+        self, latent_channels: int = 16, width: int = 96, blocks: int = 4, levels: Sequence[int] = (96, 128, 160)
+    ) -> None:
+        """`levels`: widths of the U-Net that sees the whole frame; none if empty."""
         super().__init__()
         self.stem = nn.Conv2d(3 * latent_channels + 1, width, 3, padding=1)
+        self.around = Surroundings(width, levels) if levels else None
         self.body = nn.Sequential(*[ResidualBlock(width) for _ in range(blocks)])
         self.head = nn.Conv2d(width, latent_channels, 3, padding=1)
         nn.init.zeros_(self.head.weight)
@@ -41,7 +75,9 @@ class DetailHead(ModelMixin, ConfigMixin):
         frames = clean.shape[:-3]
         together = torch.cat([clean, prior, x, observed], -3).flatten(0, -4)
         together = together.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last)
-        added = self.head(self.body(self.stem(together)))
+        cells = self.stem(together)
+        cells = cells if self.around is None else self.around(cells)
+        added = self.head(self.body(cells))
         return added.to(clean.dtype).unflatten(0, frames)
 
 
