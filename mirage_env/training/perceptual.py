@@ -57,6 +57,21 @@ def pixel_loss(images: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     return (torch.sqrt(error**2 + 1e-4) * weight).mean() + 2.0 * (error**2 * weight).mean()
 
 
+def seam_loss(images: Tensor, truth: Tensor, observed: Tensor, weight: Tensor) -> Tensor:
+    """Error of the steps between neighbouring pixels, along the border of what was known: a seam is a step too many.
+
+    Args:
+        images, truth: [F, 3, H, W] in [-1, 1].
+        observed: [F, 1, h, w] cells that were known.
+        weight: [F, 1, H, W], 0 where the pictures are not compared.
+    """
+    share = F.avg_pool2d(F.pad(observed, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    border = F.interpolate(4.0 * share * (1.0 - share), images.shape[-2:], mode="bilinear") * weight
+    error = images - truth
+    across = (torch.diff(error, dim=-1).abs() * border[..., 1:]).mean()
+    return across + (torch.diff(error, dim=-2).abs() * border[..., 1:, :]).mean()
+
+
 def perceptual_loss(lpips: Lpips | None, images: Tensor, truth: Tensor) -> Tensor:
     """Mean LPIPS of the frames; 0 without its weights."""
     return images.new_zeros(()) if lpips is None else lpips(images, truth).to(images.device).mean()

@@ -31,7 +31,7 @@ from mirage_env.training.clip_views import sizes_of, views_of, wobbled
 from mirage_env.training.closed_loop import train_closed_loop
 from mirage_env.training.imagined_walks import ClosedLoop, Painters, seen
 from mirage_env.training.loop import LoopConfig, train
-from mirage_env.training.perceptual import Game, energy_gap, lattice, pixel_loss
+from mirage_env.training.perceptual import Game, energy_gap, lattice, pixel_loss, seam_loss
 from mirage_env.training.scene import ScenePair
 from mirage_env.training.scene_in_loop import followed, train_scene_in_loop
 from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner, sharpness
@@ -87,6 +87,21 @@ def test_the_energy_gap_asks_for_as_much_detail_as_there_is_and_no_more():
     assert min(energy_gap(softer, truth), energy_gap(harder, truth)) > 0.05
     # Another picture that is as sharp is right: what is there is for others to judge.
     assert energy_gap(truth.flip(-1), truth) < energy_gap(softer, truth)
+
+
+def test_a_seam_counts_where_the_known_ends_and_a_wrong_shade_does_not():
+    observed, plain = torch.ones(1, 1, 8, 8), torch.zeros(1, 3, 64, 64)
+    observed[..., 4:] = 0.0
+    still = torch.ones(1, 1, 64, 64)
+    at_the_border, elsewhere = plain.clone(), plain.clone()
+    at_the_border[..., 32:] = 0.2
+    elsewhere[..., 56:] = 0.2
+    for flip in (False, True):  # along either side
+        made, far, seen = ((v.mT if flip else v) for v in (at_the_border, elsewhere, observed))
+        assert seam_loss(made, plain, seen, still) > 1e-3
+        assert seam_loss(made, plain, seen, 0.0 * still) == 0.0
+        for same in (far, plain + 0.3):
+            assert seam_loss(same, plain, seen, still) == 0.0
 
 
 def test_a_lattice_is_what_all_cells_have_in_common():
