@@ -97,6 +97,7 @@ STAGES = {
     "lora": "Train the LoRA with the branch; with --model of a full-size model.",
     "sharp-codec": "Train the decoder to be sharp.",
     "sharp-refiner": "Train the refiner on decoded pictures.",
+    "unseen": "Train the generator to go on where the known ends.",
     "sharp-world": "Train refiner and generator in the loop they run in, on decoded pictures.",
     "imagined-scene": "Train depth and segmentation on what the model imagines.",
     "export": "Write the model folder.",

@@ -112,7 +112,7 @@ def _matched(movers: Sequence[Mover], view: Sequence[Sighting], second: float) -
 
 
 def _unlike(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """How far two looks differ, 0 to 1: of their mean features."""
+    """Difference of two looks, 0 to 1: of their mean features."""
     a, b = a.mean(0), b.mean(0)
     return float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(a)) + float(np.linalg.norm(b)), 1e-6)
 

@@ -98,7 +98,7 @@ class Mover:
         return self._line[1]
 
     def place(self, seconds: float = 0.0) -> NDArray[np.float64]:  # [3]
-        """Where it should be so many seconds from now, world, metres."""
+        """Place it should have so many seconds from now, world, metres."""
         start, velocity = self._line
         speed = float(np.linalg.norm(velocity))
         if not speed:

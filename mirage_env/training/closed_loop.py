@@ -27,7 +27,14 @@ from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.training.clip_views import sizes_of, views_of
 from mirage_env.training.imagined_walks import ClosedLoop, Painters, free_cells
 from mirage_env.training.loop import LoopConfig, channels_last, rest_norms, train
-from mirage_env.training.perceptual import energy_gap, lattice, perceptual_loss, pixel_loss, seam_loss
+from mirage_env.training.perceptual import (
+    beside_known,
+    energy_gap,
+    lattice,
+    perceptual_loss,
+    pixel_loss,
+    seam_loss,
+)
 from mirage_env.training.scene import ScenePair
 from mirage_env.training.sharpen import psnr, sharpness
 
@@ -38,8 +45,6 @@ REPEATED = 0.8
 """Weight of the error of pixels that were imagined before, where those of a true view weigh 1."""
 UNKNOWN = 0.25
 """The same of pixels of which nothing was known, nor of any around: their truth is one of many."""
-BESIDE = 9
-"""Side of the square of cells in which what is known still says what the cell in its middle must look like."""
 
 
 def train_closed_loop(
@@ -120,8 +125,7 @@ def _losses(
     size, images = made.shape[-2:], seen.images
     observed, known = F.interpolate(seen.observed, size), F.interpolate(seen.true.float(), size)
     # Where the known ends, a wall goes on and a line goes on: a seam there is no matter of taste.
-    beside = F.interpolate((2.0 * F.avg_pool2d(seen.observed, BESIDE, 1, BESIDE // 2)).clamp(max=1.0), size)
-    unknown = UNKNOWN + (1.0 - UNKNOWN) * beside
+    unknown = UNKNOWN + (1.0 - UNKNOWN) * F.interpolate(beside_known(seen.observed), size)
     still = 1.0 - 0.8 * seen.moves
     weight = torch.where(known > 0, 1.0, torch.where(seen.repeated > 0, REPEATED, unknown)) * still
     top, left = (int(v) for v in torch.randint(0, min(SHIFT, size[0] // 4), (2,), generator=generator))

@@ -21,6 +21,8 @@ ENERGY_FLOOR = 2e-4
 """Gradient energy below this, per pixel, counts as none: a plain wall has no sharpness."""
 ENERGY_PATCH = 32
 """Side of the patches whose gradient energy is compared, pixels."""
+BESIDE = 9
+"""Side of the square of cells in which what is known still says what the cell in its middle must look like."""
 
 
 def energy_gap(images: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -57,6 +59,17 @@ def pixel_loss(images: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     return (torch.sqrt(error**2 + 1e-4) * weight).mean() + 2.0 * (error**2 * weight).mean()
 
 
+def beside_known(observed: Tensor) -> Tensor:  # [F, 1, h, w] -> the same, in [0, 1]
+    """Weight of the cells around each: 1 where half of the square of `BESIDE` cells is known."""
+    return (2.0 * F.avg_pool2d(observed, BESIDE, 1, BESIDE // 2)).clamp(max=1.0)
+
+
+def border_of(observed: Tensor) -> Tensor:  # [F, 1, h, w] -> the same, in [0, 1]
+    """Border of the known: 1 where it ends, 0 away from there and at the edge of the picture."""
+    share = F.avg_pool2d(F.pad(observed, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return 4.0 * share * (1.0 - share)
+
+
 def seam_loss(images: Tensor, truth: Tensor, observed: Tensor, weight: Tensor) -> Tensor:
     """Error of the steps between neighbouring pixels, along the border of what was known: a seam is a step too many.
 
@@ -65,8 +78,7 @@ def seam_loss(images: Tensor, truth: Tensor, observed: Tensor, weight: Tensor) -
         observed: [F, 1, h, w] cells that were known.
         weight: [F, 1, H, W], 0 where the pictures are not compared.
     """
-    share = F.avg_pool2d(F.pad(observed, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    border = F.interpolate(4.0 * share * (1.0 - share), images.shape[-2:], mode="bilinear") * weight
+    border = F.interpolate(border_of(observed), images.shape[-2:], mode="bilinear") * weight
     error = images - truth
     across = (torch.diff(error, dim=-1).abs() * border[..., 1:]).mean()
     return across + (torch.diff(error, dim=-2).abs() * border[..., 1:, :]).mean()

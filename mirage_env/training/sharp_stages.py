@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffusers import WanTransformer3DModel
 
+from mirage_env.config.world import WorldModelConfig
 from mirage_env.evaluation.lpips import INSTALL, Lpips, has_lpips, load_lpips
 from mirage_env.models.io.state_dicts import read_weights
 from mirage_env.models.small.conv_codec import ConvCodec
@@ -26,6 +27,7 @@ from mirage_env.training.scene import ScenePair
 from mirage_env.training.scene_in_loop import train_scene_in_loop
 from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner
 from mirage_env.training.stage_config import TrainConfig, clips_of, loop_of, run_folder
+from mirage_env.training.unseen import train_unseen
 from mirage_env.training.wider_patches import wider_branch, wider_transformer
 
 logger = logging.getLogger(__name__)
@@ -58,20 +60,18 @@ def sharp_refiner(config: TrainConfig) -> None:
     save_module(sharpen_refiner(clips_of(config), folder, loop, world, codec, refiner, _lpips()), model / "refiner")
 
 
+def unseen(config: TrainConfig) -> None:
+    """Detail of what lies beside the known, in latents; the LoRA becomes part of the weights."""
+    model, world = config.out / "model", rooms_config(config.size)
+    denoiser, refiner = _generator(config, world), exact_refiner(load_module(ConvRefiner, model / "refiner"))
+    loop, codec = loop_of(config, lr=6e-4, warmup=30, ema=0.99), load_module(ConvCodec, model / "codec")
+    train_unseen(clips_of(config), run_folder(config, "unseen"), loop, world, codec, refiner, denoiser, _pair(model))
+    _save_generator(config, refiner, denoiser)
+
+
 def sharp_world(config: TrainConfig) -> None:
     """Refiner and generator in the loop they will run in; the LoRA becomes part of the weights."""
     model, world = config.out / "model", rooms_config(config.size)
-    transformer = load_module(WanTransformer3DModel, model / "transformer")
-    if (model / "lora").is_dir():
-        fuse_lora(transformer, read_weights(model / "lora" / LORA_WEIGHTS))
-    branch = load_module(ControlBranch, model / "control")
-    patch = rooms_patch(config.size)
-    while transformer.config.patch_size[-1] < patch:
-        transformer = wider_transformer(transformer)
-    while branch.config.patch_size[-1] < patch:
-        branch = wider_branch(branch)
-    detail = load_module(DetailHead, model / "detail") if (model / "detail").is_dir() else DetailHead()
-    denoiser = ChunkDenoiser(transformer, branch, world.sampler, detail=detail)
     refiner, denoiser = train_closed_loop(
         clips_of(config),
         run_folder(config, "sharp-world"),
@@ -79,12 +79,32 @@ def sharp_world(config: TrainConfig) -> None:
         world,
         load_module(ConvCodec, model / "codec"),
         exact_refiner(load_module(ConvRefiner, model / "refiner")),
-        denoiser,
+        _generator(config, world),
         _pair(model),
         _lpips(),
     )
-    parts = {"refiner": refiner, "transformer": transformer, "control": branch, "detail": detail}
-    for name, part in parts.items():
+    _save_generator(config, refiner, denoiser)
+
+
+def _generator(config: TrainConfig, world: WorldModelConfig) -> ChunkDenoiser:
+    """The generator with patches as wide as pictures of that size want, and with a detail head."""
+    model, patch = config.out / "model", rooms_patch(config.size)
+    transformer = load_module(WanTransformer3DModel, model / "transformer")
+    if (model / "lora").is_dir():
+        fuse_lora(transformer, read_weights(model / "lora" / LORA_WEIGHTS))
+    branch = load_module(ControlBranch, model / "control")
+    while transformer.config.patch_size[-1] < patch:
+        transformer = wider_transformer(transformer)
+    while branch.config.patch_size[-1] < patch:
+        branch = wider_branch(branch)
+    detail = load_module(DetailHead, model / "detail") if (model / "detail").is_dir() else DetailHead()
+    return ChunkDenoiser(transformer, branch, world.sampler, detail=detail)
+
+
+def _save_generator(config: TrainConfig, refiner: ConvRefiner, denoiser: ChunkDenoiser) -> None:
+    model = config.out / "model"
+    parts = {"refiner": refiner, "transformer": denoiser.transformer, "control": denoiser.branch}
+    for name, part in (parts | {"detail": denoiser.detail}).items():
         save_module(part, model / name)
     shutil.rmtree(model / "lora", ignore_errors=True)
 

@@ -24,6 +24,7 @@ Stage = Literal[
     "lora",
     "sharp-codec",
     "sharp-refiner",
+    "unseen",
     "sharp-world",
     "imagined-scene",
     "export",

@@ -35,6 +35,7 @@ from mirage_env.training.perceptual import Game, energy_gap, lattice, pixel_loss
 from mirage_env.training.scene import ScenePair
 from mirage_env.training.scene_in_loop import followed, train_scene_in_loop
 from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner, sharpness
+from mirage_env.training.unseen import train_unseen
 from mirage_env.training.whole_run import SHARES, TrainAll, run
 from mirage_env.training.wider_patches import wider_branch, wider_transformer
 
@@ -234,6 +235,18 @@ def test_the_generator_learns_in_the_loop_and_goes_on_where_it_stopped(clips, tm
     rows = (tmp_path / "log.csv").read_text().splitlines()
     train_closed_loop(clips, tmp_path, replace(quick, steps=3), *parts)
     assert (tmp_path / "log.csv").read_text().splitlines()[: len(rows)] == rows
+
+
+def test_only_the_detail_of_what_is_unseen_learns_in_latents(clips, wide, tmp_path):
+    before = copies(wide.generator)
+    parts = (wide.config, tiny_world_model().codec, wide.refiner, wide.generator, None)
+    train_unseen(clips, tmp_path, replace(QUICK, steps=24, lr=5e-3), *parts)
+    moved = changed(before, wide.generator)
+    assert moved
+    assert all(name.startswith("detail") for name in moved)
+    rows = np.genfromtxt(tmp_path / "log.csv", delimiter=",", names=True)
+    assert rows["hold"][0] == 0.0  # what is known is to stay as the head had it
+    assert rows["unseen"][12:].mean() < rows["unseen"][:12].mean()
 
 
 def test_what_was_imagined_before_is_told_as_it_was_shown(clips, wide):
