@@ -240,7 +240,7 @@ def test_the_generator_learns_in_the_loop_and_goes_on_where_it_stopped(clips, tm
 def test_only_the_detail_of_what_is_unseen_learns_in_latents(clips, wide, tmp_path):
     before = copies(wide.generator)
     parts = (wide.config, tiny_world_model().codec, wide.refiner, wide.generator, None)
-    train_unseen(clips, tmp_path, replace(QUICK, steps=24, lr=5e-3), *parts)
+    train_unseen(clips, tmp_path, replace(QUICK, steps=24, lr=1e-3), *parts)
     moved = changed(before, wide.generator)
     assert moved
     assert all(name.startswith("detail") for name in moved)
