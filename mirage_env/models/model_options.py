@@ -64,7 +64,8 @@ class ModelOptions:
     @staticmethod
     def of(given: Mapping[str, Any]) -> ModelOptions:
         """The options that `given` returned, also after a way through JSON."""
-        return ModelOptions(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+        options: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+        return ModelOptions(**options)
 
     def load(self, name: str) -> WorldModel:
         """The model of that name, loaded so.

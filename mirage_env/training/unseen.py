@@ -71,7 +71,7 @@ def train_unseen(
             denoiser.detail = before
             known = denoiser.finish(drawn.out, drawn.prior, drawn.x, free)[1:].float()
             denoiser.detail = detail
-            moves = F.adaptive_avg_pool2d((true.labels == MOVER).float()[:, None], observed.shape[-2:])
+            moves = F.adaptive_avg_pool2d((true.labels == MOVER).float()[:, None], world.latent_size)
             unknown = (1.0 - observed) * (1.0 - 0.8 * moves)
             weight = unknown * (FAR + (1.0 - FAR) * beside_known(observed))
             edges = border_of(observed) + 0.3 * unknown
@@ -84,4 +84,4 @@ def train_unseen(
         return {"loss": fill + across + down + hold, "unseen": fill, "edges": across + down, "hold": hold}
 
     train(painters, loss_fn, folder, config, pace=lambda name: 1.0 if "around" in name else SLOW)
-    return detail.requires_grad_(False)  # type: ignore[no-any-return]
+    return detail.requires_grad_(False)
