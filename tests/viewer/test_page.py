@@ -128,6 +128,7 @@ def test_page_drives_forks_saves_and_shows_errors(shown):
     shown.until(f"mirage.chunk.number === {walked} && {IDLE}")
     page.locator("#fork").click()
     shown.says("fork")
+    shown.until(IDLE)
     page.keyboard.press("Space")
     assert shown.chunks(walked + 1) == walked + 1
     fork = page.evaluate("mirage.worlds.find((w) => w.world === mirage.world)")
