@@ -33,7 +33,11 @@ class WorldFormat:
     near: float  # metres
     far: float
     frames_per_second: float
-    first_frames: int | None = None  # of a world's first step, where that is another number
+    first_frames: int | None = None  # of a world's first step; None where it is no other number
+
+    def __post_init__(self) -> None:
+        if self.first_frames == self.frames:
+            object.__setattr__(self, "first_frames", None)
 
     def frames_of(self, chunk: int) -> int:
         """New frames of the step that follows `chunk` others."""

@@ -126,9 +126,9 @@ def test_page_drives_forks_saves_and_shows_errors(shown):
     assert shown.chunks(walked + 1) == walked + 1
     page.locator("#undo").click()
     shown.until(f"mirage.chunk.number === {walked} && {IDLE}")
+    parent = page.evaluate("mirage.world")
     page.locator("#fork").click()
-    shown.says("fork")
-    shown.until(IDLE)
+    shown.until(f"mirage.world !== {parent!r} && mirage.worlds.some((w) => w.parent === {parent!r}) && {IDLE}")
     page.keyboard.press("Space")
     assert shown.chunks(walked + 1) == walked + 1
     fork = page.evaluate("mirage.worlds.find((w) => w.world === mirage.world)")
