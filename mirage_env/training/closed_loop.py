@@ -17,15 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.clips import Clips
 from mirage_env.evaluation.lpips import Lpips
 from mirage_env.interfaces import MOVER, Readout
-from mirage_env.models.small.conv_codec import ConvCodec
-from mirage_env.models.small.refiner import ConvRefiner
-from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.training.clip_views import sizes_of, views_of
-from mirage_env.training.imagined_walks import ClosedLoop, Painters, free_cells
+from mirage_env.training.imagined_walks import Networks, Painters, free_cells
 from mirage_env.training.loop import LoopConfig, channels_last, rest_norms, train
 from mirage_env.training.perceptual import (
     beside_known,
@@ -35,7 +31,6 @@ from mirage_env.training.perceptual import (
     pixel_loss,
     seam_loss,
 )
-from mirage_env.training.scene import ScenePair
 from mirage_env.training.sharpen import psnr, sharpness
 
 SHIFT = 32
@@ -51,23 +46,16 @@ def train_closed_loop(
     clips: Clips,
     folder: Path,
     config: LoopConfig,
-    world: WorldModelConfig,
-    codec: ConvCodec,
-    refiner: ConvRefiner,
-    denoiser: ChunkDenoiser,
-    scene: ScenePair | None,
+    networks: Networks,
     lpips: Lpips | None,
     pictures: int = 2,
-) -> tuple[ConvRefiner, ChunkDenoiser]:
-    """Train refiner, transformer, side branch and detail together; `pictures` frames of a chunk are decoded a step.
-
-    `scene`: depth and segmentation networks of the model; without them every world is seen with the true ones.
-    """
-    codec.requires_grad_(False)
+) -> None:
+    """Train refiner, transformer, side branch and detail together; `pictures` frames of a chunk are decoded a step."""
+    world, codec, refiner, denoiser = networks.world, networks.codec, networks.refiner, networks.denoiser
     painters = Painters(refiner, denoiser).requires_grad_(True)
     rest_norms(denoiser, config.bf16)
     channels_last(painters)
-    loop = ClosedLoop(clips, codec, painters, scene)
+    loop = networks.loop(clips, painters)
     sizes, K = sizes_of(clips), world.chunk_latents - 1
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -96,9 +84,7 @@ def train_closed_loop(
         seen = _Seen(images, observed, true, repeated, (shown.labels == MOVER).float()[:, None])
         return _losses(made, latents, prior, seen, painters, lpips, step, generator)
 
-    trained = train(painters, loss_fn, folder, config, pace=_pace)
-    trained.requires_grad_(False)
-    return trained.refiner, trained.denoiser  # type: ignore[return-value]
+    train(painters, loss_fn, folder, config, pace=_pace).requires_grad_(False)
 
 
 @dataclass(frozen=True, eq=False)

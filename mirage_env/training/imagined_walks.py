@@ -39,6 +39,22 @@ class Painters(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
+class Networks:
+    """The networks of a world model, of which a stage trains some."""
+
+    world: WorldModelConfig
+    codec: ConvCodec
+    refiner: ConvRefiner
+    denoiser: ChunkDenoiser
+    scene: ScenePair | None
+    """Depth and labels; without them every world is seen with the true ones."""
+
+    def loop(self, clips: Clips, painters: Painters, repeats: bool = True) -> ClosedLoop:
+        """Worlds along clips; the codec and the networks that see are frozen."""
+        return ClosedLoop(clips, self.codec, painters, self.scene, repeats)
+
+
+@dataclass(frozen=True, eq=False)
 class Walk:
     """A world on its way along a clip."""
 
@@ -83,6 +99,7 @@ class ClosedLoop:
         self, clips: Clips, codec: ConvCodec, painters: Painters, scene: ScenePair | None, repeats: bool = True
     ) -> None:
         """Freeze the networks that see; `repeats` keeps pictures for `targets`."""
+        channels_last(codec.requires_grad_(False))
         self.clips, self.codec, self.painters, self.repeats = clips, codec, painters, repeats
         self.scene = scene
         if scene is not None:
@@ -133,8 +150,13 @@ class ClosedLoop:
         return Drawn(readout, prior[0], x[0], out[0].float())
 
     def roll(self, clip: int, walk: Walk, world: WorldModelConfig, generator: torch.Generator) -> tuple[Walk, Imagined]:
-        """Draw a chunk, write it as a world does, go on from its end."""
-        drawn = self.draw(clip, walk, world, generator)
+        """Draw a chunk, and go on from its end."""
+        return self.go_on(clip, walk, self.draw(clip, walk, world, generator), world, generator)
+
+    def go_on(
+        self, clip: int, walk: Walk, drawn: Drawn, world: WorldModelConfig, generator: torch.Generator
+    ) -> tuple[Walk, Imagined]:
+        """Write a chunk as a world does, go on from its end."""
         free = free_cells(self.painters.denoiser, drawn.readout)
         latents = self.painters.denoiser.finish(drawn.out, drawn.prior, drawn.x, free)[1:].float()
         frames = self.codec.decode(latents).float()

@@ -14,15 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.clips import Clips
 from mirage_env.interfaces import MOVER
 from mirage_env.memory.lifting import depth_to_grid
-from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.efficient_unet import halved
-from mirage_env.models.small.refiner import ConvRefiner
-from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
-from mirage_env.training.imagined_walks import ClosedLoop, Imagined, Painters
+from mirage_env.training.imagined_walks import Imagined, Networks, Painters
 from mirage_env.training.loop import LoopConfig, channels_last, rest_norms, train
 from mirage_env.training.scene import UNLABELLED, ScenePair, canonical, scene_loss, true_loss
 
@@ -36,19 +32,16 @@ def train_scene_in_loop(
     clips: Clips,
     folder: Path,
     config: LoopConfig,
-    world: WorldModelConfig,
-    codec: ConvCodec,
-    refiner: ConvRefiner,
-    denoiser: ChunkDenoiser,
-    pair: ScenePair,
+    networks: Networks,
     batch: int = 12,
-) -> ScenePair:
+) -> None:
     """Train depth and segmentation on worlds of one to three chunks; `batch` true pictures join each step."""
-    codec.requires_grad_(False)
-    painters, K = Painters(refiner, denoiser).requires_grad_(False).eval(), world.chunk_latents - 1
-    rest_norms(denoiser, config.bf16)
+    assert networks.scene is not None
+    world, pair, K = networks.world, networks.scene, networks.world.chunk_latents - 1
+    painters = Painters(networks.refiner, networks.denoiser).requires_grad_(False).eval()
+    rest_norms(networks.denoiser, config.bf16)
     paces = [clips.every(step) for step in FASTER if clips.every(step).frames > K]
-    loops = [ClosedLoop(pace, codec, painters, pair, repeats=False) for pace in paces]
+    loops = [networks.loop(pace, painters, repeats=False) for pace in paces]
     channels_last(pair.requires_grad_(True))
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -74,7 +67,7 @@ def train_scene_in_loop(
             "true_labels": true["cross_entropy"],
         }
 
-    return train(pair, loss_fn, folder, config)  # type: ignore[return-value]
+    train(pair, loss_fn, folder, config)
 
 
 def _imagined_loss(pair: ScenePair, chunks: list[Imagined]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from mirage_env.models.wan.pipeline_parts import LORA_WEIGHTS
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.world_model_loader import load_module, save_module
 from mirage_env.training.closed_loop import train_closed_loop
+from mirage_env.training.imagined_walks import Networks
 from mirage_env.training.rooms_settings import rooms_config, rooms_patch
 from mirage_env.training.scene import ScenePair
 from mirage_env.training.scene_in_loop import train_scene_in_loop
@@ -62,28 +63,36 @@ def sharp_refiner(config: TrainConfig) -> None:
 
 def unseen(config: TrainConfig) -> None:
     """Detail of what lies beside the known, in latents; the LoRA becomes part of the weights."""
-    model, world = config.out / "model", rooms_config(config.size)
-    denoiser, refiner = _generator(config, world), exact_refiner(load_module(ConvRefiner, model / "refiner"))
-    loop, codec = loop_of(config, lr=6e-4, warmup=30, ema=0.99), load_module(ConvCodec, model / "codec")
-    train_unseen(clips_of(config), run_folder(config, "unseen"), loop, world, codec, refiner, denoiser, _pair(model))
-    _save_generator(config, refiner, denoiser)
+    networks, loop = _networks(config), loop_of(config, lr=6e-4, warmup=30, ema=0.99)
+    train_unseen(clips_of(config), run_folder(config, "unseen"), loop, networks)
+    _save_generator(config, networks)
 
 
 def sharp_world(config: TrainConfig) -> None:
     """Refiner and generator in the loop they will run in; the LoRA becomes part of the weights."""
+    networks, loop = _networks(config), loop_of(config, lr=1.5e-4, warmup=40, ema=0.99)
+    train_closed_loop(clips_of(config), run_folder(config, "sharp-world"), loop, networks, _lpips())
+    _save_generator(config, networks)
+
+
+def imagined_scene(config: TrainConfig) -> None:
+    """Train depth and segmentation on what the model imagines."""
+    networks, loop = _networks(config), loop_of(config, lr=5e-4, warmup=20, ema=0.98)
+    train_scene_in_loop(clips_of(config), run_folder(config, "imagined-scene"), loop, networks)
+    assert networks.scene is not None
+    save_module(networks.scene.depth, config.out / "model" / "depth")
+    save_module(networks.scene.segmentation, config.out / "model" / "segmentation")
+
+
+def _networks(config: TrainConfig) -> Networks:
     model, world = config.out / "model", rooms_config(config.size)
-    refiner, denoiser = train_closed_loop(
-        clips_of(config),
-        run_folder(config, "sharp-world"),
-        loop_of(config, lr=1.5e-4, warmup=40, ema=0.99),
+    return Networks(
         world,
         load_module(ConvCodec, model / "codec"),
         exact_refiner(load_module(ConvRefiner, model / "refiner")),
         _generator(config, world),
-        _pair(model),
-        _lpips(),
+        ScenePair(load_module(DepthUNet, model / "depth"), load_module(SegmentationUNet, model / "segmentation")),
     )
-    _save_generator(config, refiner, denoiser)
 
 
 def _generator(config: TrainConfig, world: WorldModelConfig) -> ChunkDenoiser:
@@ -101,32 +110,9 @@ def _generator(config: TrainConfig, world: WorldModelConfig) -> ChunkDenoiser:
     return ChunkDenoiser(transformer, branch, world.sampler, detail=detail)
 
 
-def _save_generator(config: TrainConfig, refiner: ConvRefiner, denoiser: ChunkDenoiser) -> None:
-    model = config.out / "model"
-    parts = {"refiner": refiner, "transformer": denoiser.transformer, "control": denoiser.branch}
+def _save_generator(config: TrainConfig, networks: Networks) -> None:
+    model, denoiser = config.out / "model", networks.denoiser
+    parts = {"refiner": networks.refiner, "transformer": denoiser.transformer, "control": denoiser.branch}
     for name, part in (parts | {"detail": denoiser.detail}).items():
         save_module(part, model / name)
     shutil.rmtree(model / "lora", ignore_errors=True)
-
-
-def _pair(model: Path) -> ScenePair:
-    return ScenePair(load_module(DepthUNet, model / "depth"), load_module(SegmentationUNet, model / "segmentation"))
-
-
-def imagined_scene(config: TrainConfig) -> None:
-    """Train depth and segmentation on what the model imagines."""
-    model, world = config.out / "model", rooms_config(config.size)
-    transformer = load_module(WanTransformer3DModel, model / "transformer")
-    branch, detail = load_module(ControlBranch, model / "control"), load_module(DetailHead, model / "detail")
-    pair = train_scene_in_loop(
-        clips_of(config),
-        run_folder(config, "imagined-scene"),
-        loop_of(config, lr=5e-4, warmup=20, ema=0.98),
-        world,
-        load_module(ConvCodec, model / "codec"),
-        load_module(ConvRefiner, model / "refiner"),
-        ChunkDenoiser(transformer, branch, world.sampler, detail=detail),
-        _pair(model),
-    )
-    save_module(pair.depth, model / "depth")
-    save_module(pair.segmentation, model / "segmentation")

@@ -9,25 +9,22 @@ learns. The mean of what could be there is all that such a loss can teach: `clos
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.clips import Clips
 from mirage_env.interfaces import MOVER
-from mirage_env.models.small.conv_codec import ConvCodec
-from mirage_env.models.small.detail_head import DetailHead
-from mirage_env.models.small.refiner import ConvRefiner
-from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.training.clip_views import views_of
-from mirage_env.training.imagined_walks import ClosedLoop, Painters, free_cells
+from mirage_env.training.imagined_walks import ClosedLoop, Drawn, Networks, Painters, Walk, free_cells
 from mirage_env.training.loop import LoopConfig, channels_last, rest_norms, train
-from mirage_env.training.perceptual import beside_known, border_of
-from mirage_env.training.scene import ScenePair
+from mirage_env.training.perceptual import Game, beside_known, border_of
 
+CHUNKS = 3
+"""Chunks of a world, all of which are learned from."""
 FAR = 0.4
 """Weight of unknown cells with nothing known around, where those beside the known weigh 1."""
 SLOW = 1.0 / 3.0
@@ -38,50 +35,81 @@ def train_unseen(
     clips: Clips,
     folder: Path,
     config: LoopConfig,
-    world: WorldModelConfig,
-    codec: ConvCodec,
-    refiner: ConvRefiner,
-    denoiser: ChunkDenoiser,
-    scene: ScenePair | None,
-) -> DetailHead:
-    """Train the denoiser's detail head on worlds of one to three chunks; the rest of the model stays as it is."""
+    networks: Networks,
+    crisp: float = 0.0,
+) -> None:
+    """Train the denoiser's detail head on worlds of three chunks; the rest of the model stays as it is."""
+    world, codec, refiner, denoiser = networks.world, networks.codec, networks.refiner, networks.denoiser
     assert denoiser.detail is not None
     detail, before = denoiser.detail, copy.deepcopy(denoiser.detail).requires_grad_(False).eval()
     painters, K = Painters(refiner, denoiser).requires_grad_(False), world.chunk_latents - 1
+    painters.game = Game(world.latent_channels + 1, (64, 128), after=200)
     rest_norms(denoiser, config.bf16)
     channels_last(painters)
-    channels_last(codec.requires_grad_(False))
     detail.requires_grad_(True)
-    loop = ClosedLoop(clips, codec, painters, scene, repeats=False)
-    most = (clips.frames - 1) // K - 1
+    loops = [networks.loop(c, painters, repeats=False) for c in (clips, clips.mirrored())]
+    chunks = min(CHUNKS, (clips.frames - 1) // K)
+
+    def chunk_of(loop: ClosedLoop, clip: int, walk: Walk, drawn: Drawn) -> _Chunk:
+        true = views_of(loop.clips, clip, range(walk.frame + 1, walk.frame + 1 + K), world.image_size)
+        moves = F.adaptive_avg_pool2d((true.labels == MOVER).float()[:, None], world.latent_size)
+        free = free_cells(denoiser, drawn.readout)
+        free = torch.ones_like(drawn.readout.observed)[:, None] if free is None else free
+        parts = (drawn.out, drawn.prior, drawn.x, free)
+        observed = drawn.readout.observed[:, None]
+        return _Chunk(*(part[1:] for part in parts), observed[1:], codec.encode(true.images).float(), moves)
+
+    @torch.no_grad()
+    def world_of(generator: torch.Generator) -> _Chunk:
+        """The chunks of one world, one after the other."""
+        loop = loops[int(torch.randint(2, (), generator=generator))]
+        clip = int(torch.randint(len(clips), (), generator=generator))
+        start = int(torch.randint(clips.frames - K * chunks, (), generator=generator))
+        walk, seen = loop.begin(clip, start, world, generator), []
+        for n in range(chunks):
+            drawn = loop.draw(clip, walk, world, generator)
+            seen.append(chunk_of(loop, clip, walk, drawn))
+            if n < chunks - 1:
+                walk, _ = loop.go_on(clip, walk, drawn, world, generator)
+        return _Chunk(*(torch.cat([getattr(chunk, f.name) for chunk in seen]) for f in fields(_Chunk)))
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        at = world_of(generator)
         with torch.no_grad():
-            rolls = min(most, int(torch.multinomial(torch.tensor([0.6, 0.3, 0.1]), 1, generator=generator)))
-            clip = int(torch.randint(len(clips), (), generator=generator))
-            start = int(torch.randint(clips.frames - K * (rolls + 1), (), generator=generator))
-            walk = loop.begin(clip, start, world, generator)
-            for _ in range(rolls):
-                walk, _ = loop.roll(clip, walk, world, generator)
-            drawn = loop.draw(clip, walk, world, generator)
-            free = free_cells(denoiser, drawn.readout)
-            true = views_of(clips, clip, range(walk.frame + 1, walk.frame + 1 + K), world.image_size)
-            target = codec.encode(true.images).float()
-            observed = drawn.readout.observed[1:, None]
             denoiser.detail = before
-            known = denoiser.finish(drawn.out, drawn.prior, drawn.x, free)[1:].float()
+            known = denoiser.finish(at.out, at.prior, at.x, at.free).float()
             denoiser.detail = detail
-            moves = F.adaptive_avg_pool2d((true.labels == MOVER).float()[:, None], world.latent_size)
-            unknown = (1.0 - observed) * (1.0 - 0.8 * moves)
-            weight = unknown * (FAR + (1.0 - FAR) * beside_known(observed))
-            edges = border_of(observed) + 0.3 * unknown
-        made = denoiser.finish(drawn.out, drawn.prior, drawn.x, free)[1:].float()
-        error = made - target
+            unknown = (1.0 - at.observed) * (1.0 - 0.8 * at.moves)
+            weight = unknown * (FAR + (1.0 - FAR) * beside_known(at.observed))
+            edges = border_of(at.observed) + 0.3 * unknown
+        made = denoiser.finish(at.out, at.prior, at.x, at.free).float()
+        error = made - at.target
         fill = (error.abs() * weight).sum() / (error.shape[1] * weight.sum()).clamp_min(1.0)
         across = (torch.diff(error, dim=-1).abs() * edges[..., 1:]).mean()
         down = (torch.diff(error, dim=-2).abs() * edges[..., 1:, :]).mean()
-        hold = ((made - known).abs() * observed).mean()
-        return {"loss": fill + across + down + hold, "unseen": fill, "edges": across + down, "hold": hold}
+        hold = ((made - known).abs() * at.observed).mean()
+        loss = fill + across + down + hold
+        if not crisp:
+            return {"loss": loss, "unseen": fill, "edges": across + down, "hold": hold}
+        # What is known is the truth in both, so that what was added is judged, and how it goes on from there.
+        ours = torch.cat([at.observed * at.target + (1.0 - at.observed) * made, at.observed], 1)
+        theirs = torch.cat([at.target, at.observed], 1)
+        fooling, learning = painters.game.fooling(ours, step), painters.game.learning(theirs, ours)
+        loss = loss + crisp * fooling + learning
+        return {"loss": loss, "unseen": fill, "edges": across + down, "hold": hold, "fooling": fooling, "learning": learning}
 
-    train(painters, loss_fn, folder, config, pace=lambda name: 1.0 if "around" in name else SLOW)
-    return detail.requires_grad_(False)
+    train(painters, loss_fn, folder, config, pace=lambda name: 1.0 if "around" in name or "game" in name else SLOW)
+    detail.requires_grad_(False)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """Frames of chunks, before detail, and what they should become."""
+
+    out: Tensor  # [F, C, h, w]
+    prior: Tensor  # [F, C, h, w]
+    x: Tensor  # [F, C, h, w]
+    free: Tensor  # [F, 1, h, w]
+    observed: Tensor  # [F, 1, h, w]
+    target: Tensor  # [F, C, h, w]
+    moves: Tensor  # [F, 1, h, w] share of a cell that moves

@@ -29,7 +29,7 @@ from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms.clips import rooms_clip
 from mirage_env.training.clip_views import sizes_of, views_of, wobbled
 from mirage_env.training.closed_loop import train_closed_loop
-from mirage_env.training.imagined_walks import ClosedLoop, Painters, seen
+from mirage_env.training.imagined_walks import ClosedLoop, Networks, Painters, seen
 from mirage_env.training.loop import LoopConfig, train
 from mirage_env.training.perceptual import Game, energy_gap, lattice, pixel_loss, seam_loss
 from mirage_env.training.scene import ScenePair
@@ -64,6 +64,10 @@ def wide():
     denoiser = ChunkDenoiser(wider_transformer(old.transformer), wider_branch(old.branch), sampler, detail=detail)
     config = replace(model.config.at((64, 64)), sampler=sampler, memory=MemoryConfig(shifts=2))
     return replace(model, config=config, generator=denoiser, refiner=exact_refiner(model.refiner))
+
+
+def networks_of(model, scene=None):
+    return Networks(model.config, tiny_world_model().codec, model.refiner, model.generator, scene)
 
 
 def pictures(seed: int = 0) -> torch.Tensor:
@@ -225,22 +229,20 @@ def test_sharpening_the_refiner_leaves_what_is_exact_alone(clips, tmp_path, wide
 def test_the_generator_learns_in_the_loop_and_goes_on_where_it_stopped(clips, tmp_path, wide):
     before = copies(wide.generator)
     quick = replace(QUICK, save_every=1)
-    scene = ScenePair(tiny_depth(), tiny_segmentation())
-    parts = (wide.config, tiny_world_model().codec, wide.refiner, wide.generator, scene, None)
-    _, denoiser = train_closed_loop(clips, tmp_path, quick, *parts)
-    moved = changed(before, denoiser)
+    networks = networks_of(wide, ScenePair(tiny_depth(), tiny_segmentation()))
+    train_closed_loop(clips, tmp_path, quick, networks, None)
+    moved = changed(before, wide.generator)
     assert any("detail" in name for name in moved)
     assert any("patch_embedding" in name for name in moved)
     assert not any("norm_q" in name or "norm_k" in name for name in moved)
     rows = (tmp_path / "log.csv").read_text().splitlines()
-    train_closed_loop(clips, tmp_path, replace(quick, steps=3), *parts)
+    train_closed_loop(clips, tmp_path, replace(quick, steps=3), networks, None)
     assert (tmp_path / "log.csv").read_text().splitlines()[: len(rows)] == rows
 
 
 def test_only_the_detail_of_what_is_unseen_learns_in_latents(clips, wide, tmp_path):
     before = copies(wide.generator)
-    parts = (wide.config, tiny_world_model().codec, wide.refiner, wide.generator, None)
-    train_unseen(clips, tmp_path, replace(QUICK, steps=24, lr=1e-3), *parts)
+    train_unseen(clips, tmp_path, replace(QUICK, steps=24, lr=1e-3), networks_of(wide))
     moved = changed(before, wide.generator)
     assert moved
     assert all(name.startswith("detail") for name in moved)
@@ -274,9 +276,8 @@ def test_what_was_imagined_before_is_told_as_it_was_shown(clips, wide):
 def test_depth_and_labels_learn_from_imagined_frames(clips, tmp_path, wide):
     scene = ScenePair(tiny_depth(), tiny_segmentation())
     before, generator = copies(scene), copies(wide.generator)
-    parts = (wide.config, tiny_world_model().codec, wide.refiner, wide.generator, scene)
-    after = train_scene_in_loop(clips, tmp_path, replace(QUICK, steps=2), *parts, batch=2)
-    moved = changed(before, after)
+    train_scene_in_loop(clips, tmp_path, replace(QUICK, steps=2), networks_of(wide, scene), batch=2)
+    moved = changed(before, scene)
     assert any(name.startswith("depth") for name in moved)
     assert any(name.startswith("segmentation") for name in moved)
     assert not any("running" in name for name in moved)  # one world is no sample of all
@@ -290,6 +291,20 @@ def test_a_memorys_scale_is_followed_as_far_as_it_is_right(wrong, taken):
     known[:, 4:] = 0.0
     assert float(followed(known, depth)) == pytest.approx(taken)
     assert float(followed(torch.zeros_like(known), depth)) == 1.0
+
+
+def test_clips_in_a_mirror_are_seen_by_a_mirrored_camera(clips):
+    mirror, point = clips.mirrored(), np.array([0.3, -0.2, 2.0, 1.0])
+    mirrored = point * [-1.0, 1.0, 1.0, 1.0]
+    for here, there in zip(clips.cameras(0, [3]), mirror.cameras(0, [3]), strict=True):
+        (x, y, z), (x_, y_, z_) = (
+            camera.K_image @ (np.linalg.inv(camera.T_world_cam) @ p)[:3] for camera, p in ((here, point), (there, mirrored))
+        )
+        assert (x_ / z_, y_ / z_) == pytest.approx((here.width - x / z, y / z))
+    whole, other = (views_of(c, 0, [3], (64, 64)) for c in (clips, mirror))
+    assert torch.equal(whole.images.flip(-1), other.images)
+    assert torch.equal(whole.depth.flip(-1), other.depth)
+    assert torch.equal(whole.labels.flip(-1), other.labels)
 
 
 def test_clips_at_every_second_frame_are_those_of_a_faster_camera(clips):
