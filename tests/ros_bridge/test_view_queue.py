@@ -119,6 +119,8 @@ def wall(camera, depth):
 def robot():
     """The topics of ~/observe with a world that shows a wall two metres ahead, and messages for them."""
     model = open_minded_model()
+    keep = replace(model.config.filters, edge_jump=0.2, edge_share=0.1)
+    model = replace(model, config=replace(model.config, filters=keep))
     camera = Camera.from_fov(1.2, *model.config.image_size)
     refused, node = RejectedInputs(lambda text: None), Wires()
     with WorldPlayer(model, wall(camera, 2.0)) as player:
@@ -173,6 +175,20 @@ def test_a_view_that_is_known_is_told_by_its_depth_before_its_image_is_looked_at
     robot.show(3 * PERIOD, depth=1.0, encoding="yuv444")  # new: its image is needed
     assert robot.run()["written"] == 1
     assert "yuv444" in robot.refused.last["observe"]
+
+
+@needs_ros
+def test_a_robot_that_stands_writes_once_what_the_memory_does_not_keep(robot):
+    fence = np.full(SIZE, 3.0, np.float32)
+    fence[:, : SIZE[1] * 2 // 3] = np.where(np.arange(SIZE[1] * 2 // 3) // 4 % 2, 3.0, 5.0)  # edges, which are not kept
+    for i in range(5):
+        robot.stand(i * PERIOD)
+        robot.show(i * PERIOD, depth=fence)
+        counts = robot.run()
+    assert (counts["written"], counts["known"]) == (1, 4)
+    robot.stand(5 * PERIOD, 0.3)
+    robot.show(5 * PERIOD, depth=fence)
+    assert robot.run()["written"] == 2, "from elsewhere nothing of it is known"
 
 
 @needs_ros
