@@ -83,7 +83,11 @@ class Clips:
         """The same walks in a mirror: left and right of every image, pose and lens exchanged."""
         mirror = copy.copy(self)
         x = np.array([-1.0, 1.0, 1.0, 1.0])
-        mirror.images, mirror.depth, mirror.labels = self.images[..., ::-1, :], self.depth[..., ::-1], self.labels[..., ::-1]
+        mirror.images, mirror.depth, mirror.labels = (
+            self.images[..., ::-1, :],
+            self.depth[..., ::-1],
+            self.labels[..., ::-1],
+        )
         mirror.poses, mirror.intrinsics = x[:, None] * self.poses * x, np.array(self.intrinsics)
         mirror.intrinsics[:, 0, 2] = self.images.shape[3] - self.intrinsics[:, 0, 2]
         return mirror

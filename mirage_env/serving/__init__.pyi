@@ -5,9 +5,9 @@ from .client import View as View
 from .cluster import connect_to_ray as connect_to_ray
 from .env import RemoteEnv as RemoteEnv
 from .env import RemoteVectorEnv as RemoteVectorEnv
+from .owners import Limits as Limits
 from .replicas import ReplicatedService as ReplicatedService
 from .server import Address as Address
 from .server import serving as serving
 from .service import Service as Service
-from .service import ServiceOptions as ServiceOptions
-from .worlds import Limits as Limits
+from .service_options import ServiceOptions as ServiceOptions

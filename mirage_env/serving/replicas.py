@@ -30,7 +30,8 @@ from mirage_env.errors import (
 from mirage_env.interfaces import OpenRoom
 from mirage_env.serving.metrics import Metrics
 from mirage_env.serving.requests import checked_request
-from mirage_env.serving.service import Service, ServiceOptions
+from mirage_env.serving.service import Service
+from mirage_env.serving.service_options import ServiceOptions
 from mirage_env.serving.wire import Arrays, pack, raised, unpack
 from mirage_env.world_model import WorldModel
 

@@ -12,9 +12,9 @@ import logging
 import re
 import shutil
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -27,86 +27,16 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.errors import MirageError, QuotaError, WorldNotFoundError
 from mirage_env.serving.journal import Journal, KeptRow, StepRow, WorldRow
+from mirage_env.serving.moments import Advance, Moment, World
+from mirage_env.serving.owners import Limits, Owners
 from mirage_env.serving.step_log import repeat_step, step_record
 from mirage_env.store import CacheWriter, load_world, save_world
 from mirage_env.world_model import WorldModel
-from mirage_env.world_state import Chunk, WorldState
+from mirage_env.world_state import WorldState
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 FORK = re.compile(r" fork( \d+)?$")
-SIZES_SECONDS = 1.0
-"""How old a sum of the bytes of a token may be."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of each token."""
-
-    worlds: int = 20_000
-    megabytes: int = 4_096
-    """Memory of the worlds that are awake; shared blocks count once for each."""
-    steps_per_second: float = 0.0
-    """Chunks; 0 for as many as there are."""
-    undo: int = 32
-    """Moments that a world can go back."""
-    moments: int = 4_096
-    """Moments of a world that clients may hold."""
-
-
-@dataclass(eq=False)
-class Moment:
-    """A world that does not change any more."""
-
-    number: int
-    chunk: int
-    state: WorldState | None
-    cache: str = ""
-    """Cache that holds this moment and will not grow; empty as long as there is none."""
-    shared: bool = False
-    """Other worlds may stand here."""
-    path: tuple[NDArray[np.float64], ...] = ()
-    """T_world_cam [F, 4, 4] of every chunk since the world was opened here, as far as this server has run."""
-
-
-@dataclass(eq=False)
-class World:
-    """A world of somebody: its newest moment, those before it, and those that clients hold."""
-
-    id: str
-    owner: str
-    parent: str | None
-    head: Moment
-    cache: str
-    """Cache with the newest moment: the one that `writer` appends to, or one that it shares."""
-    history: deque[Moment]
-    name: str
-    """What people call it."""
-    room: int | None = None
-    """The test room that it was opened in."""
-    held: dict[int, Moment] = field(default_factory=dict)
-    kept: dict[int, Moment] = field(default_factory=dict)
-    writer: CacheWriter | None = None
-    left: str = ""
-    """Cache that the world had before, until its first step in the new one is written."""
-    used: float = field(default_factory=time.monotonic)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the memory of the newest moment, 0 while the world sleeps."""
-        return 0 if self.head.state is None else int(self.head.state.memory.nbytes)
-
-
-@dataclass(frozen=True, eq=False)
-class Advance:
-    """A step of a world: from which moment, to what, and what it showed."""
-
-    world: World
-    origin: Moment
-    state: WorldState
-    chunk: Chunk
-    hold: bool = False
-    """Somebody will refer to the moment that is reached."""
 
 
 class Worlds:
@@ -122,10 +52,7 @@ class Worlds:
         (folder / "worlds").mkdir(parents=True, exist_ok=True)
         self.journal = Journal(folder / "journal.sqlite")
         self._numbers = count(self.journal.last_moment() + 1)
-        self._owned: Counter[str] = Counter()
-        self._taken: set[tuple[str, str]] = set()
-        self._numbered: Counter[tuple[str, str]] = Counter()
-        self._sizes: dict[str, tuple[int, float]] = {}
+        self._owners = Owners(limits)
         self._garbage: set[str] = set()
         moments: dict[int, Moment] = {}
         self.all: dict[str, World] = {}
@@ -134,8 +61,7 @@ class Worlds:
             head = moments.setdefault(row.moment, Moment(row.moment, row.chunk, None, fixed, shared=True))
             history: deque[Moment] = deque(maxlen=limits.undo)
             self.all[row.id] = World(row.id, row.owner, row.parent, head, row.cache, history, row.name, row.room)
-            self._owned[row.owner] += 1
-            self._taken.add((row.owner, row.name))
+            self._owners.add(row.owner, row.name)
         for kept in self.journal.kept():
             moment = Moment(kept.moment, kept.chunk, None, kept.cache, shared=True)
             self.all[kept.world].kept[kept.moment] = moments.setdefault(kept.moment, moment)
@@ -162,7 +88,7 @@ class Worlds:
             QuotaError: the owner has as many as allowed, or as many bytes.
             StoreError: it cannot be written; there is no such world then.
         """
-        self._check_quota(owner)
+        self._owners.check(owner, self.all.values())
         world = self._new(owner, None, self._moment(state), "", name, room)
         world.head.path = (_poses(path or (state.camera,)),)
         try:
@@ -203,6 +129,15 @@ class Worlds:
             found.state = load_world(self._path(found.cache), self.model)
         return found
 
+    def at(self, name: str, number: int | None, owner: str) -> tuple[World, Moment]:
+        """A world and one of its moments, the newest without a number, both awake.
+
+        Raises:
+            WorldNotFoundError: see `get` and `moment`.
+        """
+        world = self.get(name, owner)
+        return world, self.moment(world, number)
+
     def state(self, moment: Moment) -> WorldState:
         """The state of a moment that is awake."""
         assert moment.state is not None
@@ -231,7 +166,7 @@ class Worlds:
         Raises:
             QuotaError: the owner has as many worlds as allowed, or as many bytes.
         """
-        self._check_quota(world.owner)
+        self._owners.check(world.owner, self.all.values())
         moment.shared = True
         if moment is not world.head:
             self._fix(moment, besides=world.id)
@@ -253,8 +188,9 @@ class Worlds:
 
     def rename(self, world: World, name: str) -> None:
         """Call a world something else, also over a restart."""
-        self._taken.discard((world.owner, world.name))
-        world.name = self._free_name(world.owner, name)
+        self._owners.remove(world.owner, world.name)
+        world.name = self._owners.free_name(world.owner, name)
+        self._owners.add(world.owner, world.name)
         self.journal.put([self._row(world)])
 
     def keep(self, world: World, moment: Moment) -> None:
@@ -363,25 +299,15 @@ class Worlds:
         self, owner: str, parent: str | None, head: Moment, cache: str, name: str, room: int | None = None
     ) -> World:
         history: deque[Moment] = deque(maxlen=self.limits.undo)
-        identity, free = self._names + uuid4().hex[:12], self._free_name(owner, name)
+        identity, free = self._names + uuid4().hex[:12], self._owners.free_name(owner, name)
         world = World(identity, owner, parent, head, cache, history, free, room)
         self.all[world.id] = world
-        self._owned[owner] += 1
+        self._owners.add(owner, free)
         return world
-
-    def _free_name(self, owner: str, name: str) -> str:
-        """Take a name: with a number behind it where another world of the owner has it."""
-        free = name
-        while (owner, free) in self._taken:
-            self._numbered[owner, name] += 1
-            free = f"{name} {self._numbered[owner, name] + 1}"
-        self._taken.add((owner, free))
-        return free
 
     def _forget(self, world: World) -> None:
         del self.all[world.id]
-        self._taken.discard((world.owner, world.name))
-        self._owned[world.owner] -= 1
+        self._owners.remove(world.owner, world.name)
 
     def _moment(self, state: WorldState) -> Moment:
         return Moment(next(self._numbers), state.chunk, state)
@@ -466,17 +392,6 @@ class Worlds:
             shutil.rmtree(self._path(cache), ignore_errors=True)
         self.journal.drop_steps(self._garbage - used)
         self._garbage &= used
-
-    def _check_quota(self, owner: str) -> None:
-        count = self._owned[owner]
-        if count >= self.limits.worlds:
-            raise QuotaError(f"{count} worlds are open, which is all that a token may have; close some")
-        size, then = self._sizes.get(owner, (0, 0.0))
-        if time.monotonic() > then + SIZES_SECONDS:
-            size = sum(world.nbytes for world in self.all.values() if world.owner == owner)
-            self._sizes[owner] = size, time.monotonic()
-        if size > self.limits.megabytes * 2**20:
-            raise QuotaError(f"the worlds have {size} bytes; {self.limits.megabytes} MiB are allowed: close some")
 
     def _sweep(self) -> None:
         """Remove caches that a killed server has left behind."""

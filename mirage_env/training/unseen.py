@@ -55,9 +55,8 @@ def train_unseen(
         moves = F.adaptive_avg_pool2d((true.labels == MOVER).float()[:, None], world.latent_size)
         free = free_cells(denoiser, drawn.readout)
         free = torch.ones_like(drawn.readout.observed)[:, None] if free is None else free
-        parts = (drawn.out, drawn.prior, drawn.x, free)
-        observed = drawn.readout.observed[:, None]
-        return _Chunk(*(part[1:] for part in parts), observed[1:], codec.encode(true.images).float(), moves)
+        observed, target = drawn.readout.observed[1:, None], codec.encode(true.images).float()
+        return _Chunk(drawn.out[1:], drawn.prior[1:], drawn.x[1:], free[1:], observed, target, moves)
 
     @torch.no_grad()
     def world_of(generator: torch.Generator) -> _Chunk:
@@ -96,7 +95,14 @@ def train_unseen(
         theirs = torch.cat([at.target, at.observed], 1)
         fooling, learning = painters.game.fooling(ours, step), painters.game.learning(theirs, ours)
         loss = loss + crisp * fooling + learning
-        return {"loss": loss, "unseen": fill, "edges": across + down, "hold": hold, "fooling": fooling, "learning": learning}
+        return {
+            "loss": loss,
+            "unseen": fill,
+            "edges": across + down,
+            "hold": hold,
+            "fooling": fooling,
+            "learning": learning,
+        }
 
     train(painters, loss_fn, folder, config, pace=lambda name: 1.0 if "around" in name or "game" in name else SLOW)
     detail.requires_grad_(False)

@@ -301,7 +301,7 @@ def test_world_that_asks_for_much_does_not_keep_others_waiting(tmp_path):
 def test_fault_of_the_server_is_an_error_of_the_request_and_the_server_lives(url, client, monkeypatch):
     world = client.open(seed=1)
     with monkeypatch.context() as patch:
-        patch.setattr("mirage_env.serving.service.Service._walk_together", lambda *_: 1 / 0)
+        patch.setattr("mirage_env.serving.walks.Walks._walk_together", lambda *_: 1 / 0)
         with pytest.raises(ServingError, match="server failed"):
             world.step(TURN)
     assert world.step(TURN).chunk == 1

@@ -298,7 +298,8 @@ def test_clips_in_a_mirror_are_seen_by_a_mirrored_camera(clips):
     mirrored = point * [-1.0, 1.0, 1.0, 1.0]
     for here, there in zip(clips.cameras(0, [3]), mirror.cameras(0, [3]), strict=True):
         (x, y, z), (x_, y_, z_) = (
-            camera.K_image @ (np.linalg.inv(camera.T_world_cam) @ p)[:3] for camera, p in ((here, point), (there, mirrored))
+            camera.K_image @ (np.linalg.inv(camera.T_world_cam) @ p)[:3]
+            for camera, p in ((here, point), (there, mirrored))
         )
         assert (x_ / z_, y_ / z_) == pytest.approx((here.width - x / z, y / z))
     whole, other = (views_of(c, 0, [3], (64, 64)) for c in (clips, mirror))
