@@ -17,7 +17,7 @@ from mirage_env.world_state import WorldState
 
 
 class Answers:
-    """What worlds of one model show."""
+    """Packs what worlds of one model show."""
 
     def __init__(self, model: WorldModel, start_views: str | None) -> None:
         """See `Service`."""
@@ -67,11 +67,11 @@ class Answers:
 
 
 def names(world: World, moment: Moment) -> dict[str, Any]:
-    """What every answer says first."""
+    """World, moment and chunk, with which every answer begins."""
     return {"world": world.id, "moment": moment.number, "chunk": moment.chunk}
 
 
 def encodings(want: asked.Wanted) -> dict[str, Encoding]:
-    """How pictures are sent."""
+    """Encodings of the pictures that are sent."""
     encoding: Encoding = "png" if want.frames == "none" else want.frames
     return {"frames": encoding, "readout": encoding}

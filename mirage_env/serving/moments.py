@@ -1,4 +1,4 @@
-"""What a server knows of its worlds: moments that never change, and worlds that go from one to the next."""
+"""Moments of worlds, which never change, and worlds that go from one to the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a world of a server begins: from a seed, an image, a photograph, a room, or a cache."""
+"""Options for beginning a world of a server: from a seed, an image, a photograph, a room, or a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose worlds a server holds: how many, how large, and how they are called."""
+"""Owners of worlds: how many they may have, how large, and by which names."""
 
 from __future__ import annotations
 
