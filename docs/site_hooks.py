@@ -7,6 +7,7 @@ turned into links of the site.
 from __future__ import annotations
 
 import importlib.util
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -28,8 +29,10 @@ PAGES = {
     "changelog.md": "CHANGELOG.md",
 }
 """Page of the site to the file it is."""
+NOTEBOOK = "examples/first_steps.ipynb"
 PICTURES = {"curves.png": "mirage_env/weights/rooms/curves.png"}
-SITE = {path: name for name, path in (PAGES | PICTURES).items()} | {"README.md": "index.md", "LICENSE": "index.md"}
+SITE = {path: name for name, path in (PAGES | PICTURES).items()}
+SITE |= {"README.md": "index.md", "LICENSE": "index.md", NOTEBOOK: "notebook.md"}
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")
 
 
@@ -44,12 +47,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files from elsewhere."""
     for name, path in PAGES.items():
         files.append(File.generated(config, name, content=(ROOT / path).read_text()))
+    files.append(File.generated(config, "notebook.md", content=_notebook_page()))
     for name, path in PICTURES.items():
         files.append(File.generated(config, name, abs_src_path=str(ROOT / path)))
     entries = config.plugins["mkdocstrings"].config.enabled
     for name in (*api_pages.PACKAGES, *api_pages.MODULES):
         files.append(File.generated(config, f"reference/{name}.md", content=api_pages.page_of(name, entries)))
     return files
+
+
+def _notebook_page() -> str:
+    """Cells of the notebook, without what they show."""
+    cells = json.loads((ROOT / NOTEBOOK).read_text())["cells"]
+    texts = ["".join(cell["source"]) for cell in cells]
+    code = [cell["cell_type"] == "code" for cell in cells]
+    return "\n\n".join(f"```python\n{t}\n```" if c else t for t, c in zip(texts, code, strict=True))
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

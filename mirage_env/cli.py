@@ -93,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _with_default(words: list[str]) -> list[str]:
     """Name the part of a group that is meant where none is named: `mirage ros --seed 3` runs the world node."""
     group = MIRAGE.parts.get(words[0])
-    if group is None or not group.default or (len(words) > 1 and (words[1] in ("-h", "--help") or words[1][0] != "-")):
+    named = len(words) > 1 and (words[1] in ("-h", "--help") or not words[1].startswith("-"))
+    if group is None or not group.default or named:
         return words
     return [words[0], group.default, *words[1:]]
 

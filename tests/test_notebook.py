@@ -1,6 +1,7 @@
 """Cells of a notebook show worlds: what IPython's own formatter makes of them."""
 
 import io
+import json
 import re
 import sys
 from base64 import b64decode
@@ -12,6 +13,7 @@ pytest.importorskip("IPython", reason="no IPython: pip install 'mirage-env[test]
 
 from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
+from repository import ROOT
 from stand_ins import picture, walled_world_model
 from videos import read_video
 from worlds import cameras_from
@@ -134,3 +136,27 @@ def test_outside_a_notebook_it_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython", None)
     with pytest.raises(MissingPackageError, match="pip install ipython"):
         notebook.enable()
+
+
+SHORT = "chunks_of_a_walk, steps, worlds, rollout, episodes, size = 1, 4, 2, 2, 1, (64, 64)"
+
+
+def test_first_steps_run_from_top_to_bottom(shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    shown = {}
+    for cell in json.loads((ROOT / "examples/first_steps.ipynb").read_text())["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] != "code" or text.startswith("%pip"):
+            continue
+        assert cell["outputs"] == [], "clear the outputs: they would tell of another model"
+        done = shell.run_cell(text)
+        done.raise_error()
+        shown[cell["id"]] = shell.display_formatter.format(done.result)[0]
+        if "parameters" in cell["metadata"].get("tags", ()):
+            assert set(re.findall(r"^\w+(?= =)", text, re.MULTILINE)) == set(re.findall(r"\w+", SHORT.split(" = ")[0]))
+            shell.run_cell(SHORT)
+    assert all("video/mp4" in shown[name]["text/html"] for name in ("start", "left", "right"))
+    assert "the memory from above" in shown["memory"]["text/html"]
+    assert "image/png" in shown["curve"]
+    assert {path.name for path in (tmp_path / "agent").iterdir()} >= {"policy", "curve.png", "evaluations.json"}

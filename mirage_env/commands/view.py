@@ -11,6 +11,7 @@ import tempfile
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 from mirage_env.commands.checks import saved_world
 from mirage_env.commands.serve import START_VIEWS
@@ -60,7 +61,7 @@ def viewing(options: View, open_room: OpenRoom) -> Iterator[str]:
 
 def _opened(options: View, url: str, token: str | None) -> str:
     """The address of the page, which a browser is led to where there is one."""
-    page = f"{url.rstrip('/')}/#{token}" if token else url
+    page = f"{url.rstrip('/')}/#{quote(token, safe='')}" if token else url
     if not options.no_browser and has_display(os.environ, sys.platform):
         webbrowser.open(page)
     return page

@@ -254,6 +254,7 @@ def test_look_tells_and_draws(tmp_path, walked, model, capsys):
         ("train codec", "missing .* --out"),
         ("train codec --out OUT --size 20", "--size is 20; give a multiple of 16"),
         ("train codec --out OUT --minutes 0", "--minutes"),
+        ("ros EMPTY", "there is no command ''; give one of world, policy"),
         ("ros dance", "there is no command 'dance'; give one of world, policy"),
         ("ros --domain 300", "from 0 to 101"),
         ("ros --resume", "--store"),
@@ -269,7 +270,7 @@ def test_mistake_is_one_line_that_names_the_way_out(arguments, says, tmp_path, p
     np.save(tmp_path / "small.npy", np.ones((7, 5), np.float32))
     places = {
         "OUT": tmp_path / "out", "TINY": model, "PHOTO": photo, "POSES": poses, "WALKED": walked,
-        "CACHE": walked / "cache.zarr", "SMALL": tmp_path / "small.npy", "OUT.png": tmp_path / "out.png",
+        "CACHE": walked / "cache.zarr", "SMALL": tmp_path / "small.npy", "OUT.png": tmp_path / "out.png", "EMPTY": "",
     }  # fmt: skip
     code, _, err = run(capsys, *(places.get(word, word) for word in arguments.split()))
     lines = [line for line in err.strip().splitlines() if "the first start compiles" not in line]

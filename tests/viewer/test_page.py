@@ -4,15 +4,21 @@ import io
 import shutil
 import threading
 import time
+from base64 import b64decode
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from page_probes import DROP, MISPAINTED, NEAR_AND_FAR, OFF_SCREEN, OLDER_CAMERA
 from PIL import Image
 from small_rooms import open_room
 from stand_ins import picture, walled_world_model
-from world_server import START_VIEWS
+from videos import read_video
+from world_server import START_VIEWS, tiny_server
 
+from mirage_env.commands.view import viewing
+from mirage_env.commands.view_options import View
 from mirage_env.serving import Address, Service, ServiceOptions, serving
 from mirage_env.serving.app import owner_of
 
@@ -23,13 +29,6 @@ DESKTOP, PHONE = (1280, 800), (390, 844)
 PATIENCE = 60.0
 """Seconds; other processes may share the machine."""
 IDLE = "mirage.driver.idle && !mirage.busy"
-OFF_SCREEN = """
-() => [...document.querySelectorAll("button, select, input, canvas, .pane, #status")].filter((one) => {
-  const { left, top, right, bottom, width } = one.getBoundingClientRect();
-  const shown = width > 0 && getComputedStyle(one).visibility !== "hidden" && !one.closest("#tree");
-  return shown && (left < 0 || top < 0 || right > innerWidth + 0.5 || bottom > innerHeight + 0.5);
-}).map((one) => one.id || one.outerHTML)
-"""
 
 
 @dataclass
@@ -47,6 +46,17 @@ class Shown:
             assert time.monotonic() < end, (script, self.page.evaluate("document.body.innerText"), self.problems)
             self.page.wait_for_timeout(20)
         return found
+
+    def picture(self):
+        """Grey of the large picture, [H, W]."""
+        url = self.page.evaluate("document.querySelector('#imagined').toDataURL()")
+        with Image.open(io.BytesIO(b64decode(url.partition(",")[2]))) as image:
+            return np.asarray(image.convert("L"), np.float64)
+
+    def pose(self):
+        """Position, and what is right and ahead of the camera, after the last chunk."""
+        pose = self.page.evaluate("mirage.chunk.frames.at(-1).pose")
+        return np.array(pose["t"]), np.array(pose["R"][0::3]), np.array(pose["R"][2::3])
 
     def chunks(self, least):
         """Wait until so many are there and no more come: a key that is held long on a busy machine makes several."""
@@ -116,45 +126,63 @@ def test_page_drives_forks_saves_and_shows_errors(shown):
     assert large["width"] == pytest.approx(large["height"], abs=1.0)  # the native aspect
     share = large["width"] * large["height"] / (page.viewport_size["width"] * page.viewport_size["height"])
     assert share > (0.4 if phone else 0.5)
+    start, right, ahead = shown.pose()
     if phone:
         page.locator('[data-move="forward"]').dispatch_event("pointerdown", {"pointerId": 1})
         page.locator('[data-move="forward"]').dispatch_event("pointerup", {"pointerId": 1})
     else:
         page.keyboard.press("w")
     walked = shown.chunks(1)
+    there, *_ = shown.pose()
+    assert there == pytest.approx(start + 0.4 * walked * ahead, abs=1e-3)
     page.keyboard.press("ArrowLeft")
     assert shown.chunks(walked + 1) == walked + 1
+    assert shown.pose()[2] @ right < -0.3
     page.locator("#undo").click()
     shown.until(f"mirage.chunk.number === {walked} && {IDLE}")
     parent = page.evaluate("mirage.world")
+    shown.gate.clear()
+    page.keyboard.press("d")
+    shown.until("mirage.driver.busy")
     page.locator("#fork").click()
-    shown.until(f"mirage.world !== {parent!r} && mirage.worlds.some((w) => w.parent === {parent!r}) && {IDLE}")
-    page.keyboard.press("Space")
-    assert shown.chunks(walked + 1) == walked + 1
+    page.keyboard.press("Space")  # waits for the fork, which waits for the chunk that is being made
+    shown.gate.set()
+    shown.until(f"mirage.world !== {parent!r} && mirage.chunk.number === {walked + 2} && {IDLE}")
+    page.evaluate("mirage.list()")
     fork = page.evaluate("mirage.worlds.find((w) => w.world === mirage.world)")
     first = page.evaluate(f"mirage.worlds.find((w) => w.world === {fork['parent']!r})")
-    assert (fork["chunk"], first["chunk"]) == (walked + 1, walked)
+    assert (fork["chunk"], first["chunk"]) == (walked + 2, walked + 1)
     for _ in range(2):
         page.get_by_role("button", name="save", exact=True).click()
+        assert page.locator("#save-name").input_value() == fork["name"]
         page.locator("#save-name").fill("phone" if phone else "desk")
         page.locator("#save").click()
     shown.until("document.querySelector('#alert').innerText.includes('already; choose another name')")
     if phone:
         page.locator("#worlds-button").click()
+    page.locator("#tree .current [title=rename]").click()
+    page.locator("#new-name").fill(f"kitchen of {fork['world']}")
+    page.keyboard.press("Enter")
+    row = page.locator("#tree .world", has_text=f"kitchen of {fork['world']}")
+    row.wait_for()
     page.locator("#tree .world:not(.current) .go").last.click()
     shown.until(f"mirage.world !== {fork['world']!r} && {IDLE}")
+    row.locator("[title^=close]").click()
+    row.wait_for(state="detached")
 
 
 def test_a_key_is_answered_by_a_warp_before_its_chunk_is_there(shown):
     page = shown.page
-    before = page.evaluate("document.querySelector('#imagined').toDataURL()")
+    before, (_, right, _) = shown.picture(), shown.pose()
     shown.gate.clear()
     page.keyboard.down("d")
     shown.until("mirage.answered > 0")
     assert page.evaluate("mirage.driver.busy && mirage.chunk.number === 0")
-    shown.until(f"document.querySelector('#imagined').toDataURL() !== {before!r}")
     page.wait_for_timeout(300)
     assert page.evaluate("mirage.number") == 1  # held, and no more than one chunk is asked for
+    after, width = shown.picture(), before.shape[1]
+    moved = {by: np.abs(np.roll(before, -by, 1) - after)[:, 60 : width - 60].mean() for by in range(-60, 61, 4)}
+    assert min(moved, key=moved.get) > 0, "who steps to the right sees things move to the left"
     page.keyboard.up("d")
     shown.gate.set()
     shown.chunks(1)
@@ -166,15 +194,19 @@ def test_a_key_is_answered_by_a_warp_before_its_chunk_is_there(shown):
     page.mouse.move(180, 300, steps=3)
     page.mouse.up()
     shown.chunks(2)
-    frames = page.evaluate("mirage.chunk.frames.map((frame) => frame.pose.R)")
-    assert frames[0] != frames[-1]
+    assert shown.pose()[2] @ right > 0.1, "the picture is drawn to the left"
 
 
 def test_panes_swap_frames_play_back_and_recordings_are_downloaded(shown, tmp_path):
     page = shown.page
     page.keyboard.press("r")
-    page.keyboard.press("ArrowRight")
-    shown.chunks(1)
+    page.get_by_role("button", name="paths", exact=True).click()
+    page.locator("#chunks").fill("2")
+    page.locator("#walk").click()
+    assert shown.chunks(2) == 2
+    assert page.evaluate(MISPAINTED) == []
+    near, far = page.evaluate(NEAR_AND_FAR)
+    assert near > far
     page.locator("#strip button").nth(1).click()
     shown.until("document.querySelectorAll('#strip button')[1].ariaCurrent === 'true'")
     page.keyboard.press("p")
@@ -185,31 +217,28 @@ def test_panes_swap_frames_play_back_and_recordings_are_downloaded(shown, tmp_pa
     assert page.locator(".panes .pane").count() == 5
     assert page.evaluate(OFF_SCREEN) == []
     outside = page.evaluate("document.querySelector('#memory').toDataURL()")
+    x, y, goal = page.evaluate(OLDER_CAMERA)
+    page.locator("#memory").click(position={"x": x, "y": y})
+    walked = shown.chunks(3)
+    assert shown.pose()[0] == pytest.approx(goal, abs=1e-3)
     page.locator("#eyes").click()
     shown.until(f"document.querySelector('#memory').toDataURL() !== {outside!r}")
     page.locator("#colouring").select_option("age")
     page.keyboard.press("r")
-    with page.expect_download() as download:
-        page.locator("#film-gif").click()
-    download.value.save_as(tmp_path / "film.gif")
+    for kind in ("gif", "mp4"):
+        with page.expect_download() as download:
+            page.locator(f"#film-{kind}").click()
+        download.value.save_as(tmp_path / f"film.{kind}")
     with Image.open(tmp_path / "film.gif") as film:
-        assert film.n_frames == 4
-
-
-DROP = """
-(bytes) => {
-  const data = new DataTransfer();
-  data.items.add(new File([new Uint8Array(bytes)], "photo.png"));
-  window.dispatchEvent(new DragEvent("drop", { dataTransfer: data, cancelable: true }));
-}
-"""
+        assert film.n_frames == 4 * walked
+    assert len(read_video(tmp_path / "film.mp4")[1]) == 4 * walked
 
 
 def test_a_photograph_is_dropped_and_text_of_people_is_never_run_as_html(shown):
     page, file = shown.page, io.BytesIO()
     Image.fromarray(picture(5)).save(file, "PNG")
     page.evaluate(DROP, list(file.getvalue()))
-    shown.until(f"document.querySelector('#status').innerText.startsWith('photograph: 0') && {IDLE}")
+    shown.until(f"document.querySelector('#status').innerText.startsWith('photo: 0') && {IDLE}")
     assert page.evaluate("document.querySelector('[data-pane=\"true\"]').classList.contains('empty')")
     page.evaluate(DROP, list(b"no picture"))
     shown.says("no image that can be read")
@@ -232,3 +261,25 @@ def test_two_browsers_see_the_same_worlds(shown, browser, server):
     shown.page.keyboard.press("w")
     second.chunks(1)
     other.close()
+
+
+def test_a_token_is_asked_for_until_it_is_right(browser, tmp_path):
+    token = "100 % of a token, #1"
+    with tiny_server(tmp_path, tokens=(token,)) as url:
+        page = browser.new_page()
+        page.goto(url)
+        for given, says in (("wrong", "asks for a token"), (token, "knows no such token")):
+            page.get_by_text(says).wait_for()
+            page.locator("#token").fill(given)
+            page.keyboard.press("Enter")
+        page.get_by_role("heading", name="Open a world").wait_for()
+        page.locator("#seed").fill("3")
+        page.keyboard.press("Enter")
+        Shown(page, threading.Event(), []).says("room 3: 0 chunks")
+        with viewing(View(server=url, token=token, no_browser=True), open_room) as address:
+            other = browser.new_page()
+            other.goto(address)
+        for one in (page, other):
+            one.reload()  # whose address has no token any more
+            Shown(one, threading.Event(), []).says("room 3: 0 chunks")
+            one.close()

@@ -65,11 +65,11 @@ export class Driver {
 
   get end() { return this.track[this.track.length - 1].pose; }
   get busy() { return this.making !== null; }
-  get idle() { return !this.making && !this.waiting.length && !this.keys.size && this.place >= this.track.length - 1; }
+  get idle() { return !this.making && !this.waiting.length && !this.keys.size && !this.tapped && this.place >= this.track.length - 1; }
 
-  /** Move on by so many seconds; gives {frame, pose} to draw. */
-  tick(seconds) {
-    this.#ask();
+  /** Move on by so many seconds; gives {frame, pose} to draw. While it has to wait nothing new is asked for. */
+  tick(seconds, wait = false) {
+    if (!wait) this.#ask();
     const last = this.track.length - 1;
     if (this.looking) {
       this.place = last;

@@ -7,6 +7,14 @@ const $ = (id) => document.getElementById(id);
 const KEYS = { w: "forward", s: "back", a: "left", d: "right", arrowup: "look_up", arrowdown: "look_down",
   arrowleft: "turn_left", arrowright: "turn_right", q: "turn_left", e: "turn_right", " ": "stay" };
 
+/** Give every dialog the same form: its title, what it holds, and a button that does nothing. */
+for (const dialog of document.querySelectorAll("dialog")) {
+  const form = Object.assign(document.createElement("form"), { method: "dialog" });
+  form.append(Object.assign(document.createElement("h2"), { textContent: dialog.dataset.title }), ...dialog.childNodes);
+  if (dialog.dataset.no) form.append(Object.assign(document.createElement("button"), { value: "no", textContent: dialog.dataset.no }));
+  dialog.replaceChildren(form);
+}
+
 /** A connection; a token that the server asks for is in the address, was given before, or is asked for. */
 export async function connected(closed) {
   for (let token = decodeURIComponent(location.hash.slice(1)) || sessionStorage.getItem("token") || ""; ; ) {
@@ -17,6 +25,7 @@ export async function connected(closed) {
       history.replaceState(null, "", location.pathname);  // and not left in it
       return connection;
     } catch {
+      $("token-says").textContent = token ? "The server knows no such token." : "This server asks for a token. It is in the address that mirage view prints, or in the file given to mirage serve.";
       $("token-dialog").showModal();
       await new Promise((resolve) => $("token-dialog").addEventListener("close", resolve, { once: true }));
       token = $("token").value;
@@ -86,9 +95,11 @@ function listenToDrags(page) {
   $("memory").onwheel = (event) => { event.preventDefault(); page.memory.zoom(Math.exp(event.deltaY / 600)); };
 }
 
-function openDialog(page, id) {
+/** Show a dialog with what the page knows now. */
+export function openDialog(page, id) {
   if (id === "open-dialog") $("saved").replaceChildren(...(page.saved ?? []).map((name) => new Option(name)));
   $("open-saved").disabled = !page.saved?.length;
+  if (id === "save-dialog") $("save-name").value = page.name || "my world";
   $(id).showModal();
 }
 
@@ -100,14 +111,18 @@ function listenToDialogs(page) {
   chosen("save-dialog", { save: () => page.save($("save-name").value.trim()) });
   chosen("paths-dialog", { walk: () => page.preset($("preset").value, Number($("chunks").value)) });
   chosen("name-dialog", { rename: () => page.rename($("name-dialog").dataset.world, $("new-name").value.trim()) });
-  const film = (to) => page.recorder.download(to, page.about.frames_per_second).catch((error) => page.fail(error));
-  chosen("film-dialog", { mp4: () => film("mp4"), gif: () => film("gif"), no: () => page.recorder.drop() });
+  chosen("film-dialog", { no: () => page.recorder.drop() });
+  for (const to of ["mp4", "gif"]) $(`film-${to}`).onclick = () => download(page, to);
   $("metres").oninput = () => (page.driver.stride.metres = Number($("metres").value));
   $("degrees").oninput = () => (page.driver.stride.radians = (Number($("degrees").value) * Math.PI) / 180);
 }
 
 function listenToFiles(page) {
-  const photo = async (file) => { if (file) await page.open({}, { photo: bytesArray(new Uint8Array(await file.arrayBuffer())) }); };
+  const photo = async (file) => {
+    if (!file) return;
+    const name = file.name.replace(/\.[^.]*$/, "").replace(/[^\p{L}\p{N}_ ().'-]+/gu, " ").replace(/^[^\p{L}\p{N}_]+/u, "").slice(0, 40).trim();
+    await page.open(name ? { name } : {}, { photo: bytesArray(new Uint8Array(await file.arrayBuffer())) });
+  };
   $("photo").onchange = () => { $("open-dialog").close("no"); photo($("photo").files[0]); $("photo").value = ""; };
   addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
   addEventListener("dragleave", () => document.body.classList.remove("dropping"));
@@ -123,7 +138,16 @@ function record(page) {
   $("record").classList.toggle("on", on);
   $("record").textContent = on ? "stop rec." : "record";
   if (on) return;
-  $("film-length").textContent = `${length} frames, ${(length / page.about.frames_per_second).toFixed(1)} s`;
+  $("film-length").textContent = filmLength(page);
   if (length) $("film-dialog").showModal();
   else page.fail(new Error("nothing was recorded; press record, walk, and press it again"));
+}
+
+const filmLength = ({ recorder: { frames }, about }) => `${frames.length} frames, ${(frames.length / about.frames_per_second).toFixed(1)} s`;
+
+async function download(page, to) {
+  $("film-length").textContent = `making the ${to} ...`;
+  try { await page.recorder.download(to, page.about.frames_per_second); }
+  catch (error) { $("film-dialog").close(); page.fail(error); }
+  $("film-length").textContent = filmLength(page);
 }

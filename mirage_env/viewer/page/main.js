@@ -2,7 +2,7 @@
 
 import { Chunks, framesOf, pictureOf } from "./chunks.js";
 import { Driver } from "./driver.js";
-import { connected, listen } from "./input.js";
+import { connected, listen, openDialog } from "./input.js";
 import { MemoryView } from "./memory.js";
 import { bitmap, paint, paintDepth, paintUnknown } from "./panes.js";
 import { fromRows, toRows, upOf } from "./poses.js";
@@ -24,6 +24,7 @@ class Page {
     this.chunks = new Chunks();
     this.film = null;  // what is played back, in the place of the drive
     this.world = null;
+    this.busy = 0;  // ways to other worlds or moments
   }
 
   async start() {
@@ -36,7 +37,7 @@ class Page {
     listen(this);
     await this.list();
     if (this.worlds.length) await this.enter(this.worlds[0].world);
-    else $("open-dialog").showModal();
+    else openDialog(this, "open-dialog");
     setInterval(() => this.list().catch(() => {}), POLL);
     requestAnimationFrame((now) => this.draw(now, now));
   }
@@ -61,13 +62,18 @@ class Page {
     if (again) await this.enter(this.world);
   }
 
+  /** Go to another world or moment. Keys that are pressed on the way wait until it is there. */
+  async go(act) {
+    this.busy++;
+    try { await act(); } catch (error) { this.fail(error); } finally { this.busy--; }
+  }
+
   /** Go on in a world: where it is now. */
-  async enter(world) {
-    this.busy = true;
-    try {
-      this.arrive(await this.call("look", { world, want: { ...WANT, frames: "jpeg" } }));
+  enter(world) {
+    return this.go(async () => {
+      await this.arrive(await this.call("look", { world, want: { ...WANT, frames: "jpeg" } }));
       await this.list();
-    } catch (error) { this.fail(error); } finally { this.busy = false; }
+    });
   }
 
   /** Stand where an answer says that a world is. */
@@ -86,29 +92,31 @@ class Page {
     await this.remember();
   }
 
-  async open(body, arrays) {
+  open(body, arrays) {
     this.say("opening ...");
-    this.busy = true;
-    try {
+    return this.go(async () => {
       this.up = null;
       await this.arrive(await this.call("open", { want: { ...WANT, frames: "jpeg" }, ...body }, arrays));
       await this.list();
-    } catch (error) { this.fail(error); } finally { this.busy = false; }
+    });
   }
 
-  async undo() {
+  undo() {
     this.driver.stop();
-    try { await this.arrive(await this.call("undo", { world: this.world, want: { ...WANT, frames: "jpeg" } })); }
-    catch (error) { this.fail(error); }
+    return this.go(async () => {
+      await this.walking;  // what is being made is undone
+      await this.arrive(await this.call("undo", { world: this.world, want: { ...WANT, frames: "jpeg" } }));
+    });
   }
 
-  async fork() {
-    try {
+  fork() {
+    return this.go(async () => {
+      await this.walking;  // what is being made belongs to both
       const { header } = await this.call("fork", { world: this.world });
       this.world = header.world;
       await this.list();
       this.say(`goes on as ${header.name}; the other one stays as it is`);
-    } catch (error) { this.fail(error); }
+    });
   }
 
   async closeWorld(world) {
@@ -146,7 +154,7 @@ class Page {
       this.recorder.add(chunk.frames);
       this.remember();
     });
-    done.catch(() => { if (world === this.world && this.number >= number) this.number = number - 1; });
+    this.walking = done.catch(() => { if (world === this.world && this.number >= number) this.number = number - 1; });
     return { preview, done };
   }
 
@@ -216,7 +224,7 @@ class Page {
   // Drawing ----------------------------------------------------------------------------------------------------------
 
   draw(now, before) {
-    const seconds = Math.min(0.1, (now - before) / 1000), live = this.driver.tick(seconds);
+    const seconds = Math.min(0.1, (now - before) / 1000), live = this.driver.tick(seconds, this.busy > 0);
     const shown = this.film ? this.playback(seconds) : live;
     if (shown.frame) {
       const changed = this.warp.draw(shown.frame, shown.pose, this.lens);
@@ -241,10 +249,11 @@ class Page {
 
   saying = "";
 
+  get name() { return this.worlds?.find(({ world }) => world === this.world)?.name ?? ""; }
+
   say(text) {
     this.saying = text;
-    const name = this.worlds?.find(({ world }) => world === this.world)?.name ?? "";
-    $("status").textContent = [name, text || this.said].filter(Boolean).join(": ");
+    $("status").textContent = [this.name, text || this.said].filter(Boolean).join(": ");
   }
 
   fail(error) {

@@ -36,7 +36,7 @@ export const bytesArray = (bytes) => ({ dtype: "uint8", shape: [bytes.length], e
 export class Connection {
   /** `closed` is called once when the connection is gone. */
   constructor(token, closed) {
-    const encoded = btoa(token).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+    const encoded = btoa(String.fromCharCode(...new TextEncoder().encode(token))).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
     const address = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/socket`;
     this.socket = new WebSocket(address, token ? [PROTOCOL, `${PROTOCOL}.token.${encoded}`] : [PROTOCOL]);
     this.socket.binaryType = "arraybuffer";
