@@ -11,8 +11,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections import Counter
-from functools import cache
+from functools import cache, partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import doc_commands
@@ -20,6 +22,7 @@ import gymnasium
 import numpy as np
 import pytest
 import yaml
+from browsers import chromium
 from doc_blocks import FENCE, PAGES, blocks_of, inline_commands, script_of, unresolved
 from PIL import Image
 from repository import ROOT, repository_files
@@ -127,20 +130,54 @@ def test_no_command_hides_in_an_indented_block(page):
     assert not re.findall(r"^ {4,}(?:mirage|pip|python) .*", text, re.MULTILINE), "fence it with ```bash"
 
 
-def test_site_builds_without_a_warning(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+SEARCHES = {
+    "WorldModel.step": "reference/mirage_env/#mirage_env.WorldModel.step",
+    "cmd_vel": "ros/",
+    "fork": "fork",
+    "check_world_env": "check_world_env",
+}
+"""What people look for, and what is in the address of one of the first three results."""
+
+
+class SilentFiles(SimpleHTTPRequestHandler):
+    """Serves files and logs nothing."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Folder of the pages, built as readers get them."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for page in ("index.html", "model_card/index.html", "benchmarks/index.html", "faq/index.html", "notebook/index.html"):
-        assert (tmp_path / page).is_file()
-    assert (tmp_path / "curves.png").is_file()
+    return folder
+
+
+def test_site_builds_without_a_warning_and_has_every_public_name(site):
+    for page in (".", "model_card", "benchmarks", "faq", "notebook"):
+        assert (site / page / "index.html").is_file()
+    assert (site / "curves.png").is_file()
     for package in api_pages.PACKAGES:
-        page = (tmp_path / f"reference/{package}/index.html").read_text()
+        page = (site / f"reference/{package}/index.html").read_text()
         missing = [name for name in api_pages.public_names(package) if f'id="{package}.{name}"' not in page]
         assert not missing, package
-    index = json.loads((tmp_path / "search/search_index.json").read_text())["docs"]
-    for words in ("WorldModel.step", "cmd_vel", "fork", "check_world_env"):
-        assert any(words in entry["title"] + entry["text"] for entry in index), words
+
+
+def test_search_leads_to_names_topics_and_verbs(site):
+    handler = partial(SilentFiles, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, chromium() as browser:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
+            page.goto(f"http://127.0.0.1:{server.server_port}")
+            for words, where in SEARCHES.items():
+                page.locator("[data-md-component=search-query]").fill(words)
+                page.locator(f".md-search-result__item:nth-child(-n+3) a[href*='{where}']").first.wait_for()
+        finally:
+            server.shutdown()
 
 
 def test_every_package_with_public_names_is_in_the_reference():

@@ -147,7 +147,7 @@ def test_first_steps_run_from_top_to_bottom(shell, tmp_path, monkeypatch):
     shown = {}
     for cell in json.loads((ROOT / "examples/first_steps.ipynb").read_text())["cells"]:
         text = "".join(cell["source"])
-        if cell["cell_type"] != "code" or text.startswith("%pip"):
+        if cell["cell_type"] != "code" or "%pip" in text:
             continue
         assert cell["outputs"] == [], "clear the outputs: they would tell of another model"
         done = shell.run_cell(text)

@@ -1,7 +1,6 @@
 """The page in a real browser: it answers at once, drives, forks, saves, records and says what went wrong."""
 
 import io
-import shutil
 import threading
 import time
 from base64 import b64decode
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from browsers import chromium
 from page_probes import DROP, MISPAINTED, NEAR_AND_FAR, OFF_SCREEN, OLDER_CAMERA
 from PIL import Image
 from small_rooms import open_room
@@ -22,9 +22,6 @@ from mirage_env.commands.view_options import View
 from mirage_env.serving import Address, Service, ServiceOptions, serving
 from mirage_env.serving.app import owner_of
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-first-run"]
-ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 DESKTOP, PHONE = (1280, 800), (390, 844)
 PATIENCE = 60.0
 """Seconds; other processes may share the machine."""
@@ -88,13 +85,8 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'mirage-env[test]'")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed; on Debian: apt install chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

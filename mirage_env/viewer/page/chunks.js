@@ -33,3 +33,5 @@ export const framesOf = ({ parts, type }, rows) => Promise.all(parts.map(async (
   ({ picture: await bitmap(part, type), jpeg: part, pose: fromRows(rows[i]), depth: null })));
 
 export const pictureOf = ({ parts, type }) => bitmap(parts[0], type);
+
+export const countOf = (chunks) => `${chunks} ${chunks === 1 ? "chunk" : "chunks"}`;

@@ -90,6 +90,7 @@ function listenToDrags(page) {
   });
   dragged($("memory"), (dx, dy) => page.memory.turn(-3 * dx, 3 * dy), (x, y) => {
     const pose = page.memory.cameraAt(x, y);
+    if (pose) page.film = null;
     try { if (pose) page.driver.goTo(pose); } catch (error) { page.fail(error); }
   });
   $("memory").onwheel = (event) => { event.preventDefault(); page.memory.zoom(Math.exp(event.deltaY / 600)); };
@@ -113,8 +114,14 @@ function listenToDialogs(page) {
   chosen("name-dialog", { rename: () => page.rename($("name-dialog").dataset.world, $("new-name").value.trim()) });
   chosen("film-dialog", { no: () => page.recorder.drop() });
   for (const to of ["mp4", "gif"]) $(`film-${to}`).onclick = () => download(page, to);
-  $("metres").oninput = () => (page.driver.stride.metres = Number($("metres").value));
-  $("degrees").oninput = () => (page.driver.stride.radians = (Number($("degrees").value) * Math.PI) / 180);
+  const strides = { metres: (x) => ({ metres: x }), degrees: (x) => ({ radians: (x * Math.PI) / 180 }) };
+  for (const [id, stride] of Object.entries(strides)) {
+    $(id).oninput = () => {
+      Object.assign(page.driver.stride, stride(Number($(id).value)));
+      $(id).previousElementSibling.textContent = `${$(id).value} ${id} a key`;
+    };
+    $(id).oninput();
+  }
 }
 
 function listenToFiles(page) {
@@ -133,7 +140,8 @@ function listenToFiles(page) {
   });
 }
 
-function record(page) {
+async function record(page) {
+  if (page.recorder.on) await page.walking;  // its frames are shown before they are here
   const on = page.recorder.toggle(), { length } = page.recorder.frames;
   $("record").classList.toggle("on", on);
   $("record").textContent = on ? "stop rec." : "record";

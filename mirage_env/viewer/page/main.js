@@ -1,6 +1,6 @@
 // The page: shows a world of the server, drives it, and keeps the panes, the film strip and the tree up to date.
 
-import { Chunks, framesOf, pictureOf } from "./chunks.js";
+import { Chunks, countOf, framesOf, pictureOf } from "./chunks.js";
 import { Driver } from "./driver.js";
 import { connected, listen, openDialog } from "./input.js";
 import { MemoryView } from "./memory.js";
@@ -161,7 +161,7 @@ class Page {
   showChunk(chunk, header) {
     this.chunk = chunk;
     const percent = Math.round(100 * header.coverage), kib = Math.round(header.memory_bytes / 1024);
-    this.said = `${header.chunk} chunks, ${header.memory_points} tokens, ${kib} KiB, ${percent} % known`;
+    this.said = `${countOf(header.chunk)}, ${header.memory_points} tokens, ${kib} KiB, ${percent} % known`;
     this.say("");
     this.showStrip(chunk);
     const last = chunk.frames[chunk.frames.length - 1];
@@ -288,6 +288,7 @@ class Page {
   }
 
   async preset(path, chunks) {
+    this.film = null;
     try { this.driver.follow((await this.call("preset", { world: this.world, path, chunks })).header.poses.map(fromRows)); }
     catch (error) { this.fail(error); }
   }

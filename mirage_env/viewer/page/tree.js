@@ -1,5 +1,6 @@
 // The tree of worlds: a fork hangs below the world that it began in.
 
+import { countOf } from "./chunks.js";
 import { paint } from "./panes.js";
 
 export class Tree {
@@ -36,7 +37,7 @@ export class Tree {
     const canvas = document.createElement("canvas"), picture = this.pictures.get(world.world);
     if (picture) paint(canvas, picture);
     const name = Object.assign(document.createElement("span"), { textContent: world.name });
-    go.append(canvas, name, Object.assign(document.createElement("small"), { textContent: `${world.chunk} chunks` }));
+    go.append(canvas, name, Object.assign(document.createElement("small"), { textContent: countOf(world.chunk) }));
     row.append(go, button("✎", "rename", () => this.acts.rename(world)), button("✕", "close this world", () => this.acts.close(world.world)));
     return row;
   }

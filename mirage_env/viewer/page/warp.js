@@ -54,8 +54,8 @@ export class Warp {
     gl.uniform4fv(this.where.lens, lens);
     gl.uniformMatrix3fv(this.where.R, true, R);
     gl.uniform3fv(this.where.t, t);
-    // What lies behind an edge is not known: it stays dark, the more the farther the camera has moved.
-    gl.uniform1f(this.where.light, Math.max(0.22, 1 - 8 * Math.hypot(...t)));
+    // What lies behind an edge is not known: it is drawn darker, the more the farther the camera has moved.
+    gl.uniform1f(this.where.light, Math.max(0.5, 1 - 4 * Math.hypot(...t)));
     gl.drawElements(gl.TRIANGLES, this.torn, gl.UNSIGNED_SHORT, 2 * this.whole);
     gl.uniform1f(this.where.light, 1);
     gl.drawElements(gl.TRIANGLES, this.whole, gl.UNSIGNED_SHORT, 0);
