@@ -135,10 +135,12 @@ def pose_from_vector(vector: ArrayT) -> ArrayT:  # [..., 7] or [..., 6] -> [...,
         InvalidPoseError: not seven or six finite numbers, or a quaternion whose length is not 1 within 1 %.
     """
     vector = _array(vector)
-    if vector.shape[-1:] not in ((6,), (7,)) or not bool(_library(vector).isfinite(vector).all()):
+    good = vector.shape[-1:] in ((6,), (7,))
+    finite = _library(vector).isfinite(vector)
+    if not good or not bool(finite.all()):
+        came = vector[~finite.all(-1)][0].tolist() if good and vector.ndim > 1 else vector.tolist()
         raise InvalidPoseError(
-            f"a pose vector is {vector.tolist()}; give 7 finite numbers x, y, z, qw, qx, qy, qz, or 6 with a rotation "
-            "vector"
+            f"a pose vector is {came}; give 7 finite numbers x, y, z, qw, qx, qy, qz, or 6 with a rotation vector"
         )
     if vector.shape[-1] == 6:
         return _motion(rotation_from_vector(vector[..., 3:]), vector[..., :3])

@@ -11,6 +11,7 @@ import tyro
 from mirage_env.commands.checks import blaming, saved_world
 from mirage_env.commands.text_tables import cache_table
 from mirage_env.commands.walk import File, Text
+from mirage_env.errors import InvalidOptionError
 from mirage_env.models.model_options import ModelOptions, Networks
 
 
@@ -37,6 +38,8 @@ def run_look(options: Look) -> list[str]:
     """
     from mirage_env.store import load_world, open_cache
 
+    if options.out is not None and options.out.suffix.lower() != ".png":
+        raise InvalidOptionError(f"--out: {options.out} is no .png, which the map is; give it that ending")
     place = saved_world(options.world)
     info = open_cache(place)
     lines = [cache_table(info)]

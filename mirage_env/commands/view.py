@@ -86,4 +86,6 @@ def _bytes(image: Path) -> bytes:
     try:
         return read_regular(image, MOST_BYTES)
     except OSError as error:
-        raise InvalidImageError(f"--image: {image} cannot be read ({error})") from error
+        raise InvalidImageError(
+            f"--image: {image} cannot be read ({error.strerror}); give a JPEG or PNG that is there"
+        ) from error

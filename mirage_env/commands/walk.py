@@ -149,8 +149,8 @@ def _check_start(options: Walk) -> None:
         raise InvalidOptionError(f"--fov: it is {options.fov:g} degrees; give more than 0 and less than 180")
     if options.turn is not None and not (options.turn > 0.0 and math.isfinite(options.turn)):
         raise InvalidOptionError(f"--turn: it is {options.turn:g} degrees; give a positive number")
-    if options.seed is not None and options.seed < 0:
-        raise InvalidOptionError(f"--seed: it is {options.seed}; give a number from 0")
+    if options.seed is not None and not 0 <= options.seed < 2**63:
+        raise InvalidOptionError(f"--seed: it is {options.seed}; give a number from 0 to {2**63 - 1}")
     if options.chunks is not None and options.chunks < 1:
         raise InvalidOptionError(f"--chunks: it is {options.chunks}; give at least 1")
 

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Literal
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mirage_env.errors import InvalidImageError
 from mirage_env.files.regular import read_regular
@@ -69,7 +69,8 @@ def open_picture(
         data = source if isinstance(source, bytes) else read_regular(source, MOST_BYTES)
         return _decoded(data, mode, formats, most_pixels, upright)
     except DAMAGES as error:
-        why = str(error) or type(error).__name__
+        other = isinstance(error, UnidentifiedImageError)
+        why = "its bytes are of another kind" if other else str(error) or type(error).__name__
         raise InvalidImageError(
             f"{named} is no image that can be read ({why}); give one of {', '.join(formats)} with at most "
             f"{most_pixels / 1e6:g} million pixels"

@@ -207,6 +207,9 @@ def test_look_tells_and_draws(tmp_path, walked, model, capsys):
         ("walk C --out OUT --estimate-depth", "--estimate-depth goes with --seed"),
         ("walk C --out OUT --prompt x", "--prompt: a saved world has its own"),
         ("walk --out OUT --seed -1", "--seed: it is -1"),
+        ("walk --out OUT --seed 99999999999999999999", "--seed: it is 9+; give a number from 0 to"),
+        ("walk --out OUT --image POSES --model TINY", "its bytes are of another kind"),
+        ("walk --out OUT --seed 1 --path NAN --model TINY", r"--path: a pose vector is \[nan(, nan){6}\]; give 7"),
         ("walk --out OUT --seed seven", "--seed: 'seven' is no INT"),
         ("walk --out OUT --sede 7", "Perhaps you meant: --seed"),
         ("walk --seed 7", "missing .* --out"),
@@ -233,6 +236,8 @@ def test_look_tells_and_draws(tmp_path, walked, model, capsys):
         ("walk nowhere.zarr --out OUT --model TINY", "WORLD: there is no cache at nowhere.zarr"),
         ("walk --out WALKED --seed 1 --model TINY", "--out: .*walk.mp4 is there already.*--overwrite"),
         ("look", "missing .* WORLD"),
+        ("look CACHE --out map.jpg", "--out: map.jpg is no .png"),
+        ("view --image nowhere.png --no-browser", "--image: nowhere.png cannot be read .*; give a JPEG or PNG"),
         ("look nowhere.zarr", "no cache at nowhere.zarr"),
         ("look CACHE --out OUT.png --model nowhere", "--model: no world model 'nowhere'"),
         ("view WALKED --image a.png", "--image and WORLD were both given"),
@@ -267,10 +272,12 @@ def test_look_tells_and_draws(tmp_path, walked, model, capsys):
 def test_mistake_is_one_line_that_names_the_way_out(arguments, says, tmp_path, photo, walked, model, capsys):
     poses = tmp_path / "poses.npy"
     np.save(poses, np.tile(np.eye(4), (6, 1, 1)))
+    np.save(tmp_path / "nan.npy", np.full((5, 7), np.nan))
     np.save(tmp_path / "small.npy", np.ones((7, 5), np.float32))
     places = {
         "OUT": tmp_path / "out", "TINY": model, "PHOTO": photo, "POSES": poses, "WALKED": walked,
-        "CACHE": walked / "cache.zarr", "SMALL": tmp_path / "small.npy", "OUT.png": tmp_path / "out.png", "EMPTY": "",
+        "CACHE": walked / "cache.zarr", "SMALL": tmp_path / "small.npy", "OUT.png": tmp_path / "out.png",
+        "EMPTY": "", "NAN": tmp_path / "nan.npy",
     }  # fmt: skip
     code, _, err = run(capsys, *(places.get(word, word) for word in arguments.split()))
     lines = [line for line in err.strip().splitlines() if "the first start compiles" not in line]

@@ -26,6 +26,7 @@ export class Tree {
       return item;
     });
     this.list.replaceChildren(...branch(null));
+    this.list.querySelector(".current")?.scrollIntoView({ block: "nearest" });
   }
 
   #row(world, current) {
