@@ -42,7 +42,7 @@ EXTRAS = {
 SHORTER = (
     (r"Argument helptext:.*", ""),
     (r"Error parsing (--[\w-]+):", r"\1:"),
-    (r"Error parsing \w+: ", ""),
+    (r"Error parsing [\w.-]+: ", ""),
     (r"no type matching (?:\{None\})?\W?(\S+) could be instantiated from \[(.*?)\].*", r"\2 is no \1"),
     (r" in mirage [\w -]*--help", ""),
     (r"[\s.]+$", ""),

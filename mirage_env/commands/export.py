@@ -94,8 +94,9 @@ def _export_world(options: Export) -> str:
     from mirage_env.store import load_world, open_cache
 
     place = saved_world(options.source)
+    written_by = open_cache(place).model
     with blaming("--model"):
-        model = options.networks.load(options.model or open_cache(place).model)
+        model = options.networks.load(options.model or written_by)
     memory = load_world(place, model).memory
     if not isinstance(memory, LatentMemory):
         raise InvalidOptionError(f"{place} keeps a {type(memory).__name__}; only latent memories are exported")

@@ -106,11 +106,15 @@ def tokens(file: Path | None) -> tuple[str, ...]:
     """Read the lines of a file of tokens.
 
     Raises:
-        InvalidOptionError: there is none in it.
+        InvalidOptionError: it cannot be read, or there is none in it.
     """
     if file is None:
         return ()
-    lines = tuple(line.strip() for line in file.read_text("utf-8", "replace").splitlines() if line.strip())
+    try:
+        text = file.read_text("utf-8", "replace")
+    except OSError as error:
+        raise InvalidOptionError(f"--token-file: {file} cannot be read ({error.strerror}); give a text file") from error
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not lines:
         raise InvalidOptionError(f"--token-file: {file} is empty; write a token of 16 characters or more per line")
     return lines

@@ -39,7 +39,10 @@ class Address:
         if short := [
             token for token in self.tokens if len(token) < 16 or not token.isascii() or not token.isprintable()
         ]:
-            raise InvalidOptionError(f"{len(short)} tokens are no 16 or more printable ASCII characters")
+            raise InvalidOptionError(
+                f"--token-file: {len(short)} of {len(self.tokens)} lines are no token; write 16 or more printable "
+                "ASCII characters on each"
+            )
         if (self.certificate is None) != (self.key is None):
             raise InvalidOptionError("TLS needs both --certificate and --key")
 
@@ -109,6 +112,9 @@ def bound(address: Address) -> Iterator[socket.socket]:
             listening.bind(place)
             closed_on_error.pop_all()
     except OSError as error:
-        raise InvalidOptionError(f"{address.host}:{address.port} cannot be listened at: {error}") from error
+        why = error.strerror or error
+        raise InvalidOptionError(
+            f"{address.host}:{address.port} cannot be listened at ({why}); give --host an address of this machine"
+        ) from error
     with listening:
         yield listening

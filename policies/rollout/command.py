@@ -14,6 +14,7 @@ from mirage_env.files import parse_json
 from mirage_env.models.model_options import ModelOptions, Networks
 from policies.rollout.loop import Recipe
 from policies.rollout.plan import RolloutPlan, Shard
+from policies.rollout.policy_names import check_policy
 from policies.rollout.runner import Done, run_plan
 
 Worlds = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[WORLDS]", help_behavior_hint="")]
@@ -77,6 +78,7 @@ def run_rollout(options: Rollout) -> tuple[RolloutPlan, Iterator[Done]]:
     """
     if options.out is None:
         raise InvalidOptionError("--out: give a folder for the episodes")
+    check_policy(options.policy)
     recipe = Recipe(
         env=options.env,
         task=options.task,

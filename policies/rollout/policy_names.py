@@ -48,6 +48,7 @@ def make_policy(name: str, env: gymnasium.Env[Any, Any], options: Mapping[str, A
         InvalidOptionError: an unknown policy, options that it does not take, or a planner without a world model.
         PolicyError: a learned policy that is damaged, or does not fit the environment.
     """
+    check_policy(name)
     given = dict(options or {})
     try:
         if name == "random":
@@ -59,14 +60,24 @@ def make_policy(name: str, env: gymnasium.Env[Any, Any], options: Mapping[str, A
         if ":" in name:
             policy: Policy = _imported(name)(env, **given)
             return policy
-        if Path(name).is_dir():
-            return _learned(env, Path(name), **given)
+        return _learned(env, Path(name), **given)
     except TypeError as error:
         raise InvalidOptionError(f"the policy {name!r} does not take the options {given}: {error}") from error
-    raise InvalidOptionError(
-        f"the policy is {name!r}; choose one of {', '.join(NAMES)}, or give 'module:function' or "
-        "the folder of a learned policy"
-    )
+
+
+def check_policy(name: str) -> None:
+    """Check that a name is that of a policy, before there is an environment for it.
+
+    Raises:
+        InvalidOptionError: no policy has it.
+    """
+    if ":" in name and name not in NAMES:
+        _imported(name)
+    elif name not in NAMES and not Path(name).is_dir():
+        raise InvalidOptionError(
+            f"the policy is {name!r}; choose one of {', '.join(NAMES)}, or give 'module:function' or "
+            "the folder of a learned policy"
+        )
 
 
 def _planner(env: gymnasium.Env[Any, Any], options: dict[str, Any]) -> Policy:

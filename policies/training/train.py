@@ -72,6 +72,7 @@ def train_policy(options: TrainPolicy, make_worlds: MakeWorlds, progress: bool =
         worlds = make_worlds(options.env, options.worlds, SPLITS["train"])
         together = stack.enter_context(closing(_together(worlds, options)))
         trainer = _Trainer(options, together)
+        (options.out / "checkpoints").mkdir(parents=True, exist_ok=True)
         trainer.resume()
         evaluator = _Evaluator(options, make_worlds, stack)
         _write_run(options, worlds)
@@ -256,7 +257,6 @@ def _begin(options: TrainPolicy) -> None:
         options.check_same(before)
     elif options.out.exists() and {path.name for path in options.out.iterdir()} - BEFORE_RUN:
         raise PolicyError(f"{options.out} holds something else than a training; give an empty or new folder")
-    (options.out / "checkpoints").mkdir(parents=True, exist_ok=True)
 
 
 def _write_run(options: TrainPolicy, worlds: Worlds) -> None:

@@ -34,7 +34,7 @@ def read_cameras(path: str | Path) -> CameraPath:
     """
     path = Path(path)
     if not path.exists():
-        raise InvalidOptionError(f"there is no camera file {path}")
+        raise InvalidOptionError(f"there is no camera file {path}; give a file or COLMAP folder that is there")
     if path.is_dir() or path.name.split(".")[0] in ("images", "cameras", "points3D"):
         if (model := find_model(path)) is not None:
             return read_colmap(model)

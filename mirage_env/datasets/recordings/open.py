@@ -45,7 +45,9 @@ def open_recording(
     """
     source = Path(source)
     if not source.exists():
-        raise InvalidOptionError(f"there is no recording {source}")
+        raise InvalidOptionError(
+            f"there is no recording {source}; give a folder, bag, video or camera file that is there"
+        )
     if is_lerobot(source):
         options = lerobot or LeRobotOptions()
         if cameras is not None:
