@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -45,6 +46,15 @@ class Address:
             )
         if (self.certificate is None) != (self.key is None):
             raise InvalidOptionError("TLS needs both --certificate and --key")
+        if self.certificate is not None and self.key is not None:
+            try:
+                ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(self.certificate, self.key)
+            except OSError as error:
+                why = error.strerror or error
+                raise InvalidOptionError(
+                    f"--certificate {self.certificate} and --key {self.key} cannot be used ({why}); give a certificate "
+                    "and its key, both PEM"
+                ) from error
 
 
 def server_of(service: Answering, address: Address) -> uvicorn.Server:

@@ -250,6 +250,10 @@ def test_look_tells_and_draws(tmp_path, walked, model, capsys):
         ("rollout --out OUT --policy nosuch", "the policy is 'nosuch'; choose one of random"),
         ("train-policy --out OUT --env Nope-v0", "no environment 'Nope-v0'"),
         ("serve --token-file nowhere --worlds OUT", "--token-file: nowhere cannot be read"),
+        (
+            "serve --certificate nowhere --key nowhere --worlds OUT",
+            "nowhere cannot be used .*; give a certificate",
+        ),
         ("eval loop --out OUT --worlds 0", "eval loop: worlds and batch must be at least 1"),
         ("rollout --out OUT --policy-options speed", "is no name=value"),
         ("model", "expected one of .check, convert, embed"),
