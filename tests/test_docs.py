@@ -131,7 +131,7 @@ def test_no_command_hides_in_an_indented_block(page):
 
 
 SEARCHES = {
-    "WorldModel.step": "reference/mirage_env/#mirage_env.WorldModel.step",
+    "WorldModel.step": "WorldModel.step",
     "cmd_vel": "ros/",
     "fork": "fork",
     "check_world_env": "check_world_env",
@@ -173,8 +173,10 @@ def test_search_leads_to_names_topics_and_verbs(site):
         try:
             page = browser.new_page(viewport={"width": 1280, "height": 800})
             page.goto(f"http://127.0.0.1:{server.server_port}")
+            field = page.locator("[data-md-component=search-query]")
             for words, where in SEARCHES.items():
-                page.locator("[data-md-component=search-query]").fill(words)
+                field.fill("")
+                field.press_sequentially(words)
                 page.locator(f".md-search-result__item:nth-child(-n+3) a[href*='{where}']").first.wait_for()
         finally:
             server.shutdown()
