@@ -46,7 +46,7 @@ RULES = (
         ),
     ),
     Only(("minari",), ("mirage_env/episodes/minari.py",)),
-    Only(("pyarrow",), ("mirage_env/episodes/lerobot.py", "mirage_env/datasets/recordings/lerobot.py")),
+    Only(("pyarrow",), ("mirage_env/episodes/lerobot.py", "mirage_env/datasets/recordings/parquet_tables.py")),
     Only(("obstore",), ("mirage_env/store/backends/object_store.py",)),
     Only(("icechunk",), ("mirage_env/store/icechunk_history.py",)),
     Only(("rclpy",), ("ros_bridge/_ros.py",)),

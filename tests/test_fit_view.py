@@ -117,6 +117,7 @@ WRONG_ONES = {
     "NaN": (np.full((32, 32, 3), np.nan), "NaN"),
     "inf": (np.full((32, 32, 3), np.inf), "NaN or infinite"),
     "float beyond 255": (np.full((32, 32, 3), 999.0), "from 999 to 999"),
+    "bytes in uint16": (halves().astype(np.uint16), "cast it to uint8"),
     "negative integers": (np.full((32, 32, 3), -1), "from -1"),
     "words": ([["a", "b"]], "shape"),
     "nothing": (None, "shape"),
@@ -171,6 +172,7 @@ def test_what_was_done_is_said():
     assert "centre-cropped to 75% of 64 x 48" in note
     assert "resized to 32 x 32" in note
     assert fit_view(halves(32, 32), SIZE).note == ""
+    assert "where the sensor has 12 bits" in fit_view(halves().astype(np.uint16) * 16, SIZE).note
 
 
 # Cameras

@@ -19,6 +19,8 @@ from mirage_env.interfaces import MOVER, SKY, STATIC
 
 FOV = 1.2
 """Horizontal field of view of start cameras, radians."""
+STARTS, LOOK = 12, (24, 32)
+"""Start cameras that are tried, and the pixels with which."""
 
 
 class MujocoWorld:
@@ -53,36 +55,55 @@ class MujocoWorld:
 
     def view(self, camera: Camera) -> RgbdView:
         """Render what a camera sees of `data` as it is."""
-        renderer = self._renderer((camera.height, camera.width))
-        renderer.update_scene(self.data)
-        for eye in renderer.scene.camera:
-            _aim(eye, camera)
+        renderer = self._aimed(camera)
         image = renderer.render().copy()
-        renderer.enable_depth_rendering()
-        depth = renderer.render().astype(np.float32)
-        renderer.disable_depth_rendering()
-        renderer.enable_segmentation_rendering()
-        parts = renderer.render()
-        renderer.disable_segmentation_rendering()
-        labels = self._labels(parts)
-        depth = np.where(labels == SKY, np.inf, depth).astype(np.float32)
-        return RgbdView(image, depth, labels)
+        depth, labels = _depth(renderer), self._labels(_parts(renderer))
+        return RgbdView(image, np.where(labels == SKY, np.inf, depth).astype(np.float32), labels)
 
     def start_camera(self, rng: np.random.Generator, size: tuple[int, int]) -> Camera:
-        """A level camera at the height of the scene's centre, looking across it from a random side."""
-        yaw, centre = rng.uniform(-np.pi, np.pi), np.array(self.model.stat.center)
+        """A level camera that sees much of the scene: the best of a dozen, around it and inside it by turns."""
+        tried = [self._somewhere(rng, size, inside=bool(i % 2)) for i in range(STARTS)]
+        return max(tried, key=self._worth)
+
+    def _somewhere(self, rng: np.random.Generator, size: tuple[int, int], inside: bool) -> Camera:
+        """A level camera that looks across the scene from a random side, or anywhere from a random place in it."""
+        extent, place = float(self.model.stat.extent), np.array(self.model.stat.center)
+        yaw = rng.uniform(-np.pi, np.pi)
         forward = np.array([np.cos(yaw), np.sin(yaw), 0.0])
+        place[:2] += rng.uniform(-0.6, 0.6, 2) * extent if inside else -1.2 * extent * forward[:2]
+        place[2] = max(place[2], 0.3 * extent)
         T = np.eye(4)
         T[:3, :3] = np.stack([np.cross(forward, [0.0, 0.0, 1.0]), [0.0, 0.0, -1.0], forward], axis=1)
-        T[:3, 3] = centre - 1.2 * float(self.model.stat.extent) * forward
-        T[2, 3] = max(T[2, 3], 0.3 * float(self.model.stat.extent))
+        T[:3, 3] = place
         return Camera.from_fov(FOV, *size, T)
+
+    def _worth(self, camera: Camera) -> float:
+        """How much a start camera sees: many things, none of them in the way, and not through a wall."""
+        renderer = self._aimed(camera.resized(*LOOK))
+        depth, parts = _depth(renderer), _parts(renderer)[..., 0]
+        ahead = self._mujoco.mj_ray(
+            self.model, self.data, camera.position, camera.T_world_cam[:3, 2].copy(), None, 1, -1, np.zeros(1, np.int32)
+        )
+        seen = depth[LOOK[0] // 2, LOOK[1] // 2]
+        # From inside of a box a camera looks out of it, a ray does not.
+        through = 0.0 <= ahead < 0.9 * seen
+        near = float((depth < 0.1 * self.model.stat.extent).mean())
+        things = len(np.unique(parts[parts >= 0]))
+        return min(things, 6) - 9.0 * near - 3.0 * float((parts < 0).mean()) - 9.0 * through
 
     def close(self) -> None:
         """Free the renderers."""
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers.clear()
+
+    def _aimed(self, camera: Camera) -> Any:
+        """The renderer of that image size, with its cameras where ours is."""
+        renderer = self._renderer((camera.height, camera.width))
+        renderer.update_scene(self.data)
+        for eye in renderer.scene.camera:
+            _aim(eye, camera)
+        return renderer
 
     def _labels(self, parts: NDArray[np.int32]) -> NDArray[np.uint8]:  # [H, W, 2] -> [H, W]
         number, kind = parts[..., 0], parts[..., 1]
@@ -112,7 +133,7 @@ class MujocoEnv(RgbdEnv):
 
     Args:
         scene: MJCF or MJB file, MJCF as text, or an `mujoco.MjModel`.
-        start: the first camera, or a function that draws one; a level one that looks across the scene if not given.
+        start: the first camera, or a function that draws one; the best of a dozen level ones if not given.
         image_size: H, W pixels.
         **arguments: of `RgbdEnv`.
     """
@@ -169,6 +190,21 @@ def _model(mujoco: Any, scene: Any) -> Any:
         raise InvalidOptionError(
             f"the scene cannot be loaded by MuJoCo ({error}); give an MJCF file or text"
         ) from error
+
+
+def _depth(renderer: Any) -> NDArray[np.float32]:  # [H, W]
+    renderer.enable_depth_rendering()
+    depth: NDArray[np.float32] = renderer.render().astype(np.float32)
+    renderer.disable_depth_rendering()
+    return depth
+
+
+def _parts(renderer: Any) -> NDArray[np.int32]:  # [H, W, 2]
+    """Number and kind of what every pixel shows; -1 for nothing."""
+    renderer.enable_segmentation_rendering()
+    parts: NDArray[np.int32] = renderer.render()
+    renderer.disable_segmentation_rendering()
+    return parts
 
 
 def _aim(eye: Any, camera: Camera) -> None:

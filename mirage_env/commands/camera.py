@@ -54,6 +54,8 @@ def report(path: CameraPath) -> list[str]:
         lines.append(f"step {np.median(steps):.4g} in the middle, {steps.max():.4g} at most")
     if path.times is not None and len(path) > 1:
         lines.append(f"{path.times[-1] - path.times[0]:.3f} s from first to last")
+    if path.fov is not None and not path.lenses:
+        lines.append(f"horizontal field of view {np.degrees(path.fov):.1f} degrees")
     lines.append(_lens(path.lens(0)) + (", one for each camera" if len(set(path.lenses)) > 1 else ""))
     if len(path.points):
         lines.append(f"{len(path.points)} triangulated points")
@@ -64,6 +66,8 @@ def report(path: CameraPath) -> list[str]:
 def _lens(lens: Lens | None) -> str:
     if lens is None:
         return "no intrinsics in the file"
+    if lens.relative:
+        return f"fx {lens.fx:.4f}, cx {lens.cx:.4f} of the width, fy {lens.fy:.4f}, cy {lens.cy:.4f} of the height"
     size = f" of {lens.width} x {lens.height} pixels" if lens.width and lens.height else ""
     bent = f", {lens.model} distortion {[round(k, 6) for k in lens.distortion]}" if lens.distorted else ""
     return f"fx {lens.fx:.2f}, fy {lens.fy:.2f}, cx {lens.cx:.2f}, cy {lens.cy:.2f}{size}{bent}"

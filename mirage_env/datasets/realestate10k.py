@@ -9,33 +9,23 @@ by its timestamp.
 
 from __future__ import annotations
 
-import queue
-import re
-import subprocess
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
+from mirage_env.datasets.videos import check_gap, decoded, nearest_frames
 from mirage_env.errors import ClipError, InvalidImageError
 from mirage_env.files import read_text
 from mirage_env.poses import Matrix, inverse, rigid
 
 COLUMNS = 19
 """Numbers in a row of a pose list."""
-TOLERANCE_US = 50_000
-"""A frame counts as that of a timestamp if it is at most this far from it: just over one frame at 24 frames/s."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_SEEK_AHEAD_US = 1_000_000
-_END_US = 10**15
 _LINKS = ("http://", "https://")
-_FRAME = re.compile(rb"pts_time:\s*(\S+).* s:(\d+)x(\d+)")
 Picture = NDArray[np.uint8]
 
 
@@ -153,7 +143,7 @@ def video_size(path: str | Path) -> tuple[int, int]:  # H, W
     path = Path(path)
     if path.is_dir():
         return _open(next(iter(_images(path).values()))).shape[:2]
-    for _, frame in _decode(path, 0, last=0):
+    for _, frame in decoded(path, 0, last=0):
         return frame.shape[:2]
     raise ClipError(f"{path} is no video that can be read: ffmpeg finds no frame in it")
 
@@ -176,24 +166,8 @@ def read_video_frames(
     path, wanted = Path(path), [int(t) for t in timestamps_us]
     if not wanted:
         raise ClipError(f"no frame of {path} was asked for; give at least one timestamp")
-    frames = _nearest_images(path, wanted) if path.is_dir() else _nearest_frames(path, wanted)
+    frames = _nearest_images(path, wanted) if path.is_dir() else nearest_frames(path, wanted)
     return np.stack([frame if size is None else _fit(frame, size) for frame in frames])
-
-
-def video_frames(
-    path: str | Path,
-    times: NDArray[np.float64] | None = None,  # [N] seconds from the start, increasing
-) -> Iterator[tuple[int, Picture]]:  # microseconds, [H, W, 3]
-    """Frames of a video as a stream: those nearest to some times, or all of them.
-
-    Raises:
-        ClipError: it cannot be read, or has no frame near one of the times.
-    """
-    if times is None:
-        yield from _decode(Path(path), 0, _END_US)
-        return
-    wanted = [round(1e6 * float(t)) for t in times]
-    yield from zip(wanted, _nearest_frames(Path(path), wanted), strict=True)
 
 
 def _nearest_images(folder: Path, wanted: Sequence[int]) -> Iterator[Picture]:
@@ -201,7 +175,7 @@ def _nearest_images(folder: Path, wanted: Sequence[int]) -> Iterator[Picture]:
     times = np.array(sorted(images))
     for time in wanted:
         nearest = int(times[np.abs(times - time).argmin()])
-        _check_gap(folder, time, nearest)
+        check_gap(folder, time, nearest)
         yield _open(images[nearest])
 
 
@@ -211,73 +185,6 @@ def _images(folder: Path) -> dict[int, Path]:
     if not found:
         raise ClipError(f"{folder} holds no frames; they are images named by their timestamps, such as 52553000.png")
     return found
-
-
-def _nearest_frames(path: Path, wanted: Sequence[int]) -> Iterator[Picture]:
-    """Walks through the video once, holding one frame back: the nearer of two neighbours is the one wanted."""
-    left = list(wanted)
-    before: tuple[int, Picture] | None = None
-    for time, frame in _decode(path, left[0], left[-1]):
-        while left and before is not None and time >= left[0]:
-            nearer = before if left[0] - before[0] <= time - left[0] else (time, frame)
-            _check_gap(path, left.pop(0), nearer[0])
-            yield nearer[1]
-        before = (time, frame)
-        if not left:
-            return
-    if before is None:
-        raise ClipError(f"{path} is no video that can be read, or ends before {wanted[0]} us")
-    for time in left:
-        _check_gap(path, time, before[0])
-        yield before[1]
-
-
-def _check_gap(path: Path, wanted: int, found: int) -> None:
-    if abs(wanted - found) > TOLERANCE_US:
-        raise ClipError(
-            f"{path} has no frame at {wanted} us; the nearest is at {found} us; give the whole video of this list"
-        )
-
-
-def _decode(path: Path, first: int, last: int) -> Iterator[tuple[int, Picture]]:
-    """(microseconds, frame [H, W, 3]) from a little before `first` to a little after `last`, in the order shown."""
-    from imageio_ffmpeg import get_ffmpeg_exe
-
-    if not path.is_file():
-        raise ClipError(f"there is no video {path}")
-    seek = max(0, first - _SEEK_AHEAD_US)
-    source = ["-nostdin", "-ss", f"{seek}us", "-i", str(path), "-map", "0:v:0"]
-    # showinfo tells each frame's time and size before the frame itself arrives.
-    target = ["-vf", "showinfo", "-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
-    command = [get_ffmpeg_exe(), "-hide_banner", "-nostats", *source, *target]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    says: queue.Queue[re.Match[bytes] | None] = queue.Queue()
-    listener = threading.Thread(target=_listen, args=(process.stderr, says), daemon=True)
-    listener.start()
-    try:
-        while (told := says.get()) is not None:
-            width, height = int(told[2]), int(told[3])
-            data = cast(IO[bytes], process.stdout).read(height * width * 3)
-            if len(data) < height * width * 3:
-                return
-            time = seek + round(1e6 * float(told[1]))
-            yield time, np.frombuffer(data, np.uint8).reshape(height, width, 3)
-            if time > last + TOLERANCE_US:
-                return
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        process.wait()
-        listener.join()
-        for pipe in (process.stdout, process.stderr):
-            cast(IO[bytes], pipe).close()
-
-
-def _listen(pipe: IO[bytes], says: queue.Queue[re.Match[bytes] | None]) -> None:
-    for line in pipe:
-        if found := _FRAME.search(line):
-            says.put(found)
-    says.put(None)
 
 
 def _open(file: Path) -> Picture:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from mirage_env.envs.contact import CONTACTS, Body, Contact
 from mirage_env.errors import InvalidOptionError, UnknownArgumentError
+from mirage_env.interfaces import StartViews
 from mirage_env.spaces.actions import Control, make_control
 from mirage_env.spaces.observations import EXTRAS
 from mirage_env.tasks import Guard, Task, task_from
@@ -116,3 +118,20 @@ class EnvArguments:
         """
         control = make_control(self.control, frames, self.max_translation, self.max_rotation)
         return StopControl(control) if self.parsed_task.stop == "action" else control
+
+
+def imported_start_views(name: str) -> StartViews:
+    """The function that `"module:function"` names.
+
+    Raises:
+        InvalidOptionError: there is no such module or function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidOptionError(f"start_views is {name!r}, which is no 'module:function': {error}") from error
+    if not callable(found):
+        raise InvalidOptionError(f"start_views is {name!r}, which is a {type(found).__name__}; name a function")
+    views: StartViews = found
+    return views

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera, between
-from mirage_env.envs.arguments import EnvArguments
+from mirage_env.envs.arguments import EnvArguments, imported_start_views
 from mirage_env.envs.base import ChunkEnv
 from mirage_env.envs.known_obstacles import KnownObstacles, known_obstacles
 from mirage_env.envs.vector import ChunkVectorEnv
@@ -107,7 +106,7 @@ class MirageEnv(ChunkEnv[WorldState]):
         if start_views is None and model.config.trained_on in ("", "rooms"):
             start_views = model.start_views or rooms_views
         start_views = start_views or model.start_views
-        self.start_views = _imported(start_views) if isinstance(start_views, str) else start_views
+        self.start_views = imported_start_views(start_views) if isinstance(start_views, str) else start_views
 
     def open_world(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[WorldState, Shown]:
         """A world from an image, a cache, or a start view drawn from `rng`."""
@@ -281,20 +280,3 @@ class MirageVectorEnv(ChunkVectorEnv[WorldState]):
         device = getattr(first.model.codec, "device", torch.device("cpu"))
         if self.threads is None and device.type != "cpu":
             self.threads = 1
-
-
-def _imported(name: str) -> StartViews:
-    """The function that `"module:function"` names.
-
-    Raises:
-        InvalidOptionError: there is no such module or function.
-    """
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidOptionError(f"start_views is {name!r}, which is no 'module:function': {error}") from error
-    if not callable(found):
-        raise InvalidOptionError(f"start_views is {name!r}, which is a {type(found).__name__}; name a function")
-    views: StartViews = found
-    return views

@@ -19,9 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
+from mirage_env.datasets.parallax import check_parallax
 from mirage_env.datasets.realestate10k import PoseList, camera_of, read_pose_list, read_video_frames, video_size
+from mirage_env.datasets.reprojection import Views
 from mirage_env.errors import ClipError
 from mirage_env.files import read_text
+
+COMPARED, SPAN = 12, 16
+"""Frames of a clip that are compared with their poses by parallax, and the last of them."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def read_clip(
     every: int = 0,
     videos: Path | None = None,
 ) -> ClipViews:
-    """The first `frames` frames of a clip, as far apart in time as those of the model.
+    """The first `frames` frames of a clip, as far apart in time as those of the model, compared with their poses.
 
     Args:
         clip: which one.
@@ -95,7 +100,7 @@ def read_clip(
         videos: another folder of videos.
 
     Raises:
-        ClipError: no video, too few rows, or files that cannot be read.
+        ClipError: no video, too few rows, files that cannot be read, or poses in other axes than OpenCV's.
     """
     poses = read_pose_list(clip.poses)
     rows = rows_at_rate(poses, frames, frames_per_second, every)
@@ -105,7 +110,17 @@ def read_clip(
     chosen = poses[rows]
     images = read_video_frames(source, chosen.timestamps_us, size)
     whole = video_size(source)
-    return ClipViews(clip, images, tuple(camera_of(chosen, i, whole, size) for i in range(frames)))
+    views = ClipViews(clip, images, tuple(camera_of(chosen, i, whole, size) for i in range(frames)))
+    _check(views)
+    return views
+
+
+def _check(views: ClipViews) -> None:
+    shown = np.unique(np.linspace(0, min(len(views.images) - 1, SPAN), COMPARED).astype(int))
+    poses, K_image = (np.stack([getattr(views.cameras[i], name) for i in shown]) for name in ("T_world_cam", "K_image"))
+    images = views.images[shown]
+    without_depth = np.zeros(images.shape[:3], np.float32)
+    check_parallax(Views(images, without_depth, poses, K_image), f"clip {views.clip.name}")
 
 
 def rows_at_rate(poses: PoseList, frames: int, frames_per_second: float, every: int = 0) -> list[int]:

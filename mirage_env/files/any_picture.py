@@ -147,7 +147,7 @@ def _to_bytes(values: NDArray[Any]) -> tuple[NDArray[np.uint8], str]:
     if values.dtype.kind == "b":
         return values.astype(np.uint8) * 255, "truth values taken as black and white"
     if values.dtype == np.uint16:
-        return np.round(values / 257.0).astype(np.uint8), "16 bits divided by 257"
+        return np.round(values / 257.0).astype(np.uint8), _note_of_16_bits(int(values.max()))
     if not np.isfinite(values).all():
         raise InvalidImageError("the image holds NaN or infinite values; give finite numbers")
     low, high = float(values.min()), float(values.max())
@@ -164,6 +164,20 @@ def _to_bytes(values: NDArray[Any]) -> tuple[NDArray[np.uint8], str]:
     raise InvalidImageError(
         f"the image is {values.dtype} from {low:g} to {high:g}; give values in [0, 1], [-1, 1] or [0, 255]"
     )
+
+
+def _note_of_16_bits(most: int) -> str:
+    """How 16-bit numbers were understood.
+
+    Raises:
+        InvalidImageError: all of them would be black.
+    """
+    if 0 < most < 256:
+        raise InvalidImageError(
+            f"the image is uint16 up to {most} of 65535, which is black; cast it to uint8 where it is of 255"
+        )
+    doubt = f"; the brightest is {most}: multiply by 16 where the sensor has 12 bits" if most < 4096 else ""
+    return f"16 bits divided by 257{doubt}"
 
 
 def _exif_focal(image: Image.Image) -> float | None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import tyro
 from accelerate import PartialState
 from tqdm import tqdm
@@ -20,21 +19,19 @@ from tqdm import tqdm
 from mirage_env.datasets.clip_store import DatasetInfo, create_dataset, has_clip, write_clip, write_text
 from mirage_env.datasets.clips import Clips, images_to_tensor
 from mirage_env.datasets.latent_clips import LatentClips
-from mirage_env.datasets.parallax import check_parallax
 from mirage_env.datasets.realestate10k import read_pose_list
 from mirage_env.datasets.recording import check_clips
-from mirage_env.datasets.reprojection import Views
 from mirage_env.errors import ClipError, DatasetError, InvalidCameraError, InvalidImageError, InvalidOptionError
 from mirage_env.evaluation.clip_scale import fit_scale
-from mirage_env.evaluation.re10k_clips import Clip, find_clips, read_clip, rows_at_rate
+from mirage_env.evaluation.re10k_clips import Clip, ClipViews, find_clips, read_clip, rows_at_rate
 from mirage_env.files import read_json_object, read_text
 from mirage_env.training.encoding import encode_clip, encode_clips, fingerprint, key_frames
 from mirage_env.training.frozen_parts import FrozenParts, load_frozen
 
 PROMPTS_AT_ONCE = 256
 """Captions that one reading of the text encoder embeds."""
-COMPARED, SPAN = 12, 16
-"""Frames of a clip that are compared with their poses by parallax, and the last of them."""
+FAR_OFF, CERTAIN = 30.0, 0.2
+"""A given scale is refused that differs by such a factor from one that fits the colours this share better."""
 UNUSABLE = (ClipError, InvalidCameraError, InvalidImageError)
 """What is wrong with one clip and not with all."""
 
@@ -219,18 +216,7 @@ def _import(options: ImportRe10k, parts: FrozenParts, clip: Clip, caption: str, 
     views = read_clip(
         *(clip, options.source, options.split, config.image_size, 1 + windows * F, rate), videos=options.videos
     )
-    K = np.stack([camera.K_image for camera in views.cameras])
-    T_world_cam = np.stack([camera.T_world_cam for camera in views.cameras])
-    shown = np.unique(np.linspace(0, min(len(views.images) - 1, SPAN), COMPARED).astype(int))
-    without_depth = np.zeros(views.images[shown].shape[:3], np.float32)
-    check_parallax(Views(views.images[shown], without_depth, T_world_cam[shown], K[shown]), f"clip {clip.name}")
-    scale = options.scale
-    if scale is None:
-        depth = parts.depth.estimate(images_to_tensor(views.images[:1]), views.cameras[:1])[0]
-        fitted = fit_scale(views.images, depth, views.cameras)
-        if not fitted.found:
-            raise ClipError(f"no scale of the poses of clip {clip.name} fits its depth; give --scale to import it")
-        scale = fitted.metres
+    scale = _scale(options, parts, views)
     embedding = parts.embed(caption)
     if embedding is not None:
         write_text(options.data, caption, embedding)
@@ -253,6 +239,28 @@ def _import(options: ImportRe10k, parts: FrozenParts, clip: Clip, caption: str, 
         },
     )
     write_clip(options.data, clip.name, encoded)
+
+
+def _scale(options: ImportRe10k, parts: FrozenParts, views: ClipViews) -> float:
+    """Metres per unit of a clip, as given or as its depth tells.
+
+    Raises:
+        ClipError: none fits, or the one that is given contradicts the depth.
+    """
+    depth = parts.depth.estimate(images_to_tensor(views.images[:1]), views.cameras[:1])[0]
+    fitted, name = fit_scale(views.images, depth, views.cameras), views.clip.name
+    if options.scale is None:
+        if not fitted.found:
+            raise ClipError(f"no scale of the poses of clip {name} fits its depth; give --scale to import it")
+        return fitted.metres
+    off = options.scale / fitted.metres
+    if fitted.gain >= CERTAIN and not 1.0 / FAR_OFF < off < FAR_OFF:
+        raise ClipError(
+            f"clip {name}, from its first frame: images, estimated depth and poses do not fit together at "
+            f"{options.scale:g} metres per unit, but they do at {fitted.metres:.3g}; poses may be in millimetres or "
+            "centimetres: give another --scale, or none"
+        )
+    return options.scale
 
 
 def _embed(data: Path, parts: FrozenParts, prompts: list[str]) -> dict[str, Any]:

@@ -126,7 +126,7 @@ FORMATS = {
             f, [[i, 0.8, 1.1, 0.5, 0.5, 0, 0, *inverse(T)[:3].ravel()] for i, T in enumerate(POSES)], "https://x\n"
         ),
         "RealEstate10K",
-        False,
+        None,
     ),
     "Open3D JSON": (open3d_json, "Open3D", True),
     "Open3D log": (open3d_log, "Open3D log", False),
@@ -147,6 +147,22 @@ def test_every_format_gives_the_cameras_it_was_written_from(tmp_path, write, nam
             assert (lens.fx, lens.fy, lens.cx, lens.cy) == pytest.approx(K, abs=1e-6)
     elif has_lens is False:
         assert path.lens(0) is None
+
+
+def test_lenses_without_an_image_size_are_kept_and_said(tmp_path, capsys):
+    row = [0.0, 0.8, 1.1, 0.5, 0.4, 0, 0, *np.eye(4)[:3].ravel()]
+    path = read_cameras(text(tmp_path, [row, [1e6, *row[1:]]]))
+    lens = path.lens(1)
+    assert (lens.relative, lens.fx, lens.fy, lens.cx, lens.cy) == (True, 0.8, 1.1, 0.5, 0.4)
+    assert (path.from_start, path.times.tolist()) == (True, [0.0, 1.0])
+    assert not [said for said in contradictions(path) if "square" in said or "field" in said]
+    cli.main(["camera", str(tmp_path / "poses.txt")])
+    assert "fx 0.8000, cx 0.5000 of the width" in capsys.readouterr().out
+    blender = {"camera_angle_x": 0.7, "frames": [{"transform_matrix": np.eye(4).tolist()}]}
+    (tmp_path / "transforms.json").write_text(json.dumps(blender))
+    assert read_cameras(tmp_path).fov == 0.7
+    cli.main(["camera", str(tmp_path)])
+    assert "field of view 40.1 degrees" in capsys.readouterr().out
 
 
 def test_names_points_times_and_sizes_are_kept(tmp_path):
@@ -195,7 +211,10 @@ def test_undistorted_image_is_that_of_the_pinhole(model):
     v, u = np.mgrid[:96, :128] + 0.5
     seen = (lens.fx * x * scale + lens.cx, lens.fy * y * scale + lens.cy)
     blob = np.exp(-((u - seen[0]) ** 2 + (v - seen[1]) ** 2) / 8.0)
-    straight = lens.undistort((255 * blob).astype(np.uint8)).astype(float)
+    straight = lens.undistort((255 * blob).astype(np.uint8))
+    twice = Lens(180.0, 190.0, 128.0, 96.0, 192, 256, k, model)
+    assert np.array_equal(twice.undistort((255 * blob).astype(np.uint8)), straight), "the image was made smaller"
+    straight = straight.astype(float)
     centre = (straight * u).sum() / straight.sum(), (straight * v).sum() / straight.sum()
     assert centre == pytest.approx((lens.fx * x + lens.cx, lens.fy * y + lens.cy), abs=0.2)
 

@@ -15,7 +15,7 @@ from worlds import open_minded_model
 
 from mirage_env import cli, load_world, load_world_model
 from mirage_env.camera import Camera
-from mirage_env.datasets import Clips
+from mirage_env.datasets import Clips, PoseList, write_pose_list
 from mirage_env.datasets.import_recording import ClipsConfig, import_recording
 from mirage_env.datasets.learn import LearnConfig, learn_world
 from mirage_env.datasets.metric_scale import depth_ratio, scale_from_distances, scale_from_ratios
@@ -28,7 +28,7 @@ from mirage_env.datasets.recordings import (
     open_recording,
     registered_depth,
 )
-from mirage_env.errors import InvalidOptionError, MirageError
+from mirage_env.errors import ClipError, InvalidOptionError, MirageError
 from mirage_env.fit_view import fit_view
 from mirage_env.poses import inverse, pose_from_rotation_vector, vector_from_pose
 
@@ -326,6 +326,16 @@ def test_scale_of_estimated_depth_is_found_from_a_view_with_known_motion(walk):
     still = [next(iter(oracle(walk).views()))] * 5
     silent = Recording("still", 5, lambda: iter(still), False, True)
     assert find_scales(silent, ReadConfig(), SIZE, Shrunk(walk[0], 1.0)).depth is None
+    free = unitless(oracle(walk), 2.5, depth=False)
+    assert find_scales(free, ReadConfig(), SIZE, TrueDepth(walk[0], 2.5)).cameras.factor == pytest.approx(2.5, rel=0.06)
+
+
+def test_positions_in_millimetres_are_refused_by_estimated_depth(walk):
+    wrong = replace(unitless(oracle(walk), 0.001, depth=False), metric=True)
+    with pytest.raises(ClipError, match=r"multiplied by 0.00\d+; they may be in millimetres.* --scale 0.00"):
+        find_scales(wrong, ReadConfig(), SIZE, TrueDepth(walk[0], 0.001))
+    told = find_scales(wrong, ReadConfig(scale=0.001), SIZE, TrueDepth(walk[0], 0.001))
+    assert (told.factor, told.depth.factor) == (0.001, pytest.approx(1.0, rel=0.06))
 
 
 def test_known_distances_scale_the_cameras(walk, model):
@@ -390,6 +400,30 @@ def test_nerfstudio_folder_with_depth(walk, tmp_path):
     for view, camera in zip(views, cameras, strict=False):
         np.testing.assert_allclose(view.camera.T_world_cam, camera.T_world_cam, atol=1e-9)
         assert np.median(np.abs(view.depth / room.render(camera, samples=1).depth - 1.0)) < 1e-6
+    blender = {"camera_angle_x": 2.0 * math.atan(0.5 * SIZE[1] / K[0, 0]), "frames": frames}
+    (tmp_path / "transforms.json").write_text(json.dumps(blender))
+    view = next(iter(open_recording(tmp_path).views()))
+    np.testing.assert_allclose(view.camera.K_image, K, atol=1e-9)
+
+
+def test_pose_list_tells_lens_and_place_in_its_video(walk, tmp_path):
+    """As RealEstate10K does: shares of the image, times from the start of the video."""
+    room, cameras = walk
+    frames = np.stack([room.render(c, samples=1).image for c in cameras])
+    write_mp4(tmp_path / "walk.mp4", frames, 10)
+    K, last = cameras[0].K_image, range(7, 12)
+    shares = np.array([K[0, 0] / SIZE[1], K[1, 1] / SIZE[0], K[0, 2] / SIZE[1], K[1, 2] / SIZE[0]])
+    poses = PoseList(
+        "",
+        np.array([100_000 * i for i in last]),
+        np.tile(shares, (5, 1)),
+        np.stack([cameras[i].T_cam_world for i in last]),
+    )
+    write_pose_list(tmp_path / "list.txt", poses)
+    views = list(open_recording(tmp_path / "walk.mp4", tmp_path / "list.txt").views())
+    for view, i in zip(views, last, strict=True):
+        np.testing.assert_allclose(view.camera.K_image, K, atol=1e-6)
+        assert np.abs(view.image.astype(int) - frames[i]).mean() < 6.0
 
 
 @pytest.mark.parametrize(

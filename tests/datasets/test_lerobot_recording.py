@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rgbd_folders import lens_of, room_walk
-from videos import write_mp4
+from videos import write_depth_video, write_mp4
 
 from mirage_env import cli
 from mirage_env.datasets import Clips
@@ -30,6 +30,8 @@ V3 = {
     "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
 }
 CAMERA, DEPTH = "observation.images.wrist", "observation.images.wrist_depth"
+QUANTISED = {"video.depth_min": 0.01, "video.depth_max": 7.0, "video.shift": 3.5, "video.use_log": True}
+"""As LeRobot 0.6 writes it, with another range."""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,13 @@ def png(image):
     return {"bytes": buffer.getvalue(), "path": None}
 
 
+def codes_of(depth, low=0.01, high=7.0, shift=3.5):
+    """LeRobot's numbers of metres."""
+    near = np.where(np.isfinite(depth), depth, 0.0)
+    share = np.log((near + shift) / (low + shift)) / np.log((high + shift) / (low + shift))
+    return np.rint(4095 * share).clip(0, 4095).astype(np.uint16)
+
+
 def write(folder, walk, version="v3.0", kind="image", mount=None, depth=True, **changes):
     """Two episodes; v3 has them in one file."""
     cameras, views = walk
@@ -56,38 +65,41 @@ def write(folder, walk, version="v3.0", kind="image", mount=None, depth=True, **
         row |= {"episode_index": episode, "action": [0.0] * 7}
         if kind == "image":
             row[CAMERA] = png(view.image)
-        if depth:
+        if depth and kind == "image":
             metres = np.where(np.isfinite(view.depth), view.depth, 0.0)
             row[DEPTH] = png(np.round(1000.0 * metres).astype(np.uint16))
         rows.append(row)
     about = {CAMERA: {"dtype": kind, "shape": [*SIZE, 3]}, "observation.state": {"dtype": "float64", "shape": [8]}}
     about["observation.state"]["names"] = {"motors": [f"ee.{name}" for name in STATE]}
     if depth:
-        about[DEPTH] = {"dtype": "image", "shape": [*SIZE, 1], "info": {"is_depth_map": True}}
+        about[DEPTH] = {"dtype": kind, "shape": [*SIZE, 1], "info": {"is_depth_map": True, **QUANTISED}}
     info = {"codebase_version": version, "fps": RATE, "chunks_size": 1000, **(V3 if flat else V2)}
     info |= {"features": about, **changes}
     (folder / "meta").mkdir(parents=True)
     (folder / "meta/info.json").write_text(json.dumps(info))
     (folder / "intrinsics.json").write_text(json.dumps(lens_of(cameras[0])))
     parts = [rows] if flat else [rows[: LENGTHS[0]], rows[LENGTHS[0] :]]
-    pictures = [v.image for v in views]
-    videos = [pictures] if flat else [pictures[: LENGTHS[0]], pictures[LENGTHS[0] :]]
+    pictures, codes = [v.image for v in views], [codes_of(v.depth) for v in views]
+    cut = [slice(None)] if flat else [slice(LENGTHS[0]), slice(LENGTHS[0], None)]
     for n, part in enumerate(parts):
         where = {"chunk_index": 0, "file_index": 0, "episode_chunk": 0, "episode_index": n, "video_key": CAMERA}
         table = folder / (V3 if flat else V2)["data_path"].format(**where)
         table.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(part), table)
         if kind == "video":
-            file = folder / (V3 if flat else V2)["video_path"].format(**where)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_mp4(file, np.stack(videos[n]), RATE)
+            for key, encode, frames in ((CAMERA, write_mp4, pictures), (DEPTH, write_depth_video, codes)):
+                file = folder / (V3 if flat else V2)["video_path"].format(**{**where, "video_key": key})
+                file.parent.mkdir(parents=True, exist_ok=True)
+                encode(file, np.stack(frames[cut[n]]), RATE)
     listed = [{"episode_index": n, "length": length, "tasks": ["look"]} for n, length in enumerate(LENGTHS)]
     if not flat:
         (folder / "meta/episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in listed))
         return folder
     for n, row in enumerate(listed):
-        row |= {"data/chunk_index": 0, "data/file_index": 0, f"videos/{CAMERA}/chunk_index": 0}
-        row |= {f"videos/{CAMERA}/file_index": 0, f"videos/{CAMERA}/from_timestamp": n * LENGTHS[0] / RATE}
+        row |= {"data/chunk_index": 0, "data/file_index": 0}
+        for key in (CAMERA, DEPTH):
+            row |= {f"videos/{key}/chunk_index": 0, f"videos/{key}/file_index": 0}
+            row[f"videos/{key}/from_timestamp"] = n * LENGTHS[0] / RATE
     (folder / "meta/episodes/chunk-000").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(listed), folder / "meta/episodes/chunk-000/file-000.parquet")
     return folder
@@ -107,8 +119,10 @@ def test_either_layout_gives_the_views_that_were_recorded(tmp_path, walk, versio
         np.testing.assert_allclose(view.camera.K_image, camera.K_image)
         near = np.abs(view.image.astype(int) - expected.image).mean()
         assert near == 0 if kind == "image" else near < 6  # videos lose a little
-        known = np.isfinite(expected.depth)
-        np.testing.assert_allclose(view.depth[known], expected.depth[known], atol=6e-4)
+        known = np.isfinite(expected.depth) & ((expected.depth < 6.99) | (kind == "image"))
+        # Steps of 12 bits are 2.8 mm at 7 m; what was clipped there is unknown.
+        np.testing.assert_allclose(view.depth[known], expected.depth[known], atol=6e-4 if kind == "image" else 1.5e-3)
+        assert not view.depth[np.isinf(expected.depth)].any()
     second = open_recording(tmp_path / "set", lerobot=LeRobotOptions(episodes=(1,), depth=""))
     assert next(v.name for v in second.views()) == "episode 1, frame 0"
     assert not second.has_depth
@@ -186,14 +200,15 @@ def test_what_cannot_be_read_says_so(tmp_path, walk, changes, options, error, sa
         list(open_recording(folder, lerobot=LeRobotOptions(**options)).views())
 
 
-def test_depth_in_a_video_and_a_missing_lens_are_refused(tmp_path, walk):
+def test_depth_without_a_unit_and_a_missing_lens_are_refused(tmp_path, walk):
     folder = write(tmp_path / "set", walk)
     file = folder / "meta/info.json"
     info = json.loads(file.read_text())
-    info["features"][DEPTH]["dtype"] = "video"
-    file.write_text(json.dumps(info))
-    with pytest.raises(InvalidDepthError, match="video of quantised depth; export it as images of 16 bits"):
-        open_recording(folder)
+    for said, match in (({}, "unit is not told"), ({**QUANTISED, "video.depth_max": 0.0}, "from 0.01 to 0.0 m")):
+        info["features"][DEPTH] = {"dtype": "video", "info": {"is_depth_map": True, **said}}
+        file.write_text(json.dumps(info))
+        with pytest.raises(InvalidDepthError, match=match):
+            open_recording(folder)
     (folder / "intrinsics.json").unlink()
     with pytest.raises(InvalidOptionError, match="tells no lens"):
         open_recording(folder)

@@ -8,7 +8,6 @@ from PIL import Image
 
 from mirage_env.camera import Camera
 from mirage_env.datasets.realestate10k import (
-    TOLERANCE_US,
     PoseList,
     camera_of,
     read_pose_list,
@@ -16,6 +15,7 @@ from mirage_env.datasets.realestate10k import (
     video_size,
     write_pose_list,
 )
+from mirage_env.datasets.videos import TOLERANCE_US
 from mirage_env.errors import ClipError
 from mirage_env.poses import inverse, pose_from_rotation_vector
 from mirage_env.viz.pictures import write_video

@@ -15,6 +15,7 @@ from stand_ins import walled_world_model
 from mirage_env.camera import Camera
 from mirage_env.cli import main
 from mirage_env.datasets.realestate10k import PoseList, read_pose_list, write_pose_list
+from mirage_env.datasets.reprojection import OPENGL
 from mirage_env.errors import ClipError, InvalidOptionError
 from mirage_env.evaluation import export_rooms, loop, re10k
 from mirage_env.evaluation.clip_scale import fit_scale
@@ -89,6 +90,16 @@ class TestExport:
             export_rooms.run(replace(options, out=tmp_path / str(images), images=images))
         video, exact = (views(tmp_path / str(i), size=(64, 64), frames=5).images for i in (False, True))
         assert psnr(frames_from_uint8(video), frames_from_uint8(exact)).min() > 34.0
+
+    def test_poses_in_other_axes_are_refused_with_the_cause(self, tmp_path):
+        export_rooms.run(
+            export_rooms.ExportConfig(tmp_path, worlds=1, chunks=4, size=(64, 64), images=True, frozen=True)
+        )
+        (path,) = (tmp_path / "test").glob("*.txt")
+        poses = read_pose_list(path)
+        write_pose_list(path, replace(poses, T_cam_world=OPENGL @ poses.T_cam_world))
+        with pytest.raises(ClipError, match=f"clip {path.stem}, frames .* OpenGL axes"):
+            views(tmp_path, size=(64, 64), frames=17)
 
     def test_folder_with_something_in_it_is_left_alone(self, data):
         with pytest.raises(ClipError, match="not empty"):

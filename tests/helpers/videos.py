@@ -24,3 +24,12 @@ def write_mp4(path, frames, rate):
     for frame in frames:
         writer.send(np.ascontiguousarray(frame))
     writer.close()
+
+
+def write_depth_video(path, codes, rate):
+    """A video of numbers [N, H, W] of 12 bits without loss, as LeRobot encodes depth."""
+    size = f"{codes.shape[2]}x{codes.shape[1]}"
+    source = ["-f", "rawvideo", "-pix_fmt", "gray12le", "-s", size, "-r", str(rate), "-i", "-"]
+    target = ["-c:v", "libx265", "-x265-params", "lossless=1:log-level=none", "-pix_fmt", "gray12le", str(path)]
+    command = [get_ffmpeg_exe(), "-loglevel", "error", "-y", *source, *target]
+    subprocess.run(command, input=codes.astype("<u2").tobytes(), check=True)

@@ -199,6 +199,10 @@ def test_scale_of_the_poses_is_fitted_to_the_depth(model, tmp_path):
     clip = LatentClips(tmp_path / "set.zarr")[0]
     assert clip.provenance["metres_per_unit"] == pytest.approx(0.4, rel=0.05)
     assert name == LatentClips(tmp_path / "set.zarr").names[0]
+    wrong = options(model, tmp_path / "src", tmp_path / "wrong.zarr", captions=None, scale=400.0)
+    with pytest.raises(DatasetError, match="can be used"):
+        import_re10k(wrong, parts)
+    assert "poses may be in millimetres" in (tmp_path / "wrong.zarr/skipped-0-of-1.jsonl").read_text()
 
 
 def test_nothing_usable_is_refused_with_where_it_says_why(model, source, tmp_path):

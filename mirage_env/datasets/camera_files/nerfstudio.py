@@ -91,6 +91,7 @@ def _transforms(value: dict[str, Any], name: str) -> CameraPath:
         tuple(lens for lens in lenses if lens is not None) if all(lenses) else (),
         tuple(str(f["file_path"]) for f in frames) if all("file_path" in f for f in frames) else (),
         tuple(str(f["depth_file_path"]) for f in frames) if all("depth_file_path" in f for f in frames) else (),
+        fov=float(value["camera_angle_x"]) if "camera_angle_x" in value else None,
     )
 
 

@@ -37,6 +37,10 @@ class CameraPath:
     """Image files, relative to the camera file's folder or its images."""
     depth_names: tuple[str, ...] = ()
     times: NDArray[np.float64] | None = None  # [N] seconds
+    from_start: bool = False
+    """Whether times are counted from the start of the video that the cameras are of."""
+    fov: float | None = None
+    """Horizontal field of view where the file tells it without an image size, radians."""
     points: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))  # [M, 3] triangulated
     metric: bool = False
     """Whether lengths are known to be metres."""
@@ -116,6 +120,8 @@ def _axes(poses: NDArray[np.float64]) -> list[str]:
 def _lens_oddities(lenses: Sequence[Lens]) -> list[str]:
     lens = lenses[0]
     found = []
+    if lens.relative:
+        return found
     if lens.width and lens.height:
         if not (0.25 * lens.width < lens.cx < 0.75 * lens.width and 0.25 * lens.height < lens.cy < 0.75 * lens.height):
             found.append(

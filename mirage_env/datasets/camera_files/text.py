@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mirage_env.datasets.camera_files.lenses import Lens
 from mirage_env.datasets.camera_files.path import CameraPath
 from mirage_env.errors import InvalidOptionError
 from mirage_env.poses import inverse, pose_from_vector
@@ -53,7 +54,10 @@ def read_text(text: str, name: str) -> CameraPath:
         return CameraPath(f"matrices ({name})", values.reshape(-1, 4, 4), why, metric=True)
     why = ("19 columns: RealEstate10K, world to camera in OpenCV axes (inverted), lengths without a unit",)
     T_cam_world = CameraPath(name, _with_last_row(values[:, 7:].reshape(-1, 3, 4))).T_world_cam  # checked
-    return CameraPath(f"RealEstate10K ({name})", inverse(T_cam_world), why, times=values[:, 0] * 1e-6)
+    # Shares of the image: the lens of an image of one pixel.
+    lenses = tuple(Lens(*row, 1, 1) for row in values[:, 1:5].tolist())
+    times = values[:, 0] * 1e-6
+    return CameraPath(f"RealEstate10K ({name})", inverse(T_cam_world), why, lenses, times=times, from_start=True)
 
 
 def _tum(values: Array, name: str) -> CameraPath:

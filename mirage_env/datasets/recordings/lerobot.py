@@ -8,7 +8,6 @@ data/.../*.parquet, videos/.../*.mp4    v2: one file an episode; v3: many episod
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -23,16 +22,16 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.datasets.camera_files import Lens
 from mirage_env.datasets.recordings.column_poses import pose_column
-from mirage_env.datasets.recordings.tum import read_lenses
+from mirage_env.datasets.recordings.parquet_tables import read_rows, schema
+from mirage_env.datasets.recordings.quantised_depth import Quantisation
+from mirage_env.datasets.recordings.tum import in_pixels_of_image, read_lenses
 from mirage_env.datasets.recordings.view import PosedView, Recording
-from mirage_env.errors import InvalidDepthError, InvalidImageError, InvalidOptionError, MirageError, MissingPackageError
+from mirage_env.errors import InvalidDepthError, InvalidImageError, InvalidOptionError, MirageError
 from mirage_env.files import inside, open_picture, read_json_object, read_regular
 from mirage_env.poses import Matrix
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 MOST_BYTES = 2**28
-ROWS = 32
-"""Rows of a table that are held at a time: images may lie inside."""
 DAMAGES = (OSError, ValueError, LookupError, TypeError, OverflowError, RuntimeError, MemoryError)
 """What pyarrow raises at damaged tables, and Python at values of another kind than a data set has."""
 TEMPLATE = re.compile(r"(?:[\w./-]|\{(?:episode_chunk|episode_index|chunk_index|file_index|video_key)(?::0\dd)?\})+")
@@ -105,12 +104,14 @@ def _opened(folder: Path, lens: Lens | None, depth_scale: float, options: LeRobo
     if (version := str(info.get("codebase_version"))) not in VERSIONS:
         raise InvalidOptionError(f"{folder} is a LeRobot data set of version {version}; {', '.join(VERSIONS)} are read")
     data = _DataSet(folder, info, version)
-    lens = lens or read_lenses(folder)[0]
+    color, depth_lens, T_color_depth = read_lenses(folder)
+    lens = lens or color
     if lens is None:
         raise InvalidOptionError(f"{folder} tells no lens; put an intrinsics.json into it, or give --focal and --size")
     image, depth = data.camera(options.image), data.depth(options.depth)
+    quantised = None
     if depth is not None and data.kind(depth) == "video":
-        raise InvalidDepthError(f"{folder}: {depth} is a video of quantised depth; export it as images of 16 bits")
+        quantised = Quantisation.of(data.about(depth), f"{folder}: {depth}")
     episodes = data.episodes(options.episodes)
     count = sum(e.length for e in episodes)
     poses = None
@@ -122,7 +123,8 @@ def _opened(folder: Path, lens: Lens | None, depth_scale: float, options: LeRobo
             "each frame, episode by episode"
         )
     mount = np.eye(4) if options.T_body_cam is None else options.T_body_cam
-    columns = [c for c in (poses and poses.column, depth, data.kind(image) == "image" and image) if c]
+    tables = [c for c in (depth, image) if c is not None and data.kind(c) != "video"]
+    columns = [c for c in (poses and poses.column, *tables) if c]
 
     def views() -> Iterator[PosedView]:
         with _reading(folder):
@@ -132,19 +134,25 @@ def _opened(folder: Path, lens: Lens | None, depth_scale: float, options: LeRobo
         number = 0
         for episode in episodes:
             pictures = data.frames(episode, image)
+            maps = None if depth is None else data.frames(episode, depth, quantised is not None)
             for i, row in enumerate(data.rows(episode, ["timestamp", *columns])):
-                picture = next(pictures, None) if pictures is not None else _decoded(row[image])
-                if picture is None:
-                    raise InvalidImageError(f"{folder}: the video of episode {episode.number} ends before frame {i}")
-                pose = poses.at(row[poses.column]) if poses is not None else options.poses[number]  # type: ignore[index]
                 name = f"episode {episode.number}, frame {i}"
+                picture = _decoded(row[image]) if pictures is None else _next(pictures, f"{folder}: {name}")
+                pose = poses.at(row[poses.column]) if poses is not None else options.poses[number]  # type: ignore[index]
                 height, width = picture.shape[:2]
                 camera = Camera(pose @ mount, lens.K_image, lens.height or height, lens.width or width)
-                metres = None if depth is None else _metres(row[depth], depth_scale, name)
+                camera = camera.resized(height, width)
+                metres = None
+                if maps is not None and quantised is not None:
+                    metres = quantised.metres(_next(maps, f"{folder}: depth of {name}"))
+                elif depth is not None:
+                    metres = _metres(row[depth], depth_scale, name)
+                if metres is not None:
+                    metres = in_pixels_of_image(metres, camera, lens, depth_lens, T_color_depth)
                 straight = lens.undistort(picture)
                 yield PosedView(
                     straight,
-                    camera.resized(height, width),
+                    camera,
                     metres,
                     name,
                     float(np.ravel(row["timestamp"])[0]),
@@ -190,11 +198,16 @@ class _DataSet:
         return maps[0] if maps else None
 
     def _is_depth(self, column: str) -> bool:
-        about = self.features[column].get("info") or self.features[column].get("video_info") or {}
+        about = self.about(column)
         said = bool(about.get("is_depth_map") or about.get("video.is_depth_map"))
         shape = tuple[int, ...](self.features[column].get("shape") or ())
         flat = len(shape) == 2 or (len(shape) == 3 and 1 in (shape[0], shape[2]))
         return said or ("depth" in column.lower() and (flat or self.kind(column) in ("image", "video")))
+
+    def about(self, column: str) -> dict[str, Any]:
+        """What is told about a column of images beside its shape."""
+        feature = self.features[column]
+        return {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
 
     def _named(self, name: str, there: list[str]) -> str:
         full = [c for c in there if c in (name, f"observation.images.{name}", f"observation.{name}")]
@@ -219,8 +232,8 @@ class _DataSet:
         if not files:
             raise InvalidOptionError(f"{self.folder / 'meta/episodes'} lists no episodes; copy the data set again")
         for file in files:
-            names = [n for n in _schema(file) if not n.startswith("stats/")]
-            for row in _rows(file, names):
+            names = [n for n in schema(file) if not n.startswith("stats/")]
+            for row in read_rows(file, names):
                 yield _Episode(int(row["episode_index"]), int(row["length"]), row)
 
     def rows(self, episode: _Episode, columns: list[str]) -> Iterator[Mapping[str, Any]]:
@@ -228,14 +241,14 @@ class _DataSet:
         where = {"episode_index": episode.number, "episode_chunk": episode.number // int(self.info["chunks_size"])}
         if self.flat:
             where = {name: int(episode.place[f"data/{name}"]) for name in ("chunk_index", "file_index")}
-        rows = _rows(self._path("data_path", where), [*columns, "episode_index"])
+        rows = read_rows(self._path("data_path", where), [*columns, "episode_index"])
         yield from (row for row in rows if int(np.ravel(row["episode_index"])[0]) == episode.number)
 
-    def frames(self, episode: _Episode, camera: str) -> Iterator[NDArray[np.uint8]] | None:
-        """Frames of the video of an episode; None where images lie in the table."""
-        from mirage_env.datasets.realestate10k import video_frames
+    def frames(self, episode: _Episode, camera: str, codes: bool = False) -> Iterator[NDArray[Any]] | None:
+        """Frames of the video of an episode, colours or `codes`; None where images lie in the table."""
+        from mirage_env.datasets.videos import video_frames
 
-        if self.kind(camera) == "image":
+        if self.kind(camera) != "video":
             return None
         where: dict[str, Any] = {
             "episode_index": episode.number,
@@ -247,7 +260,7 @@ class _DataSet:
             start = float(episode.place[f"videos/{camera}/from_timestamp"])
         file = self._path("video_path", {**where, "video_key": camera})
         times = start + np.arange(episode.length) / self.rate
-        return (np.asarray(frame) for _, frame in video_frames(file, times))
+        return (np.asarray(frame) for _, frame in video_frames(file, times, codes))
 
     def _path(self, template: str, where: Mapping[str, Any]) -> Path:
         text = str(self.info.get(template))
@@ -257,6 +270,13 @@ class _DataSet:
             return inside(self.folder, text.format(**where))
         except KeyError as error:
             raise InvalidOptionError(f"{self.folder / 'meta/info.json'}: {template} names {error}") from error
+
+
+def _next(frames: Iterator[NDArray[Any]], name: str) -> NDArray[Any]:
+    frame = next(frames, None)
+    if frame is None:
+        raise InvalidImageError(f"{name} is missing: its video ends before")
+    return frame
 
 
 def _decoded(value: Any) -> NDArray[np.uint8]:
@@ -271,23 +291,3 @@ def _metres(value: Any, scale: float, name: str) -> NDArray[np.float32]:  # [H, 
             raise InvalidDepthError(f"{name}: the depth is an image of mode {value.mode}; depth has 16 bits")
     depth = np.squeeze(np.asarray(value))
     return (depth / (1.0 if depth.dtype.kind == "f" else scale)).astype(np.float32)
-
-
-def _schema(file: Path) -> list[str]:
-    return list(_parquet(file).schema_arrow.names)
-
-
-def _rows(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    table = _parquet(file)
-    if missing := [c for c in columns if c not in table.schema_arrow.names]:
-        raise InvalidOptionError(f"{file} lacks the columns {missing}; copy the data set again")
-    for batch in table.iter_batches(batch_size=ROWS, columns=columns):
-        yield from batch.to_pylist()
-
-
-def _parquet(file: Path) -> Any:
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise MissingPackageError("pyarrow is not installed; pip install 'mirage-env[data]'") from error
-    return parquet.ParquetFile(file)

@@ -86,6 +86,8 @@ def _photographs(folder: Path, path: CameraPath, lens: Lens | None, depth_scale:
             if path.depth_names:
                 depth = read_depth(inside(folder, path.depth_names[i]), depth_scale)
             time = None if path.times is None else float(path.times[i])
+            if glass is None and path.fov is not None:
+                glass = Lens.of_fov(path.fov, *image.shape[:2])
             yield _view(image, depth, glass, path.T_world_cam[i], name, time)
 
     return Recording(path.format, len(path), views, bool(path.depth_names), path.metric, *_places(path))
@@ -125,10 +127,12 @@ def _view(
 
 
 def _video(source: Path, path: CameraPath, lens: Lens | None) -> Recording:
-    from mirage_env.datasets.realestate10k import video_frames
+    from mirage_env.datasets.videos import video_frames
 
     def views() -> Iterator[PosedView]:
-        times = None if path.times is None else path.times - path.times[0]
+        times = path.times
+        if times is not None and not path.from_start:
+            times = times - times[0]
         for i, (time, image) in zip(range(len(path)), video_frames(source, times), strict=False):
             yield _view(np.asarray(image), None, path.lens(i) or lens, path.T_world_cam[i], f"frame {i}", 1e-6 * time)
 

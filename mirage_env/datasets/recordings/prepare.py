@@ -21,7 +21,7 @@ from mirage_env.datasets.metric_scale import (
 from mirage_env.datasets.recordings.checked import check_beginning, checked_views, views_together
 from mirage_env.datasets.recordings.depth_filter import filtered_depth
 from mirage_env.datasets.recordings.view import PosedView, Recording
-from mirage_env.errors import InvalidOptionError
+from mirage_env.errors import ClipError, InvalidOptionError
 from mirage_env.fit_view import FittedView, fit_view
 from mirage_env.images import frames_from_uint8
 from mirage_env.interfaces import DepthEstimator
@@ -30,6 +30,8 @@ TRIAL_VIEWS = 12
 """Views from which a scale is found."""
 DOUBTFUL = 0.3
 """A factor on estimated depth with a larger error is not believed."""
+FAR_OFF = 30.0
+"""Lengths that estimated depth contradicts by such a factor are not in metres."""
 
 logger = logging.getLogger(__name__)
 
@@ -95,27 +97,23 @@ def find_scales(
 ) -> Scales:
     """Find what turns a recording into metres.
 
-    Cameras without a unit are scaled by known distances, by measured depth, or by depth against triangulated points;
-    estimated depth by the motion between views, where that is known in metres.
+    Cameras without a unit are scaled by known distances, by depth against triangulated points, or by the motion with
+    which measured or estimated depth agrees; estimated depth by the motion between views, where that is in metres.
 
     Raises:
         InvalidOptionError: distances that do not fit the recording, or no view that tells the scale.
+        ClipError: lengths that are far from metres, by the estimated depth.
     """
-    if config.scale is not None:
-        return Scales(given=config.scale)
+    scales = Scales(given=config.scale or 1.0)
     if config.distances:
         if not len(recording.positions):
             raise InvalidOptionError(f"{recording.kind}: its views come one by one; known distances need a camera file")
-        return Scales(scale_from_distances(recording.positions, config.distances))
-    if not recording.metric and len(recording.points):
-        return Scales(_scale_from_points(recording, size, estimator))
-    if not recording.metric and recording.has_depth:
-        return Scales(scale_from_motion(views_together(_trial(recording))))
-    if not recording.metric:
-        logger.warning("%s: lengths have no unit and are taken as metres; give --scale or --distance", recording.kind)
-    elif not recording.has_depth and estimator is not None:
-        return Scales(depth=_depth_factor(recording, size, estimator))
-    return Scales()
+        scales = Scales(scale_from_distances(recording.positions, config.distances))
+    elif config.scale is None and not recording.metric:
+        return Scales(_cameras_without_unit(recording, size, estimator))
+    if recording.has_depth or estimator is None:
+        return scales
+    return replace(scales, depth=_depth_factor(recording, size, estimator, scales.factor))
 
 
 def prepared_views(
@@ -209,18 +207,52 @@ def _trial(recording: Recording) -> list[PosedView]:
     return list(itertools.islice(recording.views(), 0, step * TRIAL_VIEWS, step))
 
 
-def _depth_factor(recording: Recording, size: tuple[int, int], estimator: DepthEstimator) -> MetricScale | None:
+def _cameras_without_unit(
+    recording: Recording, size: tuple[int, int], estimator: DepthEstimator | None
+) -> MetricScale | None:
+    """Metres per unit of the cameras; None where nothing tells."""
+    if len(recording.points):
+        return _scale_from_points(recording, size, estimator)
+    if recording.has_depth:
+        return scale_from_motion(views_together(_trial(recording)))
+    found = None if estimator is None else _motion_of_estimate(recording, size, estimator, 1.0)
+    if found is None:
+        logger.warning("%s: lengths have no unit and are taken as metres; give --scale or --distance", recording.kind)
+    return found
+
+
+def _depth_factor(
+    recording: Recording, size: tuple[int, int], estimator: DepthEstimator, metres: float
+) -> MetricScale | None:
+    """Factor on estimated depth with which it fits cameras of so many metres per unit."""
+    motion = _motion_of_estimate(recording, size, estimator, metres)
+    if motion is None:
+        return None
+    if not 1.0 / FAR_OFF < motion.factor < FAR_OFF:
+        raise ClipError(
+            f"{recording.kind}, from its first view: images, estimated depth and poses fit together only if the poses' "
+            f"lengths are multiplied by {motion.factor:.3g}; they may be in millimetres or centimetres: give --scale "
+            f"{metres * motion.factor:.2g}"
+        )
+    return MetricScale(1.0 / motion.factor, motion.error, motion.samples)
+
+
+def _motion_of_estimate(
+    recording: Recording, size: tuple[int, int], estimator: DepthEstimator, metres: float
+) -> MetricScale | None:
+    """Factor on the motion between views with which estimated depth agrees; None where it is not known well."""
     views = []
     for view in _trial(recording):
         fitted = fit_view(view.image, size, view.camera)
-        depth = estimated_depth(estimator, fitted)
-        views.append(PosedView(fitted.image, fitted.camera, depth, view.name))
+        pose = fitted.camera.T_world_cam.copy()
+        pose[:3, 3] *= metres
+        views.append(PosedView(fitted.image, fitted.camera.at(pose), estimated_depth(estimator, fitted), view.name))
     try:
         motion = scale_from_motion(views_together(views))
     except InvalidOptionError as error:
-        logger.warning("estimated depth is taken as it is: %s", error)
+        logger.warning("the scale of estimated depth is not known: %s", error)
         return None
     if motion.error > DOUBTFUL:
-        logger.warning("estimated depth is taken as it is: its scale is known to %.0f %% only", 100.0 * motion.error)
+        logger.warning("the scale of estimated depth is not known: to %.0f %% only", 100.0 * motion.error)
         return None
-    return MetricScale(1.0 / motion.factor, motion.error, motion.samples)
+    return motion

@@ -71,9 +71,7 @@ def open_tum(folder: Path, lens: Lens | None, depth_scale: float) -> Recording:
                 if abs(depth_times[k] - times[i]) > NEAR:
                     continue
                 depth = read_depth(inside(folder, depth_names[k]), depth_scale)
-                if depth_lens is not None:
-                    seen = Camera(pose @ T_color_depth, depth_lens.K_image, *depth.shape)
-                    depth = registered_depth(depth, seen, camera)
+                depth = in_pixels_of_image(depth, camera, color, depth_lens, T_color_depth)
             yield PosedView(color.undistort(image), camera, depth, names[i], float(times[i]))
 
     return Recording(f"RGB-D folder ({folder.name})", len(usable), views, bool(len(depth_times)), True)
@@ -129,6 +127,17 @@ def read_lenses(folder: Path) -> tuple[Lens | None, Lens | None, Array]:
     except (TypeError, ValueError) as error:
         raise InvalidOptionError(f"{file}: T_color_depth is no 4 x 4 matrix ({error})") from error
     return _lens(said.get("color", said), file), depth, checked_pose(T_color_depth, f"{file}: T_color_depth")
+
+
+def in_pixels_of_image(
+    depth: NDArray[np.float32], camera: Camera, lens: Lens, depth_lens: Lens | None, T_color_depth: Array
+) -> NDArray[np.float32]:  # [camera.height, camera.width]
+    """Depth of a camera of its own, or taken with the lens of the image, in the pixels of the straightened image."""
+    if depth_lens is None:
+        return lens.undistort(depth, nearest=True)
+    size = depth_lens.height or depth.shape[0], depth_lens.width or depth.shape[1]
+    seen = Camera(camera.T_world_cam @ T_color_depth, depth_lens.K_image, *size).resized(*depth.shape)
+    return registered_depth(depth_lens.undistort(depth, nearest=True), seen, camera)
 
 
 def _lens(said: Any, file: Path) -> Lens:
