@@ -78,7 +78,7 @@ class MujocoWorld:
         return Camera.from_fov(FOV, *size, T)
 
     def _worth(self, camera: Camera) -> float:
-        """How much a start camera sees: many things, none of them in the way, and not through a wall."""
+        """Score a start camera: many things are seen, none of them in the way, and not through a wall."""
         renderer = self._aimed(camera.resized(*LOOK))
         depth, parts = _depth(renderer), _parts(renderer)[..., 0]
         ahead = self._mujoco.mj_ray(

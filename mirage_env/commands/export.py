@@ -42,8 +42,10 @@ class Export:
     """Cell of a map, metres."""
     floor: Metres = None
     """Height of the floor of a map; found if not given."""
+    low: float = 0.2
+    """What is lower above the floor can be driven over by a map's robot, metres."""
     height: float = 1.5
-    """What is higher above the floor does not stand in the way of a map's robot, metres."""
+    """What is higher above the floor does not stand in its way, metres."""
     confirmations: int = 0
     """Times that later views must have found a surface again for it to count in a map."""
     model: Text = None
@@ -105,6 +107,7 @@ def _export_world(options: Export) -> str:
         grid = export.occupancy(
             memory,
             options.resolution,
+            low=options.low,
             high=options.height,
             floor=options.floor,
             confirmations=options.confirmations,

@@ -167,7 +167,7 @@ def _to_bytes(values: NDArray[Any]) -> tuple[NDArray[np.uint8], str]:
 
 
 def _note_of_16_bits(most: int) -> str:
-    """How 16-bit numbers were understood.
+    """Describe how 16-bit numbers were understood.
 
     Raises:
         InvalidImageError: all of them would be black.

@@ -75,7 +75,7 @@ class WorldParameters:
     jpeg_quality: int = _parameter(85, "quality of image_raw/compressed", 1, 100, live=True)
     points_rate: float = _parameter(0.5, "clouds of ~/points per second; 0: none", 0.0, 10.0)
     scan_bearings: int = _parameter(180, "bearings of ~/scan over the field of view", 2, 4096)
-    obstacle_low: float = _parameter(0.1, "height above the floor from which points are obstacles, m", 0.0, 10.0)
+    obstacle_low: float = _parameter(0.2, "height above the floor from which points are obstacles, m", 0.0, 10.0)
     obstacle_high: float = _parameter(1.5, "height up to which points are obstacles, m", 0.0, 100.0)
     grid_rate: float = _parameter(0.5, "occupancy grids of ~/map per second; 0: none", 0.0, 10.0)
     grid_resolution: float = _parameter(0.1, "size of a cell of ~/map, m", 0.01, 10.0)

@@ -119,7 +119,7 @@ def _axes(poses: NDArray[np.float64]) -> list[str]:
 
 def _lens_oddities(lenses: Sequence[Lens]) -> list[str]:
     lens = lenses[0]
-    found = []
+    found: list[str] = []
     if lens.relative:
         return found
     if lens.width and lens.height:

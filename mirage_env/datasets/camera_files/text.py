@@ -55,7 +55,7 @@ def read_text(text: str, name: str) -> CameraPath:
     why = ("19 columns: RealEstate10K, world to camera in OpenCV axes (inverted), lengths without a unit",)
     T_cam_world = CameraPath(name, _with_last_row(values[:, 7:].reshape(-1, 3, 4))).T_world_cam  # checked
     # Shares of the image: the lens of an image of one pixel.
-    lenses = tuple(Lens(*row, 1, 1) for row in values[:, 1:5].tolist())
+    lenses = tuple(Lens(fx, fy, cx, cy, 1, 1) for fx, fy, cx, cy in values[:, 1:5].tolist())
     times = values[:, 0] * 1e-6
     return CameraPath(f"RealEstate10K ({name})", inverse(T_cam_world), why, lenses, times=times, from_start=True)
 

@@ -205,7 +205,7 @@ class _DataSet:
         return said or ("depth" in column.lower() and (flat or self.kind(column) in ("image", "video")))
 
     def about(self, column: str) -> dict[str, Any]:
-        """What is told about a column of images beside its shape."""
+        """Information about a column of images beside its shape."""
         feature = self.features[column]
         return {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
 

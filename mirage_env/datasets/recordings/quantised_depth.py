@@ -52,8 +52,8 @@ class Quantisation:
             InvalidDepthError: numbers that are missing or say no range.
         """
         try:
-            values = [about[f"video.{key}"] for key in ("depth_min", "depth_max", "shift", "use_log")]
-            return Quantisation(*(float(value) for value in values[:3]), bool(values[3]))
+            low, high, shift = (float(about[f"video.{key}"]) for key in ("depth_min", "depth_max", "shift"))
+            return Quantisation(low, high, shift, bool(about["video.use_log"]))
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidDepthError(
                 f"{name} is a video of depth whose unit is not told ({error!r}); info.json must give video.depth_min, "
