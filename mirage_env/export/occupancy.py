@@ -2,7 +2,8 @@
 
 A token is a measurement: the view that wrote it saw through to it. A column of voxels is occupied where more rays say
 that one of its voxels is than crossed it: a camera looks over a table, and what it sees beyond says nothing about the
-table. It is free where nothing was found and a ray came by near the floor; all else is unknown.
+table. It is free where nothing was found and a ray came by near the floor or a camera stood; all else is
+unknown.
 
 The memory is not read out for this: a surface that one view put too near would hide, in every view, what the others
 saw behind it. Estimated depth makes many of those.
@@ -101,5 +102,7 @@ def occupancy(
         )
     found = traced(rays, resolution, low, high)
     free = found.lowest < max(CLEAR, low + LAYER)
+    columns, rows = np.floor((rays.start[:, :2] - found.origin) / resolution).astype(int).T
+    free[rows, columns] = True  # something carried the camera there
     cells = np.where(found.occupied(), OCCUPIED, np.where(free, FREE, UNKNOWN)).astype(np.int8)
     return OccupancyGrid(cells, resolution, found.origin, T_world_map)

@@ -12,6 +12,7 @@ from videos import write_depth_video, write_mp4
 from mirage_env import cli
 from mirage_env.datasets import Clips
 from mirage_env.datasets.recordings import LeRobotOptions, open_recording
+from mirage_env.datasets.recordings.quantised_depth import Quantisation
 from mirage_env.errors import InvalidDepthError, InvalidOptionError, MirageError, UnsafeFileError
 from mirage_env.poses import inverse, pose_from_rotation_vector, vector_from_pose, vector_from_rotation
 
@@ -209,6 +210,9 @@ def test_depth_without_a_unit_and_a_missing_lens_are_refused(tmp_path, walk):
         file.write_text(json.dumps(info))
         with pytest.raises(InvalidDepthError, match=match):
             open_recording(folder)
+    numbers = np.array([[0, 1365, 4095]], np.uint16)  # what was clipped is unknown
+    np.testing.assert_allclose(Quantisation(0.0, 9.0, 0.0, False).metres(numbers), [[0.0, 3.0, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(Quantisation(0.5, 7.5, 0.5, True).metres(numbers), [[0.0, 1.5, 0.0]], rtol=1e-6)
     (folder / "intrinsics.json").unlink()
     with pytest.raises(InvalidOptionError, match="tells no lens"):
         open_recording(folder)
