@@ -61,21 +61,38 @@ class MujocoWorld:
         return RgbdView(image, np.where(labels == SKY, np.inf, depth).astype(np.float32), labels)
 
     def start_camera(self, rng: np.random.Generator, size: tuple[int, int]) -> Camera:
-        """A level camera that sees much of the scene: the best of a dozen, around it and inside it by turns."""
+        """An upright camera that sees much of the scene: the best of a dozen, around it and inside it by turns."""
         tried = [self._somewhere(rng, size, inside=bool(i % 2)) for i in range(STARTS)]
         return max(tried, key=self._worth)
 
     def _somewhere(self, rng: np.random.Generator, size: tuple[int, int], inside: bool) -> Camera:
-        """A level camera that looks across the scene from a random side, or anywhere from a random place in it."""
-        extent, place = float(self.model.stat.extent), np.array(self.model.stat.center)
-        yaw = rng.uniform(-np.pi, np.pi)
-        forward = np.array([np.cos(yaw), np.sin(yaw), 0.0])
-        place[:2] += rng.uniform(-0.6, 0.6, 2) * extent if inside else -1.2 * extent * forward[:2]
-        place[2] = max(place[2], 0.3 * extent)
+        """An upright camera that looks at the scene from a random side, or anywhere from a random place in it."""
+        low, high = self._box()
+        yaw, extent = rng.uniform(-np.pi, np.pi), float(np.linalg.norm(high - low))
+        forward = np.array([np.cos(yaw), np.sin(yaw), -0.15])
+        if inside:
+            place = low + rng.uniform((0.15, 0.15, 0.3), (0.85, 0.85, 0.7)) * (high - low)
+        else:
+            place = 0.5 * (low + high) - 0.7 * extent * (forward + np.array([0.0, 0.0, -0.3]))
+            forward = 0.5 * (low + high) - place
+        forward /= np.linalg.norm(forward)
+        right = np.cross(forward, [0.0, 0.0, 1.0])
+        right /= np.linalg.norm(right)
         T = np.eye(4)
-        T[:3, :3] = np.stack([np.cross(forward, [0.0, 0.0, 1.0]), [0.0, 0.0, -1.0], forward], axis=1)
+        T[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
         T[:3, 3] = place
         return Camera.from_fov(FOV, *size, T)
+
+    def _box(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # [3], [3]
+        """Lowest and highest coordinates of everything but planes, metres."""
+        things = np.flatnonzero(self.model.geom_type != int(self._mujoco.mjtGeom.mjGEOM_PLANE))
+        if not len(things):
+            return -np.ones(3), np.ones(3)
+        R = self.data.geom_xmat[things].reshape(-1, 3, 3)
+        middle, half = self.model.geom_aabb[things, :3], self.model.geom_aabb[things, 3:]
+        centre = self.data.geom_xpos[things] + np.einsum("nij,nj->ni", R, middle)
+        reach = np.einsum("nij,nj->ni", np.abs(R), half)
+        return (centre - reach).min(0), (centre + reach).max(0)
 
     def _worth(self, camera: Camera) -> float:
         """Score a start camera: many things are seen, none of them in the way, and not through a wall."""
@@ -87,9 +104,10 @@ class MujocoWorld:
         seen = depth[LOOK[0] // 2, LOOK[1] // 2]
         # From inside of a box a camera looks out of it, a ray does not.
         through = 0.0 <= ahead < 0.9 * seen
-        near = float((depth < 0.1 * self.model.stat.extent).mean())
+        low, high = self._box()
+        near = float((depth < 0.03 * np.linalg.norm(high - low)).mean())
         things = len(np.unique(parts[parts >= 0]))
-        return min(things, 6) - 9.0 * near - 3.0 * float((parts < 0).mean()) - 9.0 * through
+        return min(things, 6) - 9.0 * near - 6.0 * float((parts < 0).mean()) - 9.0 * through
 
     def close(self) -> None:
         """Free the renderers."""
@@ -133,7 +151,7 @@ class MujocoEnv(RgbdEnv):
 
     Args:
         scene: MJCF or MJB file, MJCF as text, or an `mujoco.MjModel`.
-        start: the first camera, or a function that draws one; the best of a dozen level ones if not given.
+        start: the first camera, or a function that draws one; the best of a dozen upright ones if not given.
         image_size: H, W pixels.
         **arguments: of `RgbdEnv`.
     """

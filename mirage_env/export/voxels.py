@@ -14,7 +14,7 @@ from mirage_env.tokens.blocks import Frames
 
 HIT, PASS = 0.85, -0.4
 """Log odds of a ray that ends in a voxel, and of one that crosses it (Hornung et al. 2013, OctoMap)."""
-LAYER = 0.45
+LAYER = 0.7
 """Height of a voxel, metres: lower ones are seldom crossed, and a single wrong depth then stands in the way."""
 SHORT = 0.05
 """A ray that ends on something says nothing about this last share of its length: depth is not known better."""

@@ -125,3 +125,16 @@ def test_worlds_of_one_scene_walk_side_by_side(world):
 def test_scene_that_is_none_is_refused(world):
     with pytest.raises(InvalidOptionError, match="MJCF"):
         MujocoWorld("<mujoco><nonsense/></mujoco>")
+
+
+def test_start_cameras_of_a_walled_scene_see_into_it(world):
+    walls = "".join(
+        f'<geom type="box" pos="{x} {y} 1" size="{a} {b} 1" rgba=".7 .6 .5 1"/>'
+        for x, y, a, b in ((3, 0, 0.1, 3), (-3, 0, 0.1, 3), (0, 3, 3, 0.1), (0, -3, 3, 0.1))
+    )
+    walled = MujocoWorld(SCENE.replace("</worldbody>", f"{walls}</worldbody>"))
+    for seed in range(3):
+        view = walled.view(walled.start_camera(np.random.default_rng(seed), (24, 32)))
+        assert (view.labels != SKY).mean() > 0.7
+        assert np.median(view.depth) > 0.5
+    walled.close()
