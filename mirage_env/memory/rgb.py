@@ -162,14 +162,14 @@ def fill_holes(
 def _fill(image: NDArray[np.float32], seen: NDArray[np.bool_]) -> None:  # [H, W, C], [H, W]
     if seen.all() or min(seen.shape) < 2:
         return
-    coarse, known = _halve(image, seen)
-    _fill(coarse, known)
+    coarse, count = _halve(image, seen)
+    _fill(coarse, count > 0)
     _spread(image, seen, coarse)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def _halve(image, seen):  # type: ignore[no-untyped-def]
-    """Mean of the seen pixels of every 2 x 2 block, and where there is one."""
+    """Mean of the seen pixels of every 2 x 2 block, and their number."""
     h, w, channels = image.shape
     coarse = np.zeros(((h + 1) // 2, (w + 1) // 2, channels), np.float32)
     count = np.zeros(coarse.shape[:2], np.int32)
@@ -183,7 +183,7 @@ def _halve(image, seen):  # type: ignore[no-untyped-def]
         for col in range(coarse.shape[1]):
             for c in range(channels):
                 coarse[row, col, c] /= np.float32(max(count[row, col], 1))
-    return coarse, count > 0
+    return coarse, count
 
 
 @njit(cache=True, error_model="numpy", nogil=True)

@@ -148,7 +148,8 @@ def mark(fits, w, n, rows, cols, at, misfit, cells, limit, best, work, hit):  # 
     Looking up cells cannot run on vectors, so what can is done before, in loops of its own.
     """
     Z = at[2]
-    hit[:] = 0
+    for i in range(len(hit)):
+        hit[i] = 0
     for down in range(rows):
         for across in range(cols):
             cell, rank = work[0].view(np.int32), work[1]

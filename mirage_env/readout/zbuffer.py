@@ -155,7 +155,8 @@ def frustums(projections, rule, h, w):  # type: ignore[no-untyped-def]
 @njit(cache=True, error_model="numpy", nogil=True)
 def boxes_in_view(planes, anchor, low, step, seen) -> None:  # type: ignore[no-untyped-def]
     """Mark in seen [M] the boxes `anchor + low + [0, 65535] step` that do not lie beyond one of the planes [5, 4]."""
-    seen[:] = True
+    for i in range(len(low)):
+        seen[i] = True
     for p in range(len(planes)):
         x, y, z = planes[p, 0], planes[p, 1], planes[p, 2]
         X, Y, Z = 65535.0 * max(x, 0.0), 65535.0 * max(y, 0.0), 65535.0 * max(z, 0.0)
@@ -198,17 +199,16 @@ def gather(
     for number, cells, token in by_block(found):
         block = blocks[number]
         bits = block.feature.view(np.int16) if block.feature.dtype == np.float16 else block.feature
-        out = (feature.reshape(-1, channels), born.ravel())
-        _copy(cells, token, bits, block.gain.view(np.int16), block.first, block.born, *out)
+        born.ravel()[cells] = block.born[np.searchsorted(block.first, token, side="right") - 1]
+        _copy(cells, token, bits, block.gain.view(np.int16), feature.reshape(-1, channels))
     return feature, born
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _copy(cells, token, bits, gain, first, births, feature, born) -> None:  # type: ignore[no-untyped-def]
-    """Write features and birth of tokens into cells; float16 comes as its bits, because numba has no such type."""
+def _copy(cells, token, bits, gain, feature) -> None:  # type: ignore[no-untyped-def]
+    """Write features of tokens into cells; float16 comes as its bits, because numba has no such type."""
     for i in range(len(cells)):
         t = token[i]
-        born[cells[i]] = births[np.searchsorted(first, t, side="right") - 1]
         row, out = bits[t], feature[cells[i]]
         if bits.itemsize == 1:
             unit = from_half(gain[t]) if len(gain) else np.float32(1.0)

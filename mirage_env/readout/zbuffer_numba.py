@@ -116,7 +116,8 @@ def _splat_views(
 def _scan(block, views, rule, fits, h, w, best):  # type: ignore[no-untyped-def]
     """Let the tokens of one block compete in all views, by fit or else by depth."""
     whole, span, in_view = np.zeros(3), np.empty((1, 3)), np.empty(1, np.bool_)
-    span[0] = (block.bounds[1] - block.bounds[0]) / 65535.0
+    for axis in range(3):
+        span[0, axis] = (block.bounds[1, axis] - block.bounds[0, axis]) / 65535.0
     seen = np.empty(len(block.low), np.bool_)
     m, at, misfit = np.empty(12, np.float32), np.empty((4, TILE), np.float32), np.empty(TILE, np.float32)
     cells, hit, hits = np.empty((4, TILE), np.float32), np.empty(TILE, np.int32), np.empty(TILE, np.int64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from numba import njit
 
 from mirage_env.rooms.mesh_tracing import passes_mesh
@@ -15,12 +14,9 @@ PENUMBRA = 0.09
 
 
 @njit(**OPTIONS)
-def projected_bounds(geometry, R, o, fx, fy, cx, cy, width, height):
-    """Projected pixel bounds [P, 4] (u0, u1, v0, v1) and nearest depth [P] of every primitive; empty if behind."""
-    count = geometry.shape[0]
-    bounds = np.empty((count, 4))
-    nearest = np.empty(count)
-    for p in range(count):
+def projected_bounds(geometry, R, o, fx, fy, cx, cy, width, height, bounds, nearest):
+    """Fill projected pixel bounds [P, 4] (u0, u1, v0, v1) and nearest depth [P] of every primitive; empty if behind."""
+    for p in range(geometry.shape[0]):
         g = geometry[p]
         u0, u1, v0, v1, z0, z1 = 1e9, -1e9, 1e9, -1e9, 1e9, -1e9
         for corner in range(8):
@@ -42,7 +38,6 @@ def projected_bounds(geometry, R, o, fx, fy, cx, cy, width, height):
         elif z0 < 0.02:
             u0, u1, v0, v1 = 0.0, float(width), 0.0, float(height)
         bounds[p, 0], bounds[p, 1], bounds[p, 2], bounds[p, 3] = u0, u1, v0, v1
-    return bounds, nearest
 
 
 @njit(**OPTIONS)

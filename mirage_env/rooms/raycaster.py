@@ -75,25 +75,9 @@ def _light(
             if leaves != SKY:
                 continue
         hit = occluded(
-            triangles,
-            texels,
-            images,
-            spans,
-            nodes,
-            links,
-            geometry,
-            kind,
-            found[i],
-            found_count[i],
-            last[i],
-            px,
-            py,
-            pz,
-            lx,
-            ly,
-            lz,
-            far,
-        )
+            triangles, texels, images, spans, nodes, links, geometry, kind, found[i], found_count[i], last[i],
+            px, py, pz, lx, ly, lz, far,
+        )  # fmt: skip
         if hit >= 0:
             last[i] = hit
             continue
@@ -102,15 +86,39 @@ def _light(
     return lr, lg, lb
 
 
-@njit(**OPTIONS)
 def render(
-    triangles, texels, images, spans, nodes, links, geometry, kind, material, label, shell, lights, ambient, sky, atlas,
+    meshes, geometry, kind, material, label, shell, lights, ambient, sky, atlas,
     R, o, fx, fy, cx, cy, samples, image, depth, instance, mover,
 ):  # fmt: skip
-    """Fill image [H, W, 3] uint8, depth [H, W] float32, instance [H, W] int16 and mover [H, W] bool."""
+    """Fill image [H, W, 3] uint8, depth [H, W] float32, instance [H, W] int16 and mover [H, W] bool.
+
+    `meshes` is a `MeshTable` or `NO_MESHES`. Sorting and empty arrays are NumPy's: numba takes seconds to compile them.
+    """
+    primitives, light_count = geometry.shape[0], lights.shape[0]
+    bounds, nearest = np.empty((primitives, 4)), np.empty(primitives)
+    projected_bounds(geometry, R, o, fx, fy, cx, cy, depth.shape[1], depth.shape[0], bounds, nearest)
+    a, b, c = geometry[:, 3], geometry[:, 4], geometry[:, 5]
+    radius = np.where(kind == SPHERE, a, np.sqrt(a * a + c * c + np.where(kind == CYLINDER, 0.0, b * b)))
+    rows = np.empty((TILE, TILE, samples * samples), np.int64)
+    found = np.empty((light_count, primitives + 1), np.int64)
+    counts = np.empty((2, light_count), np.int64)
+    _fill(
+        *meshes, geometry, kind, material, label, shell, lights, ambient, sky, atlas,
+        R, o, fx, fy, cx, cy, samples, image, depth, instance, mover,
+        bounds, nearest, np.argsort(nearest), radius, material[SHELL:, 7] == 0.0,
+        rows, np.empty(rows.shape), np.empty(primitives + 1, np.int64), found, counts[0], counts[1], np.empty((2, 3)),
+    )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def _fill(
+    triangles, texels, images, spans, nodes, links, geometry, kind, material, label, shell, lights, ambient, sky, atlas,
+    R, o, fx, fy, cx, cy, samples, image, depth, instance, mover,
+    bounds, nearest, order, radius, casts, rows, ts, chosen, found, found_count, last, corners,
+):  # fmt: skip
+    """Fill the pictures, tile by tile, with what `render` knows of all primitives and arrays to work in."""
     height, width = depth.shape
     primitives, light_count = geometry.shape[0], lights.shape[0]
-    bounds, nearest = projected_bounds(geometry, R, o, fx, fy, cx, cy, width, height)
     if triangles is not None:
         # Meshes are drawn first, at pixel centres and at the samples; what is nearer of them and the other shapes wins.
         s = float(samples)
@@ -138,26 +146,8 @@ def render(
             owner_at,
             triangle_at,
         )
-    order = np.argsort(nearest)
-    radius = np.empty(primitives)
-    casts = np.empty(primitives, np.bool_)
-    for p in range(primitives):
-        solid = geometry[p]
-        if kind[p] == SPHERE:
-            radius[p] = solid[3]
-        elif kind[p] == CYLINDER:
-            radius[p] = math.sqrt(solid[3] ** 2 + solid[5] ** 2)
-        else:
-            radius[p] = math.sqrt(solid[3] ** 2 + solid[4] ** 2 + solid[5] ** 2)
-        casts[p] = material[SHELL + p, 7] == 0.0
     per_pixel = samples * samples
-    rows = np.empty((TILE, TILE, per_pixel), np.int64)
-    ts = np.empty((TILE, TILE, per_pixel))
-    chosen = np.empty(primitives + 1, np.int64)
-    found = np.empty((light_count, primitives + 1), np.int64)
-    found_count = np.empty(light_count, np.int64)
-    last = np.empty(light_count, np.int64)
-    low, high = np.empty(3), np.empty(3)
+    low, high = corners[0], corners[1]
     ox, oy, oz = o[0], o[1], o[2]
     for tile_v in range(0, height, TILE):
         for tile_u in range(0, width, TILE):

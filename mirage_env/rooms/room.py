@@ -97,7 +97,7 @@ class Room:
         instance, mover = np.empty(shape, np.int16), np.empty(shape, np.bool_)
         R = np.ascontiguousarray(camera.T_world_cam[:3, :3])
         raycaster.render(
-            *(s.meshes or NO_MESHES), scene.geometry_at(s, time), s.kind, s.material, s.label,
+            s.meshes or NO_MESHES, scene.geometry_at(s, time), s.kind, s.material, s.label,
             s.shell, s.lights, s.ambient, s.sky, atlas(),
             R, camera.position.copy(), K[0, 0], K[1, 1], K[0, 2], K[1, 2], samples, image, depth, instance, mover,
         )  # fmt: skip

@@ -51,8 +51,11 @@ def pack(tokens: Tokens, born: int, features: FeatureType = "int8") -> MemoryBlo
     anchor = np.floor(positions.mean(0)) if n else np.zeros(3)
     local = positions - anchor
     order = np.argsort(_morton(local), kind="stable")
-    first = _tiles(local[order], tokens.footprint[order])
-    low, step, xyz = _quantise(local[order], first)
+    first = np.empty(n + 1, np.int32)
+    first = first[: _tiles(local[order], tokens.footprint[order], first, np.empty((2, 3)))].copy()
+    low, step = np.zeros((len(first) - 1, 3), np.float32), np.zeros((len(first) - 1, 3), np.float32)
+    xyz = np.zeros((3, n), np.uint16)
+    _quantise(local[order], first, low, step, xyz)
     gain, feature = _quantise_features(tokens.feature[order], features)
     used, frame = used_frames(tokens.frame[order], len(tokens.frames.row))
     return MemoryBlock(
@@ -89,33 +92,38 @@ def _morton(local: NDArray[np.float64]) -> NDArray[np.int64]:  # [N, 3] -> [N]
 
 
 @njit(cache=True, error_model="numpy")
-def _tiles(local, footprint):  # type: ignore[no-untyped-def]
-    """Starts of tiles [M + 1] in sorted points [N, 3]: a tile ends before it gets too large or too wide."""
-    first = [np.int32(0)]
-    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+def _tiles(local, footprint, first, corners):  # type: ignore[no-untyped-def]
+    """Fill `first` [N + 1] with the starts of tiles [M + 1] in sorted points [N, 3], and return M + 1.
+
+    A tile ends before it gets too large or too wide. Arrays come from NumPy: numba takes seconds to compile its own.
+    """
+    low, high = corners[0], corners[1]
+    for axis in range(3):
+        low[axis], high[axis] = np.inf, -np.inf
     finest = np.inf
+    first[0], tile = 0, 0
     for i in range(len(local)):
         widest = 0.0
         for axis in range(3):
             low[axis], high[axis] = min(low[axis], local[i, axis]), max(high[axis], local[i, axis])
             widest = max(widest, high[axis] - low[axis])
         finest = min(finest, np.float64(footprint[i]))
-        if i > first[-1] and (i - first[-1] == TILE or widest > EXTENT * finest):
-            first.append(np.int32(i))
-            low[:], high[:] = local[i], local[i]
+        if i > first[tile] and (i - first[tile] == TILE or widest > EXTENT * finest):
+            tile += 1
+            first[tile] = i
+            for axis in range(3):
+                low[axis] = high[axis] = local[i, axis]
             finest = np.float64(footprint[i])
     if len(local):
-        first.append(np.int32(len(local)))
-    return np.array(first)
+        tile += 1
+        first[tile] = len(local)
+    return tile + 1
 
 
 @njit(cache=True, error_model="numpy")
-def _quantise(local, first):  # type: ignore[no-untyped-def]
-    """Boxes [M, 3], steps [M, 3] and 16-bit places [3, N] of sorted points [N, 3], all in the anchor's frame."""
-    tiles = len(first) - 1
-    low, step = np.zeros((tiles, 3), np.float32), np.zeros((tiles, 3), np.float32)
-    xyz = np.zeros((3, len(local)), np.uint16)
-    for tile in range(tiles):
+def _quantise(local, first, low, step, xyz):  # type: ignore[no-untyped-def]
+    """Fill boxes [M, 3], steps [M, 3] and 16-bit places [3, N] of sorted points [N, 3], all in the anchor's frame."""
+    for tile in range(len(low)):
         for axis in range(3):
             lowest, highest = np.inf, -np.inf
             for i in range(first[tile], first[tile + 1]):
@@ -128,7 +136,6 @@ def _quantise(local, first):  # type: ignore[no-untyped-def]
             for i in range(first[tile], first[tile + 1]):
                 units = (local[i, axis] - np.float64(low[tile, axis])) / np.float64(step[tile, axis])
                 xyz[axis, i] = np.uint16(min(max(np.floor(units + 0.5), 0.0), 65535.0))
-    return low, step, xyz
 
 
 def _quantise_features(values: NDArray[np.float32], features: FeatureType) -> tuple[NDArray[np.float16], NDArray[Any]]:
