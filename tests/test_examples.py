@@ -1,14 +1,11 @@
 """Every example runs, in a short setting, and tells what it says it tells."""
 
 import runpy
-from functools import cache
 
 import numpy as np
 import pytest
 from repository import ROOT
-
-import mirage_env
-from mirage_env.models import world_model_loader
+from small_pictures import small_pictures
 
 SHORT = {
     "01_hello_world": ("--steps 2 --out {out}", ["points", "the fork has seen 3 chunks, the original 2"]),
@@ -29,12 +26,8 @@ SHORT = {
 
 
 @pytest.fixture(autouse=True, scope="module")
-def model_loaded_once():
-    """All examples take the shipped model."""
-    with pytest.MonkeyPatch.context() as patch:
-        load = cache(world_model_loader.load_world_model)
-        patch.setattr(world_model_loader, "load_world_model", load)
-        patch.setattr(mirage_env, "load_world_model", load, raising=False)
+def _small_pictures():
+    with small_pictures():
         yield
 
 

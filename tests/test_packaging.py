@@ -11,6 +11,7 @@ import tarfile
 import tomllib
 import xml.etree.ElementTree as ET
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -150,9 +151,15 @@ def test_constraints_satisfy_the_declared_ranges():
         assert requirement.specifier.contains(version), f"{requirement.name}=={version} is not {requirement.specifier}"
 
 
+@pytest.fixture(scope="module")
+def owners() -> Mapping[str, list[str]]:
+    """Installed distributions by the import names that they own."""
+    return packages_distributions()
+
+
 @pytest.mark.parametrize("name", PACKAGES)
-def test_import_name_has_one_owner(name):
-    owners = {canonicalize_name(owner) for owner in packages_distributions().get(name, [])}
+def test_import_name_has_one_owner(name, owners):
+    owners = {canonicalize_name(owner) for owner in owners.get(name, [])}
     assert owners == {PROJECT["name"]}, f"{name} is installed by {owners or 'nobody'}; run pip install -e '.[test]'"
 
 
@@ -160,8 +167,7 @@ NO_DEPENDENCIES = {"depth_anything_3", "mapanything"}
 """One pins versions that nothing else can live with, the other is on no index; docs/geometry.md installs them."""
 
 
-def test_imports_are_declared_dependencies():
-    owners = packages_distributions()
+def test_imports_are_declared_dependencies(owners):
     extras = set(PROJECT["optional-dependencies"]) - {"docs", "play", "ros", "test"}
     declared = {canonicalize_name(r.name) for r in requirements(*extras)}
     undeclared = set()
@@ -179,39 +185,23 @@ def test_imports_are_declared_dependencies():
     assert not undeclared
 
 
-WITHOUT_PICTURES = "import sys; sys.modules |= {'matplotlib': None, 'imageio_ffmpeg': None}\n"
-
-
-def without_pictures(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", WITHOUT_PICTURES + code]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
-def test_core_needs_nothing_that_only_pictures_need(tmp_path):
-    code = """
-import gymnasium, mirage_env
-for module in (mirage_env, mirage_env.envs, mirage_env.store, mirage_env.memory, mirage_env.viz, mirage_env.episodes):
-    for name in dir(module):
-        getattr(module, name)
-env = gymnasium.make("Mirage/World-v0")
-env.reset(seed=7)
-print(env.step(env.action_space.sample())[4]["chunk"])
+WITHOUT_PICTURES = """
+import sys
+pictures = dict.fromkeys(["matplotlib", "imageio_ffmpeg"])
+sys.modules |= pictures
 """
-    done = without_pictures(code, tmp_path)
-    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
 
 
-@pytest.mark.parametrize("command", ["walk --seed 7 --out w", "play --record w"])
-def test_missing_pictures_are_said_before_a_model_is_loaded(command, tmp_path):
-    script = f"""
+def test_missing_pictures_are_said_before_a_model_is_loaded(tmp_path):
+    commands = ["walk --seed 7 --out w", "play --record w"]
+    script = f"""{WITHOUT_PICTURES}
 from mirage_env.cli import main
-code = main({command.split()})
-print("diffusers" in sys.modules)
-sys.exit(code)
+print([main(words.split()) for words in {commands}], "diffusers" in sys.modules)
 """
-    done = without_pictures(script, tmp_path)
-    assert (done.returncode, done.stdout.split()[-1]) == (2, "False"), done.stderr
-    assert "pip install 'mirage-env[pictures]'" in done.stderr
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[2, 2] False", done.stderr
+    assert done.stderr.count("pip install 'mirage-env[pictures]'") == len(commands)
     assert not (tmp_path / "w").exists()
 
 
@@ -233,17 +223,21 @@ def test_wheel_holds_the_packages_and_nothing_else(distributions):
 
 
 LARGEST_WHEEL = 45 * 2**20
-WALK_FROM_THE_WHEEL = """
-import sys
+FROM_THE_WHEEL = f"""{WITHOUT_PICTURES}
 from importlib.metadata import version
 import gymnasium, mirage_env
-from gymnasium.utils.env_checker import check_env
 from mirage_env.cli import main
 assert mirage_env.__file__.startswith(sys.argv[1]), mirage_env.__file__
 assert mirage_env.__version__ == version("mirage-env")
-check_env(gymnasium.make("Mirage/World-v0").unwrapped, skip_render_check=True)
+for module in (mirage_env, mirage_env.envs, mirage_env.store, mirage_env.memory, mirage_env.viz, mirage_env.episodes):
+    for name in dir(module):
+        getattr(module, name)
+exec(sys.argv[2])
+for name in pictures:
+    del sys.modules[name]
 sys.exit(main(["walk", "--seed", "7", "--path", "forward", "--chunks", "1", "--out", "walk"]))
 """
+"""Everything but drawing works without what only pictures need, the Python of the README first of all."""
 
 
 @pytest.fixture
@@ -275,11 +269,14 @@ def test_wheel_is_small(built):
     assert wheel.stat().st_size < LARGEST_WHEEL
 
 
-def test_wheel_alone_walks_and_passes_the_environment_checker(bare_environment, tmp_path):
+def test_wheel_alone_runs_the_readme_without_what_pictures_need_and_walks_with_it(bare_environment, tmp_path):
+    code, prefix = code_block("python"), bare_environment.parents[1]
+    assert len(code.splitlines()) <= 10
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [str(bare_environment), "-c", WALK_FROM_THE_WHEEL, str(tmp_path / "bare")]
+    command = [str(bare_environment), "-W", "error", "-c", FROM_THE_WHEEL, str(prefix), code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "my_world.zarr").exists()
     assert (tmp_path / "walk/walk.mp4").is_file()
 
 
@@ -370,15 +367,6 @@ def test_readme_command_names_what_exists(marker):
     assert set(filter(None, extras.split(","))) <= set(PROJECT["optional-dependencies"])
     last = words[len(words) - words[::-1].index("&&")]
     assert last in {*PROJECT["scripts"], "pytest"}
-
-
-def test_readme_python_runs(tmp_path):
-    code = code_block("python")
-    assert len(code.splitlines()) <= 10
-    command = [sys.executable, "-W", "error", "-c", code]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert (tmp_path / "my_world.zarr").exists()
 
 
 def test_readme_links_lead_somewhere():

@@ -5,11 +5,11 @@ import pickle
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from clean_processes import clean_processes
 from gymnasium.vector import AsyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -111,11 +111,11 @@ def test_world_whose_blocks_are_still_on_disk_goes_through_a_pickle(tmp_path):
 # Other processes
 
 
-def test_every_id_goes_on_in_a_spawned_process():
+def test_every_id_goes_on_in_another_process():
     envs = [of_real_parts(name) for name in EVERY_ID]
     for env in envs:
         env.reset(seed=0)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=clean_processes()) as pool:
         far = list(pool.map(rollout, envs))
     for name, env, results in zip(EVERY_ID, envs, far, strict=True):
         assert equal(tuple(rollout(env)), tuple(results)), name

@@ -10,9 +10,13 @@ PRELOADED = [
     "mirage_env.store.cache_writer",
     "mirage_env.store.world_io",
     "mirage_env.world_model",
+    "mirage_env.models.world_model_loader",
+    "mirage_env.rooms",
     "mirage_env.training.loop",
     "mirage_env.datasets.latent_clips",
     "policies.training.train",
+    "ros_bridge.nodes.world_node",
+    "ros_bridge.nodes.policy_node",
     "torch._dynamo",
     "torch.distributed.fsdp",
 ]

@@ -14,6 +14,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -73,6 +74,7 @@ class Block:
                 yield Lines(comment.line + skipped, text[skipped:] if skipped else text.strip())
 
 
+@cache
 def blocks_of(page: str) -> list[Block]:
     """All blocks of a page, in order."""
     text = (ROOT / page).read_text()

@@ -79,20 +79,25 @@ def check(words: Sequence[str]) -> None:
         _mirage(arguments[arguments.index("mirage_env.cli") + 1 :])
 
 
-def options_of(words: Sequence[str]) -> set[str]:
+def options_of(words: Sequence[str]) -> frozenset[str]:
     """Options of a `mirage` command, `--` included, as its help lists them."""
     known, command = [], MIRAGE
     for word in words:
         if word not in command.parts:
             break
         known, command = [*known, word], command.parts[word]
-    said = io.StringIO()
     known += [command.default] * bool(command.default)
     model = ["--model=a"] * (known[:1] == ["train"] and "--model" in words)
+    return _helped(*known, *model)
+
+
+@functools.cache
+def _helped(*words: str) -> frozenset[str]:
+    said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        assert main([*known, *model, "--help"]) == 0, f"mirage {shlex.join(words)}"
-    hidden = set() if known else {"--version", "--tyro-write-completion"}
-    return set(re.findall(r"--[a-z][a-z0-9-]*", said.getvalue())) | hidden
+        assert main([*words, "--help"]) == 0, f"mirage {shlex.join(words)}"
+    hidden = set() if words else {"--version", "--tyro-write-completion"}
+    return frozenset(re.findall(r"--[a-z][a-z0-9-]*", said.getvalue())) | hidden
 
 
 def _mirage(arguments: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from dataclasses import fields, replace
 from multiprocessing.connection import Connection
 from typing import Any, cast
@@ -12,6 +13,7 @@ import torch
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
+from mirage_env.errors import StoreError
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.movers import MOST_SIGHTINGS, Mover, Movers
 from mirage_env.store import CacheWriter
@@ -128,6 +130,27 @@ def write_for_ever(path: str, written: Connection, environment: dict[str, str]) 
             writer.append(state, chunk)
         writer.flush()
         written.send(writer.committed)
+
+
+def write_into_trouble(path: str, said: Connection, trouble: str) -> None:
+    """Write step 1, then step 2 when files may have no such size or nothing may be written; tell what closing says."""
+    writer = CacheWriter.open(path, MODEL)
+    chunk, state = made_up(1, cast(LatentMemory, writer.state.memory))
+    writer.append(state, chunk)
+    writer.flush()
+    if trouble == "size":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    else:
+        for folder, _, _ in os.walk(path):
+            os.chmod(folder, 0o555)
+        if os.getuid() == 0:
+            os.setresuid(65534, 65534, 65534)
+    chunk, state = made_up(2, cast(LatentMemory, state.memory), points=9000)
+    writer.append(state, chunk)
+    try:
+        writer.close()
+    except StoreError as error:
+        said.send(str(error))
 
 
 def start_world(path: str | os.PathLike[str]) -> None:

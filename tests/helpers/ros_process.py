@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked_python import fork_server
+from forked_python import ForkedProcess
 from repository import ROOT
 
 LIFETIME = 400.0
@@ -71,7 +71,7 @@ def ros_environment(domain: int, logs: Path) -> dict[str, str]:
 def start(arguments: list[str], environment: dict[str, str], folder: Path) -> Any:
     """Start a Python process; code of `-c` in one that has imported the nodes already."""
     if arguments[0] == "-c":
-        return fork_server().run(arguments, environment, str(folder))
+        return ForkedProcess(arguments, environment, str(folder))
     return subprocess.Popen(
         [sys.executable, *arguments],
         env=environment,

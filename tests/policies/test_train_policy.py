@@ -49,6 +49,12 @@ def trained(request, tmp_path_factory):
     return request.param, out
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Where numbers are compared, curves are not drawn after every segment."""
+    monkeypatch.setattr("policies.training.train.draw_curve", lambda *_: None)
+
+
 def test_training_leaves_policy_log_curve_scores_and_provenance(trained):
     _, out = trained
     assert read_rows(out / "log.csv")[-1]["steps"] == small_training.STEPS
@@ -67,6 +73,7 @@ def test_nothing_is_pickled(trained):
     assert not [path for path in files if path.suffix in PICKLES or path.read_bytes().startswith((b"PK", b"\x80\x04"))]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_resumed_training_is_the_uninterrupted_one(trained, tmp_path):
     algo, whole = trained
     out = tmp_path / "run"
@@ -80,6 +87,7 @@ def test_resumed_training_is_the_uninterrupted_one(trained, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_killed_training_resumes_as_if_nothing_had_happened(tmp_path):
     out = tmp_path / "run"
     context = clean_processes()
@@ -118,6 +126,7 @@ def test_half_a_checkpoint_is_no_checkpoint(trained, tmp_path):
     assert checkpoints.latest(out / "checkpoints").name == f"{small_training.STEPS:09d}"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_training_killed_at_its_beginning_begins_again(tmp_path, monkeypatch):
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     with monkeypatch.context() as gone:

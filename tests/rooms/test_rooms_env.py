@@ -6,6 +6,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 from stand_ins import walled_world_model
+from task_worlds import rooms_made_once  # noqa: F401 (every check resets to the same few seeds)
 
 from mirage_env.camera import Camera
 from mirage_env.datasets import record_environment
@@ -37,12 +38,13 @@ def test_gymnasium_and_stable_baselines_accept_it(control):
     check_env_sb3(env)
 
 
-@pytest.mark.parametrize("render_mode", [None, "rgb_array", "rgb_array_list"])
-@pytest.mark.parametrize("control", ["relative_pose", "absolute_pose"])
+@pytest.mark.parametrize(
+    ("control", "render_mode"),
+    [("relative_pose", None), ("relative_pose", "rgb_array"), ("absolute_pose", "rgb_array_list")],
+)
 def test_it_keeps_every_promise_of_a_world(control, render_mode):
-    check_world_env(
-        RoomsEnv((16, 16), chunk_frames=F, control=control, render_mode=render_mode, info_frames=True, observe=EXTRAS)
-    )
+    shown = {"control": control, "render_mode": render_mode, "info_frames": True, "observe": EXTRAS}
+    check_world_env(RoomsEnv((16, 16), chunk_frames=F, samples=1, **shown))
 
 
 @pytest.mark.parametrize("control", ["relative_pose", "absolute_pose", "waypoints"])
