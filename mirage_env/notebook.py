@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mirage_env.camera import Camera
-from mirage_env.commands.text_tables import cache_rows
+from mirage_env.commands.text_tables import cache_rows, counted
 from mirage_env.errors import MissingPackageError
 from mirage_env.images import frames_to_uint8
 from mirage_env.memory.latent import LatentMemory
@@ -84,7 +84,7 @@ def memory_html(memory: LatentMemory, model: WorldModel | None = None) -> str:
 def world_html(state: WorldState, model: WorldModel | None = None) -> str:
     """A world: its memory from above, and its current pose."""
     x, y, z = state.camera.position
-    about = caption_html(f"after {state.chunk} chunks, at ({x:.2f}, {y:.2f}, {z:.2f}) m")
+    about = caption_html(f"after {counted(state.chunk, 'chunk')}, at ({x:.2f}, {y:.2f}, {z:.2f}) m")
     if not isinstance(state.memory, LatentMemory):
         return about
     return memory_html(state.memory, model) + about

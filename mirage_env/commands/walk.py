@@ -245,8 +245,11 @@ def _cameras(options: Walk, model: WorldModel, world: StartingWorld) -> list[Cam
     whole = [piece for piece in config.pieces(len(cameras), world.chunk) if piece.stop <= len(cameras)]
     chunks = options.chunks or len(whole)
     if not 1 <= chunks <= len(whole):
+        from mirage_env.commands.text_tables import counted
+
+        enough = counted(len(whole), "chunk")
         raise InvalidOptionError(
-            f"--chunks: {options.path} has {len(cameras)} poses after its first, enough for {len(whole)} chunks of "
+            f"--chunks: {options.path} has {len(cameras)} poses after its first, enough for {enough} of "
             f"{config.frames_of(world.chunk)}; {max(chunks, 1)} were asked for"
         )
     if left := len(cameras) - (end := whole[chunks - 1].stop):

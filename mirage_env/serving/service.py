@@ -243,7 +243,10 @@ class Service:
         def undo() -> bytes:
             world, _ = self._at(request, owner)
             if request.chunks > len(world.history):
-                raise WorldNotFoundError(f"world {world.id} can go back {len(world.history)} chunks")
+                raise WorldNotFoundError(
+                    f"world {world.id} can go back by {len(world.history)} of the {request.chunks} chunks that were asked "
+                    "for: to where it began, or to the start of the server"
+                )
             return self._moved(world, world.history[-request.chunks], request.want)
 
         return await self.in_thread(undo)

@@ -88,7 +88,7 @@ class WorldChanges(Playback):
         def job() -> str:
             past = list(self._past)
             if not 1 <= chunks <= len(past):
-                raise InvalidOptionError(f"{chunks} chunks were to be undone; {len(past)} can be, and at least 1")
+                raise InvalidOptionError(f"of the last chunks {len(past)} can be undone, not {chunks}; give at least 1")
             take = look(self.model, past[-chunks], self._clock)
             self._replace(take, self._new_log(take), past[:-chunks])
             return f"the world as it was after {take.state.chunk} chunks{self._where()}"

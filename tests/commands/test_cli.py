@@ -226,7 +226,7 @@ def test_look_tells_and_draws(tmp_path, walked, model, capsys):
         ("walk --out OUT --seed 1 --offload half", "--offload.*'none', 'model', 'group'"),
         (
             "walk --out OUT --seed 1 --path POSES --chunks 9 --model TINY",
-            "--chunks: .*enough for 1 chunks of 4; 9 were",
+            "--chunks: .*enough for 1 chunk of 4; 9 were",
         ),
         ("walk --out OUT --image nowhere.png --model TINY", "--image: nowhere.png is no image"),
         ("walk --out OUT --image PHOTO --depth nowhere.npy --model TINY", "--depth: nowhere.npy is no depth map"),

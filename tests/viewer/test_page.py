@@ -141,6 +141,7 @@ def test_page_drives_forks_saves_and_shows_errors(shown):
     shown.gate.set()
     shown.until(f"mirage.world !== {parent!r} && mirage.chunk.number === {walked + 2} && {IDLE}")
     page.evaluate("mirage.list()")
+    assert page.locator("#tree ul .current").count() == 1, "a fork hangs below its world"
     fork = page.evaluate("mirage.worlds.find((w) => w.world === mirage.world)")
     first = page.evaluate(f"mirage.worlds.find((w) => w.world === {fork['parent']!r})")
     assert (fork["chunk"], first["chunk"]) == (walked + 2, walked + 1)
@@ -197,6 +198,7 @@ def test_panes_swap_frames_play_back_and_recordings_are_downloaded(shown, tmp_pa
     page.locator("#walk").click()
     assert shown.chunks(2) == 2
     assert page.evaluate(MISPAINTED) == []
+    assert page.evaluate("new Set(mirage.chunk.frames.map(({ depth }) => depth.data.byteOffset)).size") == 4
     near, far = page.evaluate(NEAR_AND_FAR)
     assert near > far
     page.locator("#strip button").nth(1).click()
