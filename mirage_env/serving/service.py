@@ -244,7 +244,7 @@ class Service:
             world, _ = self._at(request, owner)
             if request.chunks > len(world.history):
                 raise WorldNotFoundError(
-                    f"world {world.id} can go back by {len(world.history)} of the {request.chunks} chunks asked for: to "
+                    f"world {world.id} can go back by {len(world.history)} of the {request.chunks} chunks: to "
                     "where it began, or to the start of the server"
                 )
             return self._moved(world, world.history[-request.chunks], request.want)
