@@ -2,8 +2,7 @@
 
 A token is a measurement: the view that wrote it saw through to it. A column of voxels is occupied where more rays say
 that one of its voxels is than crossed it: a camera looks over a table, and what it sees beyond says nothing about the
-table. It is free where nothing was found and a ray came by near the floor or a camera stood; all else is
-unknown.
+table. It is free where nothing was found and a ray came by below the height that matters; all else is unknown.
 
 The memory is not read out for this: a surface that one view put too near would hide, in every view, what the others
 saw behind it. Estimated depth makes many of those.
@@ -19,15 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.export.map_frame import map_frame, remembered_frames
-from mirage_env.export.voxels import LAYER, plan_size, token_rays, traced
+from mirage_env.export.voxels import plan_size, token_rays, traced
 from mirage_env.memory.latent import PointMemory
 from mirage_env.poses import Matrix, inverse
 
 FREE, OCCUPIED, UNKNOWN = 0, 100, -1
 """Values of a cell, as in ROS's OccupancyGrid."""
 MOST_CELLS = 10_000_000
-CLEAR = 0.8
-"""A ray must have come by below this height above the floor, metres, for a cell to be free."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +98,5 @@ def occupancy(
             f"the map would have {float(size.prod()):.3g} cells; choose a coarser resolution than {resolution} m"
         )
     found = traced(rays, resolution, low, high)
-    free = found.lowest < max(CLEAR, low + LAYER)
-    columns, rows = np.floor((rays.start[:, :2] - found.origin) / resolution).astype(int).T
-    free[rows, columns] = True  # something carried the camera there
-    cells = np.where(found.occupied(), OCCUPIED, np.where(free, FREE, UNKNOWN)).astype(np.int8)
+    cells = np.where(found.occupied(), OCCUPIED, np.where(found.seen, FREE, UNKNOWN)).astype(np.int8)
     return OccupancyGrid(cells, resolution, found.origin, T_world_map)

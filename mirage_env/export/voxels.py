@@ -16,7 +16,7 @@ HIT, PASS = 0.85, -0.4
 """Log odds of a ray that ends in a voxel, and of one that crosses it (Hornung et al. 2013, OctoMap)."""
 LAYER = 0.7
 """Height of a voxel, metres: lower ones are seldom crossed, and a single wrong depth then stands in the way."""
-SHORT = 0.05
+SHORT = 0.02
 """A ray that ends on something says nothing about this last share of its length: depth is not known better."""
 MOST_RAYS = 4_000_000
 """Tokens whose rays are followed; of more, so many are taken evenly."""
@@ -39,7 +39,7 @@ class Voxels:
     """Log odds of the space between two heights, over cells of the plan."""
 
     odds: NDArray[np.float32]  # [layers, rows along y, columns along x] log odds of something that stands there
-    lowest: NDArray[np.float32]  # [rows, columns] height of the lowest ray that crosses a cell, metres; inf without any
+    seen: NDArray[np.bool_]  # [rows, columns] cells that a ray crosses or ends in, not above the highest
     origin: tuple[float, float]
     """Corner of cell (0, 0), metres."""
 
@@ -105,11 +105,11 @@ def traced(rays: Rays, resolution: float, low: float, high: float, layer: float 
     """
     corner, size = plan_size(rays, resolution)
     odds = np.zeros((max(1, int(np.ceil((high - low) / layer - 1e-9))), size[1], size[0]), np.float32)
-    lowest = np.full(odds.shape[1:], np.inf, np.float32)
+    seen = np.zeros(odds.shape[1:], np.bool_)
     origin = corner * resolution
     numbers = (resolution, low, high, layer, SHORT, np.float32(HIT), np.float32(PASS))
-    _trace(rays.start, rays.end, rays.weight, origin, *numbers, odds, lowest)
-    return Voxels(odds, lowest, (float(origin[0]), float(origin[1])))
+    _trace(rays.start, rays.end, rays.weight, origin, *numbers, odds, seen)
+    return Voxels(odds, seen, (float(origin[0]), float(origin[1])))
 
 
 def _moved(points: Array, T: Matrix) -> Array:  # [N, 3]
@@ -117,7 +117,7 @@ def _moved(points: Array, T: Matrix) -> Array:  # [N, 3]
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _trace(start, end, weight, origin, resolution, low, high, layer, short, hit, crossed, odds, lowest) -> None:  # type: ignore[no-untyped-def]
+def _trace(start, end, weight, origin, resolution, low, high, layer, short, hit, crossed, odds, seen) -> None:  # type: ignore[no-untyped-def]
     """Walk along each ray in steps of half a voxel; a voxel is crossed once by a ray."""
     layers = odds.shape[0]
     for ray in range(len(start)):
@@ -144,8 +144,9 @@ def _trace(start, end, weight, origin, resolution, low, high, layer, short, hit,
             row_before, col_before, level_before = row, col, level
             if row == last_row and col == last_col and level == last and stands:
                 continue
-            lowest[row, col] = min(lowest[row, col], z)
+            seen[row, col] = True
             if level >= 0:
                 odds[level, row, col] += crossed * weight[ray]
         if stands:
             odds[last, last_row, last_col] += hit * weight[ray]
+            seen[last_row, last_col] = True
