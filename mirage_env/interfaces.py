@@ -47,6 +47,10 @@ class Readout:
         index = slice(index, index + 1 or None) if isinstance(index, int) else index
         return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
+    def surface(self, far: float) -> Tensor:
+        """Depth [T, h, w] of surfaces nearer than `far`, metres; 0 where there is none, as in the sky, or unknown."""
+        return self.depth * (self.depth < far)
+
     def to(self, device: device) -> Self:
         """Move the readout to another device."""
         return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})

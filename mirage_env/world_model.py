@@ -30,7 +30,7 @@ from mirage_env.interfaces import (
     StaticSegmenter,
 )
 from mirage_env.memory.depth_scale import align_depth
-from mirage_env.memory.filters import keep_cells
+from mirage_env.memory.filters import keep_cells, with_sky
 from mirage_env.memory.latent import LatentMemory, splat_batch
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.mover_tracking import Views, movers_after, tracked
@@ -99,7 +99,7 @@ class WorldModel:
         metres = self.depth.estimate(frames, [camera]) if view.metres is None else view.metres
         kinds = self.segmenter.segment(frames) if view.labels is None else view.labels
         keep, latents = self._keep(metres, kinds), self.codec.encode(frames)
-        true = (latents, frames, metres, keep, [camera])
+        true = (latents, frames, with_sky(metres, kinds, [camera], self.config.memory.sky), keep, [camera])
         memory = written_start(self.memory_factory(self.config), self.codec, true, self.config.memory.shifts)
         readout, seen = memory.read([camera], now=0), Views(latents, metres, kinds, [camera], np.zeros(1), real=True)
         state = WorldState(
@@ -216,12 +216,13 @@ class WorldModel:
         stride = len(frames) // len(latents)
         shown, seen_from = frames[stride - 1 :: stride], cameras[stride - 1 :: stride]
         metres, labels = (None, None) if given is None else (given.metres, given.labels)
-        depth = self.depth.estimate(shown, seen_from, known=readout.depth) if metres is None else metres
+        known_depth = readout.surface(self.config.far)
+        depth = self.depth.estimate(shown, seen_from, known=known_depth) if metres is None else metres
         labels = self.segmenter.segment(shown) if labels is None else labels
         keep, fit = self._keep(depth, labels), None
         if self.config.alignment.enabled and metres is None:
             cells = depth_to_grid(depth.float().cpu(), self.config.latent_size).numpy()
-            fit = align_depth(cells, readout.depth.cpu().numpy(), keep.cpu().numpy(), self.config.alignment)
+            fit = align_depth(cells, known_depth.cpu().numpy(), keep.cpu().numpy(), self.config.alignment)
             depth = depth * fit.scale  # what now lies beyond near or far is not kept
             keep = self._keep(depth, labels) & (not fit.refused)
         return Chunk(tuple(cameras), frames, depth, labels, keep, readout, known, latents, fit)
@@ -229,7 +230,8 @@ class WorldModel:
     def _remember(self, state: WorldState, chunk: Chunk, splat: Splat, real: bool = False) -> WorldState:
         """Re-encode the frames, lift the cells that were kept, write them; `splat`: what the key cameras showed."""
         now, (latents, recent, begins) = state.chunk + 1, encoded(self.codec, self.config, state, chunk)
-        views = (latents, chunk.frames[chunk.key_frames], chunk.depth, chunk.keep, chunk.key_cameras)
+        depth = with_sky(chunk.depth, chunk.labels, chunk.key_cameras, self.config.memory.sky)
+        views = (latents, chunk.frames[chunk.key_frames], depth, chunk.keep, chunk.key_cameras)
         memory = state.memory.write(*views, now, splat, int(real and self.config.memory.shifts > 0))
         last = Reference(recent[-1], chunk.cameras[-1], memory.frames - 1)
         return replace(
@@ -245,4 +247,4 @@ class WorldModel:
         )
 
     def _keep(self, depth: Tensor, labels: Tensor) -> Tensor:
-        return keep_cells(depth, labels, (c := self.config).latent_size, c.filters, c.near, c.far)
+        return keep_cells(depth, labels, (c := self.config).latent_size, c.filters, c.near, c.far, c.memory.sky > 0.0)

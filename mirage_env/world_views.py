@@ -18,7 +18,7 @@ def current_view(model: WorldModel, state: WorldState) -> Chunk:
     views = (state.camera,)
     readout, latents = state.memory.read(views, now=state.chunk), state.latents[-1:]
     frames = model.codec.decode(latents)
-    depth = model.depth.estimate(frames, views, known=readout.depth)
+    depth = model.depth.estimate(frames, views, known=readout.surface(model.config.far))
     labels = model.segmenter.segment(frames)
     keep = torch.zeros_like(readout.observed, dtype=torch.bool)
     return Chunk(views, frames, depth, labels, keep, readout, model.refiner.refine(readout), latents)
@@ -38,7 +38,7 @@ def with_every_frame(model: WorldModel, chunk: Chunk, before: WorldState) -> Chu
     """
     if len(chunk.depth) == len(chunk.frames):
         return chunk
-    known = before.memory.read(chunk.cameras, now=before.chunk + 1).depth
+    known = before.memory.read(chunk.cameras, now=before.chunk + 1).surface(model.config.far)
     scale = 1.0 if chunk.alignment is None else chunk.alignment.scale
     depth = scale * model.depth.estimate(chunk.frames, chunk.cameras, known=known)
     labels = model.segmenter.segment(chunk.frames).clone()

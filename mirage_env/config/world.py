@@ -100,12 +100,16 @@ class MemoryConfig:
     max_bytes: int = 0
     """Beyond this many bytes whole blocks are evicted, least confident first, then oldest; the start view and the
     newest block never. 0: no limit."""
+    sky: float = 0.0
+    """Sky is remembered as if it were a sphere of this radius around who saw it, metres, at least twice `far`; 0: it is
+    not, as in the paper."""
     movers: int = 8
     """So many things that move keep their place, look and velocity while unseen (`memory/movers.py`), those that were
     seen last; 0: they are forgotten."""
 
     def __post_init__(self) -> None:
         one_of(("int8", "float16"), features=self.features)
+        at_least(0.0, sky=self.sky)
         at_least(0, shifts=self.shifts, merge_tokens=self.merge_tokens, max_bytes=self.max_bytes, movers=self.movers)
         if self.movers > MOST_MOVERS:
             raise InvalidOptionError(f"movers is {self.movers}; at most {MOST_MOVERS} are kept")
@@ -226,6 +230,8 @@ class WorldModelConfig(ChunkLengths):
             )
         if not 0.0 < self.near < self.far:
             raise InvalidOptionError(f"near {self.near} and far {self.far} must satisfy 0 < near < far")
+        if 0.0 < self.memory.sky < 2.0 * self.far:
+            raise InvalidOptionError(f"memory.sky is {self.memory.sky}; give 0, or at least twice far ({self.far})")
         if not 0.0 < self.fov < math.pi:
             raise InvalidOptionError(f"fov is {self.fov}; it must lie between 0 and pi (radians)")
         if not 0.0 < self.frames_per_second < math.inf:

@@ -166,7 +166,7 @@ class ReadoutEnv(ChunkEnv[Visit]):
         memory, model = state.world.memory, self.model
         # Seen as by the chunk that would come next, however long one has been looking around.
         readout = memory.read([state.camera], now=state.world.chunk + 1)
-        depth = readout.depth.cpu().numpy()
+        depth = readout.surface(model.config.far).cpu().numpy()
         (H, W), (h, w) = model.config.image_size, model.config.latent_size
         return Glance(
             cameras=(state.camera,),

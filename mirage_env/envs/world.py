@@ -169,7 +169,7 @@ class MirageEnv(ChunkEnv[WorldState]):
             chunk, after = self._walked(state, camera)
             return self.shown(chunk, after)
         (H, W), (h, w) = self.world.image_size, self.world.latent_size
-        depth = readout.depth.cpu().numpy().repeat(H // h, 1).repeat(W // w, 2)
+        depth = readout.surface(self.world.far).cpu().numpy().repeat(H // h, 1).repeat(W // w, 2)
         labels, seen = np.full((1, H, W), STATIC, np.uint8), readout.observed[0].float().cpu().numpy()
         return Shown((camera,), np.zeros((1, H, W, 3), np.uint8), depth, labels, None, seen, state.chunk, 1.0, 0, 0)
 

@@ -53,8 +53,8 @@ def find_floor(memory: PointMemory, T_world_map: Matrix, frames: Frames) -> floa
         InvalidOptionError: nothing lies below the cameras.
     """
     up = T_world_map[:3, 2]
-    heights = np.concatenate([block.positions() @ up for block in memory.blocks])
-    area = np.concatenate([block.footprint.astype(np.float64) ** 2 for block in memory.blocks])
+    heights = np.concatenate([block.positions() @ up for block in memory.surfaces.blocks])
+    area = np.concatenate([block.footprint.astype(np.float64) ** 2 for block in memory.surfaces.blocks])
     below = heights < np.median(frames.T_world_cam[:, :3, 3] @ up) - 0.2
     if not below.any():
         raise InvalidOptionError("nothing was seen below the cameras; give the height of the floor: floor=")

@@ -86,7 +86,7 @@ def occupancy(
             f"resolution is {resolution}, low {low}, high {high} m, confirmations {confirmations}; "
             "give resolution > 0, 0 <= low < high and confirmations from 0"
         )
-    if not memory.points:
+    if not memory.surfaces.points:
         raise InvalidOptionError("the memory holds nothing; a map needs a world that has been seen")
     T_world_map = map_frame(memory, remembered_frames(memory), floor, up)
     rays = token_rays(memory, inverse(T_world_map), resolution, confirmations)

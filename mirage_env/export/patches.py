@@ -31,7 +31,7 @@ def patches_of(memory: LatentMemory, codec: LatentCodec, parts: int = 2, palette
     """Squares of a memory's tokens, each token divided into `parts` x `parts`.
 
     Args:
-        memory: of a world.
+        memory: of a world; its sky is left out.
         codec: of the model that wrote it; decodes the colours.
         parts: 1, 2 or 4.
         palette: of the codec, kept from an earlier call; learned anew without.
@@ -41,10 +41,10 @@ def patches_of(memory: LatentMemory, codec: LatentCodec, parts: int = 2, palette
     """
     if parts not in (1, 2, 4):
         raise InvalidOptionError(f"parts is {parts}; give 1, 2 or 4 along each side of a token")
-    if not isinstance(memory, LatentMemory) or not memory.points:
+    if not isinstance(memory, LatentMemory) or not memory.surfaces.points:
         raise InvalidOptionError("the memory holds no latent tokens; export needs a world that has been seen")
     palette, found = palette or Palette(codec), []
-    for block in memory.blocks:
+    for block in memory.surfaces.blocks:
         R = block.frames.T_world_cam[block.frame, :3, :3]
         size = block.footprint.astype(np.float64)
         place = (np.arange(parts) + 0.5) / parts - 0.5

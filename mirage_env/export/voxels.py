@@ -61,7 +61,7 @@ def token_rays(memory: PointMemory, T_map_world: Matrix, resolution: float, conf
     """
     every = -(-memory.points // MOST_RAYS)
     parts = []
-    for block in memory.blocks:
+    for block in memory.surfaces.blocks:
         chosen = np.flatnonzero(block.confidence >= confirmations)[::every]
         T_world_cam = block.frames.T_world_cam[block.frame[chosen]]
         width = block.footprint[chosen].astype(np.float64)
@@ -79,7 +79,7 @@ def token_rays(memory: PointMemory, T_map_world: Matrix, resolution: float, conf
 def surface_rays(memory: PointMemory, frames: Frames, T_map_world: Matrix) -> Rays:
     """The rays of every cell of some views in which the memory shows a surface: what hides another is before it."""
     h, w = memory.grid
-    found = memory.glimpse(frames.T_world_cam, frames.K_latent)
+    found = memory.surfaces.glimpse(frames.T_world_cam, frames.K_latent)
     pixels = np.stack([*np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5), np.ones((h, w))]).reshape(3, -1)
     starts, ends = [], []
     for view, (T_world_cam, K) in enumerate(zip(frames.T_world_cam, frames.K_latent, strict=True)):

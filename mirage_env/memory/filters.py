@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mirage_env.camera import Camera
 from mirage_env.config.world import FilterConfig
-from mirage_env.interfaces import STATIC
+from mirage_env.interfaces import SKY, STATIC
 from mirage_env.memory.lifting import depth_edges
 
 
@@ -18,12 +21,14 @@ def keep_cells(
     config: FilterConfig,
     near: float,
     far: float,
+    sky: bool = False,
 ) -> Tensor:  # [F, h, w] bool
     """keep = valid & static & not sky & not edge.
 
     A cell is dropped where more than `dynamic_share` of its pixels move or are sky, where more than `unknown_share`
     have no depth (0), where the depth of any static pixel is outside (near, far) or not finite, or where more than
-    `edge_share` of its pixels lie on a depth jump above `edge_jump`.
+    `edge_share` of its pixels lie on a depth jump above `edge_jump`. With `sky`, cells that are nothing but sky are
+    kept as well.
     """
     unknown = depth == 0.0
     valid = torch.isfinite(depth) & (depth > near) & (depth < far)
@@ -32,7 +37,28 @@ def keep_cells(
     invalid |= _share(unknown, grid) > config.unknown_share
     jump = depth_edges(torch.where(valid | unknown, depth, far)) > config.edge_jump
     edge = _share(jump, grid) > config.edge_share
-    return ~(dynamic | invalid | edge)
+    kept = ~(dynamic | invalid | edge)
+    return kept | (_share(labels == SKY, grid) >= 1.0) if sky else kept
+
+
+def with_sky(
+    depth: Tensor,  # [F, H, W] metres
+    labels: Tensor,  # [F, H, W] STATIC, MOVER, SKY
+    cameras: Sequence[Camera],  # F
+    radius: float,  # metres
+) -> Tensor:  # [F, H, W] metres
+    """Depth as it is written: the sky lies on a sphere around each camera (`MemoryConfig.sky`), if it has a radius."""
+    sky = labels.to(depth.device) == SKY
+    if not radius or not sky.any():
+        return depth
+    height, width = depth.shape[-2:]
+    v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    sphere = []
+    for camera in cameras:
+        K = camera.K_at(height, width)
+        x, y = (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
+        sphere.append(radius * torch.rsqrt(1.0 + x**2 + y**2))
+    return torch.where(sky, torch.stack(sphere).to(depth), depth)
 
 
 def _share(mask: Tensor, grid: tuple[int, int]) -> Tensor:  # [F, H, W] bool -> [F, h, w] in [0, 1]

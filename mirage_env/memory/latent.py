@@ -30,6 +30,8 @@ from mirage_env.readout.zbuffer import Rule, Splat, focal_lengths, projections, 
 from mirage_env.tokens.blocks import FeatureType, Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
 
+SKY_SHARE = 0.9
+"""Share of the radius of the sky from which on a token is sky: cells are not quite where their rays are."""
 GLIMPSES = 64
 """Views that a thread reads at a time, so that what it works on stays in its cache."""
 
@@ -74,6 +76,19 @@ class PointMemory:
         of revisits for two and a half times the tokens. So it is for models that write true views at shifts.
         """
         return self.layout.shifts > 0
+
+    @cached_property
+    def surfaces(self) -> Self:
+        """The memory without its sky: what maps, clouds and pictures of places are made from."""
+        if not self.layout.sky:
+            return self
+        found = [(block, self.is_surface(block)) for block in self.blocks]
+        return replace(self, blocks=tuple(b if near.all() else b.keep(near) for b, near in found if near.any()))
+
+    def is_surface(self, block: MemoryBlock) -> NDArray[np.bool_]:  # [N]
+        """Tokens of a block that are no sky."""
+        sky = self.layout.sky
+        return block.distances() < SKY_SHARE * sky if sky else np.ones(len(block), np.bool_)
 
     @cached_property
     def _boxes(self) -> NDArray[np.float64]:  # [2, B, 3]

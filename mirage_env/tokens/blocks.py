@@ -124,6 +124,10 @@ class MemoryBlock:
         tile = self.tile_of
         return self.anchor + self.low[tile].astype(np.float64) + self.step[tile].astype(np.float64) * self.xyz.T
 
+    def distances(self) -> NDArray[np.float64]:  # [N]
+        """Metres between each token and the camera that it was written from."""
+        return np.asarray(np.linalg.norm(self.positions() - self.frames.T_world_cam[self.frame, :3, 3], axis=1))
+
     def values(self) -> NDArray[np.float32]:  # [N, C]
         """Features as numbers."""
         values = self.feature.astype(np.float32)

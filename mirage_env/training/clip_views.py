@@ -14,7 +14,7 @@ from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.clips import Clips, images_to_tensor
 from mirage_env.interfaces import SKY, STATIC, LatentCodec
-from mirage_env.memory.filters import keep_cells
+from mirage_env.memory.filters import keep_cells, with_sky
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.true_views import written_start
 
@@ -40,7 +40,12 @@ class Views:
 
     def keep(self, config: WorldModelConfig) -> Tensor:  # [F, h, w] bool
         """Cells that may be written."""
-        return keep_cells(self.depth, self.labels, config.latent_size, config.filters, config.near, config.far)
+        sky = config.memory.sky > 0.0
+        return keep_cells(self.depth, self.labels, config.latent_size, config.filters, config.near, config.far, sky)
+
+    def written(self, config: WorldModelConfig) -> Tensor:  # [F, H, W] metres
+        """Depth as it is written."""
+        return with_sky(self.depth, self.labels, self.cameras, config.memory.sky)
 
 
 def views_of(clips: Clips, clip: int, frames: Sequence[int], size: tuple[int, int]) -> Views:
@@ -75,12 +80,10 @@ def wobbled(depth: Tensor, amount: float, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def write_true(
-    memory: LatentMemory, views: Views, depth: Tensor, codec: LatentCodec, config: WorldModelConfig
-) -> LatentMemory:
+def write_true(memory: LatentMemory, views: Views, codec: LatentCodec, config: WorldModelConfig) -> LatentMemory:
     """Write true views as a world begins with them."""
     latents = codec.encode(views.images).float()
-    every = (latents, views.images, depth, views.keep(config), views.cameras)
+    every = (latents, views.images, views.written(config), views.keep(config), views.cameras)
     return written_start(memory, codec, every, config.memory.shifts)
 
 
@@ -88,7 +91,6 @@ def write_true(
 def write_imagined(
     memory: LatentMemory,
     views: Views,
-    depth: Tensor,
     codec: LatentCodec,
     config: WorldModelConfig,
     born: int,
@@ -101,4 +103,4 @@ def write_imagined(
         latents = latents + 0.3 * noise * torch.randn(latents.shape, generator=generator)
     if 0.3 < kind < 0.8:
         latents = torch.lerp(latents, F.avg_pool2d(latents, 3, 1, 1, count_include_pad=False), softness)
-    return memory.write(latents, views.images, depth, views.keep(config), views.cameras, born)
+    return memory.write(latents, views.images, views.written(config), views.keep(config), views.cameras, born)

@@ -120,7 +120,7 @@ class ClosedLoop:
         amount = (0.0, 0.02, 0.04)[int(torch.randint(3, (), generator=generator))]
         by_itself = float(torch.rand((), generator=generator)) < own
         views = seen(views, views.images, self.scene if by_itself else None, None, amount, generator)
-        memory = write_true(LatentMemory.empty(world), views, views.depth, self.codec, world)
+        memory = write_true(LatentMemory.empty(world), views, self.codec, world)
         here = views_of(self.clips, clip, [frame, max(frame - 1, 0)], world.image_size)
         first, preceding = self.codec.encode(here.images).float()
         alone = float(torch.rand((), generator=generator)) < 0.5  # as at the start of a world
@@ -164,9 +164,9 @@ class ClosedLoop:
         end = walk.frame + world.chunk_latents - 1
         true = views_of(self.clips, clip, range(walk.frame + 1, end + 1), world.image_size)
         amount = (0.0, 0.02)[int(torch.randint(2, (), generator=generator))]
-        scene, known = self.scene if walk.own else None, drawn.readout.depth[1:]
+        scene, known = self.scene if walk.own else None, drawn.readout.surface(world.far)[1:]
         views = seen(true, frames, scene, known, amount, generator)
-        written = (latents, frames, views.depth, views.keep(world), views.cameras, walk.chunk + 1)
+        written = (latents, frames, views.written(world), views.keep(world), views.cameras, walk.chunk + 1)
         shown = None if walk.shown is None else walk.shown.write(*written)
         walk = Walk(walk.memory.write(*written), shown, end, walk.chunk + 1, latents[-1], latents[-2], walk.own)
         return walk, Imagined(frames, known, true)

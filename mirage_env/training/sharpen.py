@@ -6,6 +6,7 @@ can be repeated one by one.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,12 +154,12 @@ def _remembered(
         return sorted(possible[int(i)] for i in torch.randperm(len(possible), generator=generator)[:count])
 
     views = views_of(clips, clip, some(1 if kind < 0.65 else 2), world.image_size)
-    depth = wobbled(views.depth, amount, generator)
-    memory = write_true(LatentMemory.empty(world), views, depth, codec, world)
+    views = replace(views, depth=wobbled(views.depth, amount, generator))
+    memory = write_true(LatentMemory.empty(world), views, codec, world)
     if kind > 0.4:
         views = views_of(clips, clip, some(1 + _draw(3, generator)), world.image_size)
-        depth = wobbled(views.depth, amount, generator)
-        memory = write_imagined(memory, views, depth, codec, world, 1, generator)
+        views = replace(views, depth=wobbled(views.depth, amount, generator))
+        memory = write_imagined(memory, views, codec, world, 1, generator)
     return memory
 
 

@@ -3,7 +3,7 @@
 Pictures are costly to judge, and what is unseen differs from world to world, so a generator that learns on pictures
 alone sees too few of them to learn that walls, floors and skies go on. Here worlds walk along clips as they do in
 `closed_loop.py`, all frames of a chunk are compared with the latents of the true views, and only the detail head
-learns. The mean of what could be there is all that such a loss can teach: `closed_loop.py` makes it crisp afterwards.
+learns. The mean of what could be there is all that such a loss can teach: a discriminator of latents pulls beside it.
 """
 
 from __future__ import annotations
@@ -25,25 +25,23 @@ from mirage_env.training.perceptual import Game, beside_known, border_of
 
 CHUNKS = 3
 """Chunks of a world, all of which are learned from."""
+CRISP = 0.4
+"""Pull of the discriminator, where that of the error weighs 1."""
+ALONE = 200
+"""Steps that the discriminator has to itself."""
 FAR = 0.4
 """Weight of unknown cells with nothing known around, where those beside the known weigh 1."""
 SLOW = 1.0 / 3.0
 """Rate of the layers of the head that see a cell's neighbours only: what they do for the known is right already."""
 
 
-def train_unseen(
-    clips: Clips,
-    folder: Path,
-    config: LoopConfig,
-    networks: Networks,
-    crisp: float = 0.0,
-) -> None:
+def train_unseen(clips: Clips, folder: Path, config: LoopConfig, networks: Networks) -> None:
     """Train the denoiser's detail head on worlds of three chunks; the rest of the model stays as it is."""
     world, codec, refiner, denoiser = networks.world, networks.codec, networks.refiner, networks.denoiser
     assert denoiser.detail is not None
     detail, before = denoiser.detail, copy.deepcopy(denoiser.detail).requires_grad_(False).eval()
     painters, K = Painters(refiner, denoiser).requires_grad_(False), world.chunk_latents - 1
-    painters.game = Game(world.latent_channels + 1, (64, 128), after=200)
+    painters.game = Game(world.latent_channels + 1, (64, 128), after=ALONE)
     rest_norms(denoiser, config.bf16)
     channels_last(painters)
     detail.requires_grad_(True)
@@ -87,25 +85,33 @@ def train_unseen(
         across = (torch.diff(error, dim=-1).abs() * edges[..., 1:]).mean()
         down = (torch.diff(error, dim=-2).abs() * edges[..., 1:, :]).mean()
         hold = ((made - known).abs() * at.observed).mean()
-        loss = fill + across + down + hold
-        if not crisp:
-            return {"loss": loss, "unseen": fill, "edges": across + down, "hold": hold}
-        # What is known is the truth in both, so that what was added is judged, and how it goes on from there.
+        draw = fill + across + down + hold
+        # The known is the truth in both, so that what was added is judged, and how it goes on from there.
         ours = torch.cat([at.observed * at.target + (1.0 - at.observed) * made, at.observed], 1)
         theirs = torch.cat([at.target, at.observed], 1)
-        fooling, learning = painters.game.fooling(ours, step), painters.game.learning(theirs, ours)
-        loss = loss + crisp * fooling + learning
+        fooling = painters.game.fooling(ours, step)
         return {
-            "loss": loss,
+            "loss": draw + CRISP * _balance(fill, fooling, made) * fooling + painters.game.learning(theirs, ours),
             "unseen": fill,
             "edges": across + down,
             "hold": hold,
             "fooling": fooling,
-            "learning": learning,
         }
 
-    train(painters, loss_fn, folder, config, pace=lambda name: 1.0 if "around" in name or "game" in name else SLOW)
+    train(painters, loss_fn, folder, config, pace=_pace)
     detail.requires_grad_(False)
+
+
+def _pace(name: str) -> float:
+    return 1.0 if any(part in name for part in ("around", "game")) else SLOW
+
+
+def _balance(loss: Tensor, fooling: Tensor, made: Tensor) -> Tensor:
+    """Factor that lets the discriminator pull at what was made as hard as the loss does."""
+    if not fooling.requires_grad:
+        return fooling.new_zeros(())
+    pulls = [torch.autograd.grad(of, made, retain_graph=True)[0].norm() for of in (loss, fooling)]
+    return pulls[0] / pulls[1].clamp_min(1e-8)
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,8 +32,8 @@ class TokenPatches:
             age: uint8 [N] chunks since it was written, at most 255.
             confidence: uint8 [N] 0 for what no later view confirmed, 255 for as sure as it gets.
         """
-        memory = state.memory
-        if not isinstance(memory, LatentMemory) or not memory.points:
+        memory = state.memory.surfaces if isinstance(state.memory, LatentMemory) else None
+        if memory is None or not memory.points:
             rows = {name: np.zeros((0, 3), np.float32) for name in ("xyz", "right", "down")}
             bytes_ = {"colour": np.zeros((0, 3), np.uint8)}
             return {**rows, **bytes_, "age": np.zeros(0, np.uint8), "confidence": np.zeros(0, np.uint8)}

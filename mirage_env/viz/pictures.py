@@ -201,7 +201,7 @@ def memory_map(
     """
     R = _map_axes(cameras[0])
     path = np.stack([c.position for c in cameras]) @ R.T
-    blocks = () if memory is None else memory.blocks
+    blocks = () if memory is None else memory.surfaces.blocks
     xyz, size = _points(blocks)
     xyz = xyz @ R.T
     shown = xyz[:, 2] <= path[:, 2].max() + HEADROOM

@@ -70,7 +70,7 @@ class WorldRecording(Recording):
         if self.model is not None:
             # Before the start view the memory knew nothing; its readout is of what was just written.
             observed = chunk.readout.observed.float().cpu().numpy() * (state.chunk > 0)
-            depth = chunk.readout.depth.float().cpu().numpy() * (observed > 0.0)
+            depth = chunk.readout.surface(self.model.config.far).float().cpu().numpy() * (observed > 0.0)
             pictures["known"] = [picture(image) for image in self._known(self.model, chunk, observed)]
             pictures["known_depth"] = [metres(_pixels(d, chunk)) for d in depth]
         if self.truth is not None:
@@ -119,9 +119,10 @@ class WorldRecording(Recording):
                 name = f"world/memory/{self._made}"
                 self._made += 1
                 self._blocks[key] = (name, block.xyz)  # held, so that no other array gets its id
-                colours = self._palette.colours(block.values(), parts=1)[:, 0]
-                radii = 0.5 * block.footprint.astype(np.float32)
-                self.stream.log(name, rr.Points3D(block.positions().astype(np.float32), colors=colours, radii=radii))
+                near = memory.is_surface(block)
+                colours = self._palette.colours(block.values()[near], parts=1)[:, 0]
+                radii, places = 0.5 * block.footprint[near].astype(np.float32), block.positions()[near]
+                self.stream.log(name, rr.Points3D(places.astype(np.float32), colors=colours, radii=radii))
 
     def figures(self, chunk: int, values: dict[str, float]) -> None:
         """Add numbers at the last frame."""

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from mirage_env.interfaces import SKY
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.world_state import Chunk, WorldState
 
@@ -49,8 +51,10 @@ def depth_change(chunk: Chunk) -> float:
     the memory showed none of those cells.
     """
     known = chunk.readout.depth.float().cpu()
-    cells = depth_to_grid(chunk.depth.float().cpu(), (known.shape[-2], known.shape[-1]))
-    both = (chunk.readout.observed.cpu() > 0.0) & chunk.keep.cpu()
+    cells = depth_to_grid(
+        torch.where(chunk.labels == SKY, 0.0, chunk.depth).float().cpu(), (known.shape[-2], known.shape[-1])
+    )
+    both = (chunk.readout.observed.cpu() > 0.0) & chunk.keep.cpu() & (cells > 0.0)
     if not bool(both.any()):
         return float("nan")
     return float(((cells[both] - known[both]).abs() / known[both]).median())

@@ -67,7 +67,7 @@ def points(memory: Memory) -> NDArray[np.float64]:  # [N, 3]
 def _latent(memory: Memory) -> LatentMemory:
     if not isinstance(memory, LatentMemory):
         raise InvalidPointsError(f"the memory is a {type(memory).__name__}; only a LatentMemory has points to show")
-    return memory
+    return memory.surfaces
 
 
 def coloured_points(

@@ -34,7 +34,8 @@ def view_memory(model: WorldModel, state: WorldState, camera: Camera) -> MemoryV
     readout = state.memory.read([camera], now=state.chunk + 1)
     image = frames_to_uint8(model.codec.decode(model.refiner.refine(readout)))[0]
     observed = readout.observed[0].cpu().numpy() > 0
-    cells = np.where(observed, readout.depth[0].float().cpu().numpy(), np.inf)
+    depth = readout.surface(model.config.far)[0].float().cpu().numpy()
+    cells = np.where(depth > 0.0, depth, np.inf)
     return MemoryView(image, enlarged(cells, image.shape[:2]).astype(np.float32), observed)
 
 

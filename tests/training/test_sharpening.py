@@ -27,6 +27,7 @@ from mirage_env.models.small.refiner import exact_refiner
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms.clips import rooms_clip
+from mirage_env.training import unseen
 from mirage_env.training.clip_views import sizes_of, views_of, wobbled
 from mirage_env.training.closed_loop import train_closed_loop
 from mirage_env.training.imagined_walks import ClosedLoop, Networks, Painters, seen
@@ -240,7 +241,8 @@ def test_the_generator_learns_in_the_loop_and_goes_on_where_it_stopped(clips, tm
     assert (tmp_path / "log.csv").read_text().splitlines()[: len(rows)] == rows
 
 
-def test_only_the_detail_of_what_is_unseen_learns_in_latents(clips, wide, tmp_path):
+def test_only_the_detail_of_what_is_unseen_learns_in_latents(clips, wide, tmp_path, monkeypatch):
+    monkeypatch.setattr(unseen, "ALONE", 20)
     before = copies(wide.generator)
     train_unseen(clips, tmp_path, replace(QUICK, steps=24, lr=1e-3), networks_of(wide))
     moved = changed(before, wide.generator)
@@ -248,7 +250,18 @@ def test_only_the_detail_of_what_is_unseen_learns_in_latents(clips, wide, tmp_pa
     assert all(name.startswith("detail") for name in moved)
     rows = np.genfromtxt(tmp_path / "log.csv", delimiter=",", names=True)
     assert rows["hold"][0] == 0.0  # what is known is to stay as the head had it
-    assert rows["unseen"][12:].mean() < rows["unseen"][:12].mean()
+    assert rows["unseen"][12:20].mean() < rows["unseen"][:8].mean()
+    assert not rows["fooling"][:20].any()
+    assert rows["fooling"][20:].all()
+
+
+def test_the_discriminator_pulls_as_hard_as_the_error():
+    made = torch.randn(2, 4, 8, 8, requires_grad=True)
+    error, fooling = 0.01 * made.abs().mean(), 30.0 * (made**2).sum()
+    factor = unseen._balance(error, fooling, made)
+    pulls = [torch.autograd.grad(of, made, retain_graph=True)[0].norm() for of in (error, factor * fooling)]
+    assert float(pulls[1]) == pytest.approx(float(pulls[0]), rel=1e-4)
+    assert not unseen._balance(error, torch.zeros(()), made).any()
 
 
 def test_what_was_imagined_before_is_told_as_it_was_shown(clips, wide):
