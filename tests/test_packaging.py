@@ -233,6 +233,11 @@ for module in (mirage_env, mirage_env.envs, mirage_env.store, mirage_env.memory,
     for name in dir(module):
         getattr(module, name)
 exec(sys.argv[2])
+import warnings
+from gymnasium.utils.env_checker import check_env
+with warnings.catch_warnings(action="ignore"):
+    small = gymnasium.make("Mirage/World-v0", image_size=(64, 64), chunk_frames=1)
+    check_env(small.unwrapped, skip_render_check=True)
 for name in pictures:
     del sys.modules[name]
 sys.exit(main(["walk", "--seed", "7", "--path", "forward", "--chunks", "1", "--out", "walk"]))
@@ -269,7 +274,7 @@ def test_wheel_is_small(built):
     assert wheel.stat().st_size < LARGEST_WHEEL
 
 
-def test_wheel_alone_runs_the_readme_without_what_pictures_need_and_walks_with_it(bare_environment, tmp_path):
+def test_wheel_alone_runs_the_readme_and_check_env_and_walks_with_pictures(bare_environment, tmp_path):
     code, prefix = code_block("python"), bare_environment.parents[1]
     assert len(code.splitlines()) <= 10
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
