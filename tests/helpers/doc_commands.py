@@ -124,7 +124,6 @@ def _python(arguments: Sequence[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(script), *arguments[1:]])
         patch.syspath_prepend(str(script.parent))
-        patch.syspath_prepend(str(ROOT / "tests"))
         _parses(shlex.join(["python", *arguments]), lambda: runpy.run_path(str(script), run_name="__main__"))
 
 
