@@ -1,6 +1,6 @@
 """The store: appending, loading, killing, flipping bytes, forking.
 
-    PYTHONPATH=tests/helpers python benchmarks/store.py                    measure; writes bench-store/store.json and store.png
+    PYTHONPATH=tests/helpers python benchmarks/store.py    measure; writes bench-store/store.json and store.png
     PYTHONPATH=tests/helpers python benchmarks/store.py --kills 0 --flips 0     without the long parts
 
 Every figure carries its unit and which way is better. Killing uses the made-up worlds of the tests, the rest worlds of
