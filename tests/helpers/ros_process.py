@@ -43,8 +43,9 @@ needs_ros = pytest.mark.skipif(
 
 
 def free_domain() -> int:
-    """A ROS_DOMAIN_ID whose first participant's port nobody has."""
-    for domain in random.SystemRandom().sample(range(1, 101), 100):
+    """A ROS_DOMAIN_ID whose first participant's port nobody has; workers that run side by side draw from their own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
+    for domain in random.SystemRandom().sample(range(1 + worker, 101, 4), 25):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
                 probe.bind(("127.0.0.1", 7400 + 250 * domain + 10))
@@ -206,11 +207,12 @@ class Peer:
             self.node.destroy_subscription(subscription)
 
     def publish(self, topic: str, message: Any, seconds: float = 20.0, quality: Any = 5) -> None:
-        """Send one message, once somebody listens."""
+        """Send one message, once another node listens."""
         if topic not in self._publishers:
             self._publishers[topic] = self.node.create_publisher(type(message), topic, quality)
         publisher = self._publishers[topic]
-        self.wait_for(publisher.get_subscription_count, seconds)
+        own = sum(s.topic_name == publisher.topic_name for s in self.node.subscriptions)
+        self.wait_for(lambda: publisher.get_subscription_count() > own, seconds)
         publisher.publish(message)
 
     def forget(self, topic: str) -> None:
@@ -218,11 +220,22 @@ class Peer:
         self.node.destroy_publisher(self._publishers.pop(topic))
 
     def call(self, kind: Any, service: str, request: Any = None, seconds: float = 20.0) -> Any:
-        """The answer of a service."""
-        if service not in self._clients:
-            self._clients[service] = self.node.create_client(kind, service)
-        client = self._clients[service]
-        self.wait_for(client.service_is_ready, seconds)
+        """The answer of a service.
+
+        A client that does not find its server is made anew, as discovery may lose one of two that begin together.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            if service not in self._clients:
+                self._clients[service] = self.node.create_client(kind, service)
+            client = self._clients[service]
+            try:
+                self.wait_for(client.service_is_ready, min(seconds, 5.0))
+                break
+            except TimeoutError:
+                if time.monotonic() > end:
+                    raise
+                self.node.destroy_client(self._clients.pop(service))
         future = client.call_async(request or kind.Request())
         self.wait_for(future.done, seconds)
         return future.result()
