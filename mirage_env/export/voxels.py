@@ -23,8 +23,8 @@ MOST_RAYS = 4_000_000
 MOST_SHARES = 8
 """Rays side by side that stand for a token wider than a voxel, at most."""
 WIDE = 0.3
-"""A token counts by its area, as large as a square of this side at most, metres: a view from near writes many small ones,
-and where imagined depth collapses they are nearest."""
+"""A token counts by its area, at most that of a square of this side, metres: a view from near writes many small ones,
+and imagined depth that is wrong is too near."""
 Array = NDArray[np.float64]
 
 
