@@ -47,6 +47,8 @@ class Options:
     steps: int = 20
     """Steps of every session."""
     replica_kills: int = 5
+    drains: int = 3
+    """Machines that are taken away from under a replica, after another one was added."""
 
 
 def rollouts(options: Options, cluster: Cluster, folder: Path) -> dict[str, Any]:
@@ -74,8 +76,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("rollout_*")}
 
 
-def sessions(options: Options, folder: Path) -> dict[str, Any]:
-    """Sessions on two replicas, one of which is ended now and then."""
+def sessions(options: Options, cluster: Cluster, machine: Any, folder: Path) -> dict[str, Any]:
+    """Sessions on two replicas, one of which is ended now and then, or loses its machine."""
     rng, behind, lost, late = np.random.default_rng(1), 0, 0, []
     service = ReplicatedService(ray, walled_world_model, ServiceOptions(folder), "stand_ins:start_view", 2)
     with serving(service, Address(port=0)) as url:
@@ -105,6 +107,11 @@ def sessions(options: Options, folder: Path) -> dict[str, Any]:
                 replicas = [p for p in processes if "".join(p.cmdline()).startswith("ray::Replica")]
                 if replicas:
                     replicas[int(rng.integers(len(replicas)))].kill()
+            for _ in range(options.drains):
+                time.sleep(float(rng.uniform(0.5, 2.0)))
+                another = cluster.add_node(num_cpus=1)
+                cluster.remove_node(machine, allow_graceful=True)
+                machine = another
             for run in runs:
                 one, other, slowest = run.result()
                 behind, lost = behind + one, lost + other
@@ -112,6 +119,7 @@ def sessions(options: Options, folder: Path) -> dict[str, Any]:
     return {
         "sessions": options.sessions,
         "kills": options.replica_kills,
+        "drains": options.drains,
         "sessions_behind": behind,
         "requests_lost": lost,
         "longest_wait_s": max(late),
@@ -122,11 +130,11 @@ def main(options: Options) -> None:
     """Run both parts and write the figures."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "120"}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    cluster.add_node(num_cpus=1)
+    machine = cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
     results: dict[str, Any] = {"cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as folder:
-        results["sessions"] = sessions(options, Path(folder) / "served")
+        results["sessions"] = sessions(options, cluster, machine, Path(folder) / "served")
         print(results, flush=True)
         results["rollouts"] = rollouts(options, cluster, Path(folder))
     options.out.write_text(json.dumps(results, indent=1) + "\n")

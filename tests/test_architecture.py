@@ -60,7 +60,7 @@ RULES = (
         ("starlette", "uvicorn"),
         tuple(f"mirage_env/serving/{name}.py" for name in ("app", "rollout_sessions", "server")),
     ),
-    Only(("pydantic",), ("mirage_env/serving/requests.py",)),
+    Only(("pydantic",), ("mirage_env/serving/requests.py", "mirage_env/serving/session_requests.py")),
     Only(
         ("ray",),
         ("mirage_env/serving/cluster.py", "mirage_env/serving/replicas.py"),

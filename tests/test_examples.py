@@ -23,6 +23,7 @@ SHORT = {
         ["rollout 1:", "the same bit for bit", "the same episodes: True"],
     ),
     "08_tree_search": ("--depth 1 --width 1", ["9 forks", "m left"]),
+    "09_train_with_rllib": ("--iterations 1 --batch 4 --minibatch 2", ["iteration 0: return"]),
 }
 
 
@@ -32,6 +33,8 @@ def test_every_example_is_listed():
 
 @pytest.mark.parametrize("name", SHORT)
 def test_example_runs(name, tmp_path, capsys, monkeypatch):
+    if name == "09_train_with_rllib":
+        pytest.importorskip("ray.rllib", exc_type=ImportError)
     arguments, says = SHORT[name]
     given = arguments.format(out=tmp_path / "out").split()
     monkeypatch.setattr("sys.argv", [f"{name}.py", *given])

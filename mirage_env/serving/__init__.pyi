@@ -1,11 +1,11 @@
 from .client import AsyncClient as AsyncClient
 from .client import Client as Client
-from .client import RemoteWorld as RemoteWorld
-from .client import View as View
 from .cluster import connect_to_ray as connect_to_ray
 from .env import RemoteEnv as RemoteEnv
 from .env import RemoteVectorEnv as RemoteVectorEnv
 from .owners import Limits as Limits
+from .remote_world import RemoteWorld as RemoteWorld
+from .remote_world import View as View
 from .replicas import ReplicatedService as ReplicatedService
 from .server import Address as Address
 from .server import serving as serving

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from mirage_env.camera import Camera
 from mirage_env.envs.world import MirageEnv
 from mirage_env.serving import requests as asked
 from mirage_env.serving.moments import Moment, World
@@ -75,3 +77,12 @@ def encodings(want: asked.Wanted) -> dict[str, Encoding]:
     """Encodings of the pictures that are sent."""
     encoding: Encoding = "png" if want.frames == "none" else want.frames
     return {"frames": encoding, "readout": encoding}
+
+
+def cameras(
+    poses: Sequence[Any], like: Camera, K: Sequence[Sequence[float]] | None = None, size: Sequence[int] | None = None
+) -> list[Camera]:
+    """Cameras at poses, with the lens and image size of another where none are given."""
+    height, width = size or (like.height, like.width)
+    lens = like.K_image if K is None else np.array(K)
+    return [Camera(np.array(pose), lens, height, width) for pose in poses]

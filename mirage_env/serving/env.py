@@ -19,7 +19,8 @@ from mirage_env.envs.base import ChunkEnv
 from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidOptionError
 from mirage_env.fit_view import fit_view
-from mirage_env.serving.client import Client, View
+from mirage_env.serving.client import Client
+from mirage_env.serving.remote_world import View
 from mirage_env.serving.wire import unpack
 from mirage_env.spaces.observations import Info, Observation, Shown, WorldFormat
 from mirage_env.spaces.reset_options import as_camera
@@ -185,7 +186,7 @@ class RemoteEnv(ChunkEnv[RemoteMoment]):
         header, arrays = self._connection.client.ask("walk_many", {"walks": walks})
         ends = np.cumsum([0, *header["lengths"]])
         answers = [arrays["answers"][a:b].tobytes() for a, b in pairwise(ends)]
-        return [self._arrived(line, _view(answer)) for line, answer in zip(lines, answers, strict=True)]
+        return [self._arrived(line, View.of(*unpack(answer))) for line, answer in zip(lines, answers, strict=True)]
 
     def look(self, state: RemoteMoment) -> Shown:
         """The last frame of a world.
@@ -285,8 +286,3 @@ class RemoteVectorEnv(ChunkVectorEnv[RemoteMoment]):
 
     env_class = RemoteEnv
     most_threads = 1
-
-
-def _view(answer: bytes) -> View:
-    header, arrays = unpack(answer)
-    return View(str(header["world"]), int(header["moment"]), int(header["chunk"]), header, arrays)

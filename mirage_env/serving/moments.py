@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mirage_env.serving.journal import Journal, WorldRow
 from mirage_env.store import CacheWriter
 from mirage_env.world_state import Chunk, WorldState
 
@@ -51,6 +53,23 @@ class World:
     used: float = field(default_factory=time.monotonic)
 
     @property
+    def moments(self) -> Iterator[Moment]:
+        """The moments that somebody can still refer to, the newest first."""
+        yield from (self.head, *self.held.values(), *self.kept.values(), *self.history)
+
+    @property
+    def row(self) -> WorldRow:
+        """Row of the world in the journal."""
+        head = self.head
+        return WorldRow(self.id, self.owner, self.parent, head.number, head.chunk, self.cache, self.name, self.room)
+
+    def cut(self, moment: Moment) -> None:
+        """Shorten the history to what lies before a moment."""
+        numbers = [m.number for m in self.history]
+        place = numbers.index(moment.number) if moment.number in numbers else 0
+        self.history = deque(list(self.history)[:place], maxlen=self.history.maxlen)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the memory of the newest moment, 0 while the world sleeps."""
         return 0 if self.head.state is None else int(self.head.state.memory.nbytes)
@@ -66,3 +85,23 @@ class Advance:
     chunk: Chunk
     hold: bool = False
     """Somebody will refer to the moment that is reached."""
+
+
+def reopened(journal: Journal, undo: int) -> dict[str, World]:
+    """Worlds that a journal has, asleep, by name.
+
+    Args:
+        journal: of a server that ran before.
+        undo: moments that each can go back.
+    """
+    moments: dict[int, Moment] = {}
+    worlds: dict[str, World] = {}
+    for row in journal.worlds():
+        fixed = row.cache if row.cache.startswith("m") else ""
+        head = moments.setdefault(row.moment, Moment(row.moment, row.chunk, None, fixed, shared=True))
+        history: deque[Moment] = deque(maxlen=undo)
+        worlds[row.id] = World(row.id, row.owner, row.parent, head, row.cache, history, row.name, row.room)
+    for kept in journal.kept():
+        moment = Moment(kept.moment, kept.chunk, None, kept.cache, shared=True)
+        worlds[kept.world].kept[kept.moment] = moments.setdefault(kept.moment, moment)
+    return worlds

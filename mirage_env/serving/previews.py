@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mirage_env.camera import Camera
+from mirage_env.images import frames_to_uint8
 
 Preview = tuple[NDArray[np.uint8], tuple[Camera, ...]] | None
 """Frames [F, H, W, 3] of a chunk and their cameras; None where no chunk came."""
@@ -33,9 +35,11 @@ class Previews:
             if left:
                 self._waiting[world, chunk] = left
 
-    def show(self, world: str, chunk: int, frames: NDArray[np.uint8], cameras: Sequence[Camera]) -> None:
-        """Give frames to those who wait for them."""
-        self._resolve((world, chunk), (frames, tuple(cameras)))
+    def show(self, world: str, chunk: int, frames: NDArray[np.uint8] | Tensor, cameras: Sequence[Camera]) -> None:
+        """Give frames to those who wait for them: uint8 [F, H, W, 3], or [F, 3, H, W] from -1 to 1."""
+        if (world, chunk) in self._waiting:
+            shown = frames_to_uint8(frames) if isinstance(frames, Tensor) else frames
+            self._resolve((world, chunk), (shown, tuple(cameras)))
 
     def fail(self, world: str) -> None:
         """Let nobody wait for chunks of a world: its step has failed."""

@@ -20,7 +20,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mirage_env.errors import MirageError, ServingError
-from mirage_env.serving.requests import Answering, CreateSession, SessionStep, checked
+from mirage_env.serving.requests import Answering, checked
+from mirage_env.serving.session_requests import CreateSession, SessionStep
 from mirage_env.serving.wire import json_object, unpack
 
 MOST_SESSIONS = 4096

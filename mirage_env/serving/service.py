@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,19 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
-from mirage_env.errors import MirageError, ServingError, WorldNotFoundError
+from mirage_env.errors import MirageError, ServingError
 from mirage_env.interfaces import OpenRoom
 from mirage_env.serving import requests as asked
-from mirage_env.serving.answers import Answers, encodings, names
-from mirage_env.serving.moments import Advance, Moment, World
+from mirage_env.serving.answers import Answers, cameras
+from mirage_env.serving.moment_verbs import MomentVerbs
+from mirage_env.serving.moments import Advance
 from mirage_env.serving.openings import generator_of, name_of, start_options
-from mirage_env.serving.page_verbs import PageVerbs, walked_along
+from mirage_env.serving.page_verbs import PageVerbs
 from mirage_env.serving.saved_worlds import SavedWorlds
 from mirage_env.serving.service_options import ServiceOptions
 from mirage_env.serving.walks import Walked, Walks
 from mirage_env.serving.wire import Arrays, pack
 from mirage_env.serving.worlds import Worlds
-from mirage_env.store import open_cache, save_world
+from mirage_env.store import open_cache
 from mirage_env.trajectories import PRESETS
 from mirage_env.viewer.rooms import Rooms
 from mirage_env.world_model import WorldModel
@@ -68,7 +69,7 @@ class Service:
         self._walks = Walks(model, self.worlds, self._answers, options, self.in_thread)
         self.metrics, self.previews = self._walks.metrics, self._walks.previews
         self._sleeper: asyncio.Task[None] | None = None
-        self._page = PageVerbs(self)
+        self._moments, self._page = MomentVerbs(self, self._answers), PageVerbs(self)
 
     def open_first(self, owner: str, room: int | None = None, photo: bytes = b"", cache: Path | None = None) -> None:
         """Open a world before the service starts, and let the networks compile in its thread meanwhile.
@@ -113,8 +114,12 @@ class Service:
         """
         request: Any = asked.checked_request(verb, body)
         with self.metrics.request(verb):
-            answer: Callable[..., Awaitable[bytes]] = getattr(self, f"_{verb}", None) or getattr(self._page, verb)
-            return await answer(request, arrays, owner)
+            return await self._verb(verb)(request, arrays, owner)
+
+    def _verb(self, verb: str) -> Callable[..., Awaitable[bytes]]:
+        places = ((self, f"_{verb}"), (self._moments, verb), (self._page, verb))
+        found: Callable[..., Awaitable[bytes]] = next(getattr(p, name) for p, name in places if hasattr(p, name))
+        return found
 
     async def _describe(self, request: asked.Empty, arrays: Arrays, owner: str) -> bytes:
         c, env = self.model.config, self.env
@@ -191,7 +196,7 @@ class Service:
         return self._walked(request, await self._walks.walk(request, owner, path))
 
     async def _walk(self, request: asked.Walk, arrays: Arrays, owner: str) -> bytes:
-        walked = await self._walks.walk(request, owner, lambda state: _cameras(request.poses, state.camera))
+        walked = await self._walks.walk(request, owner, lambda state: cameras(request.poses, state.camera))
         return self._walked(request, walked)
 
     async def _walk_many(self, request: asked.WalkMany, arrays: Arrays, owner: str) -> bytes:
@@ -206,11 +211,11 @@ class Service:
 
     async def _observe(self, request: asked.Observe, arrays: Arrays, owner: str) -> bytes:
         def observe() -> bytes:
-            world, origin = self._at(request, owner)
+            world, origin = self.worlds.at(request.world, request.moment, owner)
             state = self.worlds.state(origin)
             images = _array(arrays, "images", 4)
-            cameras = _cameras(request.poses, state.camera, request.K, images.shape[1:3])
-            chunk, after = self.model.observe(state, images, cameras, arrays.get("depth"))
+            seen_from = cameras(request.poses, state.camera, request.K, images.shape[1:3])
+            chunk, after = self.model.observe(state, images, seen_from, arrays.get("depth"))
             [moment] = self.worlds.advance([Advance(world, origin, after, chunk, request.hold)])
             if isinstance(moment, MirageError):
                 raise moment
@@ -219,107 +224,8 @@ class Service:
 
         return await self.in_thread(observe)
 
-    async def _look(self, request: asked.Look, arrays: Arrays, owner: str) -> bytes:
-        def look() -> bytes:
-            world, moment = self._at(request, owner)
-            state, want = self.worlds.state(moment), request.want
-            if request.pose is None:
-                return self._answers.of(world, moment, state, self._answers.showing(want).look(state), want)
-            [camera] = _cameras([request.pose], state.camera)
-            frames = {"frames": self.env.picture(state, camera)[None]}
-            return pack(names(world, moment), frames, encodings(want))
-
-        return await self.in_thread(look)
-
-    async def _fork(self, request: asked.Fork, arrays: Arrays, owner: str) -> bytes:
-        def fork() -> bytes:
-            world, moment = self._at(request, owner)
-            twin = self.worlds.fork(world, moment, request.name)
-            return pack({**names(twin, moment), "parent": world.id, "name": twin.name})
-
-        return await self.in_thread(fork)
-
-    async def _undo(self, request: asked.Undo, arrays: Arrays, owner: str) -> bytes:
-        def undo() -> bytes:
-            world, _ = self._at(request, owner)
-            if request.chunks > len(world.history):
-                raise WorldNotFoundError(
-                    f"world {world.id} can go back by {len(world.history)} of the {request.chunks} chunks: to "
-                    "where it began, or to the start of the server"
-                )
-            return self._moved(world, world.history[-request.chunks], request.want)
-
-        return await self.in_thread(undo)
-
-    async def _snapshot(self, request: asked.Snapshot, arrays: Arrays, owner: str) -> bytes:
-        def snapshot() -> bytes:
-            world, moment = self._at(request, owner)
-            self.worlds.keep(world, moment)
-            return pack(names(world, moment))
-
-        return await self.in_thread(snapshot)
-
-    async def _restore(self, request: asked.Restore, arrays: Arrays, owner: str) -> bytes:
-        def restore() -> bytes:
-            return self._moved(*self._at(request, owner), request.want)
-
-        return await self.in_thread(restore)
-
-    async def _release(self, request: asked.Release, arrays: Arrays, owner: str) -> bytes:
-        def release() -> bytes:
-            world = self.worlds.get(request.world, owner)
-            self.worlds.release(world, request.moments)
-            return pack(names(world, world.head))
-
-        return await self.in_thread(release)
-
-    async def _save(self, request: asked.Save, arrays: Arrays, owner: str) -> bytes:
-        def save() -> bytes:
-            world, moment = self._at(request, owner)
-            path, state = self.saved.to_save(request.name, request.overwrite), self.worlds.state(moment)
-            walked = [walked_along(state, self.model, moment.path)]
-            save_world(path, state, self.model, walked, overwrite=request.overwrite)
-            return pack({**names(world, moment), "cache": path.name})
-
-        return await self.in_thread(save)
-
-    async def _export(self, request: asked.Export, arrays: Arrays, owner: str) -> bytes:
-        def export() -> bytes:
-            world, moment = self._at(request, owner)
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / f"world.{request.to}"
-                self._write(self.worlds.state(moment), path, request.to)
-                return pack(names(world, moment), {"file": np.frombuffer(path.read_bytes(), np.uint8)})
-
-        return await self.in_thread(export)
-
-    async def _close(self, request: asked.Close, arrays: Arrays, owner: str) -> bytes:
-        def close() -> bytes:
-            world = self.worlds.get(request.world, owner)
-            self.worlds.close(world)
-            return pack(names(world, world.head))
-
-        return await self.in_thread(close)
-
-    def _at(self, request: asked.OfWorld, owner: str) -> tuple[World, Moment]:
-        return self.worlds.at(request.world, request.moment, owner)
-
     def _walked(self, request: asked.Step | asked.Walk, walked: Walked) -> bytes:
         return self._answers.of(walked.world, walked.moment, walked.state, walked.shown, request.want)
-
-    def _moved(self, world: World, moment: Moment, want: asked.Wanted) -> bytes:
-        self.worlds.move(world, moment)
-        state = self.worlds.state(moment)
-        return self._answers.of(world, moment, state, self._answers.showing(want).look(state), want)
-
-    def _write(self, state: WorldState, path: Path, kind: str) -> None:
-        if kind == "zip":
-            save_world(path, state, self.model)
-            return
-        from mirage_env import export
-
-        patches = export.patches_of(state.memory, self.model.codec)  # type: ignore[arg-type]
-        {"ply": export.save_ply, "pcd": export.save_pcd, "splat": export.save_splat}[kind](patches, path)
 
     def in_thread(self, run: Callable[..., ResultT], *arguments: Any) -> asyncio.Future[ResultT]:
         """Run a function in the thread of the worlds."""
@@ -333,14 +239,6 @@ class Service:
             except MirageError:
                 logger.exception("worlds that nobody uses could not be written")
             self.metrics.see(self.worlds)
-
-
-def _cameras(
-    poses: Sequence[Any], like: Camera, K: Sequence[Sequence[float]] | None = None, size: Sequence[int] | None = None
-) -> list[Camera]:
-    height, width = size or (like.height, like.width)
-    lens = like.K_image if K is None else np.array(K)
-    return [Camera(np.array(pose), lens, height, width) for pose in poses]
 
 
 def _array(arrays: Arrays, name: str, axes: int) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """The worlds of a server: moments that never change, and worlds that go from one to the next and survive a crash.
 
 A moment is a `WorldState`; a fork is one more world at a moment, so it copies nothing. A world that walks appends to a
-cache of its own (`CacheWriter`); the first step of a fork, or a step after going back, begins a new one. A step is
+cache of its own (`world_caches.py`); the first step of a fork, or a step after going back, begins a new one. A step is
 acknowledged when the journal has a record of it, which stays there until the cache has the step as well. Before a world
 leaves a moment at which others stand, that moment is saved once, for all of them.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,10 +26,10 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.errors import MirageError, QuotaError, WorldNotFoundError
 from mirage_env.serving.journal import Journal, KeptRow, StepRow, WorldRow
-from mirage_env.serving.moments import Advance, Moment, World
+from mirage_env.serving.moments import Advance, Moment, World, reopened
 from mirage_env.serving.owners import Limits, Owners
-from mirage_env.serving.step_log import repeat_step, step_record
-from mirage_env.store import CacheWriter, load_world, save_world
+from mirage_env.serving.step_log import step_record
+from mirage_env.serving.world_caches import WorldCaches
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import WorldState
 
@@ -49,23 +48,15 @@ class Worlds:
             StoreError: another server has the folder, or it cannot be written.
         """
         self.folder, self.model, self.limits, self._names = folder, model, limits, names
-        (folder / "worlds").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(folder / "journal.sqlite")
+        self._caches = WorldCaches(folder / "worlds", model, self.journal)
         self._numbers = count(self.journal.last_moment() + 1)
         self._owners = Owners(limits)
-        self._garbage: set[str] = set()
-        moments: dict[int, Moment] = {}
-        self.all: dict[str, World] = {}
-        for row in self.journal.worlds():
-            fixed = row.cache if row.cache.startswith("m") else ""
-            head = moments.setdefault(row.moment, Moment(row.moment, row.chunk, None, fixed, shared=True))
-            history: deque[Moment] = deque(maxlen=limits.undo)
-            self.all[row.id] = World(row.id, row.owner, row.parent, head, row.cache, history, row.name, row.room)
-            self._owners.add(row.owner, row.name)
-        for kept in self.journal.kept():
-            moment = Moment(kept.moment, kept.chunk, None, kept.cache, shared=True)
-            self.all[kept.world].kept[kept.moment] = moments.setdefault(kept.moment, moment)
-        self._sweep()
+        self.all = reopened(self.journal, limits.undo)
+        for world in self.all.values():
+            self._owners.add(world.owner, world.name)
+        self._caches.sweep()
 
     def open(
         self,
@@ -96,7 +87,7 @@ class Worlds:
         except MirageError:
             self._forget(world)
             raise
-        self.journal.put([self._row(world)])
+        self.journal.put([world.row])
         return world
 
     def get(self, name: str, owner: str) -> World:
@@ -119,14 +110,13 @@ class Worlds:
         Raises:
             WorldNotFoundError: it is not held any more.
         """
-        if number is None or number == world.head.number:
+        if number is None:
             return world.head
-        found = world.held.get(number) or world.kept.get(number)
-        found = found or next((m for m in world.history if m.number == number), None)
+        found = next((moment for moment in world.moments if moment.number == number), None)
         if found is None:
             raise WorldNotFoundError(f"world {world.id} holds no moment {number}; keep one with `snapshot`")
         if found.state is None:
-            found.state = load_world(self._path(found.cache), self.model)
+            found.state = self._caches.load(found.cache)
         return found
 
     def at(self, name: str, number: int | None, owner: str) -> tuple[World, Moment]:
@@ -172,7 +162,7 @@ class Worlds:
             self._fix(moment, besides=world.id)
         cache = moment.cache or world.cache
         twin = self._new(world.owner, world.id, moment, cache, name or FORK.sub("", world.name) + " fork", world.room)
-        self.journal.put([self._row(twin)])
+        self.journal.put([twin.row])
         return twin
 
     def move(self, world: World, moment: Moment) -> None:
@@ -180,18 +170,18 @@ class Worlds:
         if moment is world.head:
             return
         self._fix(moment, besides=world.id)
-        self._cut(world, moment)
-        self._end_writer(world)
+        world.cut(moment)
+        self._caches.end(world)
         left, world.head, world.cache = world.cache, moment, moment.cache
-        self.journal.put([self._row(world)])
-        self._drop(left)
+        self.journal.put([world.row])
+        self._caches.drop(left)
 
     def rename(self, world: World, name: str) -> None:
         """Call a world something else, also over a restart."""
         self._owners.remove(world.owner, world.name)
         world.name = self._owners.free_name(world.owner, name)
         self._owners.add(world.owner, world.name)
-        self.journal.put([self._row(world)])
+        self.journal.put([world.row])
 
     def keep(self, world: World, moment: Moment) -> None:
         """Keep a moment until it is released, also over a restart."""
@@ -206,18 +196,17 @@ class Worlds:
         if kept:
             self.journal.forget(world.id, [moment.number for moment in kept])
         for moment in (*gone, *kept):
-            self._drop("" if moment is None else moment.cache)
+            self._caches.drop("" if moment is None else moment.cache)
 
     def close(self, world: World) -> None:
         """End a world."""
         if world.head.shared and any(w.head is world.head for w in self.all.values() if w is not world):
             self._fix(world.head, besides=world.id)
-        self._end_writer(world)
+        self._caches.end(world)
         self._forget(world)
-        caches = {world.cache, *(m.cache for m in (*world.kept.values(), *world.held.values(), *world.history))}
         self.journal.remove(world.id)
-        for cache in caches:
-            self._drop(cache)
+        for cache in {world.cache, *(moment.cache for moment in world.moments)}:
+            self._caches.drop(cache)
 
     def sleep(self, idle_seconds: float) -> int:
         """Write worlds that nobody has used for that long out of memory; gives how many.
@@ -227,21 +216,21 @@ class Worlds:
         before = time.monotonic() - idle_seconds
         idle = [w for w in self.all.values() if w.head.state is not None and w.used < before and not w.held]
         for world in idle:
-            self._end_writer(world)
+            self._caches.end(world)
             world.history.clear()
         resting = {world.id for world in idle}
         busy = {id(w.head) for w in self.all.values() if w.id not in resting}
         for world in idle:
             if id(world.head) not in busy:
                 world.head.state = None
-        self.collect()
+        self._caches.collect(self.all.values())
         return len(idle)
 
     def shut(self) -> None:
         """Put everything to sleep and close the files."""
         for world in self.all.values():
-            self._end_writer(world)
-        self.collect()
+            self._caches.end(world)
+        self._caches.collect(self.all.values())
         self.journal.close()
 
     def _prepare(self, step: Advance) -> None:
@@ -257,34 +246,34 @@ class Worlds:
         """Rows of a step in the journal."""
         world, chunk = step.world, step.state.chunk
         record = step_record(self.state(step.origin), step.state)
-        row = replace(self._row(world), moment=number, chunk=chunk)
+        row = replace(world.row, moment=number, chunk=chunk)
         return row, StepRow(world.cache, chunk, record)
 
     def _arrive(self, step: Advance, number: int) -> Moment:
         world = step.world
         if step.origin is not world.head:
-            self._cut(world, step.origin)
+            world.cut(step.origin)
         world.history.append(step.origin)
         path = (*step.origin.path, _poses(step.chunk.cameras))
         world.head = Moment(number, step.state.chunk, step.state, path=path)
         if step.hold:
             world.held[number] = world.head
-        self._drop(world.left)
+        self._caches.drop(world.left)
         world.left = ""
         try:
             assert world.writer is not None
             world.writer.append(step.state, step.chunk)
         except MirageError as error:
             logger.warning("world %s begins a new cache with its next step: %s", world.id, error)
-            self._end_writer(world)
+            self._caches.end(world)
         return world.head
 
     def _stay(self, step: Advance, error: MirageError) -> MirageError:
         """Leave a world where it was, in the cache that it had."""
         world = step.world
         if world.left:
-            self._end_writer(world)
-            self._drop(world.cache)
+            self._caches.end(world)
+            self._caches.drop(world.cache)
             world.cache, world.left = world.left, ""
         return error
 
@@ -312,93 +301,30 @@ class Worlds:
     def _moment(self, state: WorldState) -> Moment:
         return Moment(next(self._numbers), state.chunk, state)
 
-    def _row(self, world: World) -> WorldRow:
-        head = world.head
-        return WorldRow(
-            world.id, world.owner, world.parent, head.number, head.chunk, world.cache, world.name, world.room
-        )
-
     def _begin_cache(self, world: World, state: WorldState) -> None:
-        """Give a world a cache of its own. The journal names the one it had until a step has been written here."""
+        """Give a world a cache of its own; those who stand where it stands keep the moment."""
         if world.head.shared and world.writer is not None:
             self._fix(world.head, besides=world.id)
-        self._end_writer(world)
-        world.left, world.cache = world.cache, f"{world.id}-{uuid4().hex[:8]}.zarr"
-        world.writer = CacheWriter.create(self._path(world.cache), state, self.model)
+        self._caches.begin(world, state)
 
     def _fix(self, moment: Moment, besides: str) -> None:
         """Save a moment to a cache that will not grow; worlds that stand there are then found in it."""
         if moment.cache:
             return
-        name = f"m{moment.number}-{uuid4().hex[:8]}.zarr"
-        save_world(self._path(name), self.state(moment), self.model)
-        moment.cache = name
-        self.journal.move(moment.number, name, besides)
+        self._caches.keep(moment, self.state(moment))
+        self.journal.move(moment.number, moment.cache, besides)
         for world in self.all.values():
             if world.head is moment and world.id != besides:
-                world.cache = name
+                world.cache = moment.cache
 
     def _wake(self, world: World) -> None:
-        """Read a world from its cache and from the journal what that does not have yet; its own, if whole, grows on."""
-        path, own = self._path(world.cache), world.cache.startswith(world.id)
-        if own and not self.journal.steps(world.cache):
-            world.writer = CacheWriter.open(path, self.model)
-            state = world.writer.state
-        else:
-            state = load_world(path, self.model)
-            for record in self.journal.steps(world.cache, state.chunk):
-                state = repeat_step(state, record)
+        """Read a world that sleeps."""
+        state = self._caches.wake(world)
         if state.chunk == world.head.chunk:
             world.head.state = state
         else:  # the power failed, and the cache reached the disk but the journal did not
             world.head = self._moment(state)
-            self.journal.put([self._row(world)])
-
-    def _cut(self, world: World, moment: Moment) -> None:
-        """Shorten the history to what lies before a moment."""
-        numbers = [m.number for m in world.history]
-        if moment.number in numbers:
-            kept = list(world.history)[: numbers.index(moment.number)]
-            world.history = deque(kept, maxlen=self.limits.undo)
-        else:
-            world.history.clear()
-
-    def _end_writer(self, world: World) -> None:
-        """Let a cache grow no more; steps that it could not write stay in the journal."""
-        writer, world.writer = world.writer, None
-        if writer is None:
-            return
-        try:
-            writer.close(compact=False)
-            self.journal.drop_steps([world.cache])
-        except MirageError as error:
-            logger.warning("the cache of world %s could not be written: %s", world.id, error)
-
-    def _path(self, cache: str) -> Path:
-        return self.folder / "worlds" / cache
-
-    def _drop(self, cache: str) -> None:
-        """Let a cache go; it is removed when nothing refers to it (`collect`)."""
-        if cache:
-            self._garbage.add(cache)
-
-    def collect(self) -> None:
-        """Remove caches that were let go and that nothing refers to."""
-        if not self._garbage:
-            return
-        moments = (m for w in self.all.values() for m in (w.head, *w.history, *w.held.values(), *w.kept.values()))
-        used = {moment.cache for moment in moments} | {world.cache for world in self.all.values()}
-        for cache in self._garbage - used:
-            shutil.rmtree(self._path(cache), ignore_errors=True)
-        self.journal.drop_steps(self._garbage - used)
-        self._garbage &= used
-
-    def _sweep(self) -> None:
-        """Remove caches that a killed server has left behind."""
-        for path in (self.folder / "worlds").iterdir():
-            if not self.journal.uses(path.name):
-                shutil.rmtree(path, ignore_errors=True)
-                self.journal.drop_steps([path.name])
+            self.journal.put([world.row])
 
 
 def _poses(cameras: Sequence[Camera]) -> NDArray[np.float64]:  # [F, 4, 4]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -13,6 +14,7 @@ from threading import Condition
 from types import TracebackType
 from typing import Self
 
+from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, StoreError
 from mirage_env.files.system_errors import system_errors_as
 from mirage_env.store.backends import locations
@@ -27,6 +29,18 @@ from mirage_env.world_state import Chunk, WorldState
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A step that waits to be written."""
+
+    state: WorldState
+    frames: int
+    """Views written to the memory."""
+    cameras: Sequence[Camera]
+    chunks: Sequence[Chunk]
+    """What was shown, where images are stored."""
+
+
 class CacheWriter:
     """Appends to a cache, step by step. One writer at a time, any number of readers.
 
@@ -39,18 +53,24 @@ class CacheWriter:
         state: the world as last appended.
     """
 
-    def __init__(self, path: Path | str, state: WorldState, writing: Writing, frames: bool, queue: int) -> None:
-        if queue < 1:
-            raise InvalidOptionError(f"queue is {queue}; give at least 1, the steps that may wait to be written")
+    def __init__(
+        self, path: Path | str, state: WorldState, writing: Writing, frames: bool, queue: int, together: int
+    ) -> None:
+        if queue < 1 or together < 1:
+            raise InvalidOptionError(
+                f"queue is {queue} and together {together}; give at least 1: steps that may wait to be written, and "
+                "steps of one commit"
+            )
         self.path = path
         self.state = state
         self._writing = writing
         self._frames = frames
-        self._most = queue
+        self._most, self._together = max(queue, together), together
+        self._gathered: list[_Step] = []
         self._warned = self._closed = self._swept = False
         self._handed = self._done = 0
         self._progress = Condition()
-        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._queue: SimpleQueue[Callable[[], int] | None] = SimpleQueue()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cache-writer")
         self._work = self._pool.submit(self._run)
         self._work.add_done_callback(self._wake)
@@ -66,6 +86,7 @@ class CacheWriter:
         overwrite: bool = False,
         *,
         queue: int = 8,
+        together: int = 1,
         fsync: Fsync = "never",
     ) -> CacheWriter:
         """Begin a cache as `save_world` does, and go on with it.
@@ -78,6 +99,8 @@ class CacheWriter:
             frames: also store images, of `chunks` and of the steps to come.
             overwrite: replace a cache that is there.
             queue: steps that may wait to be written; `append` waits while so many do.
+            together: steps of one commit, which costs little more than that of one step. Those that make no whole
+                commit yet wait for `flush` or `close`; a killed process leaves the cache without them.
             fsync: "commit" waits until every step has reached the disk, so that it outlives a power failure; "never"
                 leaves that to the system, and steps outlive the process.
 
@@ -93,16 +116,19 @@ class CacheWriter:
             locations.to_create(path, overwrite, growing=True, fsync=fsync) as place,
         ):
             Writing.begin(place, contents)
-        return cls._open(path, model, queue, fsync, state)
+        return cls._open(path, model, queue, together, fsync, state)
 
     @classmethod
-    def open(cls, path: Where, model: WorldModel, *, queue: int = 8, fsync: Fsync = "never") -> CacheWriter:
+    def open(
+        cls, path: Where, model: WorldModel, *, queue: int = 8, together: int = 1, fsync: Fsync = "never"
+    ) -> CacheWriter:
         """Go on with a cache from its `.state`; removes what a killed writer has left.
 
         Args:
             path: the cache.
             model: the model that wrote it.
             queue: as `create`.
+            together: as `create`.
             fsync: as `create`.
 
         Raises:
@@ -110,11 +136,17 @@ class CacheWriter:
             CacheBusyError: another writer holds it.
             InvalidOptionError: an option out of range.
         """
-        return cls._open(path, model, queue, fsync)
+        return cls._open(path, model, queue, together, fsync)
 
     @classmethod
     def _open(
-        cls, path: Where, model: WorldModel, queue: int, fsync: Fsync, state: WorldState | None = None
+        cls,
+        path: Where,
+        model: WorldModel,
+        queue: int,
+        together: int,
+        fsync: Fsync,
+        state: WorldState | None = None,
     ) -> CacheWriter:
         with system_errors_as(StoreError, path), ExitStack() as stack:
             check(locations.to_read(path))  # before a zip is unpacked
@@ -125,7 +157,7 @@ class CacheWriter:
                 stored = contents.world(model)
             if state is not None:
                 writing.adopt(storable_memory(state).blocks)
-            writer = cls(locations.normal(path), state or stored, writing, writing.marker.images, queue)
+            writer = cls(locations.normal(path), state or stored, writing, writing.marker.images, queue, together)
             stack.pop_all()
         return writer
 
@@ -163,8 +195,9 @@ class CacheWriter:
             self._wait_for_room()
         self._handed += 1
         self.state = state
-        # Last, and without a lock: from here on the thread competes for the interpreter.
-        self._queue.put(partial(self._write, state, memory.frames, chunk))
+        self._gathered.append(_Step(state, memory.frames, chunk.cameras, [chunk] if self._frames else []))
+        if len(self._gathered) == self._together:
+            self._hand_over()
 
     def flush(self) -> None:
         """Wait until everything is committed.
@@ -172,6 +205,7 @@ class CacheWriter:
         Raises:
             StoreError: a step could not be written.
         """
+        self._hand_over()
         self._wait(lambda: self._swept and not self.pending)
         self._check()
 
@@ -214,17 +248,27 @@ class CacheWriter:
         self._swept = True
         self._wake()
         while (do := self._queue.get()) is not None:
-            do()
-            self._done += 1
+            self._done += do()
             self._wake()
 
-    def _write(self, state: WorldState, frames: int, chunk: Chunk) -> None:
-        track = Track.of(chunk.cameras, [chunk], self._frames)
-        blocks = storable_memory(state).blocks
-        self._writing.append(Contents(self._writing.root, state.chunk, frames, blocks, track, Resumable.of(state)))
+    def _hand_over(self) -> None:
+        """Let the thread write what has been gathered."""
+        if self._gathered:
+            steps, self._gathered = self._gathered, []
+            # Last, and without a lock: from here on the thread competes for the interpreter.
+            self._queue.put(partial(self._write, steps))
 
-    def _compact(self) -> None:
+    def _write(self, steps: Sequence[_Step]) -> int:
+        """Write steps with one commit, which goes from the world before them to the one after; gives how many."""
+        state, cameras = steps[-1].state, [camera for step in steps for camera in step.cameras]
+        track = Track.of(cameras, [chunk for step in steps for chunk in step.chunks], self._frames)
+        blocks, frames = storable_memory(state).blocks, steps[-1].frames
+        self._writing.append(Contents(self._writing.root, state.chunk, frames, blocks, track, Resumable.of(state)))
+        return len(steps)
+
+    def _compact(self) -> int:
         self._writing.compact()
+        return 1
 
     def _wake(self, _: object = None) -> None:
         with self._progress:

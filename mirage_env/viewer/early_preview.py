@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mirage_env.camera import Camera
-from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import LatentCodec
 from mirage_env.world_model import WorldModel
 
-Show = Callable[[NDArray[np.uint8], Sequence[Camera]], None]
-"""Takes the frames [F, H, W, 3] of a chunk and their cameras."""
+Show = Callable[[Tensor, Sequence[Camera]], None]
+"""Takes the frames [F, 3, H, W] of a chunk, -1 to 1, and their cameras."""
 
 
 def watched(model: WorldModel, cameras: Sequence[Camera], show: Show) -> WorldModel:
@@ -36,5 +33,5 @@ class _Codec:
 
     def decode_chunk(self, latents: Tensor, first: Tensor) -> Tensor:
         frames = self._part.decode_chunk(latents, first)
-        self._show(frames_to_uint8(frames[-len(self._cameras) :]), self._cameras)
+        self._show(frames[-len(self._cameras) :], self._cameras)
         return frames

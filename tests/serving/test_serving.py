@@ -36,7 +36,9 @@ from mirage_env.errors import (
 )
 from mirage_env.serving import Address, AsyncClient, Client, Limits
 from mirage_env.serving.app import STATUS, openapi
+from mirage_env.serving.journal import Journal
 from mirage_env.serving.requests import VERBS
+from mirage_env.serving.world_caches import QUEUE
 from mirage_env.store import load_world
 
 TOKENS = ("a token of this test", "another one of this test")
@@ -342,7 +344,7 @@ def test_world_whose_step_cannot_be_written_stays_and_goes_on_later(tmp_path, mo
                     world.walk([c.T_world_cam for c in path(start_view(np.random.default_rng(0)).camera)], moment)
             assert world.look().chunk == 1
         with monkeypatch.context() as patch:
-            patch.setattr("mirage_env.serving.worlds.CacheWriter.create", full_disk)
+            patch.setattr("mirage_env.serving.world_caches.CacheWriter.create", full_disk)
             with pytest.raises(StoreError, match="full"):
                 client.open(seed=4)
         assert [w["world"] for w in client.worlds()] == [world.world]
@@ -378,7 +380,7 @@ def walked(*actions):
     return env
 
 
-def full_disk(*_):
+def full_disk(*_, **__):
     raise StoreError("the disk is full")
 
 
@@ -397,6 +399,9 @@ def test_every_acknowledged_step_is_there_after_a_kill(tmp_path):
             while True:
                 for world in (*worlds, twin):
                     reached[world.world] = world.step(0.3 * TURN, frames="none").chunk
+    journal = Journal(tmp_path / "journal.sqlite")
+    assert all(len(journal.steps(row.cache)) <= QUEUE + 1 for row in journal.worlds())
+    journal.close()
     with tiny_server(tmp_path) as url, Client(url) as client:
         there = {w["world"]: w for w in client.worlds()}
         assert there.keys() == reached.keys()
@@ -520,8 +525,16 @@ def test_openapi_names_every_verb_and_every_field():
 def test_nobody_at_an_address_is_said_so():
     with pytest.raises(ServingError, match="mirage serve"):
         Client("http://127.0.0.1:9")
-    with pytest.raises(InvalidOptionError, match="such as http"):
-        Client("127.0.0.1:9")
+    for wrong in (
+        "127.0.0.1:9",
+        "http://127.0.0.1:9,",
+        "http://127.0.0.1:99999",
+        "ftp://127.0.0.1",
+        "http://",
+        "x://[",
+    ):
+        with pytest.raises(InvalidOptionError, match="such as http"):
+            Client(wrong)
 
 
 # As others call it

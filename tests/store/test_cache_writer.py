@@ -15,7 +15,7 @@ from worlds import cameras_from, open_minded_model, walk
 
 from mirage_env.errors import CacheBusyError, InvalidOptionError, StoreError
 from mirage_env.memory.latent import LatentMemory
-from mirage_env.store import CacheWriter, load_world, open_cache
+from mirage_env.store import CacheWriter, load_frames, load_world, open_cache
 from mirage_env.store.backends.local_folder import Folder
 
 
@@ -97,8 +97,9 @@ def test_wrong_steps_are_refused_at_once(begun):
     begun.append(first, chunk)
     with pytest.raises(InvalidOptionError, match="after 1 chunks, the state given is after 1"):
         begun.append(first, chunk)
-    with pytest.raises(InvalidOptionError, match="queue is 0"):
-        CacheWriter.create(begun.path.with_name("other.zarr"), first, MODEL, queue=0)
+    for numbers in ({"queue": 0}, {"together": 0}):
+        with pytest.raises(InvalidOptionError, match="queue is"):
+            CacheWriter.create(begun.path.with_name("other.zarr"), first, MODEL, overwrite=True, **numbers)
     CacheWriter.open(begun.path.with_name("other.zarr"), MODEL).close()
 
 
@@ -266,6 +267,28 @@ def test_log_and_table_stay_within_their_share(begun, monkeypatch):
         assert max(rows) - min(rows) <= 2 * 8 + 1
     assert 100 < max(logged) <= 500 + 300
     assert is_step(load_world(begun.path, MODEL), 40)
+
+
+def test_steps_of_one_commit_are_the_world_and_path_of_single_ones(begun, monkeypatch):
+    chunk, state = made_up(0, LatentMemory.empty(endless_writer.CONFIG))
+    commits, commit = [], Folder.commit
+    monkeypatch.setattr(Folder, "commit", lambda *given: (commits.append(1), commit(*given)))
+    with CacheWriter.create(begun.path.with_name("many.zarr"), state, MODEL, [chunk], True, together=4) as many:
+        begin = len(commits)
+        for state, chunk in steps(many, 6):
+            many.append(state, chunk)
+        assert (many.pending - 2) in (0, 4)  # two wait for others, or for this:
+        many.flush()
+        assert (many.pending, many.committed, len(commits) - begin) == (0, 6, 2)
+        for state, chunk in steps(many, 3):
+            many.append(state, chunk)
+    for state, chunk in steps(begun, 9):
+        begun.append(state, chunk)
+    begun.flush()
+    assert is_step(load_world(many.path, MODEL), 9)
+    poses = [[c.T_world_cam.tolist() for c in open_cache(path).cameras] for path in (many.path, begun.path)]
+    assert poses[0] == poses[1]
+    assert len(load_frames(many.path)) == len(poses[0])
 
 
 def test_walk_of_a_real_model_is_on_disk_when_it_closes(tmp_path):

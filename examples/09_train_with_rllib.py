@@ -1,7 +1,7 @@
 """PPO of RLlib in imagination, by its own loop: a recipe, since RLlib pins a Gymnasium of its own.
 
     python -m venv rllib && rllib/bin/pip install 'ray[rllib]==2.60.0' -e .
-    rllib/bin/python docs/rllib.py --iterations 20
+    rllib/bin/python examples/09_train_with_rllib.py --iterations 20
 
 In an environment of its own, because RLlib asks for an older Gymnasium than `constraints.txt` has (this package runs
 with both). RLlib's default networks take one vector or one image, so the recipe looks at numbers only; give an
