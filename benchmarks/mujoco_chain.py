@@ -30,10 +30,11 @@ from mirage_env.evaluation import own_clips
 from mirage_env.evaluation.own_clips import ClipsEvalConfig
 from mirage_env.poses import pose_from_rotation_vector
 
-SCENE = """<mujoco><asset>
+SCENE = """<mujoco><visual><headlight ambient=".4 .4 .4" diffuse=".5 .5 .5" specular="0 0 0"/></visual><asset>
+<texture type="skybox" builtin="gradient" rgb1=".5 .7 .9" rgb2=".9 .9 .95" width="64" height="384"/>
 <texture name="tiles" type="2d" builtin="checker" rgb1=".5 .45 .4" rgb2=".3 .3 .35" width="64" height="64"/>
 <material name="tiles" texture="tiles" texrepeat="9 9"/></asset>
-<worldbody><light pos="0 0 4" dir=".2 .1 -1" diffuse=".8 .8 .8"/>
+<worldbody><light pos="0 0 4" dir=".4 .3 -1" directional="true" diffuse=".4 .4 .4" castshadow="false"/>
 <geom type="plane" size="4 4 .1" material="tiles"/>
 <geom type="box" pos="4 0 1.2" size=".1 4 1.2" rgba=".7 .6 .4 1"/>
 <geom type="box" pos="-4 0 1.2" size=".1 4 1.2" rgba=".4 .6 .7 1"/>

@@ -43,7 +43,7 @@ def report(path: CameraPath) -> list[str]:
     """Findings and their reasons, one line each."""
     import numpy as np
 
-    from mirage_env.datasets.camera_files import contradictions
+    from mirage_env.datasets.camera_files import contradictions, median_step
 
     positions = path.T_world_cam[:, :3, 3]
     steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
@@ -51,7 +51,7 @@ def report(path: CameraPath) -> list[str]:
     lines = [f"{path.format}: {len(path)} cameras", *path.why]
     lines.append(f"extent {np.round(np.ptp(positions, axis=0), 3).tolist()} {unit}")
     if len(steps):
-        lines.append(f"step {np.median(steps):.4g} in the middle, {steps.max():.4g} at most")
+        lines.append(f"step {median_step(steps):.4g} in the middle, {steps.max():.4g} at most")
     if path.times is not None and len(path) > 1:
         lines.append(f"{path.times[-1] - path.times[0]:.3f} s from first to last")
     if path.fov is not None and not path.lenses:

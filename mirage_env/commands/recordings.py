@@ -24,8 +24,8 @@ class RecordingOptions:
     """A recording and how it is read."""
 
     source: Annotated[Path, tyro.conf.Positional]
-    """Folder in TUM's layout, with transforms.json or with a COLMAP model; a video with --cameras; a rosbag2 or a ROS 1
-    bag; a LeRobot data set."""
+    """Folder in TUM's layout, with color, depth and poses (Open3D, ScanNet), with transforms.json or with a COLMAP
+    model; a video with --cameras; a rosbag2 or a ROS 1 bag; a LeRobot data set."""
     cameras: File = None
     """Camera file of a video, or of images that lie elsewhere."""
     focal: Number = None

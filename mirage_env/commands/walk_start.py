@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from mirage_env.commands.walk_outputs import Start
     from mirage_env.interfaces import KnownWorld, OpenRoom, StartView
     from mirage_env.world_model import WorldModel
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,11 +84,8 @@ def _stored_start(options: Walk, model: WorldModel, cache: Path) -> StartingWorl
 def _image_start(model: WorldModel, image: Path, depth: Path | None, fov: float | None) -> StartView:
     from mirage_env.datasets.photographs import start_view_from_files
 
-    height, width = model.config.image_size
     try:
-        view = start_view_from_files(model.config, image, depth, None if fov is None else math.radians(fov))
+        return start_view_from_files(model.config, image, depth, None if fov is None else math.radians(fov))
     except MirageError as error:
         option = {InvalidCameraError: "--fov", InvalidDepthError: "--depth"}.get(type(error), "--image")
         raise InvalidOptionError(f"{option}: {error}") from error
-    logger.info("%s: centre-cropped and resized to %d x %d pixels", image, width, height)
-    return view

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,8 @@ def start_view_from_files(
     """
     depth = None if depth_file is None else _metres(depth_file)
     view = fit_view(image_file, config.image_size, depth=depth, fov=config.fov, fov_of_picture=fov)
-    if view.note:
-        logger.info("%s: %s", image_file, view.note)
+    seen = math.degrees(2.0 * math.atan(0.5 * view.camera.width / view.camera.K_image[0, 0]))
+    logger.info("%s: %s", image_file, ", ".join(filter(None, (view.note, f"{seen:.0f} degrees wide"))))
     return StartView(view.image, view.camera, view.depth)
 
 

@@ -22,6 +22,9 @@ MOST_RAYS = 4_000_000
 """Tokens whose rays are followed; of more, so many are taken evenly."""
 MOST_SHARES = 8
 """Rays side by side that stand for a token wider than a voxel, at most."""
+WIDE = 0.3
+"""A token counts by its area, at most that of a square of this side, metres: a view from near writes many small ones,
+and imagined depth that is wrong is too near."""
 Array = NDArray[np.float64]
 
 
@@ -51,7 +54,8 @@ class Voxels:
 def token_rays(memory: PointMemory, T_map_world: Matrix, resolution: float, confirmations: int = 0) -> Rays:
     """The ray of every token, from the camera that wrote it; one that was confirmed n times counts 1 + n times.
 
-    A token that is wider than a voxel becomes several rays side by side, which share its weight.
+    A token counts by the area it covers; one that is wider than a voxel becomes several rays side by side, which share
+    its weight.
 
     Args:
         memory: of a world.
@@ -70,7 +74,8 @@ def token_rays(memory: PointMemory, T_map_world: Matrix, resolution: float, conf
         number = np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)
         aside = ((number + 0.5) / count[of] - 0.5) * width[of]
         ends = block.positions()[chosen][of] + aside[:, None] * T_world_cam[of, :3, 0]
-        weight = (1.0 + block.confidence[chosen].astype(np.float32)) / count
+        area = np.minimum(1.0, width / WIDE) ** 2
+        weight = (1.0 + block.confidence[chosen].astype(np.float32)) * area / count
         starts = _moved(T_world_cam[:, :3, 3], T_map_world)[of]
         parts.append((starts, _moved(ends, T_map_world), weight[of].astype(np.float32)))
     return Rays(*(np.concatenate(values) for values in zip(*parts, strict=True)))

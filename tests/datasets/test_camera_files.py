@@ -321,6 +321,13 @@ def test_sound_path_has_no_contradiction():
     )
 
 
+def test_camera_that_turns_on_the_spot_does_not_jump_when_it_goes_on():
+    poses = level_walk()
+    rounded = np.repeat(poses, 4, axis=0) + 1e-16 * np.eye(4)[2][:, None] * np.eye(4)[3]
+    rounded[1::4, 0, 3] += 1e-15
+    assert not [found for found in contradictions(CameraPath("p", rounded, metric=True)) if "jumps" in found]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

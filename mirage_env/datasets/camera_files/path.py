@@ -16,6 +16,8 @@ ROUNDING = 1e-4
 """Deviations from rotations above this are said."""
 JUMP = 20.0
 """A step that is so many times the median step is a jump."""
+STANDING = 1e-6
+"""A step of less than this share of the longest is none, but a rounding of its numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,12 @@ class CameraPath:
         return self.lenses[index if len(self.lenses) > 1 else 0]
 
 
+def median_step(steps: NDArray[np.float64]) -> float:  # [N - 1]
+    """Median distance between neighbours; a camera that turns on the spot does not step."""
+    moves = steps[steps > STANDING * steps.max(initial=0.0)]
+    return float(np.median(moves)) if len(moves) else 0.0
+
+
 def contradictions(path: CameraPath, depth: float | None = None) -> list[str]:
     """List oddities of the cameras of a file, in words.
 
@@ -78,7 +86,7 @@ def contradictions(path: CameraPath, depth: float | None = None) -> list[str]:
         found.append(f"rotations deviate by up to {path.deviation:.2g} and were projected to SO(3)")
     positions = path.T_world_cam[:, :3, 3]
     steps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
-    median = float(np.median(steps)) if len(steps) else 0.0
+    median = median_step(steps)
     if median > 0.0 and (jumps := np.flatnonzero(steps > JUMP * median)).size:
         found.append(
             f"{len(jumps)} jumps: from camera {jumps[0]} to {jumps[0] + 1} it is {steps[jumps[0]]:.3g}, the median "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mirage_env.datasets.camera_files.arrays import as_poses, read_npz_cameras
 from mirage_env.datasets.camera_files.colmap import find_model, read_colmap
+from mirage_env.datasets.camera_files.folders import find_trajectory, read_pose_folder
 from mirage_env.datasets.camera_files.nerfstudio import read_json_cameras
 from mirage_env.datasets.camera_files.path import CameraPath
 from mirage_env.datasets.camera_files.text import read_text
@@ -25,6 +26,7 @@ def read_cameras(path: str | Path) -> CameraPath:
     | Open3D | JSON with `parameters`; a log of 5 lines a pose | w2c, OpenCV; c2w |
     | ViPE, VGGT, MASt3R, Matrix-Game | `.npz`, by the names of its arrays | OpenCV |
     | KITTI, TUM, RealEstate10K | text of 12, 8 or 19 columns | c2w, c2w, w2c, OpenCV |
+    | a folder of 4 x 4 texts | ScanNet, 7-Scenes | c2w, OpenCV |
     | matrices, vectors | JSON list, `.npy`, text of 16 columns | c2w, OpenCV |
 
     Raises:
@@ -41,9 +43,7 @@ def read_cameras(path: str | Path) -> CameraPath:
         if (path / "transforms.json").is_file():
             return read_cameras(path / "transforms.json")
         if path.is_dir():
-            raise InvalidOptionError(
-                f"{path} holds no COLMAP model (cameras and images, .txt or .bin) and no transforms.json; name the file"
-            )
+            return _of_folder(path)
     if path.suffix == ".json":
         return read_json_cameras(read_json(path, most_bytes=MOST_BYTES, advice="give a camera file"), path.name)
     try:
@@ -58,3 +58,15 @@ def read_cameras(path: str | Path) -> CameraPath:
             raise
         raise InvalidOptionError(f"{path} is no camera file that can be read ({error})") from error
     return read_text(text, path.name)
+
+
+def _of_folder(folder: Path) -> CameraPath:
+    """Cameras of a folder that is no reconstruction: of the list of poses in it, or of its texts of a pose each."""
+    if (place := find_trajectory(folder)) is not None:
+        return read_cameras(place)
+    if folder.name in ("pose", "poses") and any(folder.glob("*.txt")):
+        return read_pose_folder(folder)
+    raise InvalidOptionError(
+        f"{folder} holds no COLMAP model (cameras and images, .txt or .bin), no transforms.json and no list of poses "
+        "that is known by its name; name the file"
+    )

@@ -11,6 +11,7 @@ import numpy as np
 from mirage_env.camera import Camera
 from mirage_env.datasets.camera_files import CameraPath, Lens, read_cameras
 from mirage_env.datasets.recordings.lerobot import LeRobotOptions, is_lerobot, open_lerobot
+from mirage_env.datasets.recordings.rgbd_folder import is_rgbd_folder, open_rgbd_folder
 from mirage_env.datasets.recordings.tum import is_tum, open_tum, read_depth
 from mirage_env.datasets.recordings.view import PosedView, Recording
 from mirage_env.errors import InvalidImageError, InvalidOptionError
@@ -32,9 +33,8 @@ def open_recording(
     """Open an RGB-D folder, posed photographs, a video with a camera file, or a LeRobot data set.
 
     Args:
-        source: folder with `rgb.txt`, `depth.txt` and `groundtruth.txt` (TUM), with a `transforms.json` or a COLMAP
-        model
-            and its images, or a video.
+        source: folder with `rgb.txt`, `depth.txt` and `groundtruth.txt` (TUM), with `color`, `depth` and poses (Open3D,
+            ScanNet), with a `transforms.json` or a COLMAP model and its images, or a video.
         cameras: camera file of a video, or of photographs that lie elsewhere.
         lens: intrinsics where the files tell none.
         depth_scale: units of 16-bit depth images per metre; 5000 for TUM, else 1000.
@@ -55,6 +55,9 @@ def open_recording(
         return open_lerobot(source, lens, depth_scale or 1000.0, options)
     if is_tum(source):
         return open_tum(source, lens, depth_scale or 5000.0)
+    if is_rgbd_folder(source):
+        given = None if cameras is None else Path(cameras)
+        return open_rgbd_folder(source, given, lens, depth_scale or 1000.0)
     if source.is_file() and source.suffix.lower() in VIDEOS:
         if cameras is None:
             raise InvalidOptionError(f"{source} is a video without poses; give a camera file of its frames: --cameras")
@@ -115,7 +118,7 @@ def _view(
 ) -> PosedView:
     height, width = image.shape[:2]
     if lens is None:
-        raise InvalidOptionError(f"{name}: no file tells the lens; give its focal length in pixels: --focal")
+        raise InvalidOptionError(f"{name}: no file tells the lens; give its focal length in pixels: --focal and --size")
     if depth is not None and depth.shape != (height, width):
         raise InvalidImageError(f"{name}: the depth has {depth.shape} pixels, the image {(height, width)}; register it")
     camera = Camera(pose, lens.K_image, lens.height or height, lens.width or width).resized(height, width)

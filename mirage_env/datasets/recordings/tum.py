@@ -50,7 +50,9 @@ def open_tum(folder: Path, lens: Lens | None, depth_scale: float) -> Recording:
     color, depth_lens, T_color_depth = read_lenses(folder)
     color = color or lens
     if color is None:
-        raise InvalidOptionError(f"{folder} tells no lens; put an intrinsics.json beside rgb.txt, or give --focal")
+        raise InvalidOptionError(
+            f"{folder} tells no lens; put an intrinsics.json beside rgb.txt, or give --focal and --size"
+        )
     stamps = truth.times
     usable = [i for i, t in enumerate(times) if stamps[0] <= t <= stamps[-1]]
     if not usable:
