@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Shells and nohup that start the tests in the background have them ignore signals that some of them send to themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,7 +20,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 gc.disable()
 
 # The first call of a kernel compiles it, and shared machines stall: the time of one example says nothing.
-settings.register_profile("mirage", deadline=None, max_examples=25, derandomize=True)
+slow = [HealthCheck.too_slow]
+settings.register_profile("mirage", deadline=None, max_examples=25, derandomize=True, suppress_health_check=slow)
 settings.load_profile("mirage")
 
 
@@ -30,9 +31,20 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
+FIRST = ("test_quality", "test_docs", "test_packaging", "ros_bridge/test_bag", "policies/test_rollout")
+FIRST += ("training/test_full_size_training", "viewer/test_page", "ros_bridge/test_world_node")
+FIRST += ("ros_bridge/test_world_node_robot", "ros_bridge/test_command", "training/test_sharpening")
+"""The files that take longest, most of all first: none of them is left for one process at the end.
+
+While one process checks types the other compiles kernels, which then are there for all.
+"""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files beside this one, which take longest: none of them is left for one process at the end."""
-    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+    """Begin with `FIRST`, and then with the files beside this one."""
+    here = Path(__file__).parent
+    first = {here / f"{name}.py": place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: first.get(item.path, len(first) + (item.path.parent != here)))
 
 
 def pytest_collection_finish() -> None:

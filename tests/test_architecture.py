@@ -7,7 +7,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -181,23 +181,29 @@ def dotted(node: ast.expr) -> str:
     return "?"
 
 
-def imports_of(tree: ast.AST, package: str, typing_only: bool = False, lazy: bool = False) -> Iterator[Import]:
+def imports_of(source: str, tree: ast.AST, package: str) -> Iterator[Import]:
     """Every import of a file, `from a import b` as `a.b`; `package` is where relative imports start."""
-    for node in ast.iter_child_nodes(tree):
-        names: list[str] = []
-        match node:
-            case ast.Import():
-                names = [alias.name for alias in node.names]
-            case ast.ImportFrom():
-                parents = package.split(".")[: 1 - node.level or None] if node.level else []
-                base = ".".join([*parents, *([node.module] if node.module else [])])
-                names = [f"{base}.{alias.name}" for alias in node.names]
-            case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__")):
-                names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
-        yield from (Import(name, node.lineno, typing_only, lazy) for name in names)
-        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        is_typing = isinstance(node, ast.If) and dotted(node.test).endswith("TYPE_CHECKING")
-        yield from imports_of(node, package, typing_only or is_typing, lazy or is_function)
+    by_call = "import_module" in source or "__import__" in source  # expressions are most of a file
+    todo = [(tree, False, False)]
+    while todo:
+        parent, typing_only, lazy = todo.pop()
+        for node in ast.iter_child_nodes(parent):
+            if isinstance(node, ast.expr) and not by_call:
+                continue
+            names: list[str] = []
+            match node:
+                case ast.Import():
+                    names = [alias.name for alias in node.names]
+                case ast.ImportFrom():
+                    parents = package.split(".")[: 1 - node.level or None] if node.level else []
+                    base = ".".join([*parents, *([node.module] if node.module else [])])
+                    names = [f"{base}.{alias.name}" for alias in node.names]
+                case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__")):
+                    names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+            yield from (Import(name, node.lineno, typing_only, lazy) for name in names)
+            is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            is_typing = isinstance(node, ast.If) and dotted(node.test).endswith("TYPE_CHECKING")
+            todo.append((node, typing_only or is_typing, lazy or is_function))
 
 
 def matches(path: str, patterns: tuple[str, ...]) -> bool:
@@ -222,13 +228,13 @@ def package_of(path: str) -> str:
     return path.rpartition("/")[0].replace("/", ".")
 
 
-def wrong_imports(path: str, tree: ast.AST) -> Iterator[str]:
+def wrong_imports(path: str, imports: Iterable[Import]) -> Iterator[str]:
     module, top = module_of(path), path.split("/")[0]
-    for found in imports_of(tree, package_of(path)):
+    for found in imports:
         root = found.module.split(".")[0]
         place = f"{path}:{found.line} imports {found.module}"
         for rule in RULES:
-            if matches(path, rule.where) and within(found.module, rule.modules) and not matches(path, rule.by):
+            if within(found.module, rule.modules) and matches(path, rule.where) and not matches(path, rule.by):
                 yield f"{place}; only {', '.join(rule.by) or 'nobody'} may"
         both_in_core = module.startswith("mirage_env.") and found.module.startswith("mirage_env.")
         if both_in_core and not found.typing_only and layer_of(module) < layer_of(found.module):
@@ -244,9 +250,13 @@ def wrong_imports(path: str, tree: ast.AST) -> Iterator[str]:
             yield f"{place}; the bridge uses public names only"
 
 
+TOLD = (ast.Call, ast.Attribute, ast.ImportFrom, ast.ExceptHandler)
+"""What a bad habit is seen by."""
+
+
 def bad_habits(path: str, tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        place = f"{path}:{getattr(node, 'lineno', 0)}"
+    for node in (node for node in ast.walk(tree) if isinstance(node, TOLD)):
+        place = f"{path}:{node.lineno}"
         match node:
             case ast.Call(func=ast.Name() | ast.Attribute()):
                 name = dotted(node.func)
@@ -284,22 +294,38 @@ def renames(call: ast.Call, name: str) -> bool:
 def violations(path: str, source: str) -> list[str]:
     """What is wrong with one file, by its path in the repository."""
     tree = ast.parse(source)
-    return [*wrong_imports(path, tree), *bad_habits(path, tree)]
+    return [*wrong_imports(path, imports_of(source, tree, package_of(path))), *bad_habits(path, tree)]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What is found in a file, which is parsed once for all tests."""
+
+    imports: list[Import]
+    wrong: list[str]
+    riddles: list[str]
+
+
+@cache
+def looked(path: str) -> Looked:
+    source = (ROOT / path).read_text()
+    tree = ast.parse(source)
+    imports = [*imports_of(source, tree, package_of(path))]
+    return Looked(imports, [*wrong_imports(path, imports), *bad_habits(path, tree)], riddles(tree))
 
 
 PYTHON_FILES = [path for path in repository_files() if path.endswith(".py")]
 
 
 def test_files_keep_the_rules():
-    found = [line for path in PYTHON_FILES for line in violations(path, (ROOT / path).read_text())]
+    found = [line for path in PYTHON_FILES for line in looked(path).wrong]
     assert not found, "\n".join(found)
 
 
 @cache
 def library_imports() -> dict[str, list[Import]]:
     """Imports of every module of the library."""
-    paths = [path for path in PYTHON_FILES if matches(path, LIBRARY)]
-    return {module_of(p): [*imports_of(ast.parse((ROOT / p).read_text()), package_of(p))] for p in paths}
+    return {module_of(path): looked(path).imports for path in PYTHON_FILES if matches(path, LIBRARY)}
 
 
 def import_graph(lazy: bool) -> dict[str, set[str]]:
@@ -423,21 +449,21 @@ RIDDLE = re.compile(r"^(?:What|Where|Which|Whether|How|Who|Those|It)\b|\btold\b"
 PLAIN = (*LIBRARY, "docs/*.py", "examples/*")
 
 
-def riddles(source: str) -> list[str]:
+def riddles(tree: ast.AST) -> list[str]:
     """First lines of docstrings that do not say plainly what a thing is or does."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    texts = (ast.get_docstring(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds))
+    texts = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
     return [first for text in texts if text and RIDDLE.search(first := text.splitlines()[0])]
 
 
 def test_first_lines_of_docstrings_are_plain():
     plain = [path for path in PYTHON_FILES if matches(path, PLAIN)]
-    found = {path: lines for path in plain if (lines := riddles((ROOT / path).read_text()))}
+    found = {path: lines for path in plain if (lines := looked(path).riddles)}
     assert not found
 
 
 def test_riddle_is_seen():
-    assert riddles('"""What it takes."""\ndef f():\n    """Return one."""') == ["What it takes."]
+    assert riddles(ast.parse('"""What it takes."""\ndef f():\n    """Return one."""')) == ["What it takes."]
 
 
 @pytest.mark.parametrize(

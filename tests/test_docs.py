@@ -178,6 +178,7 @@ def test_search_leads_to_names_topics_and_verbs(site):
         threading.Thread(target=server.serve_forever).start()
         try:
             page = browser.new_page(viewport={"width": 1280, "height": 800})
+            page.set_default_timeout(120_000)
             page.goto(f"http://127.0.0.1:{server.server_port}")
             field = page.locator("[data-md-component=search-query]")
             for words, where in SEARCHES.items():

@@ -5,15 +5,10 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-import numpy as np
 import pytest
-from doc_blocks import blocks_of
-from PIL import Image
 from repository import ROOT, repository_files
-from shell_words import commands_of
 
 from mirage_env import load_world_model
-from mirage_env.cli import main
 
 IDENTITY = re.compile(r"\b(rooms(?:-[a-z]+)?)-([0-9a-f]{16})\b")
 PLACES = {"rooms": "rooms", "rooms-paper": str(ROOT / "benchmarks/evaluation/rooms-paper")}
@@ -70,15 +65,3 @@ def test_figures_of_other_weights_are_seen():
 def test_figures_of_earlier_weights_are_said_to_be(path, page):
     assert IDENTITY.search((ROOT / path).read_text())
     assert "earlier weights" in (ROOT / page).read_text()
-
-
-def test_picture_of_the_readme_is_that_of_its_first_command(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    [command] = [block for block in blocks_of("README.md") if any(c.text == "first command" for c in block.comments)]
-    words = next(words for words in commands_of(command.code.text, tmp_path / "shell") if words[0] == "mirage")
-    assert main(words[1:]) == 0
-    made, shown = (
-        np.asarray(Image.open(path), np.float64) for path in ("walk/contact_sheet.png", ROOT / "docs/walk.png")
-    )
-    error = np.sqrt(((made - shown) ** 2).mean())
-    assert error < 3.0, "the model has changed: copy walk/contact_sheet.png of the README's command to docs/walk.png"

@@ -121,9 +121,10 @@ def test_every_id_goes_on_in_another_process():
         assert equal(tuple(rollout(env)), tuple(results)), name
 
 
-def test_stable_baselines_spawns_environments_with_a_ready_model():
+def test_stable_baselines_starts_environments_with_a_ready_model_in_clean_processes():
     env = of_real_parts("Mirage/PointNav-v0")
-    envs = SubprocVecEnv([lambda: env], start_method="spawn")
+    clean_processes()  # whose server has imported what takes seconds; else they are like spawned ones
+    envs = SubprocVecEnv([lambda: env], start_method="forkserver")
     envs.seed(4)
     expected, _ = env.reset(seed=4)
     np.testing.assert_array_equal(envs.reset()["goal"][0], expected["goal"])

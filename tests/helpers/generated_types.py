@@ -279,7 +279,7 @@ def _compile(package: str, out: Path, root: Path) -> None:
     target = out / f"{package}_s__rosidl_typesupport_c.so"
     folder = PREFIX / "lib"
     link = ["g++", "-shared", "-o", str(target), *objects, f"-L{folder}", f"-Wl,-rpath,{folder}", *there]
-    subprocess.run(link, check=True, timeout=60)
+    subprocess.run(link, check=True, timeout=300)
 
 
 @cache

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 KEYS = {"AWS_ACCESS_KEY_ID": "mirage", "AWS_SECRET_ACCESS_KEY": "mirage-secret", "AWS_REGION": "us-east-1"}
@@ -37,39 +37,46 @@ def object_server(folder: Path) -> Iterator[str]:
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     kinds = ("s3", "master", "volume", "filer")
-    ports = {f"{name}.port{kind}": _free_port() for name in kinds for kind in ("", ".grpc")}
     command = [weed, "-logtostderr=true", "server", f"-dir={folder}", "-s3", f"-s3.config={folder / 's3.json'}"]
     command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
-    command += [f"-{name}={port}" for name, port in ports.items()]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)})
-        try:
+    with (folder / "log").open("wb") as log, ExitStack() as stack:
+        for _ in range(5):  # a port that is free now may be taken before the server listens at it
+            ports = {f"{name}.port{kind}": _free_port() for name in kinds for kind in ("", ".grpc")}
+            at = [f"-{name}={port}" for name, port in ports.items()]
+            server = subprocess.Popen([*command, *at], stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)})
+            stack.callback(_end, server, list(ports.values()))
             address = f"http://127.0.0.1:{ports['s3.port']}"
-            _wait(server, address, folder / "log")
-            _make_bucket(address)
-            yield address
-        finally:
-            server.kill()  # it takes ten seconds to end politely
-            server.wait()
-            for port in ports.values():  # it leaves its local sockets
-                for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-                    socket_file.unlink(missing_ok=True)
+            if _answers(server, address):
+                break
+        else:
+            raise RuntimeError(f"the object server did not start: {(folder / 'log').read_text()[-2000:]}")
+        _make_bucket(address)
+        yield address
 
 
-def _wait(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    deadline = time.monotonic() + 60.0
+def _end(server: subprocess.Popen[bytes], ports: list[int]) -> None:
+    server.kill()  # it takes ten seconds to end politely
+    server.wait()
+    for port in ports:  # it leaves its local sockets
+        for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            socket_file.unlink(missing_ok=True)
+
+
+def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
+    """Wait until the server answers; False where it has ended."""
+    deadline = time.monotonic() + 120.0
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            urllib.request.urlopen(address, timeout=1.0).close()
+            urllib.request.urlopen(address, timeout=10.0).close()
         except urllib.error.HTTPError as answer:  # refused, so it is there
             answer.close()
-            return
+            return True
         except OSError:
             time.sleep(0.1)
         else:
-            return
-    raise RuntimeError(f"the object server did not start: {log.read_text()[-2000:]}")
+            return True
+    return False
 
 
 def _make_bucket(address: str) -> None:

@@ -6,8 +6,8 @@ Importing this module needs no ROS; `needs_ros` skips what does.
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -23,8 +23,10 @@ import pytest
 from forked_python import ForkedProcess
 from repository import ROOT
 
-LIFETIME = 400.0
+LIFETIME = 3000.0
 """Seconds after which a process is killed whatever it does."""
+PATIENCE = 120.0
+"""Seconds that a test waits for what comes at once on a machine that is not busy."""
 
 
 def ros_is_installed() -> bool:
@@ -42,10 +44,17 @@ needs_ros = pytest.mark.skipif(
 )
 
 
+_domains = itertools.count(os.getpid())  # side by side, two runs of the tests begin at different ones
+
+
 def free_domain() -> int:
-    """A ROS_DOMAIN_ID whose first participant's port nobody has; workers that run side by side draw from their own."""
+    """A ROS_DOMAIN_ID whose first participant's port nobody has; workers that run side by side take from their own.
+
+    They are taken in turn: what is left of a world that has ended stays apart from the next ones.
+    """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
-    for domain in random.SystemRandom().sample(range(1 + worker, 101, 4), 25):
+    own = range(1 + worker, 101, 4)
+    for domain in (own[next(_domains) % len(own)] for _ in own):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
                 probe.bind(("127.0.0.1", 7400 + 250 * domain + 10))
@@ -125,10 +134,10 @@ class RosProcess:
         """Kill what is left and join the threads of this class."""
         self._watchdog.cancel()
         self.kill()
-        self._process.wait(10.0)
-        self._reader.join(10.0)
+        self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
         self._process.stdout.close()
-        self._watchdog.join(10.0)
+        self._watchdog.join(PATIENCE)
 
     def _read(self) -> None:
         for line in self._process.stdout:
@@ -177,8 +186,9 @@ class Peer:
         self._executor.add_node(self.node)
         self._clients: dict[str, Any] = {}
         self._publishers: dict[str, Any] = {}
+        self._met: set[str] = set()
 
-    def wait_for(self, condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    def wait_for(self, condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
         """Spin until the condition holds, and give its value.
 
         Raises:
@@ -206,7 +216,21 @@ class Peer:
         finally:
             self.node.destroy_subscription(subscription)
 
-    def publish(self, topic: str, message: Any, seconds: float = 20.0, quality: Any = 5) -> None:
+    def quiet(self, got: list[Any], seconds: float = 0.3) -> None:
+        """Wait until nothing has arrived in a list for so long.
+
+        Raises:
+            TimeoutError: messages come and come.
+        """
+        end = time.monotonic() + PATIENCE
+        count = -1
+        while count != len(got):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{len(got)} messages, and no end")
+            count = len(got)
+            self.spin(seconds)
+
+    def publish(self, topic: str, message: Any, seconds: float = PATIENCE, quality: Any = 5) -> None:
         """Send one message, once another node listens."""
         if topic not in self._publishers:
             self._publishers[topic] = self.node.create_publisher(type(message), topic, quality)
@@ -215,15 +239,55 @@ class Peer:
         self.wait_for(lambda: publisher.get_subscription_count() > own, seconds)
         publisher.publish(message)
 
+    def insist(self, topic: str, message: Any, condition: Callable[[], Any], quality: Any = 5) -> Any:
+        """Send a message every second until a condition holds, and give its value.
+
+        The first one may go to a subscription that its node has just given up.
+
+        Raises:
+            TimeoutError: it never did.
+        """
+        end = time.monotonic() + PATIENCE
+        while True:
+            self.publish(topic, message, quality=quality)
+            try:
+                return self.wait_for(condition, 1.0)
+            except TimeoutError:
+                if time.monotonic() > end:
+                    raise
+
     def forget(self, topic: str) -> None:
         """Publish on a topic no more."""
         self.node.destroy_publisher(self._publishers.pop(topic))
 
-    def call(self, kind: Any, service: str, request: Any = None, seconds: float = 20.0) -> Any:
-        """The answer of a service.
+    def call(self, kind: Any, service: str, request: Any = None, seconds: float = PATIENCE) -> Any:
+        """The answer of a service."""
+        self._meet(service.rpartition("/")[0], seconds)
+        future = self._client(kind, service, seconds).call_async(request or kind.Request())
+        self.wait_for(future.done, seconds)
+        return future.result()
 
-        A client that does not find its server is made anew, as discovery may lose one of two that begin together.
+    def _meet(self, node: str, seconds: float) -> None:
+        """Ask a node for something that may be asked again, until it answers.
+
+        A node may know a client's requests before it knows where the answers go, and then they are lost.
         """
+        if node in self._met:
+            return
+        from rcl_interfaces.srv import GetParameters
+
+        end = time.monotonic() + seconds
+        while node not in self._met:
+            future = self._client(GetParameters, f"{node}/get_parameters", seconds).call_async(GetParameters.Request())
+            try:
+                self.wait_for(future.done, 5.0)
+                self._met.add(node)
+            except TimeoutError:
+                if time.monotonic() > end:
+                    raise
+
+    def _client(self, kind: Any, service: str, seconds: float) -> Any:
+        """A client that has found its server; made anew where it does not, as discovery may lose one of two."""
         end = time.monotonic() + seconds
         while True:
             if service not in self._clients:
@@ -231,14 +295,11 @@ class Peer:
             client = self._clients[service]
             try:
                 self.wait_for(client.service_is_ready, min(seconds, 5.0))
-                break
+                return client
             except TimeoutError:
                 if time.monotonic() > end:
                     raise
                 self.node.destroy_client(self._clients.pop(service))
-        future = client.call_async(request or kind.Request())
-        self.wait_for(future.done, seconds)
-        return future.result()
 
     def close(self) -> None:
         self._executor.shutdown()

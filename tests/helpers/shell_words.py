@@ -62,7 +62,7 @@ def commands_of(script: str, folder: Path) -> list[list[str]]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, f"{script}\n{done.stderr}"
     return [record.split("\0")[:-1] for record in log.read_text().split(END)[:-1]]

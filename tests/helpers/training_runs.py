@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -55,6 +54,8 @@ def train_until_killed(folder: str, started: Connection) -> None:
         return plain(step, generator)
 
     train(module, loss, Path(folder), KILLED)
+    if not told:  # the last one was killed after its last checkpoint
+        started.send(KILLED.steps)
 
 
 def read_clips(data: LatentClips, sums: Connection) -> None:
@@ -113,17 +114,15 @@ def one_process(folder: Path, parts: int, stop_at: int | None = None) -> Net:
     return net
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+def share_work(rank: int, meeting: str, folders: dict[str, str]) -> None:
+    """One of two processes: a run with DDP, one that goes on from a checkpoint with it, and one with FSDP.
 
-
-def share_work(rank: int, port: int, folders: dict[str, str]) -> None:
-    """One of two processes: a run with DDP, one that goes on from a checkpoint with it, and one with FSDP."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    They meet by a file that is not there yet: a port that is free now may be taken a moment later.
+    """
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "2"}  # accelerate wants one in any case
     os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank), ACCELERATE_USE_CPU="true")
     torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     from accelerate import Accelerator
 
     for name in ("ddp", "resumed"):

@@ -7,14 +7,14 @@ from typing import Any
 
 from generated_types import can_generate, shared_types
 from PIL import Image
-from ros_process import node_arguments
+from ros_process import PATIENCE, node_arguments
 from stand_ins import picture
 from worlds import open_minded_model
 
 from mirage_env.models.world_model_loader import save_world_model
 
 RATE = 25.0
-START_SECONDS = 180.0
+START_SECONDS = 2.0 * PATIENCE
 """Of a node on a machine that is busy; alone it takes two."""
 
 

@@ -159,7 +159,7 @@ def test_killed_run_goes_on_without_repeating_or_losing_one(tmp_path, recipe, ca
     arguments = ["rollout", caches, "--model", recipe.model, "--steps", "2", "--episodes", "8", "--out", out]
     command = [sys.executable, "-m", "mirage_env.cli", *map(str, arguments), "--workers", "2"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while len(list(out.glob("rollout_*"))) < 2:
             assert run.poll() is None, run.stderr.read()
             assert time.monotonic() < deadline

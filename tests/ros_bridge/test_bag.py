@@ -752,7 +752,7 @@ def test_reader_tells_what_the_bag_has(bag):
 def test_without_rosbags_the_install_line_is_said():
     code = "import sys; sys.modules['rosbags'] = None\nimport ros_bridge.bag.world_to_bag"
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     assert run.returncode == 1
     assert "pip install 'mirage-env[bag]'" in run.stderr

@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from functools import partial
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from repository import ROOT
-from ros_process import Peer, free_domain, needs_ros, ros_environment, ros_process
+from ros_process import PATIENCE, Peer, free_domain, needs_ros, ros_environment, ros_process
 from worlds import open_minded_model, walk
 
 from mirage_env.cli import main
@@ -22,11 +23,6 @@ from mirage_env.store import save_world
 from ros_bridge import command, teleop_keyboard, topic_echo
 from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.topic_echo import Arrival
-
-
-def arguments_of(*arguments: str) -> list[str]:
-    """Of an interpreter that runs `mirage ros`."""
-    return ["-m", "mirage_env.cli", "ros", *arguments]
 
 
 @pytest.fixture
@@ -185,8 +181,8 @@ def test_bag_is_written_without_ros(tmp_path, capsys):
 def test_echo_shows_values_and_topics_lists_them(tmp_path, asked):
     domain = free_domain()
     with publishing("nav_msgs/msg/Path", "/way", domain, tmp_path):
-        shown = asked("echo", "way", "--count", "2", "--wait", "30", domain=domain)
-        table = asked("topics", "--wait", "30", domain=domain)
+        shown = asked("echo", "way", "--count", "2", "--wait", "120", domain=domain)
+        table = until(lambda: asked("topics", "--wait", "120", domain=domain), lambda table: "/way" in table)
     assert shown.startswith("/way: Path")
     assert shown.count("---") == 2
     assert "frame_id:" in shown
@@ -198,11 +194,26 @@ def test_echo_shows_values_and_topics_lists_them(tmp_path, asked):
 def test_echo_measures_images(tmp_path, asked):
     domain = free_domain()
     with publishing("sensor_msgs/msg/Image", "/camera/image_raw", domain, tmp_path):
-        shown = asked("echo", "image_raw", "--count", "2", "--wait", "30", domain=domain)
+        echo = partial(asked, "echo", "image_raw", "--count", "2", "--wait", "120", domain=domain)
+        # Those of a second may arrive all at once, or later.
+        until(echo, lambda shown: 0.0 < rate_of(shown) < 60.0)
+
+
+def until(ask, good):
+    """Ask until the answer is good: what a second brings depends on how busy the machine is."""
+    end = time.monotonic() + PATIENCE
+    while not good(answer := ask()):
+        assert time.monotonic() < end, answer
+    return answer
+
+
+def rate_of(shown):
+    """Frames per second by the last line of an echo."""
     last = shown.splitlines()[-1].split()
+    if "frames/s" not in last:
+        return 0.0
     assert last[:4] == ["0", "x", "0", last[3]]
-    rate = float(last[last.index("frames/s") - 1])
-    assert 0.0 < rate < 60.0
+    return float(last[last.index("frames/s") - 1])
 
 
 @needs_ros
@@ -222,7 +233,7 @@ rclpy.spin(node)
 """
     with ros_process(["-c", code], domain, tmp_path):
         for name, says in (("save", "None"), ("pause", "True"), ("resume", "False")):
-            assert asked("call", name, "--wait", "30", domain=domain) == f"done: {says}\n"
+            assert asked("call", name, "--wait", "120", domain=domain) == f"done: {says}\n"
 
 
 @needs_ros
@@ -231,7 +242,7 @@ def test_drive_sends_what_keys_say_and_stops_at_the_end(tmp_path):
 
     domain = free_domain()
     peer, (terminal, keys) = Peer(domain, tmp_path), pty.openpty()
-    run = [sys.executable, *arguments_of("drive", "--speed", "0.3")]
+    run = [sys.executable, "-m", "mirage_env.cli", "ros", "drive", "--speed", "0.3"]
     with peer.listening(Twist, "/cmd_vel") as got, open(tmp_path / "shown", "w") as shown:
         environment = ros_environment(domain, tmp_path)
         process = subprocess.Popen(
@@ -250,11 +261,11 @@ def test_drive_sends_what_keys_say_and_stops_at_the_end(tmp_path):
             os.write(terminal, b"w")
             peer.wait_for(lambda: got[-1].linear.x == pytest.approx(0.3))
             process.send_signal(signal.SIGINT)
-            assert process.wait(60.0) == 130
+            assert process.wait(PATIENCE) == 130
             peer.wait_for(lambda: got[-1].linear.x == 0.0)
         finally:
             process.kill()
-            process.wait(10.0)
+            process.wait(PATIENCE)
             for descriptor in (terminal, keys):
                 os.close(descriptor)
             peer.close()
@@ -266,10 +277,11 @@ def test_mirage_ros_shows_frames(tmp_path, asked):
     model, domain = tmp_path / "tiny", free_domain()
     save_world_model(open_minded_model(), model)
     options = ["--localhost", "--domain", str(domain), "--model", str(model), "--rate", "20", "--store", "world.zarr"]
-    with ros_process(arguments_of(*options), domain, tmp_path) as node:
-        shown = asked("echo", "/mirage/image_raw", "--count", "2", "--wait", "60", domain=domain)
+    code = "import sys; from mirage_env.cli import main; sys.exit(main(sys.argv[1:]))"
+    with ros_process(["-c", code, "ros", *options], domain, tmp_path) as node:
+        echo = partial(asked, "echo", "/mirage/image_raw", "--count", "2", "--wait", "120", domain=domain)
+        shown = until(echo, lambda shown: "frames/s" in shown)
         node.interrupt()
-        assert node.wait(60.0) == 0, node.output
+        assert node.wait(PATIENCE) == 0, node.output
     assert "32 x 32 rgb8" in shown
-    assert "frames/s" in shown
     assert (tmp_path / "world.zarr").is_dir()

@@ -560,7 +560,7 @@ def test_package_that_only_has_the_name_is_not_ros(tmp_path):
         (tmp_path / name / "rclpy").mkdir(parents=True)
         (tmp_path / name / "rclpy/__init__.py").write_text(source)
     command = [sys.executable, "-c", WITHOUT_ROS, *(str(tmp_path / name) for name in DUMMIES)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
     said = run.stdout.splitlines()
     assert len(said) == len(DUMMIES), said
     for line in said:

@@ -9,7 +9,7 @@ from ros_bridge.timing.rate_timer import RateTimer
 
 
 def until(condition):
-    end = time.monotonic() + 20.0
+    end = time.monotonic() + 120.0
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)

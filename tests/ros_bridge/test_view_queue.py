@@ -1,6 +1,5 @@
 """A robot's views between its camera and the writer: none is lost before its pose, and what is lost is told."""
 
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -129,6 +128,7 @@ def robot():
         )
         held = SimpleNamespace(options=parameters)
         topics = ObserveTopics(node, player, lambda: held.options, player.reset, refused, resumed=False)
+        topics._queue._clock, now = lambda: now[0], [0.0]
 
         def show(stamp, depth=2.0, encoding="rgb8"):
             lens = Camera.from_fov(1.2, *SIZE)
@@ -149,7 +149,15 @@ def robot():
             return topics.counts
 
         yield SimpleNamespace(
-            node=node, topics=topics, show=show, stand=stand, run=run, refused=refused, player=player, held=held
+            node=node,
+            topics=topics,
+            show=show,
+            stand=stand,
+            run=run,
+            refused=refused,
+            player=player,
+            held=held,
+            now=now,
         )
 
 
@@ -213,11 +221,10 @@ def test_depth_without_a_picture_is_said_and_writes_nothing(robot):
 
 @needs_ros
 def test_a_view_whose_pose_never_comes_is_refused_after_its_time_and_others_go_on(robot):
-    robot.held.options = replace(robot.held.options, observe_wait=0.3)
     robot.stand(0)
     robot.show(PERIOD)
     assert not robot.refused.counts
-    time.sleep(0.31)
+    robot.now[0] = robot.held.options.observe_wait + 0.01
     look, _ = robot.node.timer
     look()  # neither a view nor a pose comes: the timer
     assert robot.refused.counts["observe"] == 1

@@ -1,6 +1,8 @@
 """The world as ROS topics: a node in its own process, and this one as its peer. What needs no ROS comes first."""
 
+import itertools
 import math
+import time
 from contextlib import ExitStack
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import torch
 from generated_types import needs_generated_types
 from hypothesis import given
 from hypothesis import strategies as st
-from ros_process import Peer, free_domain, needs_ros, node_arguments, ros_process
+from ros_process import PATIENCE, Peer, free_domain, needs_ros, node_arguments, ros_process
 from world_nodes import RATE, START_SECONDS, kind, latched, saved_world, world_parameters
 from worlds import open_minded_model
 
@@ -29,8 +31,6 @@ from ros_bridge.sensing.transform_buffer import TransformBuffer
 FRAMES = 4
 """New frames per chunk of the tiny model."""
 SIZE = (32, 32)
-END_SECONDS = 30.0
-"""Of a node on a machine that is busy; alone it takes less than one."""
 THREADS = "import threading; print('threads', [t.name for t in threading.enumerate() if not t.daemon])"
 
 
@@ -192,10 +192,13 @@ def values(peer):
 
 
 def stand(peer):
-    """Stop, and wait until the camera stands; gives where."""
+    """Stop, and wait until the camera stands; gives where.
+
+    Poses repeat also where a chunk is late, so more of them have to than a chunk has.
+    """
     peer.publish("/cmd_vel", twist())
     with listening(peer, "PoseStamped", "pose") as poses:
-        peer.wait_for(lambda: len(poses) > FRAMES + 2 and poses[-1].pose == poses[-1 - FRAMES].pose)
+        peer.wait_for(lambda: len(poses) > 2 * FRAMES and poses[-1].pose == poses[-2 * FRAMES].pose)
     return messages.pose_from_stamped(poses[-1], "map")
 
 
@@ -212,13 +215,15 @@ def test_frames_arrive_in_order_with_their_camera(world):
     }
     with ExitStack() as stack:
         got = {topic: stack.enter_context(listening(peer, name, topic)) for topic, name in names.items()}
-        peer.wait_for(lambda: all(len(g) > 20 for g in got.values()))
-    stamps = {topic: [messages.nanoseconds(m.header.stamp) for m in g] for topic, g in got.items()}
-    for topic, times in stamps.items():
+
+        def stamps():
+            return {topic: [messages.nanoseconds(m.header.stamp) for m in g] for topic, g in got.items()}
+
+        # One stamp for all that shows a frame.
+        peer.wait_for(lambda: len(set.intersection(*map(set, stamps().values()))) > 15)
+    for topic, times in stamps().items():
         assert (np.diff(times) > 0).all(), topic
         assert np.mean(np.diff(times)) * 1e-9 > 0.8 / RATE, topic
-    common = set.intersection(*map(set, stamps.values()))
-    assert len(common) > 10, "one stamp for all that shows a frame"
     info = got["camera_info"][-1]
     image = got["image_raw"][-1]
     assert (image.height, image.width, image.encoding) == (40, 48, "rgb8")
@@ -257,16 +262,18 @@ def test_transforms_lead_from_the_map_to_the_camera_that_is_seen_from(world):
         listening(peer, "PoseStamped", "camera_pose") as poses,
         listening(peer, "PoseStamped", "pose") as bases,
     ):
-        peer.wait_for(lambda: len(poses) > 30 and len(moving) > 30 and static)
+
+        def compared():
+            stamps = {messages.nanoseconds(m.transforms[0].header.stamp) for m in moving}
+            return [m for m in poses if messages.nanoseconds(m.header.stamp) in stamps]
+
+        peer.wait_for(lambda: static and bases and len(compared()) > 20)
     peer.publish("/cmd_vel", twist())
     for found, fixed in ((static, True), (moving, False)):
         for m in found:
             buffer.add_message(m, fixed)
     assert buffer.chain("camera_optical_frame") == ["camera_optical_frame", "base_link", "odom", "map"]
-    stamps = {messages.nanoseconds(m.transforms[0].header.stamp) for m in moving}
-    compared = [m for m in poses if messages.nanoseconds(m.header.stamp) in stamps]
-    assert len(compared) > 20
-    for m in compared:
+    for m in compared():
         T = buffer.lookup("map", "camera_optical_frame", messages.nanoseconds(m.header.stamp))
         np.testing.assert_allclose(T, messages.pose_from_stamped(m, "map"), atol=1e-6)
         assert T[2, 3] == pytest.approx(1.2, abs=1e-3)
@@ -503,11 +510,13 @@ def test_bad_input_is_named_and_counted_and_the_node_lives(world):
         return int(values_now.get(f"refused {kind}", 0)) - int(before.get(f"refused {kind}", 0))
 
     expected = {"cmd_vel": 1, "goal_pose": 2, "path_cmd": 1, "load": 1, "save": 1, "parameter": 1}
-    for _ in range(5):
+    end = time.monotonic() + PATIENCE
+    while True:
         peer.publish("/mirage/start/image", image)  # best effort: one of them may be lost
         peer.publish("/mirage/start/camera_info", info)
         values_now = values(peer)
-        if more("start") and all(more(kind) == count for kind, count in expected.items()):
+        late = not more("start") or any(more(kind) < count for kind, count in expected.items())
+        if not late or time.monotonic() > end:
             break
     assert {kind: more(kind) for kind in expected} == expected, node.output
     assert more("start"), node.output
@@ -530,14 +539,20 @@ def test_a_robots_camera_opens_a_world_once_and_then_on_reset(world):
     seen[:, :, 0] = 200
     camera = Camera.from_fov(1.2, 60, 80)
     best_effort = kind("qos_profile_sensor_data")
-    for stamp in range(10, 18):
+    stamps = itertools.count(10)
+
+    def show():
+        stamp = next(stamps)
         info = messages.camera_info_message(camera, stamp, "camera")
         peer.publish("/mirage/start/camera_info", info, quality=best_effort)
         peer.publish("/mirage/start/image", messages.image_message(seen, stamp, "camera"), quality=best_effort)
         peer.spin(0.05)
+
     with listening(peer, "CameraInfo", "camera_info") as infos:
         # The middle 60 of 80 columns become 48 of the published image.
-        peer.wait_for(lambda: infos and infos[-1].k[0] == pytest.approx(camera.K_image[0, 0] * 48 / 60))
+        peer.wait_for(lambda: show() or (infos and infos[-1].k[0] == pytest.approx(camera.K_image[0, 0] * 48 / 60)))
+    for _ in range(6):
+        show()
     np.testing.assert_allclose(pose_of(peer), np.eye(4), atol=1e-9)
     with listening(peer, "PointCloud2", "points") as clouds:
         peer.wait_for(lambda: clouds)
@@ -562,7 +577,7 @@ def test_a_killed_node_resumes_where_it_was_and_ends_quietly_on_sigint(place):
             here = stand(peer)
             peer.wait_for(lambda: values(peer)["store lag, chunks"] == "0")
             node.kill()
-            node.wait(5.0)
+            node.wait(PATIENCE)
         after = node_arguments("ros_bridge.nodes.world_node", {**options, "resume": True}, THREADS)
         with ros_process(after, domain, place) as node:
             with listening(peer, "PoseStamped", "pose") as poses:
@@ -571,7 +586,7 @@ def test_a_killed_node_resumes_where_it_was_and_ends_quietly_on_sigint(place):
             peer.publish("/cmd_vel", twist(forward=0.4))
             peer.wait_for(lambda: pose_of(peer)[0, 3] > here[0, 3] + 0.05)
             node.interrupt()
-            assert node.wait(END_SECONDS) == 0, node.output
+            assert node.wait(PATIENCE) == 0, node.output
         assert "threads ['MainThread']" in node.output
         assert "Traceback" not in node.output
     finally:
@@ -602,18 +617,14 @@ def test_lifecycle_leads_the_node(place):
                     "a store that cannot be written does not stop it"
                 )
                 assert change(Transition.TRANSITION_DEACTIVATE)
-                peer.spin(0.3)
-                poses.clear()
-                peer.spin(0.3)
-                assert not poses
+                peer.quiet(poses)
             assert change(Transition.TRANSITION_CLEANUP)
             own = place / "own.zarr"
             assert set_parameter(peer, "store", str(own)).successful
             for _ in range(2):  # the second time it goes on with its own cache, without `resume`
                 assert change(Transition.TRANSITION_CONFIGURE), node.output
                 assert change(Transition.TRANSITION_ACTIVATE)
-                peer.publish("/cmd_vel", twist(forward=0.4))
-                peer.wait_for(lambda: int(values(peer)["chunk"]) > 2)
+                peer.insist("/cmd_vel", twist(forward=0.4), lambda: int(values(peer)["chunk"]) > 2)
                 here = stand(peer)
                 assert change(Transition.TRANSITION_DEACTIVATE)
                 assert change(Transition.TRANSITION_CLEANUP)
@@ -622,7 +633,7 @@ def test_lifecycle_leads_the_node(place):
             np.testing.assert_allclose(pose_of(peer), here, atol=1e-6)
             assert [path.name for path in place.glob("own*.zarr")] == ["own.zarr"]
             node.interrupt()
-            assert node.wait(END_SECONDS) == 0
+            assert node.wait(PATIENCE) == 0
         finally:
             peer.close()
     assert "threads ['MainThread']" in node.output

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from generated_types import needs_generated_types
-from ros_process import Peer, free_domain, needs_ros, ros_process
+from ros_process import PATIENCE, Peer, free_domain, needs_ros, ros_process
 from world_nodes import RATE, START_SECONDS, kind, latched, saved_world, world_arguments
 
 from mirage_env.camera import Camera
@@ -20,6 +20,8 @@ from ros_bridge.timing.simulation_clock import SimulationClock
 
 LENS = Camera.from_fov(1.2, 60, 80)
 MOUNT = CameraMount.looking(0.9, math.radians(8.0)).T_base_optical
+HOLDS = 2.0
+"""Seconds of a velocity."""
 LATE = 20_000_000
 """Nanoseconds that depth comes after the image."""
 
@@ -82,15 +84,18 @@ def test_two_worlds_share_a_domain_without_sharing_frames(robots):
         found = [t for m in moving for t in m.transforms if t.child_frame_id.startswith("robot2")]
         return [t.transform.translation.x for t in found]
 
+    def links():
+        return {(t.header.frame_id, t.child_frame_id) for m in moving for t in m.transforms}
+
     with (
         peer.listening(TFMessage, "/tf") as moving,
         peer.listening(kind("PoseStamped"), "/robot1/mirage/pose") as poses,
     ):
         peer.publish("/robot2/cmd_vel", messages.twist_message([0.5, 0, 0], [0, 0, 0]))
         peer.wait_for(lambda: len(poses) > 20 and second() and second()[-1] > second()[0] + 0.1)
+        peer.wait_for(lambda: len(links()) > 1)
         peer.publish("/robot2/cmd_vel", messages.twist_message([0, 0, 0], [0, 0, 0]))
-    links = {(t.header.frame_id, t.child_frame_id) for m in moving for t in m.transforms}
-    assert links == {("imagined/odom", "imagined/base_link"), ("robot2/odom", "robot2/base_link")}
+    assert links() == {("imagined/odom", "imagined/base_link"), ("robot2/odom", "robot2/base_link")}
     assert {m.header.frame_id for m in poses} == {"map"}, "a name that begins with / has no prefix"
     assert len({m.pose.position.x for m in poses}) == 1, "a velocity of robot2 moves robot2 only"
 
@@ -114,7 +119,7 @@ def show(peer, namespace, stamp, value, frame="cam"):
 
 
 def drive(peer, poses):
-    """A robot that shows what it sees at 10 Hz, and then where it was."""
+    """A robot that shows what it sees at 10 Hz, and then where it was; some of it may be lost on a busy machine."""
     link = messages.transform_message(MOUNT, 0, "base_link", "cam")
     peer.publish("/tf_static", messages.transforms_message([link]), quality=latched())
     for i, T in enumerate(poses):
@@ -129,23 +134,27 @@ def drive(peer, poses):
 def test_a_robots_views_open_the_world_in_its_map_and_a_standing_robot_does_not_fill_it(robots):
     peer = robots.peer
     start = pose_from_rotation_vector([3.0, -1.0, 0.0], [0.0, 0.0, 0.5])
-    drive(peer, [start] * 15)
+
+    def count(what):
+        return int(diagnostics(peer, "robot1")[1][what])
+
     with peer.listening(kind("PoseStamped"), "/robot1/mirage/camera_pose") as poses:
+
+        def there():
+            return poses and abs(poses[-1].pose.position.x - (start @ MOUNT)[0, 3]) < 0.01
+
         try:
-            peer.wait_for(lambda: poses and abs(poses[-1].pose.position.x - (start @ MOUNT)[0, 3]) < 0.01)
+            peer.wait_for(lambda: drive(peer, [start] * 5) or there())
         except TimeoutError:
             pytest.fail(robots.one.output)
     np.testing.assert_allclose(messages.pose_from_stamped(poses[-1], "map"), start @ MOUNT, atol=1e-3)
-    _, before = diagnostics(peer, "robot1")
-    drive(peer, [start] * 10)
-    _, after = diagnostics(peer, "robot1")
-    assert int(after["memory points"]) == int(before["memory points"])
-    assert int(after["observed views known"]) > int(before["observed views known"])
-    assert int(after["observed views written"]) <= 3
+    peer.wait_for(lambda: drive(peer, [start] * 5) or count("observed views known") > 0)
+    points, known = count("memory points"), count("observed views known")
+    peer.wait_for(lambda: drive(peer, [start] * 5) or count("observed views known") > known)
+    assert count("memory points") == points
+    assert count("observed views written") <= 3
     turned = [start @ pose_from_rotation_vector([0.0, 0.0, 0.0], [0.0, 0.0, 0.12 * i]) for i in range(12)]
-    drive(peer, turned)
-    grown = int(after["memory points"])
-    peer.wait_for(lambda: int(diagnostics(peer, "robot1")[1]["memory points"]) > grown, 60.0)
+    peer.wait_for(lambda: drive(peer, turned) or count("memory points") > points)
 
 
 @needs_ros
@@ -164,7 +173,7 @@ def test_views_that_do_not_match_or_have_no_pose_are_said(robots):
 
     def until(condition, stamps, **options):
         """Send views, some of which may be lost, until a status of the node says so."""
-        end, status = time.monotonic() + 30.0, []
+        end, status = time.monotonic() + PATIENCE, []
         with peer.listening(kind("DiagnosticArray"), "/diagnostics") as got:
             while not condition(status[-1] if status else None):
                 assert time.monotonic() < end, robots.one.output
@@ -200,7 +209,7 @@ def test_poses_of_a_robot_come_from_odometry_or_poses_where_tf_is_silent(robots)
     with peer.listening(kind("PoseStamped"), "/robot2/mirage/camera_pose") as shown:
         peer.wait_for(lambda: shown)
         for topic, x in (("odom", 2.0), ("pose", -300.0)):
-            end, sent = time.monotonic() + 60.0, []
+            end, sent = time.monotonic() + PATIENCE, []
             while not any(np.allclose(messages.pose_from_stamped(shown[-1]), T, atol=1e-3) for T in sent):
                 assert time.monotonic() < end, robots.two.output  # best effort: some messages may be lost
                 stamp, x = peer.node.get_clock().now().nanoseconds, x + 1.0
@@ -212,12 +221,12 @@ def test_poses_of_a_robot_come_from_odometry_or_poses_where_tf_is_silent(robots)
 
 @needs_ros
 def test_a_velocity_expires_by_the_clock_of_the_simulation(place):
-    """A velocity that holds for one second goes on after a pause of the clock, and ends with that second."""
+    """A velocity that holds for two seconds goes on after a pause of the clock, and ends with its time."""
     from rosgraph_msgs.msg import Clock
 
     domain = free_domain()
     peer = Peer(domain, place / "logs")
-    options = {"use_sim_time": True, "cmd_timeout": 1.0, "max_speed": 2.0}
+    options = {"use_sim_time": True, "cmd_timeout": HOLDS, "max_speed": 2.0}
     try:
         with (
             ros_process(world_arguments(place, **options), domain, place) as node,
@@ -240,15 +249,20 @@ def test_a_velocity_expires_by_the_clock_of_the_simulation(place):
                 return poses[-1].pose.position.x
 
             peer.wait_for(lambda: tick() or shown(), START_SECONDS)
-            peer.publish("/cmd_vel", messages.twist_message([0.5, 0, 0], [0, 0, 0]))
-            peer.wait_for(lambda: play(1) > 0.05)
+
+            def pushed():
+                """Tell whether a velocity moves it: its time may be over before a busy machine has made a chunk."""
+                peer.publish("/cmd_vel", messages.twist_message([0.5, 0, 0], [0, 0, 0]))
+                return any(play(1) > 0.0 for _ in range(round(1.5 * HOLDS * RATE)))
+
+            peer.wait_for(pushed)
             before = poses[-1].pose.position.x
-            peer.spin(1.2)  # longer than the velocity holds by any other clock
+            peer.spin(1.2 * HOLDS)  # longer than the velocity holds by any other clock
             peer.wait_for(lambda: play(1) > before + 0.1)
-            play(round(1.5 * RATE))
+            play(round(1.5 * HOLDS * RATE))
             stands = poses[-1].pose.position.x
             assert stands == play(8), "its time is over"
-            assert stands <= 0.5 + 0.5 * 8 / RATE
+            assert stands <= 0.5 * (HOLDS + 8 / RATE)
             stamps = [messages.nanoseconds(p.header.stamp) for p in poses]
             assert (np.diff(stamps) >= 0).all()
             before = len(node.output)
@@ -277,10 +291,11 @@ def test_the_node_makes_the_time_that_others_follow(place):
             peer.node.create_subscription(Clock, "/clock", ticked, 100)
             with peer.listening(kind("PoseStamped"), "/mirage/pose") as poses:
                 peer.wait_for(lambda: len(poses) > 3 and ticks, START_SECONDS)
-                first = len(ticks)
                 peer.wait_for(lambda: ticks[-1][0] > ticks[0][0] + NANO // 2)
-                (since, began), (until, ended) = ticks[first - 1], ticks[-1]
-                assert until - since == pytest.approx(0.5 * (ended - began), rel=0.2)
+                # A tick may be sent late, but not all of them.
+                ahead = [sent - 2 * time for time, sent in ticks]
+                half = len(ahead) // 2
+                assert abs(min(ahead[half:]) - min(ahead[:half])) < 0.1 * NANO
                 peer.call(Trigger, "/mirage/reset")
                 assert peer.call(SetBool, "/mirage/pause", SetBool.Request(data=True)).success
                 peer.wait_for(lambda: ticks[-1][0] == ticks[-2][0])

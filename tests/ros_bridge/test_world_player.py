@@ -26,7 +26,7 @@ FRAMES = 4
 RATE = 10.0
 FORWARD = Velocity([0.4, 0.0, 0.0], [0.0, 0.0, 0.3])
 BACK = Velocity([-0.4, 0.0, 0.0], [0.0, 0.0, 0.0])
-PATIENCE = 20.0
+PATIENCE = 120.0
 """Seconds that a test waits for what must come at once."""
 
 

@@ -46,7 +46,7 @@ class Gate:
 
         def held(folder, files):
             self.reached.set()
-            assert self.open.wait(20)
+            assert self.open.wait(120)
             write(folder, files)
 
         monkeypatch.setattr(Folder, "write_many", held)
@@ -57,7 +57,7 @@ def test_append_does_not_wait_for_the_disk(begun, monkeypatch):
     (first, chunk), (second, chunk2) = steps(begun, 2)
     begun.append(first, chunk)
     begun.append(second, chunk2)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(120)
     assert (begun.state, begun.pending, begun.committed) == (second, 2, 0)
     assert load_world(begun.path, MODEL).chunk == 0
     gate.open.set()
@@ -78,10 +78,10 @@ def test_full_queue_blocks_with_one_warning_and_drops_nothing(begun, monkeypatch
     with caplog.at_level(logging.WARNING):
         thread = threading.Thread(target=append_all)
         thread.start()
-        assert gate.reached.wait(20)
+        assert gate.reached.wait(120)
         assert not done.wait(0.2)
         gate.open.set()
-        thread.join(20)
+        thread.join(120)
         begun.flush()
     assert done.is_set()
     assert sum("steps wait for the disk" in message for message in caplog.messages) == 1
@@ -238,7 +238,7 @@ def test_trouble_of_the_disk_loses_nothing_acknowledged(begun, trouble, says):
         writer = context.Process(target=endless_writer.write_into_trouble, args=(path, theirs, trouble))
         writer.start()
         try:
-            assert ours.poll(120), "nothing was said"
+            assert ours.poll(300), "nothing was said"
             said = ours.recv()
         finally:
             writer.kill()

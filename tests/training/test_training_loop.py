@@ -20,7 +20,6 @@ from training_runs import (
     SHARED,
     TOY,
     Net,
-    free_port,
     one_process,
     share_work,
     toy,
@@ -287,7 +286,7 @@ def test_run_killed_at_random_moments_has_the_curve_of_one_that_was_not(tmp_path
         if code == 0:
             break
         kills += 1
-        assert first < KILLED.steps
+        assert first <= KILLED.steps
     assert kills >= 3
     assert curve(folder) == curve(tmp_path / "whole")
     ours, theirs = (load_file(f / f"checkpoint-{KILLED.steps}.safetensors") for f in (folder, tmp_path / "whole"))
@@ -367,11 +366,11 @@ def shared_runs(tmp_path_factory) -> dict[str, Path]:
     with pytest.raises(KeyboardInterrupt):
         one_process(folders["resumed"], parts=2, stop_at=6)
     context = clean_processes()
-    port, names = free_port(), {name: str(folder) for name, folder in folders.items()}
-    processes = [context.Process(target=share_work, args=(rank, port, names)) for rank in range(2)]
+    names = {name: str(folder) for name, folder in folders.items()}
+    processes = [context.Process(target=share_work, args=(rank, str(out / "meeting"), names)) for rank in range(2)]
     for process in processes:
         process.start()
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     for process in processes:
         process.join(max(end - time.monotonic(), 0.0))
     codes = [process.exitcode for process in processes]

@@ -42,7 +42,7 @@ def url(tmp_path_factory):
 
 
 def fetched(address):
-    with urllib.request.urlopen(address, timeout=20) as answer:
+    with urllib.request.urlopen(address, timeout=120) as answer:
         return answer.headers, answer.read()
 
 
@@ -64,7 +64,7 @@ def test_no_other_page_may_show_it_and_it_runs_only_its_own_files(url):
 )
 def test_nothing_but_the_files_of_the_page_is_given_away(url, name):
     host = urlsplit(url).netloc
-    with socket.create_connection(tuple(host.split(":")), timeout=20) as raw:
+    with socket.create_connection(tuple(host.split(":")), timeout=120) as raw:
         raw.sendall(f"GET /page/{name} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: raw.recv(4096), b""))
     assert answer[9:12] in (b"404", b"307", b"400")
@@ -87,13 +87,13 @@ def test_another_page_is_refused_in_the_handshake_and_nothing_it_sends_at_once_i
     host = urlsplit(url).netloc
     message = json.dumps({"verb": "list", "id": 1}).encode()
     frame = bytes([0x82, 0x80 | len(message), 0, 0, 0, 0]) + message  # binary, masked with zeros
-    with socket.create_connection(tuple(host.split(":")), timeout=20) as raw:
+    with socket.create_connection(tuple(host.split(":")), timeout=120) as raw:
         origin = url if own else "https://elsewhere.example"
         raw.sendall(UPGRADE.format(host=host, origin=origin).encode() + 5 * frame)
         assert raw.recv(12) == b"HTTP/1.1 " + status
         with contextlib.suppress(OSError):  # and once more after the answer, for those who may
             raw.sendall(frame)
-        until = time.monotonic() + (20.0 if own else 0.3)
+        until = time.monotonic() + (120.0 if own else 0.3)
         while not handled and time.monotonic() < until:
             time.sleep(0.02)
     assert bool(handled) is own
@@ -142,7 +142,7 @@ def test_the_page_needs_no_token_and_its_socket_does(tmp_path):
         with websockets.sync.client.connect(socket_url, subprotocols=offered(TOKEN)) as opened:
             assert opened.subprotocol == "mirage"
             opened.send(json.dumps({"verb": "list", "id": 1}))
-            assert b'"worlds":[]' in opened.recv(20)
+            assert b'"worlds":[]' in opened.recv(120)
         for wrong in (offered("another one of these"), ["mirage"], ["mirage", "mirage.token.*"], ["mirage.token.w7"]):
             with pytest.raises(InvalidStatus):
                 websockets.sync.client.connect(socket_url, subprotocols=wrong)
@@ -193,7 +193,7 @@ def test_bytes_that_are_no_websocket_and_odd_messages_do_no_harm(url):
             body |= {"world": world} if rng.random() < 0.7 else {}
             opened.send(json.dumps({**body, "verb": rng.choice(verbs), "id": number}))
         for _ in range(60):
-            assert b"the server failed" not in opened.recv(30)
+            assert b"the server failed" not in opened.recv(120)
     assert fetched(url)[1].startswith(b"<!doctype html>")
     with Client(url) as client:
         assert client.world(world).step([0.0] * 6).chunk == 1

@@ -59,7 +59,7 @@ class Slow:
         self.go.set()
 
     def estimate(self, images, cameras, known=None):
-        assert self.go.wait(60)
+        assert self.go.wait(300)
         if self.fails:
             raise WorldFailedError("the networks are <broken>")
         return walled_world_model().depth.estimate(images, cameras, known)
@@ -77,7 +77,7 @@ def test_frames_are_shown_before_the_chunk_is_remembered(tmp_path):
             body = {"world": world.world, "chunk": 1}
             preview = asyncio.create_task(client.ask("preview", body))
             step = asyncio.create_task(world.step(TURN, frames="jpeg"))
-            header, arrays = await asyncio.wait_for(preview, 60)
+            header, arrays = await asyncio.wait_for(preview, 300)
             early = not step.done()
             slow.go.set()
             late = await step

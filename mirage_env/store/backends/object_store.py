@@ -68,7 +68,7 @@ class Bucket:
         client = {name: options.pop(name) for name in ("allow_http", "timeout") if name in options}
         client_options = {k: v == "true" if k == "allow_http" else v for k, v in client.items()}
         try:
-            return Bucket(from_url(base, config=options, client_options=client_options), base)  # type: ignore[call-overload]
+            return Bucket(from_url(base, config=options, client_options=client_options), base)
         except (BaseError, ValueError, TypeError) as error:
             raise InvalidOptionError(f"{base} with options {sorted(options)}: {_reason(error)}") from error
 
