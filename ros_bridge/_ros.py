@@ -22,7 +22,12 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "rclpy.context": ("Context",),
     "rclpy.duration": ("Duration",),
     "rclpy.exceptions": ("ParameterException",),
-    "rclpy.executors": ("ExternalShutdownException", "MultiThreadedExecutor", "SingleThreadedExecutor"),
+    "rclpy.executors": (
+        "ExternalShutdownException",
+        "InvalidHandle",
+        "MultiThreadedExecutor",
+        "SingleThreadedExecutor",
+    ),
     "rclpy.callback_groups": ("MutuallyExclusiveCallbackGroup", "ReentrantCallbackGroup"),
     "rclpy.lifecycle": ("LifecycleNode", "LifecycleState", "TransitionCallbackReturn"),
     "rclpy.node": ("Node",),

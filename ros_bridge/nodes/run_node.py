@@ -6,6 +6,7 @@ import gc
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mirage_env.errors import MirageError
@@ -15,6 +16,16 @@ from ros_bridge.package_owners import check_owners
 
 LOOK_SECONDS = 0.25
 """How often the main thread looks whether it is to end."""
+
+
+def spin_once(executor: Any, seconds: float) -> None:
+    """Wait so long for something to do, and begin it.
+
+    Where a callback destroys a subscription just when this thread collects what to wait for, rclpy raises: it expects
+    that of the subscription, but not of its events. The next time they are not there any more.
+    """
+    with suppress(_ros.InvalidHandle):
+        executor.spin_once(timeout_sec=seconds)
 
 
 def run_node(make: Callable[[], Any], name: str, args: Sequence[str] | None = None, threads: int = 1) -> int:
@@ -51,7 +62,7 @@ def run_node(make: Callable[[], Any], name: str, args: Sequence[str] | None = No
         starting.clear()
         executor.add_node(node)
         while not ended.is_set():
-            executor.spin_once(timeout_sec=LOOK_SECONDS)
+            spin_once(executor, LOOK_SECONDS)
     except KeyboardInterrupt:
         starting.clear()
     except MirageError as error:

@@ -372,11 +372,9 @@ def test_it_runs_as_a_program(tmp_path):
     assert "no command 'dance'" in said
 
 
-def test_progress_of_a_walk_is_told_in_lines_where_there_is_no_terminal(tmp_path, model, capsys):
+def test_progress_of_a_walk_is_told_in_lines_where_there_is_no_terminal(tmp_path, model, capsys, caplog):
     assert main(["walk", "--seed", "1", "--chunks", "1", "--model", str(model), "--out", str(tmp_path / "w")]) == 0
-    written = capsys.readouterr()
-    assert "1 chunk, 4 frames" in written.out
-    said = written.err.splitlines()
-    assert "walk: 100 %, 4 of 4 frames" in said
+    assert "1 chunk, 4 frames" in capsys.readouterr().out
+    assert "walk: 100 %, 4 of 4 frames" in caplog.messages
     expected = ("walk: ", "path loop is made", "the first start compiles")
-    assert all(line.startswith(expected) for line in said), written.err
+    assert all(line.startswith(expected) for line in caplog.messages), caplog.messages

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import threading
 import time
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from mirage_env.store import open_cache
 from ros_bridge import messages
 from ros_bridge.inputs.rejected_inputs import WARN_EVERY, RejectedInputs, TransitionErrors
 from ros_bridge.inputs.start_views import camera_view, room_view
+from ros_bridge.nodes.run_node import spin_once
 from ros_bridge.parameters.world_parameters import WorldParameters, local_path
 from ros_bridge.sensing.camera_mount import CameraMount, map_from_world
 from ros_bridge.sensing.transform_buffer import TransformBuffer
@@ -637,6 +639,27 @@ def test_lifecycle_leads_the_node(place):
         finally:
             peer.close()
     assert "threads ['MainThread']" in node.output
+
+
+@needs_ros
+def test_what_a_callback_destroys_while_another_thread_collects_what_to_wait_for_ends_no_node(tmp_path):
+    domain = free_domain()
+    peer = Peer(domain, tmp_path)
+    executor = kind("MultiThreadedExecutor")(2, context=peer.context)
+    node, called = kind("Node")("destroys", context=peer.context), threading.Event()
+    try:
+        subscription = node.create_subscription(kind("Twist"), "cmd_vel", lambda message: None, 5)
+        for event in subscription.event_handlers:
+            event.destroy()  # where another thread is in the middle of destroy_subscription
+        executor.add_node(node)
+        spin_once(executor, 0.1)
+        node.destroy_subscription(subscription)
+        node.create_timer(0.01, called.set)
+        peer.wait_for(lambda: spin_once(executor, 0.1) or called.is_set())
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        peer.close()
 
 
 @needs_ros
