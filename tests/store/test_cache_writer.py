@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 
 import endless_writer
 import pytest
@@ -78,8 +79,11 @@ def test_full_queue_blocks_with_one_warning_and_drops_nothing(begun, monkeypatch
     with caplog.at_level(logging.WARNING):
         thread = threading.Thread(target=append_all)
         thread.start()
-        assert gate.reached.wait(120)
-        assert not done.wait(0.2)
+        deadline = time.monotonic() + 120.0
+        while not any("steps wait for the disk" in message for message in caplog.messages):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not done.is_set()
         gate.open.set()
         thread.join(120)
         begun.flush()
