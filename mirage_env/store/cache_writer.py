@@ -182,7 +182,7 @@ class CacheWriter:
         memory = storable_memory(state, [chunk])
         if state.chunk != self.state.chunk + 1:
             raise InvalidOptionError(
-                f"{self.path} holds a world after {self.state.chunk} chunks, the state given is after {state.chunk}; "
+                f"{self.path} holds a world at chunk {self.state.chunk}, the state given is at {state.chunk}; "
                 "append every step in order, and give a fork a cache of its own"
             )
         given, own = (state.prompt, state.guidance), (self.state.prompt, self.state.guidance)
@@ -291,6 +291,6 @@ class CacheWriter:
         failed = self._work.exception() if self._work.done() else None
         if failed is not None:
             raise StoreError(
-                f"{self.path} could not be written: {failed}. Its {self.committed} committed chunks are safe; put that "
+                f"{self.path} could not be written: {failed}. All up to chunk {self.committed} is safe; put that "
                 "right, close this writer, and go on with CacheWriter.open"
             ) from failed

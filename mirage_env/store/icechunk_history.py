@@ -132,8 +132,8 @@ class WorldHistory:
                 memory = storable_memory(state, [chunk])
                 if state.chunk != writing.marker.chunk + 1:
                     raise InvalidOptionError(
-                        f"the branch {branch!r} holds a world after {writing.marker.chunk} chunks, the state given is "
-                        f"after {state.chunk}; give every step in order, and a fork a branch of its own"
+                        f"the branch {branch!r} holds a world at chunk {writing.marker.chunk}, the state given is "
+                        f"at {state.chunk}; give every step in order, and a fork a branch of its own"
                     )
                 track = Track.of(chunk.cameras, [chunk], writing.marker.images)
                 resumable = Resumable.of(state)

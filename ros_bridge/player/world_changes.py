@@ -73,7 +73,7 @@ class WorldChanges(Playback):
             state = self._fork_of(source) if isinstance(source, int) else load_world(source, self.model)
             take = look(self.model, state, self._clock)
             self._replace(take, self._new_log(take))
-            return f"the world of {source} after {state.chunk} chunks{self._where()}"
+            return f"the world of {source} at chunk {state.chunk}{self._where()}"
 
         return self._run(job)
 
@@ -91,7 +91,7 @@ class WorldChanges(Playback):
                 raise InvalidOptionError(f"of the last chunks {len(past)} can be undone, not {chunks}; give at least 1")
             take = look(self.model, past[-chunks], self._clock)
             self._replace(take, self._new_log(take), past[:-chunks])
-            return f"the world as it was after {take.state.chunk} chunks{self._where()}"
+            return f"the world as it was at chunk {take.state.chunk}{self._where()}"
 
         return self._run(job)
 
@@ -116,7 +116,7 @@ class WorldChanges(Playback):
             images = np.stack([view.image for view in views])
             chunk, after = self.model.observe(before, images, [view.camera for view in views], depth)
             self._add_observed(chunk, after, began)
-            return f"{len(views)} views are in the world, {after.memory.points} points"
+            return f"views written: {len(views)}; the world has {after.memory.points} points"
 
         return self._run(job)
 
@@ -139,7 +139,7 @@ class WorldChanges(Playback):
             state = replace(before, camera=camera, latents=recent, front=front)
             take = look(self.model, state, self._clock)
             self._replace(take, self._new_log(take))
-            return f"the camera is elsewhere after {state.chunk} chunks{self._where()}"
+            return f"the camera is elsewhere at chunk {state.chunk}{self._where()}"
 
         return self._run(job)
 
@@ -167,7 +167,7 @@ class WorldChanges(Playback):
         """
         state = self.state
         save_world(path, state, self.model, overwrite=overwrite)
-        return f"the world after {state.chunk} chunks is at {path}"
+        return f"the world at chunk {state.chunk} is saved at {path}"
 
     def fork(self, path: str | Path | None = None, *, follow: bool = False) -> str:
         """Copy the world, as of the end of the chunk that plays, and go on in the original.
@@ -192,7 +192,7 @@ class WorldChanges(Playback):
             state, self._forked = self.state, self._forked + 1
             self._forks[self._forked] = state
             self._forks.pop(self._forked - FORKS, None)
-            return f"fork {self._forked} holds the world after {state.chunk} chunks; load it by its number"
+            return f"fork {self._forked} holds the world at chunk {state.chunk}; load it by its number"
 
     def _add_observed(self, chunk: Chunk, after: WorldState, began: float) -> None:
         with self._changed:
@@ -226,7 +226,7 @@ class WorldChanges(Playback):
         log = None if path is None else CacheLog.create(Path(path), take, self.model, self._store_frames, strict=True)
         with self._changed:
             self._change_log(log)
-        return f"goes on after {take.state.chunk} chunks, {'in memory only' if path is None else f'in {path}'}"
+        return f"goes on from chunk {take.state.chunk}, {'in memory only' if path is None else f'in {path}'}"
 
     def _fork_of(self, number: int) -> WorldState:
         with self._changed:

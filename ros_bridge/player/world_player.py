@@ -207,7 +207,7 @@ class WorldPlayer(WorldChanges):
                 undo.callback(log.close)
                 self._replace(look(self.model, state, self._clock), log)
                 undo.pop_all()
-            return f"the world goes on after {state.chunk} chunks{self._where()}"
+            return f"the world goes on from chunk {state.chunk}{self._where()}"
         if caches:
             raise CacheExistsError(f"{caches[-1]} exists; resume it, or give the store another name")
         take = open_world(self.model, self._view, self._seed, self._clock)

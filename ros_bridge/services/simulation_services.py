@@ -229,7 +229,7 @@ class SimulationServices:
     def _current(self, _: Any, response: Any) -> Outcome:
         stats = self._player.stats()
         store = stats.store or ""
-        text = f"imagined by {self._player.model.identity}; {stats.chunk} chunks, {stats.points} points"
+        text = f"imagined by {self._player.model.identity}; at chunk {stats.chunk}, with {stats.points} points"
         _describe(response.world, Path(store).stem or self._player.model.config.name, store, text)
         return OK
 

@@ -545,7 +545,7 @@ def test_real_views_enter_the_world_and_a_standing_camera_goes_where_they_were_s
     player = make(open_minded, store=tmp_path / "walk.zarr", mount_of=lambda c: CameraMount.above_floor(c.T_world_cam))
     play(player, 1)
     before, view = player.state, real_view(player, 0.5)
-    assert "1 views" in player.observe([view])
+    assert "views written: 1" in player.observe([view])
     assert player.state.memory.points > before.memory.points
     np.testing.assert_array_equal(player.state.camera.T_world_cam, view.camera.T_world_cam)
     np.testing.assert_array_equal(player.next_frame().image, view.image)

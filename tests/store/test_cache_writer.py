@@ -94,12 +94,12 @@ def test_full_queue_blocks_with_one_warning_and_drops_nothing(begun, monkeypatch
 
 def test_wrong_steps_are_refused_at_once(begun):
     (first, chunk), (second, chunk2) = steps(begun, 2)
-    with pytest.raises(InvalidOptionError, match="after 0 chunks, the state given is after 2"):
+    with pytest.raises(InvalidOptionError, match="at chunk 0, the state given is at 2"):
         begun.append(second, chunk2)
     with pytest.raises(InvalidOptionError, match="do not end at the state's camera"):
         begun.append(first, chunk2)
     begun.append(first, chunk)
-    with pytest.raises(InvalidOptionError, match="after 1 chunks, the state given is after 1"):
+    with pytest.raises(InvalidOptionError, match="at chunk 1, the state given is at 1"):
         begun.append(first, chunk)
     for numbers in ({"queue": 0}, {"together": 0}):
         with pytest.raises(InvalidOptionError, match="queue is"):
@@ -118,7 +118,7 @@ def test_failure_is_raised_by_the_next_call_and_loses_nothing_acknowledged(begun
 
     failing.setattr(Folder, "write_many", full)
     begun.append(second, chunk2)
-    with pytest.raises(StoreError, match=r"No space left on device.*1 committed chunks are safe") as caught:
+    with pytest.raises(StoreError, match=r"No space left on device.*All up to chunk 1 is safe") as caught:
         begun.flush()
     assert isinstance(caught.value.__cause__, OSError)
     failing.undo()
@@ -249,7 +249,7 @@ def test_trouble_of_the_disk_loses_nothing_acknowledged(begun, trouble, says):
             writer.join()
             writer.close()
     assert says in said
-    assert "1 committed chunks are safe" in said
+    assert "All up to chunk 1 is safe" in said
     for folder, _, _ in os.walk(path):
         os.chmod(folder, 0o755)
     assert is_step(load_world(path, MODEL), 1)

@@ -81,7 +81,7 @@ def test_old_versions_can_be_given_up(history):
 def test_what_cannot_be_is_refused(history, tmp_path):
     state = history.load(MODEL)
     steps = walk(state, 2)
-    with pytest.raises(InvalidOptionError, match="after 0 chunks, the state given is after 2"):
+    with pytest.raises(InvalidOptionError, match="at chunk 0, the state given is at 2"):
         history.commit(steps[1:])
     with pytest.raises(InvalidOptionError, match="no step was given"):
         history.commit([])
