@@ -7,6 +7,7 @@ and kills in the middle of many sessions.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -53,6 +54,8 @@ class Options:
     """Worlds that are opened and left alone."""
     kills: int = 0
     """Kills in the middle of `sessions` sessions."""
+    most: int = 40
+    """Steps between kills, at most."""
     only_kills: bool = False
 
 
@@ -207,25 +210,31 @@ def live(model: Any, folder: Path, line: Connection) -> None:
 
 
 def kills(options: Options, folder: Path) -> dict[str, Any]:
-    """Kill the server at random steps of its sessions; count worlds that have lost an acknowledged step afterwards."""
+    """Kill the server at random steps of its sessions; count worlds that have lost an acknowledged step afterwards.
+
+    Those that have walked are looked at after each kill, all at the end.
+    """
     rng, lost, checked, nursery = np.random.default_rng(0), 0, 0, Nursery(options)
     url, process = nursery.serve(folder)
     with Client(url) as client:
         image = rng.integers(0, 256, (*client.describe()["image_size"], 3), np.uint8)
         want = {"frames": "none"}
         worlds = [client.open(image=np.roll(image, i, 1), want=want).world for i in range(options.sessions)]
-    reached = dict.fromkeys(worlds, 0)
+    reached, turns = dict.fromkeys(worlds, 0), itertools.cycle(worlds)
     for number in range(options.kills):
-        until = sum(reached.values()) + int(rng.integers(1, 2 * options.sessions))
+        until = sum(reached.values()) + int(rng.integers(1, options.most))
 
-        def walk(share: int, url: str = url) -> None:
+        asked: set[str] = set()
+
+        def walk(url: str = url, asked: set[str] = asked) -> None:
             with contextlib.suppress(ServingError), Client(url) as client:
                 while True:
-                    for world in worlds[share::4]:
-                        reached[world] = client.world(world).step(TURN, frames="none").chunk
+                    world = next(turns)
+                    asked.add(world)
+                    reached[world] = client.world(world).step(TURN, frames="none").chunk
 
         with ThreadPoolExecutor(4) as pool:
-            runs = [pool.submit(walk, share) for share in range(4)]
+            runs = [pool.submit(walk) for _ in range(4)]
             while sum(reached.values()) < until:
                 time.sleep(float(rng.uniform(0.0, 0.05)))
             os.kill(process, signal.SIGKILL)
@@ -233,7 +242,7 @@ def kills(options: Options, folder: Path) -> dict[str, Any]:
         begin = time.perf_counter()
         url, process = nursery.serve(folder)
         with Client(url) as client:
-            for world in worlds:
+            for world in worlds if number + 1 == options.kills else asked:
                 checked += 1
                 chunk = client.world(world).look(frames="none").chunk
                 lost += chunk < reached[world]

@@ -41,7 +41,7 @@ def main(
     from ray.tune.registry import register_env
 
     register_env("mirage", make_world)
-    ray.init(num_cpus=max(1, runners), include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=max(1, runners), include_dashboard=False, log_to_driver=False)
     config = (
         PPOConfig()
         .environment("mirage", env_config={"id": id})
