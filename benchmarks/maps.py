@@ -2,11 +2,12 @@
 
     python benchmarks/maps.py --rooms 20 --split validation --out maps
 
-A loop goes round the free space of a room with a full turn at each of six places. Three worlds are made of it: what
-`mirage learn` writes of its true views with measured depth, the same without (the model estimates depth), and what the
-model imagines from the first view alone. Each is saved, so that a changed mapper is measured again in seconds; the map
-is that of `mirage export --to map`. The plan is what stands in the room between .25 and 1.5 m; things that move are no
-part of a plan. A map is right where it is free and the plan is (intersection over union of free space).
+A loop goes round the free space of a room with a full turn at each of six places. Four worlds are made of it: what
+`mirage learn` writes of its true views with measured depth, the same without (the model estimates depth), what the
+model imagines after a true turn at the first place with measured depth, and what it imagines from the first view alone.
+Each is saved, so that a changed mapper is measured again in seconds; the map is that of `mirage export --to map`. The
+plan is what stands in the room between .25 and 1.5 m; things that move are no part of a plan. A map is right where it
+is free and the plan is (intersection over union of free space).
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ from mirage_env.store import load_world, save_world
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import WorldState
 
-WORLDS = ("measured", "estimated", "imagined")
+WORLDS = ("measured", "estimated", "after a turn", "imagined")
 HEIGHT, PITCH = 1.3, -0.15
 STEP, TURN = 0.15, math.radians(10.0)
 """Between two frames at most."""
+LOOK_EVERY = 3
+"""Of a true turn so many-th view is written."""
 LOW, HIGH = 0.25, 1.5
 """Between these heights above the floor something stands in the way, metres."""
 BEYOND = 1.0
@@ -93,10 +96,15 @@ def loop_through(room: Room, places: int, size: int) -> list[Camera]:
 
 def world_of(kind: str, model: WorldModel, room: Room, cameras: list[Camera]) -> WorldState:
     """World of a loop: `learn` of its views, or imagined from the first."""
-    if kind == "imagined":
-        view, F = room.render(cameras[0]), model.config.frames_per_chunk
+    if kind in ("imagined", "after a turn"):
+        view, F, seen = room.render(cameras[0]), model.config.frames_per_chunk, 1
         _, state = model.start(view.image, cameras[0], view.depth)
-        for i in range(1, len(cameras) - F + 1, F):
+        if kind == "after a turn":
+            seen = 4 * math.ceil(0.5 * math.pi / TURN)
+            for camera in cameras[LOOK_EVERY:seen:LOOK_EVERY]:
+                view = room.render(camera, samples=1)
+                _, state = model.observe(state, [view.image], [camera], view.depth[None], view.labels[None])
+        for i in range(seen, len(cameras) - F + 1, F):
             _, state = model.step(state, cameras[i : i + F])
         return state
 
@@ -163,7 +171,7 @@ def main(options: Options) -> None:
     for seed in range(options.first, options.first + options.rooms):
         room, grids = Room.generate(seed, options.split), []
         for kind in options.worlds:
-            place = options.out / f"{options.split}_{seed}_{kind}.zarr"
+            place = options.out / f"{options.split}_{seed}_{kind.replace(' ', '_')}.zarr"
             if not place.exists():
                 cameras = loop_through(room, options.places, options.size)
                 save_world(place, world_of(kind, model, room, cameras), model)

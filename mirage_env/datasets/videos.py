@@ -47,6 +47,20 @@ def video_frames(
     yield from zip(wanted, nearest_frames(Path(path), wanted, codes), strict=True)
 
 
+def count_frames(path: Path) -> int:
+    """Number of frames of a video, which is not decoded for it.
+
+    Raises:
+        ClipError: it cannot be read.
+    """
+    from imageio_ffmpeg import count_frames_and_secs
+
+    try:
+        return int(count_frames_and_secs(str(path))[0])
+    except (RuntimeError, OSError) as error:
+        raise ClipError(f"{path} is no video that can be read ({error})") from error
+
+
 def nearest_frames(path: Path, wanted: Sequence[int], codes: bool = False) -> Iterator[Frame]:
     """Walks through the video once, holding one frame back: the nearer of two neighbours is the one wanted.
 

@@ -256,6 +256,16 @@ WRONG = {
         "left-handed",
     ),
     "NaN": (lambda f: text(f, [[np.nan] * 12]), InvalidPoseError, "NaN"),
+    "NaN among times": (
+        lambda f: text(f, [[0, 1, 2, 3, 0, 0, 0, 1], [1, np.nan, 2, 3, 0, 0, 0, 1]]),
+        InvalidPoseError,
+        "pose 1.*not finite",
+    ),
+    "panorama": (
+        lambda f: nerfstudio(f, camera_model="EQUIRECTANGULAR") / "transforms.json",
+        InvalidOptionError,
+        "camera_model is EQUIRECTANGULAR",
+    ),
     "transposed": (lambda f: npz(f, c2w=STACK.transpose(0, 2, 1)), InvalidPoseError, "transposed"),
     "npz without poses": (lambda f: npz(f, depth=np.zeros((2, 3))), InvalidOptionError, "give poses as one of"),
     "npz of objects": (lambda f: npz(f, c2w=np.array([{}], object)), InvalidOptionError, "no .npz that can be read"),
@@ -350,6 +360,25 @@ def test_contradictions_are_said(change, says):
     values = {"T_world_cam": poses, "metric": True, **change(poses)}
     found = contradictions(CameraPath("p", **values))
     assert any(says in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("comment", "unit", "order"),
+    [
+        ("\ufeff# timestamp x y z qx qy qz qw\r\n", 1.0, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("#timestamp, p_x [m], p_y, p_z, q_w [], q_x, q_y, q_z\n", 1e9, [0, 1, 2, 3, 7, 4, 5, 6]),
+        ("#timestamp,p_RS_R_x [m],p_RS_R_y [m],q_RS_w [],q_RS_x [],q_RS_y []\n", 1e9, [0, 1, 2, 3, 7, 4, 5, 6]),
+    ],
+    ids=["marked as UTF-8", "EuRoC", "EuRoC, long names"],
+)
+def test_poses_with_times_are_read_by_their_comment_unit_and_order(tmp_path, comment, unit, order):
+    vectors = [vector_from_pose(T) for T in POSES]
+    rows = np.array([[1.4e9 + i, *v[:3], *v[4:], v[3]] for i, v in enumerate(vectors)])[::-1, order] * [unit, *[1] * 7]
+    (tmp_path / "poses.csv").write_text(comment + lines(rows).replace(" ", ","), encoding="utf-8")
+    found = read_cameras(tmp_path / "poses.csv")
+    np.testing.assert_allclose(found.T_world_cam, POSES, atol=1e-9)
+    np.testing.assert_allclose(found.times, 1.4e9 + np.arange(5), atol=1e-5)
+    assert "sorted by time" in found.why[0]
 
 
 def test_command_reports_and_draws(tmp_path, capsys):

@@ -165,6 +165,9 @@ def reposed(view, T):
         (lambda v: replace(v, depth=v.depth * 1000), "oracle, 0.*millimetres"),
         (lambda v: replace(v, depth=v.depth / 1000), "positions were divided by 1000"),
         (lambda v: replace(v, depth=-v.depth), "positive"),
+        (lambda v: replace(v, depth=0.0 * v.depth.clip(0, 9)), "first 12 depth maps is measured"),
+        (lambda v: replace(v, image=v.image // 255), "of one colour"),
+        (lambda v: replace(v, image=np.eye(*SIZE, dtype=np.uint8)[..., None] * np.full(3, 255, np.uint8)), "stuck"),
     ],
 )
 def test_recording_that_contradicts_itself_is_refused_before_anything_is_made(model, walk, tmp_path, change, says):
@@ -382,6 +385,10 @@ def test_video_with_a_pose_file_becomes_a_world_where_it_was_taken(model, walk, 
     clips = tmp_path / "clips"
     assert cli.main(["import", *source, "--out", str(clips), "--frames", "6", "--pixels", "32", "--rate", "10"]) == 0
     np.testing.assert_allclose(Clips(clips).poses[1], [c.T_world_cam for c in cameras[6:]], atol=1e-6)
+    for count in (6, 24):  # without times the first pose is of the first frame, and nothing says where they part
+        np.save(tmp_path / "poses.npy", np.resize([c.T_world_cam for c in cameras], (count, 4, 4)))
+        with pytest.raises(InvalidOptionError, match=f"has 12 frames and .* {count} poses"):
+            open_recording(tmp_path / "walk.mp4", tmp_path / "poses.npy")
 
 
 def test_nerfstudio_folder_with_depth(walk, tmp_path):
@@ -445,6 +452,26 @@ def test_pose_list_tells_lens_and_place_in_its_video(walk, tmp_path):
 def test_what_is_no_recording_is_refused(tmp_path, make, says):
     with pytest.raises(MirageError, match=says):
         open_recording(make(tmp_path))
+
+
+def test_nothing_is_interpolated_where_tracking_was_lost(walk, tmp_path, caplog):
+    """Poses of .1 to .3 s and .9 to 1.1 s, not in order, as merged recordings have them."""
+    folder = write_tum(tmp_path / "room", *walk)
+    truth = (folder / "groundtruth.txt").read_text().splitlines()
+    (folder / "groundtruth.txt").write_text("\n".join([*truth[10:], *truth[2:5]]))
+    found = list(open_recording(folder).views())
+    assert [view.name for view in found] == [f"rgb/{i:04}.png" for i in (1, 2, 3, 9, 10, 11)]
+    for view, i in zip(found, (1, 2, 3, 9, 10, 11), strict=True):
+        np.testing.assert_allclose(view.camera.T_world_cam, walk[1][i].T_world_cam, atol=1e-6)
+    assert "5 images lie in gaps" in caplog.text
+
+
+def test_photographs_that_are_not_there_are_told(walk, tmp_path, caplog):
+    room, cameras = walk
+    folder = photographs(tmp_path / "colmap", (room, cameras[:3]))
+    (folder / "images/001.png").unlink()
+    assert [view.name for view in open_recording(folder).views()] == ["000.png", "002.png"]
+    assert "1 of 3 images are not there, such as 001.png" in caplog.text
 
 
 def test_file_names_of_a_recording_do_not_lead_out_of_it(walk, tmp_path):

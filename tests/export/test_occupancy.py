@@ -11,7 +11,7 @@ from room_memories import CONFIG, loop_through, written
 from mirage_env import OccupancyGrid, occupancy
 from mirage_env.errors import InvalidOptionError
 from mirage_env.export import FREE, OCCUPIED, UNKNOWN, save_map
-from mirage_env.export.voxels import Rays, traced
+from mirage_env.export.voxels import WIDE, Rays, token_rays, traced
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.poses import inverse, pose_from_rotation_vector
 from mirage_env.rooms import Room
@@ -62,6 +62,17 @@ def test_what_was_never_found_again_counts_only_if_nothing_is_asked(room, memory
     assert known[0] > known[1] > known[2] > 0
     with pytest.raises(InvalidOptionError, match="found again 9 times"):
         occupancy(memory, confirmations=9)
+
+
+def test_measurement_counts_by_its_area(memory):
+    """A view from half as far writes four times as many tokens of a surface, which together say no more."""
+    rays = token_rays(memory, np.eye(4), resolution=10.0)
+    width = np.concatenate([block.footprint for block in memory.blocks]).astype(float)
+    views = 1.0 + np.concatenate([block.confidence for block in memory.blocks])
+    small = (width < WIDE) & (width > 0.02)
+    share = rays.weight[small] / views[small] / width[small] ** 2
+    assert share.max() == pytest.approx(share.min(), rel=1e-3)
+    assert rays.weight.max() <= views.max()
 
 
 def followed(ends, start=(0.05, 0.05, 1.3)):

@@ -17,6 +17,8 @@ from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.poses import inverse, pose_from_vector
 
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+MODELS = ("PINHOLE", "PERSPECTIVE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
+FISHEYES = ("FISHEYE", "OPENCV_FISHEYE", "RADIAL_FISHEYE", "SIMPLE_RADIAL_FISHEYE")
 DISTORTION = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
 
 
@@ -105,7 +107,12 @@ def _lens(said: dict[str, Any]) -> Lens | None:
         fy = 0.5 * height / math.tan(0.5 * float(said["camera_angle_y"])) if "camera_angle_y" in said and height else fx
     else:
         return None
-    fisheye = str(said.get("camera_model", "")).endswith("FISHEYE")
+    model = str(said.get("camera_model", "OPENCV")).upper()
+    if model not in (*MODELS, *FISHEYES):
+        raise InvalidOptionError(
+            f"camera_model is {model}; a pinhole with or without distortion is read: {', '.join((*MODELS, *FISHEYES))}"
+        )
+    fisheye = model in FISHEYES
     names = ("k1", "k2", "k3", "k4") if fisheye else DISTORTION
     values = [float(said.get(k, 0.0)) for k in names]
     while len(values) > 4 and not values[-1]:

@@ -52,7 +52,7 @@ def read_cameras(path: str | Path) -> CameraPath:
         if path.suffix == ".npy":
             why = ("an array: camera to world in OpenCV axes, metres",)
             return CameraPath(f"npy ({path.name})", as_poses(read_npy(path), str(path)), why, metric=True)
-        text = read_regular(path, MOST_BYTES).decode()
+        text = read_regular(path, MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         if type(error).__module__ == "mirage_env.errors":
             raise

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.datasets.camera_files.lenses import Lens
 from mirage_env.datasets.camera_files.path import CameraPath
-from mirage_env.errors import InvalidOptionError
+from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.poses import inverse, pose_from_vector
 
 Array = NDArray[np.float64]
@@ -17,6 +19,8 @@ COLUMNS = {
     16: "4 x 4 matrices, one a line",
     19: "RealEstate10K (timestamp fx fy cx cy 0 0, 3 x 4)",
 }
+NANOSECONDS = 1e14
+"""A later time is in nanoseconds: seconds since 1970 have ten digits."""
 LAST_ROW = np.array([0.0, 0.0, 0.0, 1.0])
 
 
@@ -27,7 +31,8 @@ def read_text(text: str, name: str) -> CameraPath:
         InvalidOptionError: another number of columns, or words that are no numbers.
         InvalidPoseError: a pose that is no rigid motion.
     """
-    lines = [line.split() for line in text.replace(",", " ").splitlines() if line.strip() and not line.startswith("#")]
+    rows_of_text = text.replace(",", " ").splitlines()
+    lines = [line.split() for line in rows_of_text if line.strip() and not line.startswith("#")]
     if lines and lines[0][0].startswith(("http://", "https://")):
         lines = lines[1:]
     widths = {len(line) for line in lines}
@@ -44,7 +49,7 @@ def read_text(text: str, name: str) -> CameraPath:
         )
     values = np.stack(rows)
     if width == 8:
-        return _tum(values, name)
+        return _tum(values, name, _scalar_first([line for line in rows_of_text if line.startswith("#")]))
     if width == 12:
         poses = _with_last_row(values.reshape(-1, 3, 4))
         why = ("12 columns: KITTI's odometry, camera to world in OpenCV axes, metres",)
@@ -60,7 +65,23 @@ def read_text(text: str, name: str) -> CameraPath:
     return CameraPath(f"RealEstate10K ({name})", inverse(T_cam_world), why, lenses, times=times, from_start=True)
 
 
-def _tum(values: Array, name: str) -> CameraPath:
+def _scalar_first(comments: list[str]) -> bool:
+    """Return whether a comment names the columns of a quaternion with w first, as EuRoC's does."""
+    order = [re.findall(r"\bq_?(?:RS_)?([wxyz])\b", line, re.IGNORECASE) for line in comments]
+    return any(found[:1] in (["w"], ["W"]) for found in order)
+
+
+def _tum(values: Array, name: str, scalar_first: bool) -> CameraPath:
+    if not np.isfinite(values).all():
+        index = int(np.argmin(np.isfinite(values).all(1)))
+        raise InvalidPoseError(f"{name}, pose {index}: {values[index].tolist()} is not finite; leave such lines out")
+    in_order = values[np.argsort(values[:, 0], kind="stable")]
+    sorted_here = " (sorted by time)" if (in_order[:, 0] != values[:, 0]).any() else ""
+    values, unit = in_order, "seconds"
+    if values[-1, 0] > NANOSECONDS:
+        values, unit = np.concatenate([1e-9 * values[:, :1], values[:, 1:]], axis=1), "nanoseconds"
+    if scalar_first:
+        values = np.concatenate([values[:, :4], values[:, 5:], values[:, 4:5]], axis=1)
     vectors = np.concatenate([values[:, 1:4], values[:, 7:8], values[:, 4:7]], axis=1)
     norms = np.linalg.norm(values[:, 4:], axis=1)
     if (np.abs(norms - 1.0) > 1e-2).any():
@@ -69,7 +90,8 @@ def _tum(values: Array, name: str) -> CameraPath:
             f"{name}, pose {index}: the quaternion has length {norms[index]:.3g}; TUM lines are timestamp x y z qx "
             "qy qz qw"
         )
-    why = ("8 columns: TUM, camera to world in OpenCV axes, quaternion x y z w, seconds and metres",)
+    order = "w x y z, as a comment says" if scalar_first else "x y z w"
+    why = (f"8 columns: TUM, camera to world in OpenCV axes, quaternion {order}, {unit}{sorted_here} and metres",)
     return CameraPath(f"TUM ({name})", pose_from_vector(vectors), why, times=values[:, 0], metric=True)
 
 

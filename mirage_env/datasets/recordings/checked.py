@@ -15,7 +15,7 @@ from mirage_env.datasets.parallax import check_parallax
 from mirage_env.datasets.recordings.view import PosedView
 from mirage_env.datasets.reprojection import Views, check_reprojection
 from mirage_env.datasets.view_checks import Place, checked_depth, checked_frames, checked_intrinsics
-from mirage_env.errors import InvalidDepthError
+from mirage_env.errors import ClipError, InvalidDepthError
 from mirage_env.fit_view import fit_view
 
 WINDOW = 8
@@ -26,6 +26,10 @@ SIDE = 96
 """Pixels of the longer side of what is compared."""
 Small = tuple[str, Camera, np.ndarray, np.ndarray | None]
 """Name, camera, image and depth of a view at a few pixels."""
+SAMPLED = 5
+"""One view in so many of the beginning is looked at for what it shows."""
+LEAST_CONTRAST = 1.5
+"""Images that deviate by less from their mean show nothing, grey levels."""
 LEAST_STEP, LEAST_TURN = 0.05, 0.05
 """A view is compared if the camera moved by this share of the depth, or turned by so many radians, since the last."""
 LEAST_CHANGE = 4.0
@@ -73,8 +77,30 @@ def check_beginning(views: Iterable[PosedView], kind: str) -> None:
     Raises:
         InvalidImageError, InvalidDepthError, InvalidCameraError, ClipError: as `checked_views`.
     """
-    for _ in itertools.islice(checked_views(views, kind), BEGINNING):
-        pass
+    seen: list[tuple[Camera, np.ndarray, np.ndarray | None]] = []
+    measured, number = False, 0
+    for number, view in enumerate(itertools.islice(checked_views(views, kind), BEGINNING), 1):
+        measured = measured or view.depth is None or bool((np.asarray(view.depth) > 0.0).any())
+        if number % SAMPLED == 1:
+            seen.append(_small(view))
+    if seen and not measured:
+        raise InvalidDepthError(f"{kind}: no pixel of its first {number} depth maps is measured; leave the depth out")
+    if len(seen) > 2:
+        _check_content(
+            [image for _, image, _ in seen], _moved(("", *seen[0]), seen[-1]), f"{kind}, its first {number} images"
+        )
+
+
+def _check_content(images: Sequence[np.ndarray], moved: bool, name: str) -> None:
+    """Refuse images that show nothing, or one and the same while the camera moves."""
+    if max(float(image.std()) for image in images) < LEAST_CONTRAST:
+        raise ClipError(
+            f"{name} are of one colour (mean {float(images[0].mean()):.0f} of 255); nothing is lit or in view"
+        )
+    if moved and all(np.array_equal(images[0], image) for image in images[1:]):
+        raise ClipError(
+            f"{name} are all the same although the camera moves; the camera was stuck, or files are mixed up"
+        )
 
 
 def _compare(window: Sequence[Small], kind: str) -> None:

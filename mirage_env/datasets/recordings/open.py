@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from mirage_env.errors import InvalidImageError, InvalidOptionError
 from mirage_env.files import inside
 from mirage_env.files.pictures import open_picture
 
+logger = logging.getLogger(__name__)
 VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 PLACES = ("", "images", "rgb", "color", "../images", "../../images")
 """Where images of a camera file lie, from its folder."""
@@ -78,6 +80,10 @@ def _photographs(folder: Path, path: CameraPath, lens: Lens | None, depth_scale:
             f"{folder} has no image {path.names[0]} (looked in {', '.join(p or '.' for p in PLACES)})"
         )
 
+    lost = [name for name in path.names if _image(place, name) is None]
+    if lost:
+        logger.warning("%s: %d of %d images are not there, such as %s", folder, len(lost), len(path), lost[0])
+
     def views() -> Iterator[PosedView]:
         for i, name in enumerate(path.names):
             file = _image(place, name)
@@ -93,7 +99,7 @@ def _photographs(folder: Path, path: CameraPath, lens: Lens | None, depth_scale:
                 glass = Lens.of_fov(path.fov, *image.shape[:2])
             yield _view(image, depth, glass, path.T_world_cam[i], name, time)
 
-    return Recording(path.format, len(path), views, bool(path.depth_names), path.metric, *_places(path))
+    return Recording(path.format, len(path) - len(lost), views, bool(path.depth_names), path.metric, *_places(path))
 
 
 def _places(path: CameraPath) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +136,13 @@ def _view(
 
 
 def _video(source: Path, path: CameraPath, lens: Lens | None) -> Recording:
-    from mirage_env.datasets.videos import video_frames
+    from mirage_env.datasets.videos import count_frames, video_frames
+
+    if path.times is None and (frames := count_frames(source)) != len(path):
+        raise InvalidOptionError(
+            f"{source} has {frames} frames and {path.format} {len(path)} poses without times; give a pose for every "
+            "frame, or the time of each"
+        )
 
     def views() -> Iterator[PosedView]:
         times = path.times

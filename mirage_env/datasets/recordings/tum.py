@@ -6,6 +6,7 @@ Beside them may lie `intrinsics.json`: `{"color": {fx, fy, cx, cy, width, height
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ from mirage_env.poses import interpolate
 
 NEAR = 0.03
 """Images and depth maps belong together that are at most so many seconds apart."""
+GAP = 0.5
+"""Between poses further apart in time nothing is interpolated, seconds."""
 MOST_BYTES = 2**26
+logger = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
 
@@ -55,14 +59,18 @@ def open_tum(folder: Path, lens: Lens | None, depth_scale: float) -> Recording:
         )
     stamps = truth.times
     usable = [i for i, t in enumerate(times) if stamps[0] <= t <= stamps[-1]]
-    if not usable:
+    posed = [i for i in usable if _near_pose(stamps, times[i])]
+    if len(posed) < len(usable):
+        lost = len(usable) - len(posed)
+        logger.warning("%s: %d images lie in gaps of the poses of over %g s; they are left out", folder, lost, GAP)
+    if not posed:
         raise InvalidOptionError(
             f"{folder}: images are of {times[0]:.3f} to {times[-1]:.3f} s, poses of {stamps[0]:.3f} to "
             f"{stamps[-1]:.3f} s"
         )
 
     def views() -> Iterator[PosedView]:
-        for i in usable:
+        for i in posed:
             image = np.asarray(open_picture(inside(folder, names[i]), "RGB", upright=False))
             pose = _pose_at(truth.T_world_cam, stamps, times[i])
             camera = Camera(pose, color.K_image, color.height or image.shape[0], color.width or image.shape[1])
@@ -76,7 +84,7 @@ def open_tum(folder: Path, lens: Lens | None, depth_scale: float) -> Recording:
                 depth = in_pixels_of_image(depth, camera, color, depth_lens, T_color_depth)
             yield PosedView(color.undistort(image), camera, depth, names[i], float(times[i]))
 
-    return Recording(f"RGB-D folder ({folder.name})", len(usable), views, bool(len(depth_times)), True)
+    return Recording(f"RGB-D folder ({folder.name})", len(posed), views, bool(len(depth_times)), True)
 
 
 def read_depth(file: Path, scale: float) -> NDArray[np.float32]:  # [H, W] metres, 0 unknown
@@ -104,9 +112,17 @@ def _list(file: Path) -> tuple[Array, list[str]]:
         times = np.array([float(row[0]) for row in rows])
         if not len(times) or not np.isfinite(times).all():
             raise ValueError(f"it has {len(times)} times, {int(np.isfinite(times).sum())} of them finite")
-        return times, [row[1] for row in rows]
+        order = np.argsort(times, kind="stable")
+        return times[order], [rows[i][1] for i in order]
     except (OSError, ValueError, IndexError) as error:
         raise InvalidOptionError(f"{file} is no list of `timestamp file` ({error})") from error
+
+
+def _near_pose(stamps: Array, time: float) -> bool:
+    """Return whether poses are near enough on both sides to be interpolated, or one is of that very moment."""
+    after = int(np.clip(np.searchsorted(stamps, time), 1, len(stamps) - 1))
+    before, later = time - stamps[after - 1], stamps[after] - time
+    return bool(before + later <= GAP or min(before, later) <= NEAR)
 
 
 def _pose_at(poses: Array, stamps: Array, time: float) -> Array:
