@@ -25,6 +25,7 @@ from mirage_env.training.imagined_walks import Networks, Painters, free_cells
 from mirage_env.training.loop import LoopConfig, channels_last, rest_norms, train
 from mirage_env.training.perceptual import (
     beside_known,
+    colour_loss,
     energy_gap,
     lattice,
     perceptual_loss,
@@ -121,7 +122,7 @@ def _losses(
     again = (seen.observed > 0) & ~seen.true
     hold = ((latents - prior.detach()) ** 2 * again).sum() / (latents.shape[1] * again.sum()).clamp_min(1)
     draw = pixel_loss(made, images, weight) + 0.5 * perceived + 0.03 * hold
-    draw = draw + 3.0 * seam_loss(made, images, seen.observed, still)
+    draw = draw + colour_loss(made, images, still) + 3.0 * seam_loss(made, images, seen.observed, still)
     draw = draw + 0.05 * painters.game.fooling(ours, step) + 0.01 * energy_gap(ours[:, :3], theirs[:, :3])
     cell = size[0] // latents.shape[-2]
     seams = cell * painters.denoiser.transformer.config.patch_size[-1]

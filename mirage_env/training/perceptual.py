@@ -21,6 +21,8 @@ ENERGY_FLOOR = 2e-4
 """Gradient energy below this, per pixel, counts as none: a plain wall has no sharpness."""
 ENERGY_PATCH = 32
 """Side of the patches whose gradient energy is compared, pixels."""
+COARSE = 16
+"""Side of the squares whose mean colours are compared, pixels."""
 BESIDE = 9
 """Side of the square of cells in which what is known still says what the cell in its middle must look like."""
 
@@ -57,6 +59,16 @@ def pixel_loss(images: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """Charbonnier loss plus twice the squared error, both weighted per pixel [F, 1, H, W] and averaged over all."""
     error = images - truth
     return (torch.sqrt(error**2 + 1e-4) * weight).mean() + 2.0 * (error**2 * weight).mean()
+
+
+def colour_loss(images: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Error of the mean colours of squares, which texture does not change: a discriminator alone lets colours drift.
+
+    Args:
+        images, truth: [F, 3, H, W] in [-1, 1].
+        weight: [F, 1, H, W], 0 where the pictures are not compared.
+    """
+    return F.avg_pool2d((images - truth) * weight, min(COARSE, *images.shape[-2:])).abs().mean()
 
 
 def beside_known(observed: Tensor) -> Tensor:  # [F, 1, h, w] -> the same, in [0, 1]

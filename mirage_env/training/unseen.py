@@ -103,7 +103,7 @@ def train_unseen(clips: Clips, folder: Path, config: LoopConfig, networks: Netwo
 
 
 def _pace(name: str) -> float:
-    return 1.0 if any(part in name for part in ("around", "game")) else SLOW
+    return 1.0 if any(part in name for part in ("stem", "around", "game")) else SLOW
 
 
 def _balance(loss: Tensor, fooling: Tensor, made: Tensor) -> Tensor:

@@ -5,13 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import tiny_world_model
 
 from mirage_env.camera import Camera, pluecker_rays
 from mirage_env.config.world import MemoryConfig
 from mirage_env.interfaces import Readout
 from mirage_env.memory.standing import held, standing
-from mirage_env.models.small.detail_head import DetailHead, without_seams
+from mirage_env.models.small.detail_head import DetailHead, carried_on, without_seams
 from mirage_env.models.small.refiner import ConvRefiner, misplaced
 from mirage_env.models.wan.anchored_noise import anchored, panorama_size
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
@@ -138,16 +140,41 @@ def test_detail_begins_as_nothing():
 def test_detail_is_drawn_by_what_the_whole_frame_shows():
     head = DetailHead(latent_channels=4, width=8, blocks=1, levels=(8, 8, 8))
     torch.nn.init.normal_(head.head.weight)
-    clean = torch.randn(1, 4, 32, 24, requires_grad=True)
+    clean, everywhere = torch.randn(1, 4, 32, 24, requires_grad=True), torch.ones(1, 1, 32, 24)
 
     def reach() -> torch.Tensor:  # of the corner, in cells
-        (gradient,) = torch.autograd.grad(head(clean, clean, clean, clean[:, :1])[..., 0, 0].sum(), clean)
+        (gradient,) = torch.autograd.grad(head(clean, clean, clean, everywhere)[..., 0, 0].sum(), clean)
         return gradient.abs().sum((0, 1)).nonzero().amax(0)
 
     assert reach().max() < 8  # the U-Net says nothing before it is trained
     for weight in head.around.parameters():
         torch.nn.init.normal_(weight)
     assert reach().tolist() == [31, 23]
+
+
+@given(st.integers(0, 10**6), st.floats(0.0, 1.0))
+def test_what_is_known_is_carried_on_along_rows_and_columns(seed, share):
+    rng = np.random.default_rng(seed)
+    observed = (rng.random((1, 1, *rng.integers(1, 9, 2))) < share * rng.random()).astype(np.float32)
+    latents = np.arange(1.0, 1.0 + observed.size, dtype=np.float32).reshape(observed.shape) * observed
+    filled, near = (t[0, 0].numpy() for t in carried_on(torch.from_numpy(latents), torch.from_numpy(observed)))
+    cells = {(y, x): (0.0, {latents[0, 0, y, x]}) for y, x in zip(*observed[0, 0].nonzero(), strict=True)}
+    for _ in range(2):  # slowly: step by step in four directions, then again from what was filled so
+        before = dict(cells)
+        for y, x in np.ndindex(*filled.shape):
+            ways = []
+            for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+                steps = next((n for n in range(1, 9) if (y + n * dy, x + n * dx) in before), None)
+                if steps is not None:
+                    far, values = before[y + steps * dy, x + steps * dx]
+                    ways.append((steps + far, values))
+            if ways and (y, x) not in before:
+                least = min(way for way, _ in ways)
+                cells[y, x] = least, set().union(*(values for way, values in ways if way == least))
+    for at in np.ndindex(*filled.shape):
+        steps, values = cells.get(at, (np.inf, {0.0}))
+        assert near[at] == pytest.approx(1.0 / (1.0 + steps))
+        assert filled[at] in values
 
 
 @pytest.mark.parametrize("patch", [2, 4])

@@ -14,10 +14,9 @@ def model():
     return load_world_model("rooms", image_size=(128, 128))
 
 
-@pytest.mark.parametrize("world", [100, 101])
-def test_a_room_keeps_its_size_while_the_camera_turns_fast(model, world):
-    """What is imagined at 32 degrees a chunk is soft, and soft is not near: rooms once shrank to a third."""
-    room = Room.generate(world, "test")
+def sizes_while_turning(model, world: int) -> list[float]:
+    """Median depth over that of the true room after each of three chunks of 32 degrees."""
+    room, ratios = Room.generate(world, "test"), []
     camera = room.start_camera(np.random.default_rng(0), 128, 128)
     _, state = model.start(room.render(camera, 0.0).image, camera, seed=0)
     for chunk in range(3):
@@ -30,5 +29,16 @@ def test_a_room_keeps_its_size_while_the_camera_turns_fast(model, world):
         imagined, state = model.step(state, path)
         true = room.render(path[-1], 0.0)
         depth = imagined.depth[-1][imagined.depth[-1] < model.config.far]
-        ratio = float(torch.median(depth)) / float(np.median(true.depth[~true.sky]))
-        assert 0.6 < ratio < 1.6, f"chunk {chunk + 1}"
+        ratios.append(float(torch.median(depth)) / float(np.median(true.depth[~true.sky])))
+    return ratios
+
+
+def test_rooms_keep_their_size_while_the_camera_turns_fast(model):
+    """What is imagined at 32 degrees a chunk is soft, and soft is not near: rooms once shrank to a third.
+
+    What is behind the first view may be nearer or farther than was the truth; on the whole it may not.
+    """
+    ratios = np.array([sizes_while_turning(model, world) for world in range(100, 104)])
+    assert 0.6 < ratios[:, :2].min() and ratios[:, 0].max() < 1.6, ratios
+    whole = np.exp(np.log(ratios).mean(0))
+    assert 0.65 < whole.min() and whole.max() < 1.5, ratios

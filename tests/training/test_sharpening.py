@@ -32,7 +32,7 @@ from mirage_env.training.clip_views import sizes_of, views_of, wobbled
 from mirage_env.training.closed_loop import train_closed_loop
 from mirage_env.training.imagined_walks import ClosedLoop, Networks, Painters, seen
 from mirage_env.training.loop import LoopConfig, train
-from mirage_env.training.perceptual import Game, energy_gap, lattice, pixel_loss, seam_loss
+from mirage_env.training.perceptual import Game, colour_loss, energy_gap, lattice, pixel_loss, seam_loss
 from mirage_env.training.scene import ScenePair
 from mirage_env.training.scene_in_loop import followed, train_scene_in_loop
 from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner, sharpness
@@ -84,6 +84,15 @@ def test_gradient_energy_is_none_on_a_plain_wall_and_falls_with_blur():
     blurred = F.avg_pool2d(pictures(), 5, 1, 2)
     assert sharpness(pictures(), pictures()) == pytest.approx(1.0)
     assert sharpness(blurred, pictures()) < 0.7
+
+
+def test_a_tint_costs_what_it_is_and_texture_nothing():
+    plain, texture = torch.rand(2, 3, 64, 48), torch.ones(2, 3, 64, 48)
+    texture[..., ::2] = -1.0
+    everywhere, nowhere = torch.ones(2, 1, 64, 48), torch.zeros(2, 1, 64, 48)
+    assert float(colour_loss(plain + 0.1, plain, everywhere)) == pytest.approx(0.1, abs=1e-5)
+    assert float(colour_loss(plain + texture, plain, everywhere)) == pytest.approx(0.0, abs=1e-5)
+    assert colour_loss(plain + 0.1, plain, nowhere) == 0.0
 
 
 def test_the_energy_gap_asks_for_as_much_detail_as_there_is_and_no_more():

@@ -2,8 +2,8 @@
 
 A transformer whose token covers 4 x 4 cells says what is where; it cannot say every cell of it, and where two tokens
 meet its picture has a seam. Convolutions on the latent grid, which see the chunk as the transformer leaves it, what is
-known and the noise, add the rest at a tenth of the cost of smaller patches. A U-Net among them sees the whole frame: an
-edge between wall and floor is drawn on where nothing is known.
+known and the noise, add the rest at a tenth of the cost of smaller patches. A U-Net among them sees the whole frame,
+and what is known is carried on into what is not: an edge between wall and floor is drawn on where nothing is known.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class DetailHead(ModelMixin, ConfigMixin):
     ) -> None:
         """`levels`: widths of the U-Net that sees the whole frame; none if empty."""
         super().__init__()
-        self.stem = nn.Conv2d(3 * latent_channels + 1, width, 3, padding=1)
+        self.stem = nn.Conv2d(4 * latent_channels + 2, width, 3, padding=1)
         self.around = Surroundings(width, levels) if levels else None
         self.body = nn.Sequential(*[ResidualBlock(width) for _ in range(blocks)])
         self.head = nn.Conv2d(width, latent_channels, 3, padding=1)
@@ -73,12 +73,52 @@ class DetailHead(ModelMixin, ConfigMixin):
     ) -> Tensor:  # [..., C, h, w]
         """Return the detail to add to `clean`."""
         frames = clean.shape[:-3]
-        together = torch.cat([clean, prior, x, observed], -3).flatten(0, -4)
+        together = torch.cat([clean, prior, x, observed, *carried_on(prior, observed)], -3).flatten(0, -4)
         together = together.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last)
         cells = self.stem(together)
         cells = cells if self.around is None else self.around(cells)
         added = self.head(self.body(cells))
         return added.to(clean.dtype).unflatten(0, frames)
+
+
+def carried_on(latents: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents where nothing was observed, from the nearest observed cell in the row or column, and how near it is.
+
+    Where neither has one, the nearest that was filled so. A wall that leaves the known goes on in its rows.
+
+    Args:
+        latents: [..., C, h, w].
+        observed: [..., 1, h, w], 0 or 1.
+
+    Returns:
+        Latents [..., C, h, w], 0 where nothing at all was observed, and 1 / (1 + cells) [..., 1, h, w], 0 there.
+    """
+    far = observed.new_tensor(float("inf"))
+    known = observed > 0
+    cells = torch.where(known, 0.0, far)
+    for _ in range(2):
+        found, filled = cells, latents
+        for axis in (-1, -2):
+            for backwards in (False, True):
+                nearest, steps = _nearest(known, axis, backwards)
+                there, beyond = latents.gather(axis, nearest.expand_as(latents)), cells.gather(axis, nearest) + steps
+                beyond = torch.where(known.gather(axis, nearest), beyond, far)
+                filled = torch.where(beyond < found, there, filled)
+                found = torch.minimum(beyond, found)
+        cells, latents, known = found, filled, torch.isfinite(found)
+    return torch.where(known, latents, 0.0), 1.0 / (1.0 + cells)
+
+
+def _nearest(known: Tensor, axis: int, backwards: bool) -> tuple[Tensor, Tensor]:
+    """Index of the last known cell before each along an axis, or of the next, and its distance in cells."""
+    places = torch.arange(known.shape[axis], device=known.device).unflatten(0, (-1, *(1,) * (-1 - axis)))
+    if backwards:
+        last = places.max()
+        nearest, _ = _nearest(known.flip(axis), axis, False)
+        nearest = last - nearest.flip(axis)
+    else:
+        nearest = torch.where(known, places, 0).cummax(axis).values
+    return nearest, (places - nearest).abs()
 
 
 def without_seams(latents: Tensor, patch: int) -> Tensor:  # [..., C, h, w]
