@@ -18,12 +18,15 @@ from mirage_env.datasets.clips import Clips
 from mirage_env.interfaces import MOVER
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.models.small.efficient_unet import halved
+from mirage_env.training.clip_views import sizes_of
 from mirage_env.training.imagined_walks import Imagined, Networks, Painters
 from mirage_env.training.loop import LoopConfig, channels_last, rest_norms, train
 from mirage_env.training.scene import UNLABELLED, ScenePair, canonical, scene_loss, true_loss
 
 FASTER = (1, 2, 3)
 """Worlds take every frame of a clip, or every second or third: who turns fast sees little that is known."""
+SMALL = 0.5
+"""Share of the steps whose worlds have half as many pixels a side, where there are two sizes."""
 MOST_FOLLOWED = 1.15
 """A memory's scale is followed up to this factor; what is farther off than that is an error to be put right."""
 
@@ -39,6 +42,7 @@ def train_scene_in_loop(
     assert networks.scene is not None
     world, pair, K = networks.world, networks.scene, networks.world.chunk_latents - 1
     painters = Painters(networks.refiner, networks.denoiser).requires_grad_(False).eval()
+    sizes = sizes_of(clips)
     rest_norms(networks.denoiser, config.bf16)
     paces = [clips.every(step) for step in FASTER if clips.every(step).frames > K]
     loops = [networks.loop(pace, painters, repeats=False) for pace in paces]
@@ -46,6 +50,8 @@ def train_scene_in_loop(
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         pair.eval()  # the frames of one world are no sample that means and variances could be taken from
+        small = len(sizes) > 1 and float(torch.rand((), generator=generator)) < SMALL
+        at = world.at(sizes[small])
         loop = loops[int(torch.randint(len(loops), (), generator=generator))]
         frames = loop.clips.frames
         count = 1 + int(torch.randint(min(3, (frames - 1) // K), (), generator=generator))
@@ -53,9 +59,9 @@ def train_scene_in_loop(
         chunks = []
         with torch.no_grad():
             start = int(torch.randint(frames - K * count, (), generator=generator))
-            walk = loop.begin(clip, start, world, generator, own=1.0)
+            walk = loop.begin(clip, start, at, generator, own=1.0)
             for _ in range(count):
-                walk, imagined = loop.roll(clip, walk, world, generator)
+                walk, imagined = loop.roll(clip, walk, at, generator)
                 chunks.append(imagined)
         ours = _imagined_loss(pair, chunks)
         true = true_loss(pair, clips, batch, world.latent_size, generator, flipped=bool(step % 2))
