@@ -66,7 +66,7 @@ class RgbMemory(PointMemory):
                 layout=replace(config.memory, merge_tokens=merge_tokens),
                 codec=codec,
                 latent_size=config.latent_size,
-                far=config.far,
+                far=max(config.far, 1.01 * config.memory.sky),  # the sky is written, as in the other memory
                 edge_jump=config.filters.edge_jump,
             )
 

@@ -15,16 +15,15 @@ from mirage_env.interfaces import SKY, STATIC
 from mirage_env.memory import LatentMemory
 from mirage_env.memory.filters import keep_cells, with_sky
 from mirage_env.memory.lifting import depth_to_grid, lift
+from mirage_env.memory.rgb import RgbMemory
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.viz.pictures import memory_map
 
 RADIUS = 100.0
 
 
-@pytest.fixture(scope="module")
-def seen():
+def opened(model):
     """A model that remembers sky, and what it has seen: a wall 3 m ahead and a floor, and sky above them."""
-    model = open_minded_model()
     model = replace(model, config=replace(model.config, memory=replace(model.config.memory, sky=RADIUS)))
     camera = Camera.from_fov(1.2, *model.config.image_size)
     height, width = model.config.image_size
@@ -37,6 +36,11 @@ def seen():
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     _, state = model.start(image, camera, depth, labels=labels)
     return model, camera, state
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return opened(open_minded_model())
 
 
 def turned(camera, yaw, move=0.0):
@@ -62,6 +66,14 @@ def test_cells_of_nothing_but_sky_are_kept_where_sky_is():
     assert with_it[0, :2].all()
     assert not without[0, :2].any()
     assert torch.equal(with_it[0, 2:], without[0, 2:])
+
+
+def test_the_rival_memory_remembers_the_sky_as_well(seen):
+    model, camera, state = seen
+    rival = opened(replace(model, memory_factory=RgbMemory.factory(model.codec)))[2]
+    cells = [s.memory.read([camera], 1).depth[0] > model.config.far for s in (state, rival)]
+    assert torch.equal(*cells)
+    assert cells[0].any()
 
 
 def test_the_sky_is_read_again_from_elsewhere(seen):
