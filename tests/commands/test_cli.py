@@ -126,7 +126,8 @@ def test_walk_goes_on_from_a_cache(tmp_path, walked, model, capsys):
 def test_walk_from_an_image_sees_its_middle(tmp_path, photo, model, capsys, caplog):
     code, _, _ = run(capsys, "walk", "--image", photo, "--chunks", 1, "--model", model, "--out", tmp_path / "w")
     assert code == 0
-    assert "centre-cropped and resized to 32 x 32" in caplog.text
+    assert "centre-cropped to 67% of 60 x 40 pixels" in caplog.text
+    assert "degrees wide" in caplog.text
     sheet = picture(tmp_path / "w" / "contact_sheet.png").astype(int)
     assert (np.abs(sheet[6:134, 112:240] - (200, 30, 30)).max(-1) < 10).all()
 
