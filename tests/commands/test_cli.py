@@ -365,17 +365,17 @@ def test_help_loads_nothing_heavy():
     assert not {"torch", "zarr", "diffusers", "transformers", "numba"} & set(done.stderr.split())
 
 
-def test_it_runs_as_a_program(tmp_path):
-    command = [sys.executable, "-m", "mirage_env.cli"]
-    wrong = subprocess.run([*command, "dance"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert wrong.returncode == 2
-    [said] = wrong.stderr.splitlines()
-    assert "no command 'dance'" in said
-
-
-def test_progress_of_a_walk_is_told_in_lines_where_there_is_no_terminal(tmp_path, model, capsys, caplog):
-    assert main(["walk", "--seed", "1", "--chunks", "1", "--model", str(model), "--out", str(tmp_path / "w")]) == 0
-    assert "1 chunk, 4 frames" in capsys.readouterr().out
-    assert "walk: 100 %, 4 of 4 frames" in caplog.messages
+def test_it_runs_as_a_program(tmp_path, model):
+    command = [sys.executable, "-m", "mirage_env.cli", "walk", "--seed", "1", "--chunks", "1", "--model", model]
+    done = subprocess.run([*command, "--out", tmp_path / "w"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1 chunk, 4 frames" in done.stdout
+    said = done.stderr.splitlines()
+    assert "walk: 100 %, 4 of 4 frames" in said, "a line of progress, for there is no terminal"
     expected = ("walk: ", "path loop is made", "the first start compiles")
-    assert all(line.startswith(expected) for line in caplog.messages), caplog.messages
+    assert all(line.startswith(expected) for line in said), done.stderr
+    wrong = [sys.executable, "-m", "mirage_env.cli", "dance"]
+    refused = subprocess.run(wrong, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    [line] = refused.stderr.splitlines()
+    assert "no command 'dance'" in line
