@@ -27,6 +27,7 @@ from measuring import bar, report
 
 import mirage_env
 from mirage_env.evaluation.speed import Figure
+from mirage_env.tasks import ImageNav, PointNav
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import WorldState
 from policies.base import Policy
@@ -180,7 +181,8 @@ def policies_for(task: str, model: WorldModel, space: gymnasium.Space[Any]) -> d
 
 def navigate(task: str, model: WorldModel, config: Config) -> tuple[dict[str, Figure], dict[str, Any]]:
     """Success and SPL of every policy on the same episodes."""
-    env = gymnasium.make(f"Rooms/{task}-v0", split="test", chunk_frames=config.chunk_frames)
+    rules = (PointNav if task == "PointNav" else ImageNav)(goals="free", stop="automatic")
+    env = gymnasium.make(f"Rooms/{task}-v0", split="test", chunk_frames=config.chunk_frames, task=rules)
     policies = policies_for(task, model, env.action_space)
     results: dict[str, list[tuple[bool, float, int]]] = {name: [] for name in policies}
     began = time.perf_counter()

@@ -131,7 +131,7 @@ def main(options: Options) -> None:
     else:
         model = mirage_env.load_world_model("rooms", image_size=(options.side, options.side))
         arguments = {"caches": saved_worlds(options, model), "pixels": options.pixels, "refine": False}
-        task = PointNav(goals="seen")
+        task = PointNav(stop="automatic")
         observe = ("pixels", "goal") if options.pixels else ("agent_pos", "goal")
         training = TrainPolicy(options.out, env="Mirage/ReadoutPointNav-v0", observe=observe, **common)
 

@@ -83,7 +83,7 @@ def test(name: str, options: Options) -> dict[str, Any]:
         max_episode_steps=STEPS,
         split="test",
         **quick,
-        task=PointNav(goals="seen"),
+        task=PointNav(stop="automatic"),
     )
     if name in ("mirage", "rooms"):
         learned = LearnedPolicy.load(getattr(options, name))

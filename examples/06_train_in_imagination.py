@@ -43,7 +43,7 @@ def main(
     def make_worlds(env: str, count: int, split: str) -> gym.vector.VectorEnv:
         """The same task in either world; training and tests use other rooms."""
         # Goals that the start view shows: the same in both worlds.
-        task = PointNav(goals="seen")
+        task = PointNav(stop="automatic")
         if env.startswith("Rooms/"):
             return gym.make_vec(env, num_envs=count, max_episode_steps=length, task=task, split=split)
         views = partial(start_view, split=split)

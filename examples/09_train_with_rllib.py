@@ -20,7 +20,7 @@ from mirage_env.tasks import PointNav
 
 def make_world(settings: dict[str, Any]) -> gym.Env[Any, Any]:
     """One world as RLlib's default networks take it: a vector of `goal`."""
-    env = gym.make(settings["id"], task=PointNav(goals="seen"), max_episode_steps=20)
+    env = gym.make(settings["id"], task=PointNav(stop="automatic"), max_episode_steps=20)
     return FlattenObservation(FilterObservation(env, ["goal"]))
 
 

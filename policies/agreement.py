@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.scripted import SCRIPTS
 from policies.training.evaluation import Estimate, wilson
 
 RESAMPLES = 2000
-BLIND = ("still", "forward", "look_around", "orbit")
+BLIND = (*SCRIPTS, "random", "random_stop")
 """Policies that look at nothing; a task that one of them solves often needs no eyes."""
 MOST_BLIND = 0.2
 """Success of a blind policy above which a task is no benchmark."""

@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 
 @dataclass
 class Compass:
-    """Goes to the goal as the crow flies, and turns to where it looks when it is there (`Policy`).
+    """Goes to the goal as the crow flies, turns to where it looks when it is there, and stays: STOP (`Policy`).
+
+    It reads the goal of Revisit, which changes, from the observation.
 
     Attributes:
         noise: standard deviation of every component of the action.
         speed: share of the largest step.
         bias: radians that it goes off its way, to the right.
         turns_first: looks where it goes before it goes there, as a body on wheels does.
+        stop_within: metres from the goal at which it has arrived.
         max_translation, max_rotation: of the environment, metres and radians per step.
     """
 
@@ -29,6 +32,7 @@ class Compass:
     speed: float = 1.0
     bias: float = 0.0
     turns_first: bool = False
+    stop_within: float = 0.2
     max_translation: float = 1.0
     max_rotation: float = 0.7
     _rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
@@ -40,21 +44,28 @@ class Compass:
 
     def begin(self, info: dict[str, Any]) -> None:
         """Take the goal from the `info` of a reset: `goal_position` [3] or `goal_pose` [7]."""
-        self._goal = np.asarray(info["goal_position"] if "goal_position" in info else info["goal_pose"], np.float64)
+        key = "goal_position" if "goal_position" in info else "goal_pose"
+        self._goal = np.asarray(info.get(key, np.zeros(7)), np.float64)
 
     def act(self, observation: dict[str, Any]) -> NDArray[np.float32]:  # [6]
         """The step towards the goal."""
         pose = np.asarray(observation["agent_pos"], np.float64)
-        R = _rotation(pose[3:])
+        R, final, looks = _rotation(pose[3:]), True, len(self._goal) == 7
         way = R.T @ (self._goal[:3] - pose[:3])
+        ahead = R.T @ _rotation(self._goal[3:])[:, 2] if looks else np.zeros(3)
+        if np.shape(goal := observation.get("goal")) == (8,):  # Revisit: a pose, and whether it is the last
+            relative = np.asarray(goal, np.float64)
+            way, ahead, final = relative[:3], _rotation(relative[3:7])[:, 2], bool(relative[7])
+        near = float(np.linalg.norm(way)) < self.stop_within
         c, s = np.cos(self.bias), np.sin(self.bias)
         way = np.array([c * way[0] + s * way[2], way[1], c * way[2] - s * way[0]])
-        action, near = np.zeros(6), float(np.linalg.norm(way)) < 0.3
+        action = np.zeros(6)
         heading = float(np.arctan2(way[0], way[2]))
-        if near and len(self._goal) == 7:
-            ahead = R.T @ _rotation(self._goal[3:])[:, 2]
+        if near and looks:
             heading = float(np.arctan2(ahead[0], ahead[2]))
-        if len(self._goal) == 7 or self.turns_first:
+        if near and final and not (looks and abs(heading) > 0.1):
+            return action.astype(np.float32)
+        if looks or self.turns_first:
             action[4] = heading / self.max_rotation
         if not (self.turns_first and abs(heading) > 0.5 * self.max_rotation and not near):
             action[:3] = self.speed * way / max(self.max_translation, float(np.abs(way).max()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,10 +64,30 @@ def orbit(speed: float = 1.0) -> Scripted:
     return Scripted(lambda step: (-speed, 0.0, 0.0, 0.0, speed, 0.0))
 
 
+def forward_then_stop(steps: int) -> Scripted:
+    """Walk straight ahead for so many steps, then stay: STOP, where tasks count it."""
+    return Scripted(lambda step: (0.0, 0.0, float(step < steps), 0.0, 0.0, 0.0))
+
+
+def turn_then_walk() -> Scripted:
+    """Turn round, walk on for two steps, then stay."""
+    return Scripted(lambda step: (0.0, 0.0, float(4 <= step < 6), 0.0, float(step < 4), 0.0))
+
+
+def out_and_back() -> Scripted:
+    """Walk two steps ahead, two back, then stay."""
+    return Scripted(lambda step: (0.0, 0.0, float((step < 2) - (2 <= step < 4)), 0.0, 0.0, 0.0))
+
+
 SCRIPTS: dict[str, Callable[[], Scripted]] = {
     "still": still,
     "forward": forward,
     "look_around": look_around,
     "orbit": orbit,
+    "forward_1": partial(forward_then_stop, 1),
+    "forward_2": partial(forward_then_stop, 2),
+    "forward_3": partial(forward_then_stop, 3),
+    "turn_then_walk": turn_then_walk,
+    "out_and_back": out_and_back,
 }
 """Scripted policies by name."""

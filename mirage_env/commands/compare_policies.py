@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from policies.agreement import Agreement, Outcome
     from policies.base import Policy
 
-SCRIPTED = ("random", "still", "forward", "look_around", "orbit")
+SCRIPTED = (
+    "random", "random_stop", "still", "look_around", "orbit",
+    "forward_1", "forward_2", "forward_3", "turn_then_walk", "out_and_back",
+)  # fmt: skip
+"""Policies that look at nothing: the baselines of a task."""
 TOLD: dict[str, dict[str, Any]] = {
     "compass": {},
     "compass_noise_0.3": {"noise": 0.3},
@@ -37,6 +41,7 @@ TOLD: dict[str, dict[str, Any]] = {
     "compass_bias_1": {"bias": 1.0},
     "compass_away": {"bias": 3.14},
     "compass_on_wheels": {"turns_first": True},
+    "compass_stops_early": {"stop_within": 0.8},
 }
 """Policies that know where the goal is (`policies.compass`), by name."""
 PLANNERS = ("planner", "planner_blind_to_walls")
@@ -51,7 +56,7 @@ class PoliciesEval:
 
     out: Path = Path("policies-eval")
     """Folder of `table.md`, `calibration.png`, `agreement.json` and `episodes.jsonl`."""
-    task: Literal["PointNav", "ImageNav"] = "PointNav"
+    task: Literal["PointNav", "ImageNav", "Revisit"] = "PointNav"
     world: Literal["Mirage", "Mirage/Readout"] = "Mirage"
     """The learned world: the real one, or its readout, which generates nothing."""
     model: str = "rooms"
@@ -65,8 +70,8 @@ class PoliciesEval:
     episodes: int = 20
     steps: int = 12
     """Longest episode."""
-    goals: Literal["free", "seen", "behind"] = "free"
-    """Where goals lie: anywhere in free space, in front of the start view, or behind it."""
+    goals: Literal["free", "seen", "behind"] = "behind"
+    """Where goals lie: anywhere in free space, in front of the start view, or behind it; Revisit has its own."""
     contact: Literal["none", "stop", "slide"] = "slide"
     policies: tuple[str, ...] = ()
     """Names, among them folders of learned policies; all scripted and told ones and, for PointNav, planners if not
@@ -101,7 +106,8 @@ def compare_policies(options: PoliciesEval) -> int:
     for outcomes in progress(played, sum(map(len, left.values())), "play", "episode"):
         journal.add([asdict(outcome) for outcome in outcomes])
     found = Agreement.of([Outcome(**record) for record in journal.records], options.world)
-    where = f"{options.size} x {options.size}, {options.goals} goals, contact {options.contact}"
+    goals = "" if options.task == "Revisit" else f"{options.goals} goals, "
+    where = f"{options.size} x {options.size}, {goals}contact {options.contact}"
     title = f"{options.task}, {options.world} against Rooms, {where}"
     with new_file(options.out / "table.md") as part:
         part.write_text(found.markdown(title))
@@ -127,7 +133,9 @@ def _worlds(options: PoliciesEval) -> tuple[gymnasium.Env[Any, Any], gymnasium.E
     from mirage_env.tasks import TASKS
 
     size, here = (options.size, options.size), _Here()
-    task = TASKS["point_nav" if options.task == "PointNav" else "image_nav"](goals=options.goals)  # type: ignore[call-arg]
+    kinds = {"PointNav": "point_nav", "ImageNav": "image_nav", "Revisit": "revisit"}
+    goals = {} if options.task == "Revisit" else {"goals": options.goals}
+    task = TASKS[kinds[options.task]](**goals)  # type: ignore[arg-type]
     common: dict[str, Any] = {"task": task, "contact": options.contact, "max_episode_steps": options.steps}
     frames: dict[str, Any] = {"chunk_frames": options.chunk_frames}
     true = gymnasium.make("Rooms/World-v0", split="test", image_size=size, samples=1, **frames, **common)
@@ -149,7 +157,7 @@ def _played(options: PoliciesEval, worlds: Any, names: Sequence[str], seed: int)
     state = true.unwrapped.get_world()
     here.view = _view(state.room, state.camera, options.views)
     info = first[1]
-    goal = {"goal": info["goal_position"]}
+    goal = {"goal": info["goal_position"]} if options.task == "PointNav" else {}  # Revisit draws the same in both
     if options.task == "ImageNav":
         goal = {"goal": info["goal_pose"], "goal_image": first[0]["goal"]}
     second = learned.reset(seed=seed, options=goal)
@@ -236,6 +244,8 @@ class _WithoutWalls:
         self.planner.cost = PointGoal(torch.from_numpy(np.array(info["goal_position"], np.float64)))
 
     def act(self, observation: dict[str, Any]) -> Any:
+        if np.linalg.norm(observation["goal"]) < self.planner.stop_within:
+            return np.zeros(6, np.float32)
         return self.planner.act(observation)
 
 

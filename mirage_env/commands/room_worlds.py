@@ -47,7 +47,7 @@ def training_worlds(options: TrainPolicy, env: str, count: int, split: str) -> V
     from gymnasium.vector import AutoresetMode
 
     from mirage_env.datasets.start_views import home_view
-    from mirage_env.rooms import start_view
+    from mirage_env.rooms import start_view, surroundings
     from mirage_env.tasks import TASKS
 
     try:
@@ -57,15 +57,20 @@ def training_worlds(options: TrainPolicy, env: str, count: int, split: str) -> V
         raise InvalidOptionError(f"there is no environment {env!r} ({error}); choose one of {known}") from error
     arguments: dict[str, Any] = {}
     if (task := spec.kwargs.get("task")) in ("point_nav", "image_nav"):
-        arguments["task"] = TASKS[task](goals=options.goals)  # type: ignore[call-arg]
+        arguments["task"] = TASKS[task](goals=options.goals, stop=options.stop)  # type: ignore[call-arg]
+    if options.contact != "none":
+        arguments["contact"] = options.contact
+    frames = {} if options.chunk_frames is None else {"chunk_frames": options.chunk_frames}
+    size = None if options.size is None else (options.size, options.size)
     if spec.vector_entry_point == "mirage_env.envs.world:MirageVectorEnv":
         with blaming("--model"):
-            model = _world_model(options.model)
-        arguments |= {"model": model}
+            model = _world_model(options.model, size)
+        arguments |= {"model": model, **frames}
         if home_view(model, 0) is None:
-            arguments |= {"start_views": partial(start_view, split=split)}
+            views = partial(surroundings, size=model.config.image_size[0]) if options.goals == "behind" else start_view
+            arguments |= {"start_views": partial(views, split=split)}
     elif spec.vector_entry_point == "mirage_env.rooms.env:RoomsVectorEnv":
-        arguments |= {"split": split}
+        arguments |= {"split": split, **frames, **({} if size is None else {"image_size": size})}
     together: dict[str, Any] = {}
     if spec.vector_entry_point is None:
         together = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": AutoresetMode.DISABLED}}
@@ -75,8 +80,8 @@ def training_worlds(options: TrainPolicy, env: str, count: int, split: str) -> V
 
 
 @cache
-def _world_model(name: str) -> WorldModel:
+def _world_model(name: str, size: tuple[int, int] | None) -> WorldModel:
     """Read once, for all worlds."""
     from mirage_env.models.world_model_loader import load_world_model
 
-    return load_world_model(name)
+    return load_world_model(name, image_size=size)

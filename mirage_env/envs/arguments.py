@@ -92,7 +92,7 @@ class EnvArguments:
         if self.parsed_task.stop == "action" and self.control != "relative_pose":
             raise InvalidOptionError(
                 f"{type(self.parsed_task).__name__} with stop='action' needs control='relative_pose', whose action can "
-                f"be longer by one number; control is {self.control!r}: use stop='automatic'"
+                f"be longer by one number; control is {self.control!r}: use stop='still'"
             )
 
     @property

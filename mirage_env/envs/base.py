@@ -37,7 +37,7 @@ from mirage_env.spaces.observations import (
 )
 from mirage_env.spaces.reset_options import check_options, check_seed
 from mirage_env.tasks import NoTask, Start, Step
-from mirage_env.tasks.stop_action import StopControl
+from mirage_env.tasks.stop_action import StopControl, stands_still
 from mirage_env.tasks.verdicts import check_verdict, frame_rewards
 
 
@@ -234,6 +234,13 @@ class ChunkEnv(ChunkWorld[StateT], gymnasium.Env[Observation, NDArray[np.float32
         """
         now, values = self._time_step(), np.array(action)
         stopped = isinstance(self.control, StopControl) and bool(values[-1] > 0.0)
+        if self.task.stop == "still":  # what was asked for, not where a body got
+            stopped = stands_still(
+                now.shown.cameras[-1],
+                self.path(action)[-1],
+                self.arguments.max_translation,
+                self.arguments.max_rotation,
+            )
         step = Step(now.shown.cameras[-1], shown, WorldSnapshot(self, state, shown), values, stopped)
         verdict = self.task.evaluate(now.verdict.progress, step)
         acted = self.guard is not None and self.guard.acts(shown.coverage)

@@ -16,7 +16,7 @@ from mirage_env.envs.contact import Obstacles
 from mirage_env.errors import InvalidOptionError
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.spaces.observations import Shown
-from mirage_env.tasks.base import Distance, Goals, Point
+from mirage_env.tasks.base import Distance, FloorPlan, Goals, Point
 from mirage_env.tasks.goal_sampling import seen_camera
 from mirage_env.tasks.navigation import StraightDistance
 from mirage_env.trajectories import up_direction
@@ -68,6 +68,10 @@ class ChunkWorld(ABC, Generic[StateT]):
         """Measure the metres from a point to the nearest free one; 0 for a world whose obstacles are not known."""
         return 0.0
 
+    def floor_plan(self, state: StateT, cell: float) -> FloorPlan | None:
+        """Return the floor in cells of so many metres; None for a world that does not know it."""
+        return None
+
     def free_camera(self, state: StateT, rng: np.random.Generator, low: float, high: float) -> Camera | None:
         """Draw a view from free space, `low` to `high` metres away; None for a world whose obstacles are not known."""
         return None
@@ -87,8 +91,16 @@ class WorldSnapshot(Generic[StateT]):
     def gap_to(self, point: Point) -> float:
         return self.world.gap_to(self.state, point)
 
+    def floor_plan(self, cell: float) -> FloorPlan | None:
+        return self.world.floor_plan(self.state, cell)
+
     def goal_camera(self, rng: np.random.Generator, low: float, high: float, goals: Goals) -> Camera:
-        if goals == "free" and (camera := self.world.free_camera(self.state, rng, low, high)) is not None:
+        if goals == "free":
+            if (camera := self.world.free_camera(self.state, rng, low, high)) is None:
+                raise InvalidOptionError(
+                    f"goals is 'free', and {type(self.world).__name__} knows no free space to draw a goal from; use "
+                    "goals='seen' or 'behind', or give the option 'goal'"
+                )
             return camera
         shown = self.shown
         if goals == "behind":

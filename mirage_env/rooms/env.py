@@ -18,7 +18,7 @@ from mirage_env.rooms import free_space
 from mirage_env.rooms.room import FOV, FRAME_SECONDS, Room, check_split, check_style
 from mirage_env.spaces.observations import Shown, WorldFormat
 from mirage_env.spaces.reset_options import as_camera
-from mirage_env.tasks.base import Distance, Point
+from mirage_env.tasks.base import Distance, FloorPlan, Point
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,10 @@ class RoomsEnv(ChunkEnv[RoomState]):
     def gap_to(self, state: RoomState, point: Point) -> float:
         """Metres from a point to the nearest one of the free space."""
         return free_space.gap_to(state.room, point)
+
+    def floor_plan(self, state: RoomState, cell: float) -> FloorPlan:
+        """The floor between walls and standing things."""
+        return FloorPlan(free_space.floor_cells(state.room, cell), cell)
 
     def free_camera(self, state: RoomState, rng: np.random.Generator, low: float, high: float) -> Camera:
         """A level view from a free place, with a way of `low` to `high` metres, or as near to that as the room has."""

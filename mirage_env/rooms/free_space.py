@@ -104,6 +104,17 @@ def gap_to(room: Room, point: Array) -> float:
     return math.hypot(gap, max(below, above, 0.0))
 
 
+def floor_cells(room: Room, cell: float) -> NDArray[np.bool_]:  # [cells along x, cells along y]
+    """Cells of the floor with nothing above their centre that is higher than 0.25 m and lower than a camera."""
+    nx, ny = (math.ceil(size / cell) for size in room.scene.shell[:2])
+    x, y = np.meshgrid((np.arange(nx) + 0.5) * cell, (np.arange(ny) + 0.5) * cell, indexing="ij")
+    still = room.scene.mover_of < 0
+    return (
+        plan_distance(room.scene, room.scene.geometry, still, np.stack([x, y], 2).reshape(-1, 2), 1.6).reshape(nx, ny)
+        > 0
+    )
+
+
 def free_camera(room: Room, camera: Camera, rng: np.random.Generator, low: float, high: float) -> Camera:
     """A level view, at the height of `camera`, from a free place with a way of `low` to `high` metres to `camera`."""
     field = travel_field(room.free_cells, camera.position)

@@ -6,7 +6,7 @@ A task of one's own is a subclass of `Task` with an `evaluate`, given as `gymnas
 from __future__ import annotations
 
 from mirage_env.errors import InvalidOptionError
-from mirage_env.tasks.base import NoTask, Start, Step, Task, Verdict, World
+from mirage_env.tasks.base import FloorPlan, NoTask, Start, Step, Task, Verdict, World
 from mirage_env.tasks.explore import Explore
 from mirage_env.tasks.guard import Guard
 from mirage_env.tasks.image_nav import ImageNav
@@ -17,6 +17,7 @@ from mirage_env.tasks.revisit import Revisit
 __all__ = [
     "TASKS",
     "Explore",
+    "FloorPlan",
     "Guard",
     "ImageNav",
     "ImageReward",

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
+from mirage_env.errors import InvalidOptionError
 from mirage_env.spaces.observations import Shown, WorldFormat
 
 Point = NDArray[np.float64]  # [3] metres, in the world
@@ -25,8 +26,40 @@ Distance = Callable[[Point], float]
 Goals = Literal["free", "seen", "behind"]
 GOALS: tuple[Goals, ...] = ("free", "seen", "behind")
 """Where goals lie: in `free` space that the world knows of, in what the start view has `seen`, or `behind` it."""
-STOPS = ("automatic", "action")
-"""How an episode ends at its goal: by itself, or by an action that says so."""
+Stop = Literal["still", "action", "automatic"]
+STOPS: tuple[Stop, ...] = ("still", "action", "automatic")
+"""How an episode ends at its goal: by an action that stands still, by a number that says STOP, or by itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class FloorPlan:
+    """Floor of a place, as it truly is: square cells that nothing stands on.
+
+    Attributes:
+        free: cells along x and y of the plan, whose z is up.
+        cell: metres.
+        T_plan_world: pose of the world in the plan.
+
+    Raises:
+        InvalidOptionError: arrays of other shapes, no free cell, or a cell that is not positive.
+    """
+
+    free: NDArray[np.bool_]  # [X, Y]
+    cell: float
+    T_plan_world: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))  # [4, 4]
+
+    def __post_init__(self) -> None:
+        free, T = np.asarray(self.free), np.asarray(self.T_plan_world)
+        if free.ndim != 2 or free.dtype != np.bool_ or not free.any() or T.shape != (4, 4) or not self.cell > 0.0:
+            raise InvalidOptionError(
+                f"a floor plan has cells of shape {free.shape} and type {free.dtype}, {self.cell} m wide, and a pose "
+                f"of shape {T.shape}; give bool [X, Y] with a free cell, metres above 0 and a pose [4, 4]"
+            )
+
+    @property
+    def area(self) -> float:
+        """Free floor, square metres."""
+        return float(self.free.sum()) * self.cell**2
 
 
 class World(Protocol):
@@ -38,6 +71,10 @@ class World(Protocol):
 
     def gap_to(self, point: Point) -> float:
         """Metres between a point and the nearest one that can be reached; 0 where no obstacles are known."""
+        ...
+
+    def floor_plan(self, cell: float) -> FloorPlan | None:
+        """Floor of the place in cells of so many metres; None where it is not known."""
         ...
 
     def goal_camera(self, rng: np.random.Generator, low: float, high: float, goals: Goals) -> Camera:
@@ -75,7 +112,7 @@ class Step:
     world: World
     action: NDArray[Any]
     stopped: bool
-    """Whether the action said STOP; never, unless the task has `stop="action"`."""
+    """Whether the action said STOP (`Rules.stop`); never where episodes end by themselves."""
 
     @property
     def camera(self) -> Camera:
@@ -109,7 +146,7 @@ class Task(ABC):
 
     options: ClassVar[tuple[str, ...]] = ()
     """Options of `reset` that are the task's."""
-    stop: str = "automatic"
+    stop: Stop = "automatic"
     """One of `STOPS`; with `"action"` the action space has a further number, and above 0 it says STOP."""
 
     def goal_space(self, world: WorldFormat) -> gymnasium.Space[Any] | None:

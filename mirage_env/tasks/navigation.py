@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
 from mirage_env.spaces.actions import POSITION_LIMIT
-from mirage_env.tasks.base import GOALS, STOPS, Distance, Goals, Point, Step, Verdict, World
+from mirage_env.tasks.base import GOALS, STOPS, Distance, Goals, Point, Step, Stop, Verdict, World
 
 GOAL_LIMIT = 4.0 * POSITION_LIMIT
 """Bound of relative positions, metres: farther than any two cameras."""
@@ -32,13 +32,15 @@ class Rules:
     Attributes:
         radius: metres. The default is twice the 0.25 m that a walker needs around it (Habitat: twice the agent's
             radius), and half of the longest default step.
-        stop: `"automatic"`: the episode ends with the first step that ends at the goal. `"action"`: the action has a
-            further number; above 0 it says STOP, which ends the episode after this step's motion, successful or not.
+        stop: `"still"`: an action that asks to stay where it is (less than `STILL` of the largest step and turn) says
+            STOP, as in Habitat's `VelocityAction`; it ends the episode, successful or not. `"action"`: the action has a
+            further number; above 0 it says STOP after this step's motion. `"automatic"`: the episode ends with the
+            first step that ends at the goal, which nobody has to notice.
         min_distance, max_distance: metres between start and goal, as far as the world has such a place.
-        goals: `"free"`: anywhere in the space that the world knows to be free (Rooms; a learned world knows none and
-            falls back to the other). `"seen"`: in front of what the start view sees, at a distance as the crow flies,
-            which means the same in both. `"behind"`: the same of a view that is turned away from the start view, so
-            that nothing of the goal is in sight; a learned world should know what is there (`rooms.surroundings`).
+        goals: `"seen"`: in front of what the start view sees, at a distance as the crow flies, which means the same in
+            every world. `"behind"`: the same of a view that is turned away from the start view, so that nothing of the
+            goal is in sight; a learned world should know what is there (`rooms.surroundings`). `"free"`: anywhere in
+            the space that the world knows to be free, by the way around obstacles (Rooms alone).
         bonus: reward of success.
         slack: cost of every step.
 
@@ -47,10 +49,10 @@ class Rules:
     """
 
     radius: float = 0.5
-    stop: str = "automatic"
+    stop: Stop = "still"
     min_distance: float = 1.0
     max_distance: float = 4.0
-    goals: Goals = "free"
+    goals: Goals = "seen"
     bonus: float = 2.5
     slack: float = 0.01
 
@@ -112,7 +114,7 @@ def judge(
     goal: NDArray[Any],
 ) -> Verdict:
     """The verdict on a step that ends within reach of the goal or not."""
-    over = step.stopped if rules.stop == "action" else reached
+    over = reached if rules.stop == "automatic" else step.stopped
     success = over and reached
     reward = gains.copy()
     reward[-1] += rules.bonus * success - rules.slack

@@ -9,7 +9,17 @@ from gymnasium.spaces import Box
 from numpy.typing import ArrayLike
 
 from mirage_env.camera import Camera
+from mirage_env.poses import rotation_angle
 from mirage_env.spaces.actions import MOTION, Control, check_action
+
+STILL = 0.05
+"""Share of the largest step, and of the largest turn, below which an action asks to stay."""
+
+
+def stands_still(camera: Camera, wanted: Camera, max_translation: float, max_rotation: float) -> bool:
+    """Check whether an action asks to stay at a camera: how Habitat's `VelocityAction` says STOP."""
+    T = camera.T_cam_world @ wanted.T_world_cam
+    return bool(np.linalg.norm(T[:3, 3]) < STILL * max_translation and rotation_angle(T) < STILL * max_rotation)
 
 
 @dataclass(frozen=True)

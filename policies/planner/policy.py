@@ -29,6 +29,8 @@ from policies.planner.memory_model import WALK, MemoryModel
 from policies.planner.solvers import CEM, Plan, Solver
 
 Observation = Mapping[str, Any]
+STOP_ANGLE = math.radians(15.0)
+"""How far it may look away from where the goal image was taken, and still say STOP."""
 
 
 class PlannerPolicy:
@@ -55,6 +57,7 @@ class PlannerPolicy:
             camera counts as level.
         goal_format: of PointNav's goal.
         search: how goal images are searched for.
+        stop_within: metres from the goal at which it stays where it is, which is how it says STOP; 0: it never does.
         imagine: generate the chunk of the chosen action and write it to the world, so that the frames between two
             observations are filled in; costs a network call per step.
 
@@ -76,6 +79,7 @@ class PlannerPolicy:
         goal_format: Literal["cartesian", "polar"] = "cartesian",
         search: SearchSettings | None = None,
         imagine: bool = False,
+        stop_within: float = 0.25,
     ) -> None:
         self.model, self.cost, self.horizon, self.axes = model, cost, horizon, axes
         self.solver = solver or CEM(samples=128, elites=16, iterations=4)
@@ -88,6 +92,7 @@ class PlannerPolicy:
         if goal_format not in ("cartesian", "polar"):
             raise InvalidOptionError(f"goal_format is {goal_format!r}; choose 'cartesian' or 'polar'")
         self.goal_format, self.settings, self.imagine = goal_format, search or SearchSettings(), imagine
+        self.stop_within = stop_within
         self.reset()
 
     def reset(self, seed: int | None = None) -> None:
@@ -119,6 +124,8 @@ class PlannerPolicy:
         world = self._see(observation)
         if first and self.up is not None and (levelling := self._levelling(world.camera, self.up)).any():
             action = levelling
+        elif self._arrived(observation, world):
+            action, self.found = np.zeros(6, np.float32), None  # if the episode goes on, it was somewhere else
         elif (turn := self._looking_around(observation, world)) is not None:
             action = turn
         else:
@@ -152,6 +159,20 @@ class PlannerPolicy:
         self.plan = self.solver.solve(model, {}, (1, self.horizon, len(self.axes)), self._generator, start)
         action: NDArray[np.float32] = model.full(self.plan.actions[0, 0]).numpy()
         return action
+
+    def _arrived(self, observation: Observation, world: WorldState) -> bool:
+        """Check whether it is at its goal, as far as it knows, and looks where the goal does."""
+        goal, T = observation.get("goal"), world.camera.T_world_cam
+        if self.cost is not None or goal is None:
+            return False
+        if np.ndim(goal) == 1:
+            point = self._point(np.asarray(goal, np.float64), world).numpy()
+            return bool(np.linalg.norm(point - T[:3, 3]) < self.stop_within)
+        if self.found is None or self.found.cost >= self.settings.unknown:
+            return False
+        there = np.asarray(self.found.T_world_cam)
+        near = np.linalg.norm(there[:3, 3] - T[:3, 3]) < self.stop_within
+        return bool(near and there[:3, 2] @ T[:3, 2] > math.cos(STOP_ANGLE))
 
     def _cost(self, observation: Observation, world: WorldState) -> Cost:
         goal = observation.get("goal")

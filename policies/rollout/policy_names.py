@@ -16,14 +16,16 @@ from mirage_env.errors import InvalidOptionError
 from policies.base import Policy
 from policies.scripted import SCRIPTS
 
-NAMES = ("random", *SCRIPTS, "planner")
+NAMES = ("random", "random_stop", *SCRIPTS, "planner")
+STOP = 0.125
+"""Share of its steps at which `random_stop` stays where it is."""
 
 
 class RandomPolicy:
-    """Draws every action from the space (`Policy`)."""
+    """Draws every action from the space, and stays where it is in a share of the steps (`Policy`)."""
 
-    def __init__(self, space: gymnasium.Space[Any]) -> None:
-        self._space = copy.deepcopy(space)
+    def __init__(self, space: gymnasium.Space[Any], stop: float = 0.0) -> None:
+        self._space, self._stop = copy.deepcopy(space), stop
 
     def reset(self, seed: int | None = None) -> None:
         """Fix what is drawn."""
@@ -32,7 +34,8 @@ class RandomPolicy:
     def act(self, observation: dict[str, Any]) -> NDArray[np.float32]:
         """Any action."""
         action: NDArray[np.float32] = self._space.sample()
-        return action
+        stays = self._stop and self._space.np_random.random() < self._stop
+        return np.zeros_like(action) if stays else action
 
 
 def make_policy(name: str, env: gymnasium.Env[Any, Any], options: Mapping[str, Any] | None = None) -> Policy:
@@ -53,6 +56,8 @@ def make_policy(name: str, env: gymnasium.Env[Any, Any], options: Mapping[str, A
     try:
         if name == "random":
             return RandomPolicy(env.action_space, **given)
+        if name == "random_stop":
+            return RandomPolicy(env.action_space, STOP, **given)
         if name in SCRIPTS:
             return SCRIPTS[name](**given)
         if name == "planner":

@@ -30,8 +30,13 @@ class TrainPolicy:
         image_side: images are shown to it at this height and width, pixels.
         worlds: worlds that step together.
         episode_steps: longest episode; the environment's own if not given.
-        goals: where PointNav and ImageNav take goals from; `seen` means the same in both worlds.
+        goals: where tasks of navigation take goals from; for `behind` the learned world is opened with eight views of a
+            turn on the spot.
+        stop: how an episode ends at its goal (`tasks.Rules`); `automatic`: by itself, which is the easiest to learn.
+        contact: what obstacles do: `none`, `stop` or `slide`.
         model: name or folder of the world model of `Mirage/...`.
+        size: height and width of the images of the worlds, pixels; their own if not given.
+        chunk_frames: frames per step; the worlds' own if not given.
         rollout: steps per world between two updates (PPO), or between two rows of the log (SAC).
         checkpoint_every: steps between checkpoints; all worlds begin new episodes there, so that resuming is exact.
         evaluate_every: steps between evaluations; 0: only at the end.
@@ -62,8 +67,12 @@ class TrainPolicy:
     image_side: int = 32
     worlds: int = 8
     episode_steps: int | None = None
-    goals: Literal["seen", "free"] = "seen"
+    goals: Literal["seen", "free", "behind"] = "seen"
+    stop: Literal["automatic", "still", "action"] = "automatic"
+    contact: Literal["none", "stop", "slide"] = "none"
     model: str = "rooms"
+    size: int | None = None
+    chunk_frames: int | None = None
     rollout: int = 16
     checkpoint_every: int = 1024
     evaluate_every: int = 2048

@@ -32,7 +32,7 @@ FORWARD = np.array([0, 0, 0.3, 0, 0, 0], np.float32)
 
 
 def env(**arguments):
-    return MirageEnv(walled_world_model(), start_view, task=PointNav(radius=0.05), **arguments)
+    return MirageEnv(walled_world_model(), start_view, task=PointNav(radius=0.05, stop="automatic"), **arguments)
 
 
 def record(steps=(2, 3), all_frames=True):
@@ -94,7 +94,7 @@ def test_recorder_writes_to_a_folder_behind_what_is_there(tmp_path):
 
 
 def test_counter_counts_steps_rewards_and_successes():
-    counter = CountEpisodes(MirageEnv(walled_world_model(), start_view, task=PointNav(radius=3.9)))
+    counter = CountEpisodes(MirageEnv(walled_world_model(), start_view, task=PointNav(radius=3.9, stop="automatic")))
     counter.reset(seed=0)
     *_, reward, terminated, _, info = counter.step(FORWARD)
     assert (terminated, info["is_success"]) == (True, True)

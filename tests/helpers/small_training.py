@@ -14,7 +14,7 @@ STEPS = 48
 
 def make_worlds(env, count, split):
     size = {"image_size": (32, 32), "samples": 1, "chunk_frames": 2}
-    return gym.make_vec(env, num_envs=count, max_episode_steps=3, split=split, task=PointNav(goals="seen"), **size)
+    return gym.make_vec(env, num_envs=count, max_episode_steps=3, split=split, task=PointNav(stop="automatic"), **size)
 
 
 def options(out, **changes) -> TrainPolicy:

@@ -1,7 +1,6 @@
 """PointNav and ImageNav: goals that can be reached, the field's measures, distances around obstacles."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,19 +19,18 @@ from task_worlds import (
 )
 
 from mirage_env.camera import Camera
-from mirage_env.errors import InvalidActionError
+from mirage_env.errors import InvalidActionError, InvalidOptionError
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.tasks import TASKS, ImageNav, PointNav
 
 # PointNav
 
 
-@pytest.mark.parametrize("world", [mirage, rooms])
-@pytest.mark.parametrize("goals", ["free", "seen"])
+@pytest.mark.parametrize(("world", "goals"), [(mirage, "seen"), (rooms, "seen"), (rooms, "free")])
 @settings(max_examples=6)
 @given(path=paths, seed=st.integers(0, 5))
 def test_rewards_of_an_episode_are_the_way_that_was_saved(world, goals, path, seed):
-    task = PointNav(goals=goals)
+    task = PointNav(goals=goals, stop="automatic")
     env = world(task)
     _, start = env.reset(seed=seed)
     total = bonuses = 0.0
@@ -47,7 +45,7 @@ def test_rewards_of_an_episode_are_the_way_that_was_saved(world, goals, path, se
 @given(path=paths, polar=st.booleans())
 @settings(max_examples=10)
 def test_goal_is_the_point_as_the_camera_sees_it(path, polar):
-    env = mirage(PointNav(goal_format="polar" if polar else "cartesian"))
+    env = mirage(PointNav(goal_format="polar" if polar else "cartesian", stop="automatic"))
     env.reset(seed=0)
     for action in path:
         observation, *_, info = env.step(action)
@@ -63,7 +61,7 @@ def test_goal_is_the_point_as_the_camera_sees_it(path, polar):
 @pytest.mark.parametrize("world", [mirage, rooms])
 def test_goal_in_view_is_reached_by_walking_straight(world):
     for seed in range(4):
-        env = world(PointNav(goals="seen", max_distance=2.0))
+        env = world(PointNav(stop="automatic", max_distance=2.0))
         observation, info = env.reset(seed=seed)
         for _ in range(4):
             observation, *_, terminated, _, info = env.step(towards(observation["goal"]))
@@ -75,7 +73,7 @@ def test_goal_in_view_is_reached_by_walking_straight(world):
 
 def test_same_seed_gives_the_same_start_and_goal_in_both_worlds():
     for name in ("point_nav", "image_nav"):
-        task = replace(TASKS[name](), goals="seen")
+        task = TASKS[name]()  # also as they are without arguments
         for seed in range(4):
             (a, told), (b, true) = (env.reset(seed=seed) for env in (mirage(task, room_view), rooms(task)))
             np.testing.assert_array_equal(a["pixels"], b["pixels"])
@@ -87,7 +85,7 @@ def test_same_seed_gives_the_same_start_and_goal_in_both_worlds():
 @pytest.mark.parametrize("name", ["point_nav", "image_nav"])
 def test_drawn_goals_are_free_reachable_and_as_far_as_wanted(name):
     key = {"point_nav": "goal_position", "image_nav": "goal_pose"}[name]
-    env = rooms(TASKS[name]())
+    env = rooms(TASKS[name](goals="free"))
     for seed in range(8):
         _, info = env.reset(seed=seed)
         assert env.get_world().room.is_free(info[key][:3], 0.3)
@@ -95,7 +93,7 @@ def test_drawn_goals_are_free_reachable_and_as_far_as_wanted(name):
 
 
 def test_measures_are_those_of_the_field():
-    env = mirage(PointNav())
+    env = mirage(PointNav(stop="automatic"))
     env.reset(seed=0, options={"goal": [0.0, 0.0, 3.0]})
     sideways = np.array([1, 0, 0, 0, 0, 0], np.float32)
     *_, info = env.step(sideways)
@@ -128,6 +126,37 @@ def test_stop_ends_the_episode_right_or_wrong():
     env.reset(seed=0)
     with pytest.raises(InvalidActionError, match="stop"):
         env.step(np.append(FORWARD, np.float32(2.0)))
+
+
+@pytest.mark.parametrize("world", [mirage, rooms])
+@pytest.mark.parametrize("control", ["relative_pose", "absolute_pose", "waypoints"])
+def test_standing_still_says_stop_in_every_control(world, control):
+    env = world(PointNav(), control=control)
+    for near in (True, False):
+        observation, _ = env.reset(seed=0)
+        if near:
+            observation, _ = env.reset(seed=0, options={"goal": env.get_world().camera.position})
+        still = {"relative_pose": 0.049 * FORWARD, "waypoints": np.zeros((4, 6), np.float32)}
+        if control == "relative_pose":
+            *_, terminated, _, info = env.step(0.051 * FORWARD)
+            assert (terminated, info["is_success"]) == (False, False)  # near it may be, but it did not say so
+        *_, terminated, _, info = env.step(still.get(control, observation["agent_pos"]))
+        assert (terminated, info["is_success"]) == (True, near)
+
+
+def test_a_blocked_step_is_no_stop():
+    env = rooms(PointNav(), contact="stop")
+    env.reset(seed=0)
+    for _ in range(12):
+        *_, terminated, _, info = env.step(FORWARD)
+        assert not terminated
+    assert info["contact"]
+
+
+def test_free_goals_are_refused_where_no_free_space_is_known():
+    with pytest.raises(InvalidOptionError, match=r"knows no free space.*goals='seen'"):
+        mirage(PointNav(goals="free")).reset(seed=0)
+    mirage(PointNav(goals="free")).reset(seed=0, options={"goal": [0.0, 0.0, 1.0]})
 
 
 # Distances in rooms
@@ -205,7 +234,7 @@ def test_goal_image_of_a_room_is_its_view():
 
 @pytest.mark.parametrize(("turn", "succeeds"), [(0.0, True), (0.4, True), (0.6, False), (math.pi, False)])
 def test_goal_must_be_looked_at(turn, succeeds):
-    env = mirage(ImageNav(), max_rotation=1.8)
+    env = mirage(ImageNav(stop="automatic"), max_rotation=1.8)
     env.reset(seed=0, options={"goal": pose_from_rotation_vector([0.0, 0.0, 0.9], [0.0, turn, 0.0])})
     *_, terminated, _, info = env.step(FORWARD)
     assert info["angle_to_goal"] == pytest.approx(turn, abs=1e-6)

@@ -74,7 +74,7 @@ def test_episodes_are_limited(name):
     assert truncations.all()
 
 
-@pytest.mark.parametrize("stop", ["automatic", "action"])
+@pytest.mark.parametrize("stop", ["still", "action"])
 @pytest.mark.parametrize("name", TASKS)
 def test_spaces_and_info_are_the_same_in_both_worlds(name, stop):
     task = TASKS[name]()
@@ -115,7 +115,9 @@ def test_worlds_step_together_as_they_do_alone(world, name):
 @settings(max_examples=4)
 @given(path=paths, elsewhere=paths)
 def test_episode_goes_on_in_forks_and_after_going_back(world, name, path, elsewhere):
-    env = world(name)
+    env = world(
+        replace(TASKS[name](), **({} if name == "explore" else {"stop": "automatic"}))
+    )  # standing still is STOP
     env.reset(seed=0)
     env.step(path[0])
     twin, state = env.fork(), env.get_state()
@@ -245,7 +247,7 @@ def test_task_that_does_not_fit_is_told_so(task, says):
         (lambda: rooms("point_nav", radius=0.3), r"unknown arguments \['radius'\].*'task', 'guard', .*task=PointNav"),
         (lambda: rooms(PointNav(stop="action"), control="waypoints"), "needs control='relative_pose'"),
         (lambda: PointNav(radius=0.0), "radius is 0.0"),
-        (lambda: PointNav(stop="never"), "stop is 'never'; choose one of automatic, action"),
+        (lambda: PointNav(stop="never"), "stop is 'never'; choose one of still, action, automatic"),
         (lambda: PointNav(goals="all"), "goals is 'all'; choose one of free, seen"),
         (lambda: PointNav(min_distance=3.0, max_distance=2.0), "min_distance is 3.0 and max_distance 2.0"),
         (lambda: PointNav(goal_format="map"), "goal_format is 'map'"),
