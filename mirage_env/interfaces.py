@@ -57,6 +57,22 @@ class Readout:
 
 
 @dataclass(frozen=True, eq=False)
+class KnownObject:
+    """A thing with a name, as its world knows it."""
+
+    name: str
+    position: NDArray[np.float64]  # [3] metres, in the world
+    radius: float
+    """Metres of the ball around it, as far as it was seen."""
+    seen: bool = True
+    """Whether the start view shows it."""
+
+
+KnownObjects = Callable[[], tuple[KnownObject, ...]]
+"""Things around a camera, found when they are asked for."""
+
+
+@dataclass(frozen=True, eq=False)
 class StartView:
     """A view to open a world with; the pose of its camera fixes the world frame."""
 
@@ -67,6 +83,7 @@ class StartView:
     labels: NDArray[np.uint8] | None = None  # [H, W] STATIC, MOVER, SKY; segmented if not given
     others: tuple[StartView, ...] = ()
     """Further views of the same place, in the same world frame, that the memory is given before the first step."""
+    objects: KnownObjects | None = None
 
 
 StartViews = Callable[[np.random.Generator], StartView]

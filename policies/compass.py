@@ -53,8 +53,9 @@ class Compass:
         R, final, looks = _rotation(pose[3:]), True, len(self._goal) == 7
         way = R.T @ (self._goal[:3] - pose[:3])
         ahead = R.T @ _rotation(self._goal[3:])[:, 2] if looks else np.zeros(3)
-        if np.shape(goal := observation.get("goal")) == (8,):  # Revisit: a pose, and whether it is the last
-            relative = np.asarray(goal, np.float64)
+        goal = np.asarray(observation.get("goal", 0.0))
+        if goal.shape == (8,):  # Revisit: a pose, and whether it is the last
+            relative = goal.astype(np.float64)
             way, ahead, final = relative[:3], _rotation(relative[3:7])[:, 2], bool(relative[7])
         near = float(np.linalg.norm(way)) < self.stop_within
         c, s = np.cos(self.bias), np.sin(self.bias)

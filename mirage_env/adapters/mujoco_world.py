@@ -15,7 +15,7 @@ from mirage_env.adapters.rgbd_env import RgbdEnv, RgbdState, RgbdView
 from mirage_env.camera import Camera
 from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidOptionError, MissingPackageError
-from mirage_env.interfaces import MOVER, SKY, STATIC
+from mirage_env.interfaces import MOVER, SKY, STATIC, KnownObject
 
 FOV = 1.2
 """Horizontal field of view of start cameras, radians."""
@@ -59,6 +59,21 @@ class MujocoWorld:
         image = renderer.render().copy()
         depth, labels = _depth(renderer), self._labels(_parts(renderer))
         return RgbdView(image, np.where(labels == SKY, np.inf, depth).astype(np.float32), labels)
+
+    def objects(self, camera: Camera) -> tuple[KnownObject, ...]:
+        """Bodies with a name and a shape, where they are now; `seen` if their middle is in the picture of a camera."""
+        found, model = [], self.model
+        for body in range(1, model.nbody):
+            name, geoms = model.body(body).name, np.flatnonzero(model.geom_bodyid == body)
+            if not name or not len(geoms):
+                continue
+            middle = self.data.geom_xpos[geoms].mean(0)
+            reach = np.linalg.norm(self.data.geom_xpos[geoms] - middle, axis=1) + model.geom_rbound[geoms]
+            x, y, z = (camera.T_cam_world @ [*middle, 1.0])[:3]
+            u, v = (camera.K_image @ [x, y, z])[:2] / max(z, 1e-9)
+            seen = z > 0.0 and 0.0 <= u < camera.width and 0.0 <= v < camera.height
+            found.append(KnownObject(name, np.array(middle), float(reach.max()), bool(seen)))
+        return tuple(found)
 
     def start_camera(self, rng: np.random.Generator, size: tuple[int, int]) -> Camera:
         """An upright camera that sees much of the scene: the best of a dozen, around it and inside it by turns."""

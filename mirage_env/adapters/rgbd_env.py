@@ -15,6 +15,7 @@ from mirage_env.datasets.view_checks import Place, checked_depth, checked_frames
 from mirage_env.envs.arguments import EnvArguments
 from mirage_env.envs.base import ChunkEnv
 from mirage_env.errors import InvalidCameraError, InvalidOptionError
+from mirage_env.interfaces import KnownObject
 from mirage_env.spaces.observations import Shown, WorldFormat
 from mirage_env.spaces.reset_options import as_camera
 
@@ -122,6 +123,11 @@ class RgbdEnv(ChunkEnv[RgbdState]):
     def picture(self, state: RgbdState, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         """The true view."""
         return self.render_view(camera, state.time).image
+
+    def objects(self, state: RgbdState) -> tuple[KnownObject, ...]:
+        """The things of the scene, where what renders it knows them (`MujocoWorld.objects`)."""
+        known: tuple[KnownObject, ...] = getattr(self.render_view, "objects", lambda camera: ())(state.camera)
+        return known
 
     def _shown(self, state: RgbdState, cameras: Sequence[Camera], times: Sequence[float]) -> Shown:
         views = [self.render_view(camera, time) for camera, time in zip(cameras, times, strict=True)]

@@ -135,7 +135,7 @@ def _worlds(options: PoliciesEval) -> tuple[gymnasium.Env[Any, Any], gymnasium.E
     size, here = (options.size, options.size), _Here()
     kinds = {"PointNav": "point_nav", "ImageNav": "image_nav", "Revisit": "revisit"}
     goals = {} if options.task == "Revisit" else {"goals": options.goals}
-    task = TASKS[kinds[options.task]](**goals)  # type: ignore[arg-type]
+    task = TASKS[kinds[options.task]](**goals)
     common: dict[str, Any] = {"task": task, "contact": options.contact, "max_episode_steps": options.steps}
     frames: dict[str, Any] = {"chunk_frames": options.chunk_frames}
     true = gymnasium.make("Rooms/World-v0", split="test", image_size=size, samples=1, **frames, **common)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.envs.contact import Obstacles
 from mirage_env.errors import InvalidOptionError
+from mirage_env.interfaces import KnownObject
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.spaces.observations import Shown
 from mirage_env.tasks.base import Distance, FloorPlan, Goals, Point
@@ -72,6 +73,10 @@ class ChunkWorld(ABC, Generic[StateT]):
         """Return the floor in cells of so many metres; None for a world that does not know it."""
         return None
 
+    def objects(self, state: StateT) -> tuple[KnownObject, ...]:
+        """Return the things with a name around the camera; none for a world that knows none."""
+        return ()
+
     def free_camera(self, state: StateT, rng: np.random.Generator, low: float, high: float) -> Camera | None:
         """Draw a view from free space, `low` to `high` metres away; None for a world whose obstacles are not known."""
         return None
@@ -93,6 +98,10 @@ class WorldSnapshot(Generic[StateT]):
 
     def floor_plan(self, cell: float) -> FloorPlan | None:
         return self.world.floor_plan(self.state, cell)
+
+    def objects(self) -> tuple[KnownObject, ...]:
+        told = self.shown.objects
+        return self.world.objects(self.state) if told is None else told()
 
     def goal_camera(self, rng: np.random.Generator, low: float, high: float, goals: Goals) -> Camera:
         if goals == "free":

@@ -22,7 +22,7 @@ from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidOptionError
 from mirage_env.images import frames_to_uint8
-from mirage_env.interfaces import STATIC, Readout, StartViews
+from mirage_env.interfaces import STATIC, KnownObjects, Readout, StartViews
 from mirage_env.memory.latent import PointMemory
 from mirage_env.spaces.observations import Info, Observation, Shown, observation_space
 from mirage_env.world_model import WorldModel
@@ -134,14 +134,16 @@ class ReadoutEnv(ChunkEnv[Visit]):
 
     def open_world(self, rng: np.random.Generator, options: dict[str, Any]) -> tuple[Visit, Shown]:
         """A cache that is given or drawn, or a world of one view."""
+        objects: KnownObjects | None = None
         if not options and self.caches:
             world = self._kept_world(self.caches[int(rng.integers(len(self.caches)))])
         elif set(options) == {"cache"}:
             world = self._load(options["cache"])
         else:
-            world, _ = self._imagined.open_world(rng, options)
+            world, shown = self._imagined.open_world(rng, options)
+            objects = shown.objects
         visit = Visit(world, world.camera)
-        return visit, self.look(visit)
+        return visit, replace(self.look(visit), objects=objects)
 
     def walk(self, states: Sequence[Visit], paths: Sequence[Sequence[Camera]]) -> list[tuple[Visit, Shown]]:
         """Each camera moved to the end of its path; pictures of several worlds are drawn together."""

@@ -20,7 +20,7 @@ from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidOptionError
 from mirage_env.fit_view import fit_view
 from mirage_env.images import frames_to_uint8
-from mirage_env.interfaces import STATIC, StartView, StartViews
+from mirage_env.interfaces import STATIC, KnownObjects, StartView, StartViews
 from mirage_env.memory.latent import PointMemory
 from mirage_env.poses import rotation_angle
 from mirage_env.spaces.observations import Info, Observation, Shown, WorldFormat
@@ -112,6 +112,7 @@ class MirageEnv(ChunkEnv[WorldState]):
         """A world from an image, a cache, or a start view drawn from `rng`."""
         self._check(options)
         others: tuple[StartView, ...] = ()
+        objects: KnownObjects | None = None
         if "cache" in options:
             state = self._read(options["cache"])
             return state, self.look(state)
@@ -131,12 +132,12 @@ class MirageEnv(ChunkEnv[WorldState]):
         else:
             view = self.start_views(rng)
             image, depth, labels, camera = view.image, view.depth, view.labels, view.camera
-            others = view.others
+            others, objects = view.others, view.objects
         prompt, seed = options.get("prompt") or "", int(rng.integers(2**63))
         guidance = {name: options[name] for name in ("negative_prompt", "guidance_scale") if name in options}
         chunk, state = self.model.start(image, camera, depth, seed, prompt, labels, **guidance)
         state = surrounded(self.model, state, others)
-        return state, self.shown(chunk, state)
+        return state, replace(self.shown(chunk, state), objects=objects)
 
     def walk(self, states: Sequence[WorldState], paths: Sequence[Sequence[Camera]]) -> list[tuple[WorldState, Shown]]:
         """Generate the next chunk of each world, with one call of the generator."""

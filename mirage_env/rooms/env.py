@@ -14,6 +14,7 @@ from mirage_env.envs.arguments import EnvArguments
 from mirage_env.envs.base import ChunkEnv
 from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidCameraError, InvalidOptionError
+from mirage_env.interfaces import KnownObject
 from mirage_env.rooms import free_space
 from mirage_env.rooms.room import FOV, FRAME_SECONDS, Room, check_split, check_style
 from mirage_env.spaces.observations import Shown, WorldFormat
@@ -151,6 +152,10 @@ class RoomsEnv(ChunkEnv[RoomState]):
     def floor_plan(self, state: RoomState, cell: float) -> FloorPlan:
         """The floor between walls and standing things."""
         return FloorPlan(free_space.floor_cells(state.room, cell), cell)
+
+    def objects(self, state: RoomState) -> tuple[KnownObject, ...]:
+        """The things of the room that a turn on the spot sees."""
+        return state.room.objects_around(state.camera)
 
     def free_camera(self, state: RoomState, rng: np.random.Generator, low: float, high: float) -> Camera:
         """A level view from a free place, with a way of `low` to `high` metres, or as near to that as the room has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,18 +19,22 @@ def ceiling_lamp(height: float) -> list[Part]:
 
 def large(rng: np.random.Generator, palette: Palette, courtyard: bool) -> Thing:
     makers = (_bench, _planter, _hedge, _shed) if courtyard else (_sofa, _shelf, _bed, _cupboard, _desk)
-    return pick(rng, makers)(rng, palette)
+    return _made(pick(rng, makers), rng, palette)
 
 
 def small(rng: np.random.Generator, palette: Palette, courtyard: bool) -> Thing:
     makers = (_plant, _planter, _barrel, _crate, _bench) if courtyard else (_plant, _floor_lamp, _chest, _shelf, _chair)
-    return pick(rng, makers)(rng, palette)
+    return _made(pick(rng, makers), rng, palette)
 
 
 def standing(rng: np.random.Generator, palette: Palette, courtyard: bool) -> Thing:
     indoors = (_table, _stool, _ball, _crate, _chair)
     makers = (_table, _tree, _ball, _crate, _plant, _column) if courtyard else indoors
-    return pick(rng, makers)(rng, palette)
+    return _made(pick(rng, makers), rng, palette)
+
+
+def _made(maker: Callable[[np.random.Generator, Palette], Thing], rng: np.random.Generator, palette: Palette) -> Thing:
+    return replace(maker(rng, palette), name=maker.__name__.removeprefix("_"))
 
 
 def moving(rng: np.random.Generator, palette: Palette) -> tuple[list[Part], float, float, float]:

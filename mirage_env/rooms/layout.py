@@ -30,7 +30,7 @@ class Builder:
         self.parts: list[tuple[Part, int, int]] = []  # part in the room or its mover's frame, label, mover or -1
         self.paths: list[list[float]] = []
         self.taken: list[tuple[float, float, float, float, float]] = []  # x, y, half x, half y, turn
-        self.labels = 6
+        self.names = [""] * 7  # by instance number: sky, floor, ceiling, walls
         self.least_breadth = 0.0
         """Breadth of a mover's path over its length, at least."""
 
@@ -77,16 +77,17 @@ class Builder:
             ambient,
             sky,
             None,
+            tuple(self.names),
         )
 
     def meshes(self) -> MeshTable | None:
         """Meshes and images of the room, if it has any."""
         return None
 
-    def _add(self, parts: list[Part], x: float, y: float, turn: float, mover: int = -1) -> None:
-        self.labels += 1
+    def _add(self, parts: list[Part], x: float, y: float, turn: float, mover: int = -1, name: str = "") -> None:
+        self.names.append(name)
         for part in parts:
-            self.parts.append((part.placed(x, y, turn), self.labels, mover))
+            self.parts.append((part.placed(x, y, turn), len(self.names) - 1, mover))
 
     def _fits(self, x: float, y: float, half: tuple[float, float], turn: float, margin: float) -> bool:
         outline = _outline(half, margin, x, y, turn)
@@ -125,7 +126,7 @@ class Builder:
         return None
 
     def _place(self, thing: Thing, x: float, y: float, turn: float) -> Pose:
-        self._add(thing.parts, x, y, turn)
+        self._add(thing.parts, x, y, turn, name=thing.name)
         self._take(x, y, thing.half, turn)
         return x, y, turn
 

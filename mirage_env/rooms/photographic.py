@@ -82,7 +82,7 @@ class PhotographicBuilder(Builder):
         half = (float(size[0]) / 2, float(size[1]) / 2, float(size[2]) / 2)
         material = Material("plain", tint or self._tint(), 0.6)
         part = Part(MESH, (0.0, 0.0, half[2] + height), half, 0.0, material, mesh)
-        return Thing([part], half[:2]), mesh
+        return Thing([part], half[:2], model.role), mesh
 
     def _tint(self) -> Color:
         if self.rng.uniform() < 0.5:

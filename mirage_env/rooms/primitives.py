@@ -47,6 +47,7 @@ class Thing:
 
     parts: list[Part]
     half: tuple[float, float]
+    name: str = ""
 
 
 def box(center: Vector, half: Vector, material: Material, turn: float = 0.0) -> Part:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
-from mirage_env.interfaces import MOVER, SKY, STATIC, StartView
+from mirage_env.interfaces import MOVER, SKY, STATIC, KnownObject, StartView
 from mirage_env.rooms import builder, ray_intersection, raycaster, scene
 from mirage_env.rooms.assets.inventory import inventory
 from mirage_env.rooms.camera_poses import upright, yaw_pitch
@@ -22,6 +22,10 @@ SPLITS = ("train", "validation", "test")
 STYLES = ("procedural", "photographic")
 FOV = math.radians(75.0)
 """Default horizontal field of view, radians."""
+TURN_VIEWS = 8
+"""Views of a turn on the spot."""
+FIRST_THING, LEAST_PIXELS = 7, 12
+"""First instance that is a thing, and the pixels of 64 x 64 that one must have to be known."""
 FRAME_SECONDS = 1.0 / 8.0
 """Simulated time per frame, seconds."""
 
@@ -142,6 +146,31 @@ class Room:
             return self.start_camera(rng, height, width, fov)
         return Camera.from_fov(fov, height, width, best)
 
+    def objects_around(self, camera: Camera) -> tuple[KnownObject, ...]:
+        """Things that stand still and have a name, seen in a level turn on the spot; a name is that of its maker."""
+        x, y, z = camera.position
+        yaw, pitch = yaw_pitch(camera.T_world_cam)
+        points: dict[int, list[NDArray[np.float64]]] = {}
+        seen: set[int] = set()
+        for i in range(TURN_VIEWS):
+            eye = Camera.from_fov(FOV, 64, 64, upright(x, y, z, yaw + 2.0 * math.pi * i / TURN_VIEWS, pitch))
+            view = self.render(eye, samples=1)
+            rays = (np.stack(np.meshgrid(*[np.arange(64) + 0.5] * 2), 2) - eye.K_image[:2, 2]) / eye.K_image[0, 0]
+            in_eye = np.concatenate([rays, np.ones((64, 64, 1))], 2) * np.where(view.sky, 0.0, view.depth)[..., None]
+            place = in_eye @ eye.T_world_cam[:3, :3].T + eye.position
+            for number in np.unique(view.instance[(view.instance > FIRST_THING - 1) & ~view.mover]):
+                where = view.instance == number
+                if self.scene.names[number] and where.sum() >= LEAST_PIXELS:
+                    points.setdefault(int(number), []).append(place[where])
+                    seen |= {int(number)} if i == 0 else set()
+        found = []
+        for number in sorted(points):
+            all_of_it = np.concatenate(points[number])
+            middle = 0.5 * (all_of_it.min(0) + all_of_it.max(0))
+            radius = float(np.linalg.norm(all_of_it - middle, axis=1).max())
+            found.append(KnownObject(self.scene.names[number], middle, radius, number in seen))
+        return tuple(found)
+
     @cached_property
     def free_cells(self) -> NDArray[np.bool_]:  # [rows along x, columns along y]
         """Cells of `scene.CELL` metres that a walker can stand in, the largest connected part."""
@@ -173,7 +202,7 @@ def start_view(rng: np.random.Generator, split: str = "test") -> StartView:
     room = Room.generate(int(rng.integers(2**31)), split)
     camera = room.start_camera(rng)
     view = room.render(camera)
-    return StartView(view.image, camera, view.depth)
+    return StartView(view.image, camera, view.depth, objects=partial(room.objects_around, camera))
 
 
 def surroundings(rng: np.random.Generator, split: str = "test", views: int = 8, size: int = 256) -> StartView:
@@ -195,7 +224,8 @@ def surroundings(rng: np.random.Generator, split: str = "test", views: int = 8, 
         view = room.render(eye)
         others.append(StartView(view.image, eye, view.depth, labels=view.labels))
     view = room.render(camera)
-    return StartView(view.image, camera, view.depth, others=tuple(others))
+    known = partial(room.objects_around, camera)
+    return StartView(view.image, camera, view.depth, others=tuple(others), objects=known)
 
 
 def _interest(view: RoomView) -> float:

@@ -43,6 +43,8 @@ class Scene:
     ambient: Array  # [6]
     sky: Array  # [9]
     meshes: MeshTable | None
+    names: tuple[str, ...] = ()
+    """By instance number; empty for what has no name of its own, as walls have none."""
 
     @property
     def courtyard(self) -> bool:

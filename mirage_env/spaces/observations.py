@@ -12,6 +12,7 @@ from gymnasium.spaces import Box, Dict
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
+from mirage_env.interfaces import KnownObjects
 from mirage_env.spaces.actions import POSITION_LIMIT
 
 Observation = dict[str, NDArray[Any]]
@@ -60,6 +61,7 @@ class Shown:
     coverage: float  # share of all cells of the key frames that the memory showed
     memory_points: int
     memory_bytes: int
+    objects: KnownObjects | None = None  # around the start view, where the world was told of them
 
 
 def observation_space(world: WorldFormat, extras: Sequence[str], goal: Space[Any] | None = None) -> Dict:

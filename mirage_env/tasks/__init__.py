@@ -11,6 +11,7 @@ from mirage_env.tasks.explore import Explore
 from mirage_env.tasks.guard import Guard
 from mirage_env.tasks.image_nav import ImageNav
 from mirage_env.tasks.image_reward import ImageReward
+from mirage_env.tasks.object_nav import ObjectNav
 from mirage_env.tasks.point_nav import PointNav
 from mirage_env.tasks.revisit import Revisit
 
@@ -22,6 +23,7 @@ __all__ = [
     "ImageNav",
     "ImageReward",
     "NoTask",
+    "ObjectNav",
     "PointNav",
     "Revisit",
     "Start",
@@ -36,6 +38,7 @@ TASKS: dict[str, type[Task]] = {
     "explore": Explore,
     "point_nav": PointNav,
     "image_nav": ImageNav,
+    "object_nav": ObjectNav,
     "revisit": Revisit,
 }
 """Tasks by name."""

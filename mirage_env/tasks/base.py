@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
+from mirage_env.interfaces import KnownObject
 from mirage_env.spaces.observations import Shown, WorldFormat
 
 Point = NDArray[np.float64]  # [3] metres, in the world
@@ -75,6 +76,10 @@ class World(Protocol):
 
     def floor_plan(self, cell: float) -> FloorPlan | None:
         """Floor of the place in cells of so many metres; None where it is not known."""
+        ...
+
+    def objects(self) -> tuple[KnownObject, ...]:
+        """Things with a name around the camera, as far as they are known."""
         ...
 
     def goal_camera(self, rng: np.random.Generator, low: float, high: float, goals: Goals) -> Camera:

@@ -44,7 +44,7 @@ class Rollout:
     env: str = "Mirage/World-v0"
     """The environment."""
     task: str | None = None
-    """What there is to do: explore, point_nav, image_nav or revisit. Without it, what the environment says."""
+    """What there is to do: explore, point_nav, image_nav, object_nav or revisit; the environment's own if not given."""
     model: str = "rooms"
     """A shipped model, or a folder that holds mirage.json."""
     seed: int = 0

@@ -1,6 +1,6 @@
 """Both worlds at 32 x 32 pixels and four frames a step, with a task."""
 
-from functools import cache
+from functools import cache, partial
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +12,7 @@ from mirage_env.envs.world import MirageEnv
 from mirage_env.interfaces import StartView
 from mirage_env.rooms import Room
 from mirage_env.rooms.env import RoomsEnv
+from mirage_env.tasks import ObjectNav
 
 F = 4
 SMALL = {"image_size": (32, 32), "chunk_frames": F, "samples": 1}
@@ -46,10 +47,12 @@ def room_view(rng):
     room = Room.generate(int(rng.integers(2**31)), "test")
     camera = room.start_camera(rng, 32, 32)
     view = room.render(camera, samples=1)
-    return StartView(view.image, camera, view.depth)
+    return StartView(view.image, camera, view.depth, objects=partial(room.objects_around, camera))
 
 
-def mirage(task=None, views=start_view, **arguments):
+def mirage(task=None, views=None, **arguments):
+    named = task == "object_nav" or isinstance(task, ObjectNav)  # things with a name are in rooms
+    views = views or (room_view if named else start_view)
     return MirageEnv(model(), views, task=task, **arguments)
 
 

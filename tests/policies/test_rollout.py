@@ -236,7 +236,7 @@ def test_wrong_recipe_is_refused(change, says):
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("teleport", {}, "choose one of random, still"),
+        ("teleport", {}, "choose one of random, random_stop, still"),
         ("forward", {"wings": 2}, "does not take the options"),
         ("nowhere:f", {}, "no 'module:function'"),
     ],
