@@ -1,11 +1,12 @@
 """Agreement of contact in the learned world with contact in the room it was made from, on the same motions.
 
-    python benchmarks/contact.py --rooms 50 --motions 20 --split test --json contact.json
+    python benchmarks/contact.py --rooms 50 --motions 20 --split test --json contact.json --journal contact.jsonl
 
 In every room the memory is written from one loop of observed views (a turn on the spot that looks at the floor ahead,
 as the camera of a robot does), and from the start view alone; depth is the model's own. Every motion begins at the
 start and goes straight to a place that is drawn evenly from 0.3 to 3 metres away: in any direction for the loop; for
-the one image within its field of view, and beyond it. Positive: the true body does not get there.
+the one image within its field of view, and beyond it. Positive: the true body does not get there. With `--journal`
+a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from mirage_env.camera import Camera, between
 from mirage_env.envs.contact import Obstacles, reachable_path, touched
 from mirage_env.envs.known_obstacles import known_obstacles
+from mirage_env.evaluation.results_journal import Journal
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms import FOV, FRAME_SECONDS, Room
 from mirage_env.rooms.camera_poses import upright, yaw_pitch
@@ -98,17 +100,26 @@ def main() -> None:
     parser.add_argument("--radius", type=float, default=0.2, help="of the body, metres")
     parser.add_argument("--height", type=float, default=1.5, help="of the body, metres")
     parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--journal", type=Path, default=None)
     options = parser.parse_args()
     model = load_world_model("rooms", image_size=(options.size, options.size))
+    settings = {k: v for k, v in vars(options).items() if k not in ("json", "journal", "rooms", "first")}
+    journal = None if options.journal is None else Journal(options.journal, {**settings, "model": model.identity})
     pairs: dict[str, list[list[bool]]] = {case: [] for case in CASES}
     for seed in range(options.first, options.first + options.rooms):
-        for case, found in measure(model, Room.generate(seed, options.split), options.motions, options).items():
+        kept = [r["pairs"] for r in journal.records if r["room"] == seed] if journal else []
+        new = kept[0] if kept else measure(model, Room.generate(seed, options.split), options.motions, options)
+        if journal and not kept:
+            journal.add([{"room": seed, "pairs": new}])
+        for case, found in new.items():
             pairs[case] += found
     result = {case: summary(found) for case, found in pairs.items()}
     for case, row in result.items():
         print(f"{case:16}", row)
     if options.json:
-        options.json.write_text(json.dumps({"options": vars(options) | {"json": None}, **result}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"options": settings | {"model": model.identity}, **result}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":
