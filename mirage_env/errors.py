@@ -145,5 +145,9 @@ class ReplicaLostError(ServingError):
     """The process or machine that held a world died while it worked on a request; its worlds go on elsewhere."""
 
 
+class ServerStoppingError(ServingError):
+    """A world server ends and takes no more requests; its worlds are kept."""
+
+
 class QuotaError(ServingError):
     """More worlds, bytes or steps per second than a token may have; wait, or close some."""

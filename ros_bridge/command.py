@@ -99,6 +99,8 @@ def _world(options: World) -> int:
         options.param,
         rate=options.rate,
         model=options.model,
+        server=options.server,
+        token_file=_text(options.token_file),
         start_image=_text(options.image),
         seed=options.seed,
         store=_text(options.store),
@@ -165,7 +167,7 @@ def _call(options: Call) -> int:
         raise InvalidOptionError(f"the world node offers no {options.name!r}; ask for one of {', '.join(SERVICES)}")
     service, value = {"pause": ("pause", True), "resume": ("pause", False)}.get(options.name, (options.name, None))
     with Peer("mirage_call") as peer:
-        done, text = peer.call(f"/{options.node.strip('/')}/{service}", value, options.wait)
+        done, text = peer.call(f"/{options.node.strip('/')}/{service}", value, options.wait, options.timeout)
     print(text)
     return 0 if done else 1
 

@@ -34,6 +34,10 @@ class World(Network):
     """Frames shown per second; without it the model's own."""
     model: Text = None
     """A shipped model, or a folder that holds mirage.json."""
+    server: Annotated[str | None, tyro.conf.arg(metavar="URL", help_behavior_hint="")] = None
+    """Use the model of this world server (`mirage serve`) instead of one here."""
+    token_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """A text file with the token of that server."""
     image: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Open the world with this picture; without it with a view of the rooms simulator."""
     seed: Count = None
@@ -131,3 +135,5 @@ class Call(Network):
     """Name of the node, with its namespace if it has one."""
     wait: float = 5.0
     """Seconds to wait for the node."""
+    timeout: float = 120.0
+    """Seconds to wait for its answer."""

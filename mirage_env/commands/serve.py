@@ -22,7 +22,8 @@ START_VIEWS = "mirage_env.rooms:start_view"
 class Serve:
     """Serve many worlds of one model over HTTP and WebSocket.
 
-    Worlds are kept in --worlds: a server that starts again goes on with them. Ctrl-C ends it.
+    Worlds are kept in --worlds: a server that starts again goes on with them. Ctrl-C or SIGTERM ends it gracefully, a
+    second one at once.
     """
 
     model: str = "rooms"
@@ -52,6 +53,8 @@ class Serve:
     """Replicas on the cluster; 0 for one on each GPU, or on each CPU where there is none."""
     idle_seconds: float = 60.0
     """After this a world that nobody uses leaves memory; it comes back when it is asked for."""
+    drain_seconds: float = 20.0
+    """When the server is asked to end (SIGTERM, Ctrl-C), so long it finishes requests that are being done."""
     max_worlds: int = 20_000
     """Worlds of a token."""
     max_megabytes: int = 4_096
@@ -62,6 +65,8 @@ class Serve:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise InvalidOptionError(f"--port: it is {self.port}; give a number from 0 to 65535")
+        if not 0.0 <= self.drain_seconds <= 3600.0:
+            raise InvalidOptionError(f"--drain-seconds: it is {self.drain_seconds}; give 0 to 3600")
         if min(self.max_worlds, self.max_megabytes) < 1 or self.max_steps_per_second < 0.0:
             raise InvalidOptionError("--max-worlds and --max-megabytes begin at 1, --max-steps-per-second at 0")
 
@@ -98,7 +103,7 @@ def served(options: Serve, open_room: OpenRoom | None = None) -> Iterator[str]:
         if options.ray
         else Service(load(), settings, START_VIEWS, open_room)
     )
-    with serving(service, address) as url:
+    with serving(service, address, options.drain_seconds) as url:
         yield url
 
 

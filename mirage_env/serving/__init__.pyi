@@ -4,6 +4,7 @@ from .cluster import connect_to_ray as connect_to_ray
 from .env import RemoteEnv as RemoteEnv
 from .env import RemoteVectorEnv as RemoteVectorEnv
 from .owners import Limits as Limits
+from .remote_model import RemoteWorldModel as RemoteWorldModel
 from .remote_world import RemoteWorld as RemoteWorld
 from .remote_world import View as View
 from .replicas import ReplicatedService as ReplicatedService

@@ -12,6 +12,7 @@ from mirage_env.camera import Camera
 from mirage_env.envs.world import MirageEnv
 from mirage_env.serving import requests as asked
 from mirage_env.serving.moments import Moment, World
+from mirage_env.serving.step_log import step_record
 from mirage_env.serving.wire import Encoding, pack
 from mirage_env.spaces.observations import EXTRAS, Shown
 from mirage_env.world_model import WorldModel
@@ -44,8 +45,9 @@ class Answers:
         shown: Shown,
         want: asked.Wanted,
         besides: Mapping[str, Any] | None = None,
+        before: WorldState | None = None,
     ) -> bytes:
-        """The answer about a moment; `besides` joins its header."""
+        """The answer about a moment; `besides` joins its header, `before` is the world that was stepped."""
         header = {
             **names(world, moment),
             "coverage": shown.coverage,
@@ -65,6 +67,8 @@ class Answers:
             arrays["depth"] = arrays["depth"][:, some, some]
         if want.latents:
             arrays["latents"] = state.latents.float().cpu().numpy()
+        if want.record and before is not None:
+            arrays["record"] = np.frombuffer(step_record(before, state), np.uint8)
         return pack(header, arrays, encodings(want))
 
 

@@ -27,11 +27,13 @@ from mirage_env.errors import (
     MirageError,
     QuotaError,
     ReplicaLostError,
+    ServerStoppingError,
     ServingError,
     StoreError,
     WorldNotFoundError,
 )
 from mirage_env.files import printable
+from mirage_env.serving.draining import DrainingService
 from mirage_env.serving.origins import is_own_page
 from mirage_env.serving.requests import VERBS, Answering
 from mirage_env.serving.rollout_sessions import RolloutSessions
@@ -44,7 +46,7 @@ LARGEST_BODY = 64 * 2**20
 AT_ONCE = 64
 """Requests of one connection that are worked on at the same time; more wait in the socket."""
 MEDIA_TYPE = "application/x-mirage"
-OPEN_TO_ALL = ("/", "/health")
+OPEN_TO_ALL = ("/", "/health", "/ready")
 """Paths that ask for no token: the page, whose files lie below `/page/`, asks for one itself."""
 PROTOCOL, TOKEN_PROTOCOL = "mirage", "mirage.token."
 """WebSocket protocols that a page offers: pages cannot set headers, so its token (base64url) is in the second."""
@@ -63,17 +65,18 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (CacheNotFoundError, 404),
     (CacheExistsError, 409),
     (ReplicaLostError, 503),
+    (ServerStoppingError, 503),
     (StoreError, 507),
     (MirageError, 400),
 )
 """HTTP status by error, the first that fits."""
 
 
-def make_app(service: Answering, host: str, tokens: Sequence[str] = ()) -> Starlette:
+def make_app(service: DrainingService, host: str, tokens: Sequence[str] = ()) -> Starlette:
     """Make the application.
 
     Args:
-        service: the worlds: a `Service` or a `ReplicatedService`.
+        service: the worlds: a `Service` or a `ReplicatedService`, behind what lets it end gracefully.
         host: the address that it will listen at.
         tokens: who may use it; each has worlds of its own. None: everybody who reaches it, as one.
     """
@@ -105,6 +108,9 @@ def make_app(service: Answering, host: str, tokens: Sequence[str] = ()) -> Starl
     async def alive(request: Request) -> Response:
         return JSONResponse({"ok": True, "version": __version__})
 
+    async def ready(request: Request) -> Response:
+        return JSONResponse({"ready": service.ready}, 200 if service.ready else 503)
+
     async def metrics(request: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
@@ -115,6 +121,7 @@ def make_app(service: Answering, host: str, tokens: Sequence[str] = ()) -> Starl
         Route("/", page),
         Route("/page/{name}", page),
         Route("/health", alive),
+        Route("/ready", ready),
         Route("/metrics", metrics),
         Route("/openapi.json", described),
         *RolloutSessions(service, _body).routes,

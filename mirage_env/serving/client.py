@@ -24,6 +24,8 @@ from mirage_env.serving.wire import LARGEST, Arrays, pack, raised, unpack
 class Client:
     """A connection to a world server. Threads may share it; each request is answered before the next is sent.
 
+    When the connection breaks, the request fails and the next one connects anew.
+
     Args:
         url: of the server, such as "http://127.0.0.1:8400".
         token: for servers that ask for one.
@@ -34,13 +36,20 @@ class Client:
     """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 600.0) -> None:
-        self._lock, self._timeout = threading.Lock(), timeout
+        self._url, self._token, self._timeout = url, token, timeout
+        self._lock = threading.Lock()
+        self._socket: websockets.sync.client.ClientConnection | None = self._connected()
+
+    def _connected(self) -> websockets.sync.client.ClientConnection:
         try:
-            self._socket = websockets.sync.client.connect(
-                _address(url), additional_headers=_headers(token), max_size=LARGEST + 2**20, compression=None
+            return websockets.sync.client.connect(
+                _address(self._url),
+                additional_headers=_headers(self._token),
+                max_size=LARGEST + 2**20,
+                compression=None,
             )
         except (OSError, InvalidHandshake, TimeoutError) as error:
-            raise _unreachable(url, error) from error
+            raise _unreachable(self._url, error) from error
 
     def open(
         self, seed: int | None = None, *, image: ArrayLike | None = None, **options: Any
@@ -83,17 +92,21 @@ class Client:
             ServingError: the connection is gone.
         """
         message = pack({**body, "verb": verb, "id": 1}, arrays)
-        try:
-            with self._lock:
-                self._socket.send(message)
-                answer = self._socket.recv(self._timeout)
-        except (OSError, WebSocketException, TimeoutError) as error:
-            raise ServingError(f"the world server does not answer: {error or type(error).__name__}") from error
+        with self._lock:
+            socket = self._socket = self._socket or self._connected()
+            try:
+                socket.send(message)
+                answer = socket.recv(self._timeout)
+            except (OSError, WebSocketException, TimeoutError) as error:
+                self.close()  # an answer that comes late is nobody's
+                raise ServingError(f"the world server does not answer: {error or type(error).__name__}") from error
         return _answer(answer)[1]
 
     def close(self) -> None:
-        """End the connection; the worlds stay on the server."""
-        self._socket.close()
+        """End the connection; the worlds stay on the server. A later request opens another one."""
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.close()
 
     def __enter__(self) -> Self:
         return self

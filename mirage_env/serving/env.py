@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-import weakref
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,80 +17,11 @@ from mirage_env.envs.base import ChunkEnv
 from mirage_env.envs.vector import ChunkVectorEnv
 from mirage_env.errors import InvalidOptionError
 from mirage_env.fit_view import fit_view
-from mirage_env.serving.client import Client
+from mirage_env.serving.connection import Connection, Line, RemoteMoment
 from mirage_env.serving.remote_world import View
 from mirage_env.serving.wire import unpack
 from mirage_env.spaces.observations import Info, Observation, Shown, WorldFormat
 from mirage_env.spaces.reset_options import as_camera
-
-
-@dataclass(eq=False)
-class _Line:
-    """A world of the server, as long as somebody here refers to one of its moments."""
-
-    world: str
-    newest: int
-
-
-@dataclass(frozen=True, eq=False)
-class RemoteMoment:
-    """A world in one state, on the server; it stays there while this object lives."""
-
-    line: _Line = field(repr=False)
-    number: int
-    chunk: int
-    camera: Camera
-
-
-class _Connection:
-    """A client that is shared by environments, opened when it is needed, and tidies up after them.
-
-    Copies and other processes get a connection of their own to the same server.
-    """
-
-    def __init__(self, url: str, token: str | None) -> None:
-        self.url, self.token = url, token
-        self._client: Client | None = None
-        self._gone: list[tuple[str, int | None]] = []
-
-    @property
-    def client(self) -> Client:
-        if self._client is None:
-            self._client = Client(self.url, self.token)
-        return self._client
-
-    def moment(self, line: _Line, view: View, camera: Camera) -> RemoteMoment:
-        """Refer to a moment that an answer names; it is released when nobody here refers to it any more."""
-        line.newest = view.moment
-        moment = RemoteMoment(line, view.moment, view.chunk, camera)
-        weakref.finalize(moment, self._gone.append, (line.world, view.moment)).atexit = False
-        return moment
-
-    def line(self, world: str, moment: int) -> _Line:
-        """Refer to a world; it is closed when nobody here refers to it any more."""
-        line = _Line(world, moment)
-        weakref.finalize(line, self._gone.append, (world, None)).atexit = False
-        return line
-
-    def tidy(self, asked: Collection[str] = ()) -> dict[str, list[int]]:
-        """Close worlds and release moments that nobody here refers to any more.
-
-        Moments of the worlds `asked` are given back by world: the request that follows releases them.
-        """
-        gone, self._gone[:] = list(self._gone), []
-        closed = {world for world, moment in gone if moment is None}
-        for world in closed:
-            self.client.call("close", {"world": world})
-        let_go: dict[str, list[int]] = {}
-        for world, moment in gone:
-            if moment is not None and world not in closed:
-                let_go.setdefault(world, []).append(moment)
-        for world in let_go.keys() - set(asked):
-            self.client.call("release", {"world": world, "moments": let_go.pop(world)})
-        return let_go
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "token": self.token, "_client": None, "_gone": []}
 
 
 class RemoteEnv(ChunkEnv[RemoteMoment]):
@@ -116,7 +45,7 @@ class RemoteEnv(ChunkEnv[RemoteMoment]):
     world_options = ("image", "depth", "labels", "camera", "prompt", "negative_prompt", "guidance_scale", "cache")
 
     def __init__(self, url: str = "http://127.0.0.1:8400", token: str | None = None, **arguments: Any) -> None:
-        self._connection = _Connection(url, token)
+        self._connection = Connection(url, token)
         said = self._connection.client.describe()
         self.fov = float(said["fov"])
         world = WorldFormat(
@@ -252,7 +181,7 @@ class RemoteEnv(ChunkEnv[RemoteMoment]):
             store.copy_cache(path, packed)
             return self._connection.client.open(world=packed, **body)
 
-    def _line_of(self, state: RemoteMoment, before: Sequence[RemoteMoment]) -> _Line:
+    def _line_of(self, state: RemoteMoment, before: Sequence[RemoteMoment]) -> Line:
         """The world that walks on from a moment: its own, or a fork where that has walked on already."""
         line = state.line
         if state.number == line.newest and all(other.line is not line for other in before):
@@ -260,7 +189,7 @@ class RemoteEnv(ChunkEnv[RemoteMoment]):
         view = self._connection.client.call("fork", {"world": line.world, "moment": state.number})
         return self._connection.line(view.world, view.moment)
 
-    def _arrived(self, line: _Line, view: View) -> tuple[RemoteMoment, Shown]:
+    def _arrived(self, line: Line, view: View) -> tuple[RemoteMoment, Shown]:
         shown = self._shown(view)
         return self._connection.moment(line, view, shown.cameras[-1]), shown
 

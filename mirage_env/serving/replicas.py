@@ -40,7 +40,9 @@ DIGITS = 3
 """Of the number of a part, hexadecimal, at the beginning of a world's name."""
 PATIENCE = 120.0
 """Seconds in which a replica that was lost must be back."""
-READS = frozenset(["describe", "list", "look", "export", "preview", "tokens", "true_views", "preset", "film"])
+READS = frozenset(
+    ["describe", "list", "look", "export", "preview", "tokens", "true_views", "preset", "film", "network"]
+)
 """Verbs that may be repeated: they change nothing."""
 
 
@@ -159,7 +161,7 @@ class ReplicatedService:
                 return pack({"worlds": [w for h in headers for w in h["worlds"]], "saved": headers[0]["saved"]})
             if verb == "walk_many":
                 return await self._walk_many(body["walks"], owner)
-            if verb in ("describe", "film"):
+            if verb in ("describe", "film", "network"):
                 return await self._ask(0, verb, body, arrays, owner)
             if verb == "open":
                 return await self._ask(next(self._opened) % len(self.actors), verb, body, arrays, owner)

@@ -16,6 +16,8 @@ Title = Annotated[str, Field(pattern=r"^\w[\w ().'-]{0,39}$")]
 """What people call a world."""
 Pose = Annotated[list[Annotated[list[float], Field(min_length=4, max_length=4)]], Field(min_length=4, max_length=4)]
 Poses = Annotated[list[Pose], Field(min_length=1, max_length=512)]
+Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
+Lens = Annotated[list[Triple], Field(min_length=3, max_length=3)]
 
 
 class Request(BaseModel):
@@ -44,6 +46,8 @@ class Wanted(Request):
     """Newest latents of the world, float32."""
     every_frame: bool = False
     """Depth and labels of all frames, for models with a latent for every s-th only."""
+    record: bool = False
+    """What a walk has changed, uint8: `step_log.repeat_step` makes the world after it from the one before."""
 
 
 class OfWorld(Request):
@@ -80,8 +84,7 @@ class Open(Request):
     """State of a NumPy bit generator, in the place of a seed; the answer has the state after it."""
     pose: Pose | None = None
     """Camera of the image: T_world_cam."""
-    K: Annotated[list[list[float]], Field(min_length=3, max_length=3)] | None = None
-    """Intrinsics of the image, pixels."""
+    K: Lens | None = None
     cache: str | None = Field(None, max_length=100)
     """A world that `save` has written, by its name."""
     prompt: str | None = Field(None, max_length=10_000)
@@ -115,7 +118,7 @@ class Observe(Showing):
     """Write true views: the array `images` uint8 [F, H, W, 3], and `depth` float32 [F, H, W] where it is known."""
 
     poses: Poses
-    K: Annotated[list[list[float]], Field(min_length=3, max_length=3)] | None = None
+    K: Lens | None = None
 
 
 class Look(Showing):
@@ -161,6 +164,17 @@ class Preset(OfWorld):
 
     path: str
     chunks: int = Field(4, ge=1, le=32)
+
+
+Part = Literal["encode", "encode_chunk", "encode_video", "decode", "decode_chunk", "refine", "estimate", "segment"]
+
+
+class Network(Request):
+    """Run a network of the model on arrays, named as in `interfaces.py`: for programs that hold their own worlds."""
+
+    part: Part
+    poses: Poses | None = None
+    K: Lens | None = None
 
 
 class Film(Request):
@@ -237,6 +251,7 @@ VERBS: dict[str, type[Request]] = {
     "true_views": TrueViews,
     "preset": Preset,
     "film": Film,
+    "network": Network,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import ssl
 import threading
@@ -14,8 +15,11 @@ import uvicorn
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.serving.app import LARGEST_BODY, make_app
+from mirage_env.serving.draining import DrainingService
 from mirage_env.serving.origins import is_loopback
 from mirage_env.serving.requests import Answering
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,8 @@ class Address:
                 ) from error
 
 
-def server_of(service: Answering, address: Address) -> uvicorn.Server:
-    """Make a server; `run` serves until SIGINT or SIGTERM, then ends what is being done."""
+def server_of(service: DrainingService, address: Address) -> uvicorn.Server:
+    """Make a server, not running yet."""
     config = uvicorn.Config(
         make_app(service, address.host, address.tokens),
         address.host,
@@ -68,19 +72,23 @@ def server_of(service: Answering, address: Address) -> uvicorn.Server:
         log_level="warning",
         ssl_certfile=address.certificate,
         ssl_keyfile=address.key,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=2,  # for previews and pages: what changes worlds was drained before
     )
     return uvicorn.Server(config)
 
 
 @contextlib.contextmanager
-def serving(service: Answering, address: Address) -> Iterator[str]:
+def serving(service: Answering, address: Address, drain_seconds: float = 20.0) -> Iterator[str]:
     """Serve in a thread until the block ends; gives the URL. Port 0 takes a free one.
+
+    At the end requests that are being done are finished, for so many seconds at most; new ones are refused, `/ready`
+    says so, and all worlds are written.
 
     Raises:
         InvalidOptionError: the address is taken, or none of this machine's.
     """
-    server = server_of(service, address)
+    draining = DrainingService(service)
+    server = server_of(draining, address)
     with bound(address) as listening:
         thread = threading.Thread(target=server.run, args=([listening],), name="world-server", daemon=True)
         thread.start()
@@ -90,8 +98,12 @@ def serving(service: Answering, address: Address) -> Iterator[str]:
             scheme = "http" if address.certificate is None else "https"
             yield f"{scheme}://{address.host}:{listening.getsockname()[1]}"
         finally:
-            server.should_exit = True
-            thread.join()
+            try:
+                if not draining.drain(drain_seconds):
+                    logger.warning("requests were not finished within %g s and are given up", drain_seconds)
+            finally:  # also when somebody cannot wait
+                server.should_exit = True
+                thread.join()
 
 
 def free_port(address: Address, tries: int = 20) -> Address:

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from mirage_env.serving import requests as asked
 from mirage_env.serving.answers import Answers, cameras
 from mirage_env.serving.moment_verbs import MomentVerbs
 from mirage_env.serving.moments import Advance
+from mirage_env.serving.network_verb import NetworkVerb
 from mirage_env.serving.openings import generator_of, name_of, start_options
 from mirage_env.serving.page_verbs import PageVerbs
 from mirage_env.serving.saved_worlds import SavedWorlds
@@ -69,7 +71,7 @@ class Service:
         self._walks = Walks(model, self.worlds, self._answers, options, self.in_thread)
         self.metrics, self.previews = self._walks.metrics, self._walks.previews
         self._sleeper: asyncio.Task[None] | None = None
-        self._moments, self._page = MomentVerbs(self, self._answers), PageVerbs(self)
+        self._moments, self._page, self._networks = MomentVerbs(self, self._answers), PageVerbs(self), NetworkVerb(self)
 
     def open_first(self, owner: str, room: int | None = None, photo: bytes = b"", cache: Path | None = None) -> None:
         """Open a world before the service starts, and let the networks compile in its thread meanwhile.
@@ -117,7 +119,7 @@ class Service:
             return await self._verb(verb)(request, arrays, owner)
 
     def _verb(self, verb: str) -> Callable[..., Awaitable[bytes]]:
-        places = ((self, f"_{verb}"), (self._moments, verb), (self._page, verb))
+        places = ((self, f"_{verb}"), (self._moments, verb), (self._page, verb), (self._networks, verb))
         found: Callable[..., Awaitable[bytes]] = next(getattr(p, name) for p, name in places if hasattr(p, name))
         return found
 
@@ -126,6 +128,7 @@ class Service:
         return pack(
             {
                 "model": c.name,
+                "config": asdict(c),
                 "identity": self.model.identity,
                 "image_size": c.image_size,
                 "latent_size": c.latent_size,
@@ -225,7 +228,8 @@ class Service:
         return await self.in_thread(observe)
 
     def _walked(self, request: asked.Step | asked.Walk, walked: Walked) -> bytes:
-        return self._answers.of(walked.world, walked.moment, walked.state, walked.shown, request.want)
+        shown, before = walked.shown, walked.before
+        return self._answers.of(walked.world, walked.moment, walked.state, shown, request.want, before=before)
 
     def in_thread(self, run: Callable[..., ResultT], *arguments: Any) -> asyncio.Future[ResultT]:
         """Run a function in the thread of the worlds."""

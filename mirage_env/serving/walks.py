@@ -53,6 +53,7 @@ class Walked:
     world: World
     moment: Moment
     shown: Shown
+    before: WorldState
     state: WorldState
 
 
@@ -152,9 +153,9 @@ class Walks:
                 yield i, moment
                 continue
             chunk, state = good[i]
-            step = steps[i]
-            shown = self._answers.showing(step.request.want).shown(chunk, state, self._worlds.state(step.origin))
-            yield i, Walked(step.world, moment, shown, state)
+            step, before = steps[i], self._worlds.state(steps[i].origin)
+            shown = self._answers.showing(step.request.want).shown(chunk, state, before)
+            yield i, Walked(step.world, moment, shown, before, state)
 
     def _walk_together(self, steps: Sequence[_Step]) -> list[tuple[Chunk, WorldState]]:
         if not steps:

@@ -118,11 +118,17 @@ class Peer:
             send(drive.pressed(" "))
             publisher.wait_for_all_acked(_ros.Duration(seconds=ARRIVE_SECONDS))
 
-    def call(self, name: str, value: bool | None, seconds: float) -> tuple[bool, str]:
+    def call(self, name: str, value: bool | None, seconds: float, timeout: float) -> tuple[bool, str]:
         """Call a service, a Trigger or with a value a SetBool; returns its success and message.
 
+        Args:
+            name: of the service.
+            value: for a SetBool.
+            seconds: to wait for somebody who offers it.
+            timeout: seconds to wait for the answer, as long as somebody offers it.
+
         Raises:
-            InvalidOptionError: nobody offers it within that time.
+            InvalidOptionError: nobody offers it within that time, or no answer comes.
         """
         kind = _ros.Trigger if value is None else _ros.SetBool
         client = self._node.create_client(kind, name)
@@ -130,8 +136,15 @@ class Peer:
         if not client.service_is_ready():
             raise InvalidOptionError(f"nobody offers {name}. Is the node running, with the same --domain?")
         answer = client.call_async(kind.Request() if value is None else kind.Request(data=value))
-        while not answer.done():
-            self._spin(answer.done, LINE_SECONDS)
+        end = time.monotonic() + timeout
+        while not answer.done() and time.monotonic() < end and client.service_is_ready():
+            self._spin(answer.done, min(LINE_SECONDS, timeout))
+        if not answer.done():
+            why = f"within {timeout:g} s" if client.service_is_ready() else "because the node has gone"
+            raise InvalidOptionError(
+                f"{name} was asked for, but no answer came {why}; it may have been done all the same: see the node's "
+                "log. If it takes longer, give --timeout"
+            )
         return bool(answer.result().success), str(answer.result().message)
 
     def _others(self) -> list[tuple[str, str, int, int]]:

@@ -6,7 +6,7 @@ import gc
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from functools import cache
 from typing import Any
 
 from mirage_env.errors import MirageError
@@ -18,14 +18,22 @@ LOOK_SECONDS = 0.25
 """How often the main thread looks whether it is to end."""
 
 
+@cache
+def _log() -> Any:
+    """The logger, which knows what it has said once."""
+    return _ros.rclpy.logging.get_logger("mirage")
+
+
 def spin_once(executor: Any, seconds: float) -> None:
     """Wait so long for something to do, and begin it.
 
     Where a callback destroys a subscription just when this thread collects what to wait for, rclpy raises: it expects
-    that of the subscription, but not of its events. The next time they are not there any more.
+    that of the subscription, but not of its events. The next time they are not there any more. Logged once.
     """
-    with suppress(_ros.InvalidHandle):
+    try:
         executor.spin_once(timeout_sec=seconds)
+    except _ros.InvalidHandle as error:
+        _log().warning(f"something was used that a callback has just destroyed, the node goes on: {error}", once=True)
 
 
 def run_node(make: Callable[[], Any], name: str, args: Sequence[str] | None = None, threads: int = 1) -> int:

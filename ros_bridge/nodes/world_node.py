@@ -50,8 +50,8 @@ where bond is installed, for Nav2's lifecycle manager
 Lifecycle: configure loads the model and opens or resumes the store, activate streams, deactivate pauses, cleanup and
 shutdown close both. With `autostart` (default) the node goes to active by itself.
 Parameters (ranges and meanings: `world_parameters.py`, or `ros2 param describe`)
-  world       model device offload control lora steps prompt negative_prompt guidance_scale start_image fov seed
-              store store_frames resume threads
+  world       model device offload control lora steps prompt negative_prompt guidance_scale server token_file
+              start_image fov seed store store_frames resume threads
   stream      rate publish_clock clock_factor publish_width publish_height jpeg_quality points_rate scan_bearings
               obstacle_low obstacle_high grid_rate grid_resolution
   motion      cmd_vel_type planar max_speed max_turn cmd_timeout
@@ -81,7 +81,7 @@ from ros_bridge.motion.motion_commands import Stop
 from ros_bridge.nodes.bond import Bond
 from ros_bridge.nodes.run_node import run_node
 from ros_bridge.nodes.world_connections import WorldConnections
-from ros_bridge.nodes.world_opening import world_player
+from ros_bridge.nodes.world_opening import let_go, world_player
 from ros_bridge.outputs.diagnostics import diagnostics_message
 from ros_bridge.outputs.publishers import WorldPublishers
 from ros_bridge.parameters.declaration import changed, current, declare, fixed
@@ -176,6 +176,7 @@ class WorldNode(_ros.LifecycleNode):
         if player is not None:
             with self.refusals.watching("close"):
                 player.close(seconds)
+            let_go(player.model)
 
     def _open(self, o: WorldParameters) -> None:
         store = o.store_folder
@@ -183,7 +184,7 @@ class WorldNode(_ros.LifecycleNode):
         player = world_player(o, lambda: self.time.now() / NANO, resume)
         if o.publish_clock:
             self.time.publish(o.clock_factor, lambda: self.player is None or self.player.time_runs)
-        self.get_logger().info(f"{o.model}: {player.start()}")
+        self.get_logger().info(f"{o.server or o.model}: {player.start()}")
         self.player, self._own_store = player, store
         self.outputs = WorldPublishers(self, o, player.model.config.image_size, player.rate)
         self._connections = WorldConnections(self, player, self.outputs, lambda: self.options, self.refusals)

@@ -1,9 +1,12 @@
-"""Load the model and make the player that the parameters of the world node ask for."""
+"""Load the model, or attach to that of a server, and make the player that the parameters of the world node ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+from mirage_env.errors import InvalidOptionError, MissingPackageError
+from mirage_env.world_model import WorldModel
 from ros_bridge.inputs.start_views import start_view
 from ros_bridge.parameters.world_parameters import WorldParameters
 from ros_bridge.player.world_player import WorldPlayer
@@ -22,13 +25,7 @@ def world_player(o: WorldParameters, clock: Callable[[], float], resume: bool) -
         MirageError: no such model, start image or store; the subclass says which.
     """
     store = o.store_folder
-    import torch
-
-    from mirage_env.models.world_model_loader import load_world_model  # brings in diffusers and transformers
-
-    if o.threads:
-        torch.set_num_threads(o.threads)
-    model = load_world_model(o.model, o.device, **o.full_size)
+    model = _loaded(o) if not o.server else _served(o)
     return WorldPlayer(
         model,
         start_view(model.config, o),
@@ -41,3 +38,44 @@ def world_player(o: WorldParameters, clock: Callable[[], float], resume: bool) -
         clock=clock,
         mount_of=lambda camera: CameraMount.above_floor(camera.T_world_cam, o.planar),
     )
+
+
+def let_go(model: WorldModel) -> None:
+    """Close what a model has on its server, if it is one of a server."""
+    if callable(close := getattr(model, "close", None)):
+        close()
+
+
+def _loaded(o: WorldParameters) -> WorldModel:
+    import torch
+
+    from mirage_env.models.world_model_loader import load_world_model  # brings in diffusers and transformers
+
+    if o.threads:
+        torch.set_num_threads(o.threads)
+    return load_world_model(o.model, o.device, **o.full_size)
+
+
+def _served(o: WorldParameters) -> WorldModel:
+    try:
+        from mirage_env.serving import RemoteWorldModel
+    except ImportError as error:
+        raise MissingPackageError(f"{error}; a server needs: pip install 'mirage-env[serve]'") from error
+    return RemoteWorldModel.connect(o.server, _token(o.token_file), name="ros")
+
+
+def _token(file: str) -> str | None:
+    """The token in a file; None without a file.
+
+    Raises:
+        InvalidOptionError: it cannot be read, or there is none in it.
+    """
+    if not file:
+        return None
+    try:
+        words = Path(file).expanduser().read_text("utf-8", "replace").split("\n")[0].strip()
+    except OSError as error:
+        raise InvalidOptionError(f"token_file: {file} cannot be read ({error.strerror}); give a text file") from error
+    if not words:
+        raise InvalidOptionError(f"token_file: the first line of {file} is empty; write the server's token there")
+    return words

@@ -14,6 +14,8 @@ from ros_bridge.motion.motion_commands import Limits
 from ros_bridge.sensing.camera_mount import CameraMount, mount_from_euler
 
 TWISTS = ("auto", "Twist", "TwistStamped")
+LOADING = ("model", "device", "offload", "control", "lora", "steps", "negative_prompt", "guidance_scale", "threads")
+"""Parameters of a model that is loaded here."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class WorldParameters:
     guidance_scale: float = _parameter(
         0.0, "full-size models: how closely prompts are followed, 1: without guidance; 0: the model's own", 0.0, 100.0
     )
+    server: str = _parameter("", "address of a world server whose model is used, such as http://host:8400; empty: none")
+    token_file: str = _parameter("", "text file with the token of that server; empty: it asks for none")
     start_image: str = _parameter("", "picture to open the world with; empty: a view of the rooms simulator by seed")
     fov: float = _parameter(0.0, "horizontal field of view of start_image, degrees; 0: the model's own", 0.0, 179.0)
     seed: int = _parameter(0, "seed of the world's noise, and of the room it begins in", 0, 2**31 - 1)
@@ -141,6 +145,11 @@ class WorldParameters:
             )
         if self.cmd_vel_type not in TWISTS:
             raise InvalidOptionError(f"cmd_vel_type is {self.cmd_vel_type!r}; choose one of {', '.join(TWISTS)}")
+        given = [row.name for row in fields(self) if row.name in LOADING and getattr(self, row.name) != row.default]
+        if self.server and given:
+            raise InvalidOptionError(f"{', '.join(given)} are up to the server {self.server}; leave them out")
+        if self.token_file and not self.server:
+            raise InvalidOptionError("token_file belongs to server; give that too")
         if self.obstacle_low >= self.obstacle_high:
             raise InvalidOptionError(
                 f"obstacle_low is {self.obstacle_low} and obstacle_high {self.obstacle_high}; the first must be lower"

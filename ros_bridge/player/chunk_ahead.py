@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Literal
 
 from mirage_env.camera import Camera
-from mirage_env.errors import InvalidOptionError
+from mirage_env.errors import InvalidOptionError, MirageError
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import WorldState
 from ros_bridge.motion.latest_command import LatestCommand
@@ -151,6 +151,8 @@ class ChunkAhead(WorldThread):
 
     def _take(self, take: PlayedChunk | None) -> None:
         if take is not None:
+            if self._meter.error is not None:
+                LOGGER.warning("chunks are generated again, after %d that failed", self._meter.errors)
             self._meter.generated(take.seconds)
             if take.before is not self._now.state or self._is_outdated(take):
                 self._meter.dropped += 1
@@ -160,8 +162,11 @@ class ChunkAhead(WorldThread):
             self._stop(None if is_standing(self._next_command()) else Progress(1.0, 0.0, 0.0))
 
     def _fail(self, error: BaseException) -> None:
-        LOGGER.error("a chunk could not be generated, the world stands: %s", error, exc_info=error)
+        known = self._meter.error
         self._meter.failed(error)
+        if self._meter.error != known:  # whoever keeps driving while a server is away is told once
+            trace = None if isinstance(error, MirageError) else error
+            LOGGER.error("a chunk could not be generated, the world stands: %s", error, exc_info=trace)
         self._failure = error
         self._allowed = 0
         if self._job_order == self._latest.number:

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from threading import Event
 from world_server import tiny_server
-with tiny_server(Path(sys.argv[1])) as url:
+with tiny_server(Path(sys.argv[1]), port=int(sys.argv[2])) as url:
     print(url, flush=True)
     Event().wait()
 """
@@ -32,10 +32,13 @@ def tiny_server(
     tokens: tuple[str, ...] = (),
     certificate: Path | None = None,
     key: Path | None = None,
+    port: int = 0,
+    drain_seconds: float = 20.0,
     **options,
 ) -> Iterator[str]:
     service = Service(walled_world_model(), ServiceOptions(folder, **options), START_VIEWS, open_room)
-    with serving(service, Address(port=0, tokens=tokens, certificate=certificate, key=key)) as url:
+    address = Address(port=port, tokens=tokens, certificate=certificate, key=key)
+    with serving(service, address, drain_seconds) as url:
         yield url
 
 
@@ -43,7 +46,7 @@ def tiny_server(
 def server_process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SERVE, str(folder)]
+    command = [sys.executable, "-c", SERVE, str(folder), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout is not None

@@ -217,7 +217,7 @@ def rate_of(shown):
 
 
 @needs_ros
-def test_call_tells_what_the_service_answers(tmp_path, asked):
+def test_call_tells_what_the_service_answers_or_that_it_does_not(tmp_path, asked, capsys):
     domain = free_domain()
     code = """
 import rclpy
@@ -229,11 +229,16 @@ rclpy.init()
 node = rclpy.create_node("mirage")
 node.create_service(Trigger, "~/save", answer)
 node.create_service(SetBool, "~/pause", answer)
+silent = rclpy.create_node("silent")
+silent.create_service(Trigger, "~/step", answer)
 rclpy.spin(node)
 """
     with ros_process(["-c", code], domain, tmp_path):
         for name, says in (("save", "None"), ("pause", "True"), ("resume", "False")):
             assert asked("call", name, "--wait", "120", domain=domain) == f"done: {says}\n"
+        silent = ["call", "step", "--node", "silent", "--wait", "120", "--timeout", "0.2"]
+        assert main(["ros", *silent, "--domain", str(domain), "--localhost"]) == 2
+        assert "no answer came within 0.2 s; it may have been done" in capsys.readouterr().err
 
 
 @needs_ros

@@ -30,6 +30,7 @@ from mirage_env.errors import (
     InvalidActionError,
     InvalidOptionError,
     QuotaError,
+    ServerStoppingError,
     ServingError,
     StoreError,
     WorldNotFoundError,
@@ -406,6 +407,55 @@ def walked(*actions):
 
 def full_disk(*_, **__):
     raise StoreError("the disk is full")
+
+
+def test_server_that_ends_finishes_what_was_asked_for_and_refuses_the_rest(tmp_path, monkeypatch):
+    walk, began, may_go = Walks._walk_together, threading.Event(), threading.Event()
+
+    def slow(walks, steps):
+        began.set()
+        assert may_go.wait(120)
+        return walk(walks, steps)
+
+    def state_of(path):
+        try:
+            return urllib.request.urlopen(f"{url}{path}").status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    monkeypatch.setattr(Walks, "_walk_together", slow)
+    server = tiny_server(tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        url = server.__enter__()
+        worlds = [Client(url).open(seed=seed) for seed in range(2)]
+        assert (state_of("/ready"), state_of("/health")) == (200, 200)
+        step = pool.submit(worlds[0].step, 0.5 * TURN)
+        assert began.wait(120)
+        end = pool.submit(server.__exit__, None, None, None)
+        deadline = time.monotonic() + 120
+        while state_of("/ready") == 200:
+            assert time.monotonic() < deadline
+        assert (state_of("/ready"), state_of("/health"), status(url, "list", {})) == (503, 200, 503)
+        with pytest.raises(ServerStoppingError, match="kept"):
+            worlds[1].step(TURN)
+        may_go.set()
+        assert step.result().chunk == 1
+        end.result()
+    with tiny_server(tmp_path) as url, Client(url) as client:
+        assert sorted(world["chunk"] for world in client.worlds()) == [0, 1]
+
+
+def test_server_does_not_wait_longer_than_it_may(tmp_path, monkeypatch):
+    monkeypatch.setattr(Walks, "_walk_together", lambda *_: time.sleep(2.0) or 1 / 0)
+    with ThreadPoolExecutor(1) as pool:
+        with tiny_server(tmp_path, drain_seconds=0.1) as url:
+            client = Client(url)
+            step = pool.submit(client.open(seed=1).step, TURN)
+            time.sleep(0.2)
+        with pytest.raises(ServingError):
+            step.result()
+    with tiny_server(tmp_path) as url, Client(url) as client:
+        assert [world["chunk"] for world in client.worlds()] == [0]
 
 
 def test_every_acknowledged_step_is_there_after_a_kill(tmp_path):
