@@ -15,7 +15,7 @@ WAITING = ("preview",)
 
 
 class DrainingService:
-    """A service that can be told to take no more requests (`Answering`)."""
+    """A service (`Answering`) that can end gracefully: it finishes its requests and takes no more."""
 
     def __init__(self, service: Answering) -> None:
         self._service, self.metrics = service, service.metrics
@@ -23,7 +23,7 @@ class DrainingService:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken."""
+        """Test for a server that takes requests."""
         return not self._ends
 
     async def start(self) -> None:
