@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 import threading
 from collections.abc import Awaitable, Mapping
@@ -13,12 +14,14 @@ import numpy as np
 import websockets.asyncio.client
 import websockets.sync.client
 from numpy.typing import ArrayLike, NDArray
-from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+from websockets.exceptions import InvalidURI, WebSocketException
 from websockets.uri import parse_uri
 
 from mirage_env.errors import InvalidOptionError, MirageError, ServingError
 from mirage_env.serving.remote_world import RemoteWorld, View
 from mirage_env.serving.wire import LARGEST, Arrays, pack, raised, unpack
+
+CONNECT_SECONDS = 10.0
 
 
 class Client:
@@ -47,8 +50,9 @@ class Client:
                 additional_headers=_headers(self._token),
                 max_size=LARGEST + 2**20,
                 compression=None,
+                open_timeout=min(CONNECT_SECONDS, self._timeout),
             )
-        except (OSError, InvalidHandshake, TimeoutError) as error:
+        except (OSError, WebSocketException) as error:
             raise _unreachable(self._url, error) from error
 
     def open(
@@ -97,7 +101,7 @@ class Client:
             try:
                 socket.send(message)
                 answer = socket.recv(self._timeout)
-            except (OSError, WebSocketException, TimeoutError) as error:
+            except (OSError, WebSocketException) as error:
                 self.close()  # an answer that comes late is nobody's
                 raise ServingError(f"the world server does not answer: {error or type(error).__name__}") from error
         return _answer(answer)[1]
@@ -106,7 +110,8 @@ class Client:
         """End the connection; the worlds stay on the server. A later request opens another one."""
         socket, self._socket = self._socket, None
         if socket is not None:
-            socket.close()
+            with contextlib.suppress(OSError, WebSocketException):  # it is broken already
+                socket.close()
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +143,7 @@ class AsyncClient:
             socket = await websockets.asyncio.client.connect(
                 _address(url), additional_headers=_headers(token), max_size=LARGEST + 2**20, compression=None
             )
-        except (OSError, InvalidHandshake, TimeoutError) as error:
+        except (OSError, WebSocketException) as error:
             raise _unreachable(url, error) from error
         return cls(socket)
 

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mirage_env.camera import Camera
-from mirage_env.errors import WorldNotFoundError
+from mirage_env.errors import ServingError, WorldNotFoundError
 from mirage_env.serving.client import Client
 from mirage_env.serving.remote_world import View
+
+CLOSE_SECONDS = 5.0
+"""So long an answer is waited for at the end."""
 
 
 @dataclass(eq=False)
@@ -42,6 +45,7 @@ class Connection:
         self.url, self.token = url, token
         self._client: Client | None = None
         self._gone: list[tuple[str, int | None]] = []
+        self._open: set[str] = set()
 
     @property
     def client(self) -> Client:
@@ -64,6 +68,7 @@ class Connection:
     def line(self, world: str, moment: int) -> Line:
         """Refer to a world; it is closed when nobody here refers to it any more."""
         line = Line(world, moment)
+        self._open.add(world)
         weakref.finalize(line, self._gone.append, (world, None)).atexit = False
         return line
 
@@ -89,9 +94,24 @@ class Connection:
                 with contextlib.suppress(WorldNotFoundError):  # somebody else has closed it
                     self.client.call(*todo[-1])
                 todo.pop()
+            self._open -= closed
         finally:
             self._gone += [(b["world"], n) for _, b in todo for n in b.get("moments", [None])]
         return let_go
 
+    def close(self) -> None:
+        """Close all worlds of this connection, then itself; a request that is under way fails.
+
+        Does not wait for a server that is busy or gone: worlds that it does not hear of stay on it.
+        """
+        with contextlib.suppress(ServingError), Client(self.url, self.token, CLOSE_SECONDS) as client:
+            for world in sorted(self._open):
+                with contextlib.suppress(WorldNotFoundError):
+                    client.call("close", {"world": world})
+        self._open.clear()
+        self._gone.clear()
+        if self._client is not None:
+            self._client.close()
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "token": self.token, "_client": None, "_gone": []}
+        return {"url": self.url, "token": self.token, "_client": None, "_gone": [], "_open": set()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,7 +127,7 @@ class MomentVerbs:
             self._worlds.close(world)
             return pack(names(world, world.head))
 
-        return await self._in_thread(close)
+        return await asyncio.shield(self._in_thread(close))  # also when whoever asked has left
 
     def _at(self, request: asked.OfWorld, owner: str) -> tuple[World, Moment]:
         return self._worlds.at(request.world, request.moment, owner)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -86,11 +85,9 @@ class RemoteWorldModel(WorldModel):
         return [chunk for chunk, _ in stepped], [after for _, after in stepped]
 
     def close(self) -> None:
-        """Close the worlds on the server, if it answers, and the connection."""
+        """Close the worlds on the server and the connection; a step that is under way fails."""
         self.moments.clear()
-        with contextlib.suppress(ServingError):
-            self.connection.tidy()
-        self.connection.client.close()
+        self.connection.close()
 
     def _stepped(self, state: WorldState, path: Sequence[Camera]) -> tuple[Chunk, WorldState]:
         origin = self.moments.get(state)

@@ -1,5 +1,7 @@
 """The model of a server, used like one that is here: the same bits, worlds that are here, servers that come back."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from urllib.parse import urlsplit
 
@@ -12,6 +14,7 @@ from world_server import tiny_server
 from mirage_env.errors import InvalidCameraError, InvalidOptionError, ServingError
 from mirage_env.images import frames_to_uint8
 from mirage_env.serving import Client, RemoteWorldModel
+from mirage_env.serving.walks import Walks
 from mirage_env.store import load_world, save_world
 from mirage_env.world_views import current_view
 
@@ -89,6 +92,29 @@ def test_server_keeps_only_the_worlds_that_somebody_refers_to(far):
         assert len(client.worlds()) <= 2
         far.close()
         assert not client.worlds()
+
+
+def test_closing_waits_for_no_step_and_leaves_no_world(tmp_path, monkeypatch):
+    began, may_go, walk = threading.Event(), threading.Event(), Walks._walk_together
+
+    def slow(walks, steps):
+        began.set()
+        assert may_go.wait(120)
+        return walk(walks, steps)
+
+    view = start_view(np.random.default_rng(0))
+    monkeypatch.setattr("mirage_env.serving.connection.CLOSE_SECONDS", 0.2)
+    with tiny_server(tmp_path) as url, Client(url) as client, ThreadPoolExecutor(1) as pool:
+        far = RemoteWorldModel.connect(url)
+        _, world = far.start(view.image, view.camera)
+        monkeypatch.setattr(Walks, "_walk_together", slow)
+        step = pool.submit(far.step, world, path(world.camera))
+        assert began.wait(120)
+        far.close()
+        with pytest.raises(ServingError):
+            step.result(120)
+        may_go.set()
+        assert not client.worlds()  # closing was asked for before
 
 
 def test_worlds_go_on_when_their_server_is_back(here, tmp_path):
