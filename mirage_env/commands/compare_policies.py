@@ -51,7 +51,7 @@ PLANNERS = ("planner", "planner_blind_to_walls")
 class PoliciesEval:
     """Play the same episodes with many policies in the learned and the true world, and compare their ranks.
 
-    Start views and goals are those of the true rooms. Run it again, and it goes on.
+    Start views and goals are those of the true rooms. Run it again, with more episodes or policies too, and it goes on.
     """
 
     out: Path = Path("policies-eval")
@@ -97,7 +97,8 @@ def compare_policies(options: PoliciesEval) -> int:
 
     options.out.mkdir(parents=True, exist_ok=True)
     worlds = _worlds(options)
-    settings = {**asdict(options), "out": "", "model": _model(options.model, options.size).identity}
+    grows = {"out": "", "episodes": 0, "policies": ()}  # more episodes and policies may follow
+    settings = {**asdict(options), **grows, "model": _model(options.model, options.size).identity}
     journal = Journal(options.out / "episodes.jsonl", json.loads(json.dumps(settings, default=str)))
     seeds = range(options.seed, options.seed + options.episodes)
     todo = {seed: [name for name in options.names if not journal.has(policy=name, seed=seed)] for seed in seeds}
@@ -105,7 +106,8 @@ def compare_policies(options: PoliciesEval) -> int:
     played = (outcomes for seed, names in left.items() for outcomes in _played(options, worlds, names, seed))
     for outcomes in progress(played, sum(map(len, left.values())), "play", "episode"):
         journal.add([asdict(outcome) for outcome in outcomes])
-    found = Agreement.of([Outcome(**record) for record in journal.records], options.world)
+    played_now = [r for r in journal.records if r["policy"] in options.names and r["seed"] in seeds]
+    found = Agreement.of([Outcome(**record) for record in played_now], options.world)
     goals = "" if options.task == "Revisit" else f"{options.goals} goals, "
     where = f"{options.size} x {options.size}, {goals}contact {options.contact}"
     title = f"{options.task}, {options.world} against Rooms, {where}"

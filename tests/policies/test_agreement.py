@@ -1,6 +1,7 @@
 """Ranks of policies in two worlds: the arithmetic, the policies that are told the goal, and the command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,5 +114,7 @@ def test_the_command_plays_compares_and_goes_on(tmp_path, capsys):
     (tmp_path / "episodes.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     assert compare_policies(options) == 0
     assert (tmp_path / "episodes.jsonl").read_text().splitlines() == lines
+    assert compare_policies(replace(options, episodes=1)) == 0
+    assert json.loads((tmp_path / "agreement.json").read_text())["episodes"] == 1
     with pytest.raises(InvalidOptionError, match="--episodes is 0"):
         PoliciesEval(episodes=0)
