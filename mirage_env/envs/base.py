@@ -232,22 +232,18 @@ class ChunkEnv(ChunkWorld[StateT], gymnasium.Env[Observation, NDArray[np.float32
         Raises:
             InvalidOptionError: the task's reward is no number.
         """
-        now, values = self._time_step(), np.array(action)
+        now, values, wanted = self._time_step(), np.array(action), self.path(action)
+        before, reach = now.shown.cameras[-1], (self.arguments.max_translation, self.arguments.max_rotation)
         stopped = isinstance(self.control, StopControl) and bool(values[-1] > 0.0)
         if self.task.stop == "still":  # what was asked for, not where a body got
-            stopped = stands_still(
-                now.shown.cameras[-1],
-                self.path(action)[-1],
-                self.arguments.max_translation,
-                self.arguments.max_rotation,
-            )
-        step = Step(now.shown.cameras[-1], shown, WorldSnapshot(self, state, shown), values, stopped)
+            stopped = stands_still(before, wanted[-1], *reach)
+        step = Step(before, shown, WorldSnapshot(self, state, shown), values, stopped)
         verdict = self.task.evaluate(now.verdict.progress, step)
         acted = self.guard is not None and self.guard.acts(shown.coverage)
         rewards = frame_rewards(self.task, verdict, len(shown.cameras))
         if self.guard is not None and acted:
             rewards[-1] -= self.guard.penalty
-        contact = self.arguments.contact != "none" and touched(self.path(action), shown.cameras)
+        contact = self.arguments.contact != "none" and touched(wanted, shown.cameras)
         rewards[-1] -= self.arguments.contact_cost * contact
         return TimeStep(state, shown, verdict, rewards, acted, contact)
 
