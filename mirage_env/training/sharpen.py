@@ -54,7 +54,7 @@ def sharpen_decoder(
     channels_last(rivals)
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        images = torch.cat([_crop(clips, i < batch // 3, generator) for i in range(batch)])
+        images = torch.cat([crop_of(clips, i < batch // 3, generator) for i in range(batch)])
         with torch.no_grad():
             latents = codec.encode(images).float()
             noise = 0.04 * torch.rand((), generator=generator) * torch.randn(latents.shape, generator=generator)
@@ -76,15 +76,15 @@ def sharpen_decoder(
     return trained.artist.requires_grad_(False)  # type: ignore[return-value]
 
 
-def _crop(clips: Clips, halved: bool, generator: torch.Generator) -> Tensor:  # [1, 3, <= CROP, <= CROP]
+def crop_of(clips: Clips, halved: bool, generator: torch.Generator, side: int = CROP) -> Tensor:  # [1, 3, side, side]
     """A part of a random frame, or of one seen at half its size; every second one mirrored."""
     clip, frame, mirrored = _draw(len(clips), generator), _draw(clips.frames, generator), _draw(2, generator)
     image = clips.image_batch(np.array([clip]), np.array([frame]))
     image = F.avg_pool2d(image, 2) if halved else image
-    height, width = (min(CROP, side) for side in image.shape[-2:])
+    height, width = (min(side, pixels) for pixels in image.shape[-2:])
     top, left = _draw(image.shape[-2] - height + 1, generator), _draw(image.shape[-1] - width + 1, generator)
     image = image[..., top : top + height, left : left + width]
-    image = F.interpolate(image, (CROP, CROP)) if (height, width) != (CROP, CROP) else image
+    image = F.interpolate(image, (side, side)) if (height, width) != (side, side) else image
     return image.flip(-1) if mirrored else image
 
 

@@ -1,0 +1,225 @@
+"""Detail head and decoder learn together on parts of pictures that worlds drew a while ago.
+
+In `closed_loop.py` every step draws a world for two pictures to be judged, and drawing costs most of it. What the
+transformer leaves to the detail head changes slowly: here the chunks of a world are kept, many steps learn from them,
+and worlds that are drawn now and then by the networks of that moment take the place of the oldest. So a discriminator
+sees several times as many pictures in an hour. The transformer, the refiner, the encoder and with it the latent space
+stay as they are; the decoder goes on learning to reproduce true pictures, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mirage_env.datasets.clips import Clips
+from mirage_env.evaluation.lpips import Lpips
+from mirage_env.evaluation.metrics import gradient_energy
+from mirage_env.interfaces import MOVER
+from mirage_env.training.clip_views import sizes_of, views_of
+from mirage_env.training.imagined_walks import ClosedLoop, Drawn, Networks, Painters, Walk, free_cells
+from mirage_env.training.loop import LoopConfig, channels_last, rest_norms, train
+from mirage_env.training.perceptual import (
+    beside_known,
+    colour_loss,
+    energy_gap,
+    lattice,
+    perceptual_loss,
+    pixel_loss,
+    seam_loss,
+)
+from mirage_env.training.sharpen import crop_of, psnr
+
+KEPT = 64
+"""Chunks that are kept; a world is drawn before the first step until there are half as many."""
+EVERY = 12
+"""Steps between two worlds."""
+CHUNKS = 3
+"""Chunks of a world at most, all of which are kept."""
+SMALL = 0.2
+"""Share of worlds at half the image size."""
+WINDOW = 16
+"""Most cells at a side of the part of a picture that is decoded and judged."""
+DREAMS, TRUE = 4, 2
+"""Parts of imagined and of true pictures a step."""
+UNKNOWN = 0.25
+"""Weight of the error of pixels of which nothing was known, nor of any around: their truth is one of many."""
+REPEATED = 0.8
+"""The same of pixels that were imagined and shown before."""
+ADVERSARY = 0.05
+"""Pull of the discriminator."""
+
+
+class DetailPainters(nn.Module):
+    """What a run trains: detail head, decoder and the discriminator of their pictures."""
+
+    def __init__(self, painters: Painters, codec: nn.Module) -> None:
+        super().__init__()
+        self.painters = painters
+        self.codec = codec
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Frames of a chunk before detail, and the pictures they should become."""
+
+    out: Tensor  # [F, C, h, w]
+    prior: Tensor  # [F, C, h, w]
+    x: Tensor  # [F, C, h, w]
+    free: Tensor  # [F, 1, h, w]
+    observed: Tensor  # [F, 1, h, w]
+    true: Tensor  # [F, 1, h, w] cells known from a true view
+    images: Tensor  # [F, 3, H, W]
+    repeated: Tensor  # [F, 1, H, W] pixels that were imagined and shown before
+    moves: Tensor  # [F, 1, H, W]
+
+
+class Replay:
+    """Chunks that worlds drew a while ago."""
+
+    def __init__(self, loops: Sequence[ClosedLoop], networks: Networks) -> None:
+        self.loops, self.networks = loops, networks
+        self.kept: list[Frames] = []
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator) -> None:
+        """Walk through one world and keep its chunks instead of the oldest."""
+        loop = self.loops[_draw(len(self.loops), generator)]
+        clips, sizes, K = loop.clips, sizes_of(loop.clips), self.networks.world.chunk_latents - 1
+        half = len(sizes) > 1 and float(torch.rand((), generator=generator)) < SMALL
+        at = self.networks.world.at(sizes[half])
+        least = min(1, clips.frames - 1 - K)
+        chunks = 1 + _draw(min(CHUNKS, (clips.frames - 1 - least) // K), generator)
+        clip = _draw(len(clips), generator)
+        walk = loop.begin(clip, least + _draw(clips.frames - K * chunks - least, generator), at, generator)
+        for n in range(chunks):
+            drawn = loop.draw(clip, walk, at, generator)
+            self.kept.append(self._frames(loop, clip, walk, drawn, at.image_size))
+            if n + 1 < chunks:
+                walk, _ = loop.go_on(clip, walk, drawn, at, generator)
+        del self.kept[:-KEPT]
+
+    def _frames(self, loop: ClosedLoop, clip: int, walk: Walk, drawn: Drawn, size: tuple[int, int]) -> Frames:
+        readout, K = drawn.readout, self.networks.world.chunk_latents - 1
+        shown = views_of(loop.clips, clip, range(walk.frame + 1, walk.frame + 1 + K), size)
+        observed = readout.observed[:, None]
+        free = free_cells(self.networks.denoiser, readout)
+        free = torch.ones_like(observed) if free is None else free
+        true = (readout.age >= walk.chunk + 1)[:, None] & (observed > 0)
+        images, repeated = loop.targets(walk, shown, (observed * ~true)[1:])
+        moves = (shown.labels == MOVER).float()[:, None]
+        latents = [x[1:] for x in (drawn.out, drawn.prior, drawn.x, free, observed, true.float())]
+        return Frames(*latents, images, repeated, moves)
+
+    def pick(self, generator: torch.Generator) -> Frames:
+        """One frame of one of the chunks."""
+        chunk = self.kept[_draw(len(self.kept), generator)]
+        frame = _draw(len(chunk.out), generator)
+        return Frames(*(getattr(chunk, f.name)[frame : frame + 1] for f in fields(Frames)))
+
+
+def train_sharp_detail(
+    clips: Clips, folder: Path, config: LoopConfig, networks: Networks, lpips: Lpips | None
+) -> None:
+    """Train the denoiser's detail head and the codec's decoder; the rest of the model stays as it is."""
+    codec, denoiser = networks.codec, networks.denoiser
+    assert denoiser.detail is not None
+    painters = Painters(networks.refiner, denoiser).requires_grad_(False)
+    rest_norms(denoiser, config.bf16)
+    replay = Replay([networks.loop(c, painters) for c in (clips, clips.mirrored())], networks)
+    trained, stride = DetailPainters(painters, codec), networks.world.stride
+    side = min(WINDOW, *(networks.world.at(size).latent_size[axis] for size in sizes_of(clips) for axis in (0, 1)))
+    channels_last(trained)
+    for part in (denoiser.detail, codec.decoder, painters.game):
+        part.requires_grad_(True)
+
+    def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        if step % EVERY == 0:
+            replay.draw(generator)
+        while len(replay.kept) < KEPT // 2:
+            replay.draw(generator)
+        parts = [_part(replay.pick(generator), side, networks, generator) for _ in range(DREAMS)]
+        images = torch.cat([crop_of(clips, i % 2 == 1, generator, side * stride) for i in range(TRUE)])
+        with torch.no_grad():
+            latents = codec.encode(images).float()
+        dream = _Part(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(_Part)))
+        made = codec.reconstruct(torch.cat([dream.latents, latents])).float()
+        made, copied = made[:DREAMS], made[DREAMS:]
+        again = codec.encode(copied.clamp(-1.0, 1.0)).float()
+        ones = torch.ones_like(images[:, :1])
+        draw = pixel_loss(copied, images, ones) + 0.35 * perceptual_loss(lpips, copied, images)
+        draw = draw + 0.01 * energy_gap(copied, images) + 0.02 * ((again - latents) ** 2).mean()
+        observed, true = (F.interpolate(cells, scale_factor=stride) for cells in (dream.observed, dream.true))
+        unknown = UNKNOWN + (1.0 - UNKNOWN) * F.interpolate(dream.beside, scale_factor=stride)
+        still = 1.0 - 0.8 * dream.moves
+        weight = torch.where(true > 0, 1.0, torch.where(dream.repeated > 0, REPEATED, unknown)) * still
+        perceived = perceptual_loss(lpips, made, dream.images)
+        draw = draw + pixel_loss(made, dream.images, weight) + 0.5 * perceived + 0.03 * dream.hold.mean()
+        draw = draw + colour_loss(made, dream.images, still) + 3.0 * seam_loss(
+            made, dream.images, dream.observed, still
+        )
+        draw = draw + 0.01 * energy_gap(made, dream.images) + 20.0 * lattice(made - dream.images, stride)
+        ours = torch.cat([torch.cat([made, observed, true], 1), torch.cat([copied, ones, ones], 1)])
+        theirs = torch.cat([torch.cat([dream.images, observed, true], 1), torch.cat([images, ones, ones], 1)])
+        top, left = _draw(16, generator), _draw(16, generator)
+        ours, theirs = ours[..., top:, left:], theirs[..., top:, left:]
+        draw = draw + ADVERSARY * painters.game.fooling(ours, step)
+        blank = (1.0 - observed)[..., 1:, 1:]
+        energies = [(gradient_energy(p.detach())[:, None] * blank).sum() for p in (made, dream.images)]
+        return {
+            "loss": draw + painters.game.learning(theirs, ours),
+            "codec_psnr": psnr(copied, images, ones),
+            "psnr": psnr(made, dream.images, true * still),
+            "lpips": perceived,
+            "energy": energies[0],
+            "true_energy": energies[1],
+            "hold": dream.hold.mean(),
+        }
+
+    train(trained, loss_fn, folder, config, pace=_pace).requires_grad_(False)
+
+
+def _pace(name: str) -> float:
+    """The discriminator learns faster, the detail head too: what it adds is smaller."""
+    return 4.0 if "game" in name else 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Parts of pictures that were imagined."""
+
+    latents: Tensor  # [N, C, side, side]
+    observed: Tensor  # [N, 1, side, side]
+    true: Tensor  # [N, 1, side, side]
+    beside: Tensor  # [N, 1, side, side]
+    hold: Tensor  # [N] error of cells that were imagined before and should stay
+    images: Tensor  # [N, 3, stride side, stride side]
+    repeated: Tensor  # [N, 1, stride side, stride side]
+    moves: Tensor  # [N, 1, stride side, stride side]
+
+
+def _part(frame: Frames, side: int, networks: Networks, generator: torch.Generator) -> _Part:
+    """Finish a frame and cut a part out of it, more often one that shows something unknown."""
+    latents = networks.denoiser.finish(frame.out, frame.prior, frame.x, frame.free).float()
+    again = frame.observed * (1.0 - frame.true)
+    hold = ((latents - frame.prior) ** 2 * again).sum() / (latents.shape[1] * again.sum()).clamp_min(1.0)
+    rows, columns = latents.shape[-2:]
+    for _ in range(4):
+        top, left = _draw(rows - side + 1, generator), _draw(columns - side + 1, generator)
+        cells = (..., slice(top, top + side), slice(left, left + side))
+        if float(frame.observed[cells].mean()) < 0.8:
+            break
+    stride = networks.world.stride
+    pixels = (..., *(slice(stride * first, stride * (first + side)) for first in (top, left)))
+    beside = beside_known(frame.observed)
+    maps = (x[cells] for x in (latents, frame.observed, frame.true, beside))
+    return _Part(*maps, hold[None], *(x[pixels] for x in (frame.images, frame.repeated, frame.moves)))
+
+
+def _draw(below: int, generator: torch.Generator) -> int:
+    return int(torch.randint(max(below, 1), (), generator=generator))
