@@ -31,8 +31,10 @@ def require_pictures(command: str) -> None:
 
 @contextmanager
 def blaming(option: str) -> Iterator[None]:
-    """Name the option at fault in errors."""
+    """Name the option at fault in errors, but in those that name one already."""
     try:
         yield
     except MirageError as error:
+        if str(error).startswith("--"):
+            raise
         raise InvalidOptionError(f"{option}: {error}") from error

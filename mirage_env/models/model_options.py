@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from mirage_env.errors import InvalidOptionError
+
 if TYPE_CHECKING:
     from mirage_env.world_model import WorldModel
 
@@ -73,8 +75,13 @@ class ModelOptions:
         Raises:
             ModelNotFoundError, WeightsError, InvalidOptionError, MissingPackageError: see `load_world_model`.
         """
+        from mirage_env.models.device_placement import available
         from mirage_env.models.world_model_loader import load_world_model
 
+        try:
+            available(self.device)
+        except InvalidOptionError as error:
+            raise InvalidOptionError(f"--device: {error}") from error
         return load_world_model(name, **self.given())
 
 

@@ -220,6 +220,7 @@ def test_look_tells_and_draws(tmp_path, walked, model, capsys):
         ("walk --out OUT --seed 1 --threads 0", "--threads: it is 0"),
         ("walk --out OUT --seed 1 --turn -9", "--turn: it is -9 degrees"),
         ("walk --out OUT --seed 1 --model nowhere", "--model: no world model 'nowhere'"),
+        ("walk --out OUT --seed 1 --device tpu9", "--device: device 'tpu9' is not available here"),
         ("walk --out OUT --seed 1 --steps 0 --model TINY", "--steps: .*steps is 0"),
         ("walk --out OUT --seed 1 --size -2 --model TINY", "--size or --turn: size of a path is -2"),
         ("walk --out OUT --seed 1 --path nowhere --model TINY", "--path: there is no pose file nowhere"),

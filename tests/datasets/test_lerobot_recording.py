@@ -13,7 +13,7 @@ from mirage_env import cli
 from mirage_env.datasets import Clips
 from mirage_env.datasets.recordings import LeRobotOptions, open_recording
 from mirage_env.datasets.recordings.quantised_depth import Quantisation
-from mirage_env.errors import InvalidDepthError, InvalidOptionError, MirageError, UnsafeFileError
+from mirage_env.errors import InvalidDepthError, InvalidOptionError, InvalidPoseError, MirageError, UnsafeFileError
 from mirage_env.poses import inverse, pose_from_rotation_vector, vector_from_pose, vector_from_rotation
 
 pa = pytest.importorskip("pyarrow", reason="no pyarrow: pip install 'mirage-env[data]'")
@@ -165,6 +165,13 @@ def test_poses_are_read_in_the_order_that_is_said(tmp_path, walk, names, numbers
     recording = open_recording(folder, lerobot=LeRobotOptions(pose=f"observation.state{pose}"))
     for view, camera in zip(recording.views(), walk[0], strict=True):
         np.testing.assert_allclose(view.camera.T_world_cam, camera.T_world_cam, atol=1e-6)
+
+
+def test_a_row_of_fewer_numbers_than_names_is_no_pose(tmp_path, walk):
+    names = ["x", "y", "z", "rx", "ry", "rz"]
+    folder = rewritten(tmp_path / "set", walk, names, lambda T: [*T[:3, 3], *vector_from_rotation(T[:3, :3])][:5])
+    with pytest.raises(InvalidPoseError, match=r"a row of 5 numbers, but names 6: x, y, z, rx, ry, rz"):
+        list(open_recording(folder).views())
 
 
 def test_without_a_column_of_poses_a_file_gives_them(tmp_path, walk):

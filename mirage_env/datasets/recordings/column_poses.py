@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mirage_env.datasets.view_checks import checked_pose
-from mirage_env.errors import InvalidOptionError
+from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.poses import Matrix, pose_from_rotation_vector, pose_from_vector, rotation_from_vector
 
 PLACE = ("x", "y", "z")
@@ -34,9 +34,14 @@ class PoseColumn:
         """The pose of a row.
 
         Raises:
-            InvalidPoseError: no rigid motion.
+            InvalidPoseError: no rigid motion, or fewer numbers than names.
         """
         numbers = np.asarray(value, np.float64).ravel()
+        if len(numbers) < len(self.names):
+            raise InvalidPoseError(
+                f"{self.column} has a row of {len(numbers)} numbers, but names {len(self.names)}: "
+                f"{', '.join(self.names)}; write them all in every row"
+            )
         if not self.names:
             pose = np.eye(4)
             pose[: len(numbers) // 4] = numbers.reshape(-1, 4)
