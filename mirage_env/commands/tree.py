@@ -99,6 +99,7 @@ STAGES = {
     "sharp-refiner": "Train the refiner on decoded pictures.",
     "unseen": "Train the generator to go on where the known ends.",
     "sharp-world": "Train refiner and generator in the loop they run in, on decoded pictures.",
+    "sharp-detail": "Train detail head and decoder on what the loop has drawn, many steps from each picture.",
     "imagined-scene": "Train depth and segmentation on what the model imagines.",
     "export": "Write the model folder.",
 }

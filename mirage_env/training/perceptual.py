@@ -21,6 +21,8 @@ ENERGY_FLOOR = 2e-4
 """Gradient energy below this, per pixel, counts as none: a plain wall has no sharpness."""
 ENERGY_PATCH = 32
 """Side of the patches whose gradient energy is compared, pixels."""
+REPEATS = 4
+"""Periods across the squares in which a lattice is looked for."""
 COARSE = 16
 """Side of the squares whose mean colours are compared, pixels."""
 BESIDE = 9
@@ -53,6 +55,26 @@ def lattice(error: Tensor, period: int) -> Tensor:
     """
     pattern = error.unflatten(-1, (-1, period)).unflatten(-3, (-1, period)).mean((0, 2, 4))  # [3, period, period]
     return ((pattern - pattern.mean((-2, -1), keepdim=True)) ** 2).mean()
+
+
+def local_lattice(images: Tensor, truth: Tensor, period: int) -> Tensor:
+    """Amplitude of patterns of that period in squares of `REPEATS` periods, as far as it exceeds that of the truth.
+
+    Unlike `lattice` it sees patterns that differ from place to place.
+
+    Args:
+        images, truth: [F, 3, H, W].
+        period: of the grid, pixels: a cell, or two.
+    """
+    amplitudes = []
+    for picture in (images, truth):
+        side = min(REPEATS, picture.shape[-1] // period, picture.shape[-2] // period) * period
+        squares = F.unfold(picture, side, stride=side)  # [F, 3 side^2, N]
+        squares = squares.transpose(1, 2).unflatten(-1, (3, side // period, period, side // period, period))
+        pattern = squares.mean((3, 5))  # [F, N, 3, period, period]
+        pattern = pattern - pattern.mean((-2, -1), keepdim=True)
+        amplitudes.append(torch.sqrt((pattern**2).mean((2, 3, 4)) + 1e-6))
+    return F.relu(amplitudes[0] - amplitudes[1]).mean()
 
 
 def pixel_loss(images: Tensor, truth: Tensor, weight: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """`mirage train STAGE`: every stage from clips to a model folder, each a command that can be repeated.
 
     record -> codec, scene -> encode -> refiner -> base -> branch -> imagine -> lora
-           -> sharp-codec -> sharp-refiner -> unseen -> sharp-world -> imagined-scene -> export
+           -> sharp-codec -> sharp-refiner -> unseen -> sharp-world -> sharp-detail -> imagined-scene
+           -> export
 
 A stage reads what earlier stages left in `--out` and adds its own: `runs/<stage>` holds the log and the checkpoint it
 resumes from, `model/` the world model as it grows. The stages `branch` and `lora` take `--paper` for the paper's
-condition (one-cell nearest readout and mask only), which the evaluation compares with. The three sharp stages train on
+condition (one-cell nearest readout and mask only), which the evaluation compares with. The four sharp stages train on
 decoded pictures; they need no encoded clips, and may begin with a model that is trained already. `unseen` teaches
 the generator that walls go on where the known ends, `imagined-scene` shows depth and segmentation what the model
 imagines. `all` runs every stage (`whole_run.py`).
@@ -46,7 +47,14 @@ from mirage_env.training.loop import LoopConfig
 from mirage_env.training.rooms_settings import rooms_config, rooms_parts, rooms_transformer
 from mirage_env.training.samples import SampleVideos
 from mirage_env.training.scene import new_pair, train_scene
-from mirage_env.training.sharp_stages import imagined_scene, sharp_codec, sharp_refiner, sharp_world, unseen
+from mirage_env.training.sharp_stages import (
+    imagined_scene,
+    sharp_codec,
+    sharp_detail,
+    sharp_refiner,
+    sharp_world,
+    unseen,
+)
 from mirage_env.training.stage0 import train_codec
 from mirage_env.training.stage_config import TrainConfig, clips_of, loop_of, run_folder
 from mirage_env.training.stages import Variant, train_denoiser, train_refiner
@@ -79,6 +87,7 @@ def run(config: TrainConfig) -> None:
         "sharp-refiner": sharp_refiner,
         "unseen": unseen,
         "sharp-world": sharp_world,
+        "sharp-detail": sharp_detail,
         "imagined-scene": imagined_scene,
         "export": _export,
     }[config.stage](config)

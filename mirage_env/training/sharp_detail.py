@@ -28,7 +28,7 @@ from mirage_env.training.perceptual import (
     beside_known,
     colour_loss,
     energy_gap,
-    lattice,
+    local_lattice,
     perceptual_loss,
     pixel_loss,
     seam_loss,
@@ -36,9 +36,9 @@ from mirage_env.training.perceptual import (
 from mirage_env.training.sharpen import crop_of, psnr
 
 KEPT = 64
-"""Chunks that are kept; a world is drawn before the first step until there are half as many."""
+"""Chunks that are kept; until there are half as many, a world is drawn every step."""
 EVERY = 12
-"""Steps between two worlds."""
+"""Steps between two worlds then."""
 CHUNKS = 3
 """Chunks of a world at most, all of which are kept."""
 SMALL = 0.2
@@ -51,12 +51,14 @@ UNKNOWN = 0.25
 """Weight of the error of pixels of which nothing was known, nor of any around: their truth is one of many."""
 REPEATED = 0.8
 """The same of pixels that were imagined and shown before."""
+LATTICE = 3.0
+"""Weight of patterns of the grid of cells."""
 ADVERSARY = 0.05
 """Pull of the discriminator."""
 
 
-class DetailPainters(nn.Module):
-    """What a run trains: detail head, decoder and the discriminator of their pictures."""
+class Trained(nn.Module):
+    """What a run trains parts of: detail head and discriminator, and decoder."""
 
     def __init__(self, painters: Painters, codec: nn.Module) -> None:
         super().__init__()
@@ -123,25 +125,21 @@ class Replay:
         return Frames(*(getattr(chunk, f.name)[frame : frame + 1] for f in fields(Frames)))
 
 
-def train_sharp_detail(
-    clips: Clips, folder: Path, config: LoopConfig, networks: Networks, lpips: Lpips | None
-) -> None:
+def train_sharp_detail(clips: Clips, folder: Path, config: LoopConfig, networks: Networks, lpips: Lpips | None) -> None:
     """Train the denoiser's detail head and the codec's decoder; the rest of the model stays as it is."""
     codec, denoiser = networks.codec, networks.denoiser
     assert denoiser.detail is not None
     painters = Painters(networks.refiner, denoiser).requires_grad_(False)
     rest_norms(denoiser, config.bf16)
     replay = Replay([networks.loop(c, painters) for c in (clips, clips.mirrored())], networks)
-    trained, stride = DetailPainters(painters, codec), networks.world.stride
+    trained, stride = Trained(painters, codec), networks.world.stride
     side = min(WINDOW, *(networks.world.at(size).latent_size[axis] for size in sizes_of(clips) for axis in (0, 1)))
     channels_last(trained)
     for part in (denoiser.detail, codec.decoder, painters.game):
         part.requires_grad_(True)
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        if step % EVERY == 0:
-            replay.draw(generator)
-        while len(replay.kept) < KEPT // 2:
+        if step % EVERY == 0 or len(replay.kept) < KEPT // 2:
             replay.draw(generator)
         parts = [_part(replay.pick(generator), side, networks, generator) for _ in range(DREAMS)]
         images = torch.cat([crop_of(clips, i % 2 == 1, generator, side * stride) for i in range(TRUE)])
@@ -160,10 +158,10 @@ def train_sharp_detail(
         weight = torch.where(true > 0, 1.0, torch.where(dream.repeated > 0, REPEATED, unknown)) * still
         perceived = perceptual_loss(lpips, made, dream.images)
         draw = draw + pixel_loss(made, dream.images, weight) + 0.5 * perceived + 0.03 * dream.hold.mean()
-        draw = draw + colour_loss(made, dream.images, still) + 3.0 * seam_loss(
-            made, dream.images, dream.observed, still
+        draw = (
+            draw + colour_loss(made, dream.images, still) + 3.0 * seam_loss(made, dream.images, dream.observed, still)
         )
-        draw = draw + 0.01 * energy_gap(made, dream.images) + 20.0 * lattice(made - dream.images, stride)
+        draw = draw + 0.01 * energy_gap(made, dream.images) + _lattices(made, dream.images, stride)
         ours = torch.cat([torch.cat([made, observed, true], 1), torch.cat([copied, ones, ones], 1)])
         theirs = torch.cat([torch.cat([dream.images, observed, true], 1), torch.cat([images, ones, ones], 1)])
         top, left = _draw(16, generator), _draw(16, generator)
@@ -179,13 +177,19 @@ def train_sharp_detail(
             "energy": energies[0],
             "true_energy": energies[1],
             "hold": dream.hold.mean(),
+            "lattice": local_lattice(made.detach(), dream.images, stride),
         }
 
     train(trained, loss_fn, folder, config, pace=_pace).requires_grad_(False)
 
 
+def _lattices(images: Tensor, truth: Tensor, cell: int) -> Tensor:
+    """Patterns of the grid of cells, of which a discriminator sees too little."""
+    return LATTICE * (local_lattice(images, truth, cell) + local_lattice(images, truth, 2 * cell))
+
+
 def _pace(name: str) -> float:
-    """The discriminator learns faster, the detail head too: what it adds is smaller."""
+    """The discriminator learns faster than what it judges."""
     return 4.0 if "game" in name else 1.0
 
 

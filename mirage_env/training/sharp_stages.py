@@ -25,6 +25,7 @@ from mirage_env.training.imagined_walks import Networks
 from mirage_env.training.rooms_settings import rooms_config, rooms_patch
 from mirage_env.training.scene import ScenePair
 from mirage_env.training.scene_in_loop import train_scene_in_loop
+from mirage_env.training.sharp_detail import train_sharp_detail
 from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner
 from mirage_env.training.stage_config import TrainConfig, clips_of, loop_of, run_folder
 from mirage_env.training.unseen import train_unseen
@@ -72,6 +73,14 @@ def sharp_world(config: TrainConfig) -> None:
     networks, loop = _networks(config), loop_of(config, lr=1.5e-4, warmup=40, ema=0.99)
     train_closed_loop(clips_of(config), run_folder(config, "sharp-world"), loop, networks, _lpips())
     _save_generator(config, networks)
+
+
+def sharp_detail(config: TrainConfig) -> None:
+    """Detail head and decoder, on parts of pictures that were drawn a while ago."""
+    networks, loop = _networks(config), loop_of(config, lr=1.5e-4, warmup=30, ema=0.995)
+    train_sharp_detail(clips_of(config), run_folder(config, "sharp-detail"), loop, networks, _lpips())
+    save_module(networks.denoiser.detail, config.out / "model" / "detail")
+    save_module(networks.codec, config.out / "model" / "codec")
 
 
 def imagined_scene(config: TrainConfig) -> None:

@@ -26,6 +26,7 @@ Stage = Literal[
     "sharp-refiner",
     "unseen",
     "sharp-world",
+    "sharp-detail",
     "imagined-scene",
     "export",
 ]

@@ -27,14 +27,15 @@ from mirage_env.models.small.refiner import exact_refiner
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms.clips import rooms_clip
-from mirage_env.training import unseen
+from mirage_env.training import sharp_detail, unseen
 from mirage_env.training.clip_views import sizes_of, views_of, wobbled
 from mirage_env.training.closed_loop import train_closed_loop
 from mirage_env.training.imagined_walks import ClosedLoop, Networks, Painters, seen
 from mirage_env.training.loop import LoopConfig, train
-from mirage_env.training.perceptual import Game, colour_loss, energy_gap, lattice, pixel_loss, seam_loss
+from mirage_env.training.perceptual import Game, colour_loss, energy_gap, lattice, local_lattice, pixel_loss, seam_loss
 from mirage_env.training.scene import ScenePair
 from mirage_env.training.scene_in_loop import followed, train_scene_in_loop
+from mirage_env.training.sharp_detail import train_sharp_detail
 from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner, sharpness
 from mirage_env.training.unseen import train_unseen
 from mirage_env.training.whole_run import SHARES, TrainAll, run
@@ -125,6 +126,18 @@ def test_a_lattice_is_what_all_cells_have_in_common():
     assert lattice(pattern, 8) == pytest.approx(float(pattern.var((-2, -1), unbiased=False).mean()), rel=0.1)
     assert lattice(noise, 8) < 0.05
     assert lattice(torch.full((2, 3, 64, 64), 0.5), 8) == 0.0
+
+
+def test_a_lattice_of_its_own_in_every_place_counts_and_texture_does_not():
+    truth = 0.1 * pictures()
+    sign = torch.ones(64, 64)
+    sign[:32, :32] = sign[32:, 32:] = -1.0  # all cells of the picture have nothing in common
+    stripes = (0.1 * (torch.arange(64) % 8 == 0)).expand(64, 64)
+    drawn, noise = truth + sign * stripes, truth + 0.035 * torch.randn(truth.shape)
+    assert float(lattice(drawn - truth, 8)) < 1e-8
+    assert (drawn - truth).std() == pytest.approx(float((noise - truth).std()), rel=0.1)
+    assert float(local_lattice(drawn, truth, 8)) > 5 * float(local_lattice(noise, truth, 8))
+    assert not local_lattice(truth, drawn, 8).any()  # none is asked for
 
 
 def test_what_weighs_nothing_is_not_compared():
@@ -262,6 +275,22 @@ def test_only_the_detail_of_what_is_unseen_learns_in_latents(clips, wide, tmp_pa
     assert rows["unseen"][12:20].mean() < rows["unseen"][:8].mean()
     assert not rows["fooling"][:20].any()
     assert rows["fooling"][20:].all()
+
+
+def test_detail_and_decoder_learn_together_from_what_was_drawn(clips, wide, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharp_detail, "KEPT", 8)
+    monkeypatch.setattr(sharp_detail, "EVERY", 3)
+    drawn, draw = [], sharp_detail.Replay.draw
+    monkeypatch.setattr(sharp_detail.Replay, "draw", lambda *a: (drawn.append(len(a[0].kept)), draw(*a)))
+    networks = networks_of(wide, ScenePair(tiny_depth(), tiny_segmentation()))
+    generator, codec = copies(wide.generator), copies(networks.codec)
+    train_sharp_detail(clips, tmp_path, replace(QUICK, steps=16), networks, None)
+    assert len(drawn) < 8  # most steps learn from worlds of the steps before
+    assert max(drawn) == 8
+    assert all(name.startswith("detail") for name in changed(generator, wide.generator))
+    assert all(name.startswith("decoder.") for name in changed(codec, networks.codec))
+    assert changed(generator, wide.generator)
+    assert changed(codec, networks.codec)
 
 
 def test_the_discriminator_pulls_as_hard_as_the_error():
