@@ -115,8 +115,8 @@ class Replay:
         true = (readout.age >= walk.chunk + 1)[:, None] & (observed > 0)
         images, repeated = loop.targets(walk, shown, (observed * ~true)[1:])
         moves = (shown.labels == MOVER).float()[:, None]
-        latents = [x[1:] for x in (drawn.out, drawn.prior, drawn.x, free, observed, true.float())]
-        return Frames(*latents, images, repeated, moves)
+        cells = [x[1:] for x in (drawn.out, drawn.prior, drawn.x, free, observed, true.float())]
+        return Frames(*[*cells, images, repeated, moves])
 
     def pick(self, generator: torch.Generator) -> Frames:
         """One frame of one of the chunks."""
@@ -219,10 +219,11 @@ def _part(frame: Frames, side: int, networks: Networks, generator: torch.Generat
         if float(frame.observed[cells].mean()) < 0.8:
             break
     stride = networks.world.stride
-    pixels = (..., *(slice(stride * first, stride * (first + side)) for first in (top, left)))
+    down, across = (slice(stride * first, stride * (first + side)) for first in (top, left))
     beside = beside_known(frame.observed)
-    maps = (x[cells] for x in (latents, frame.observed, frame.true, beside))
-    return _Part(*maps, hold[None], *(x[pixels] for x in (frame.images, frame.repeated, frame.moves)))
+    maps = [x[cells] for x in (latents, frame.observed, frame.true, beside)]
+    pictures = [x[..., down, across] for x in (frame.images, frame.repeated, frame.moves)]
+    return _Part(*[*maps, hold[None], *pictures])
 
 
 def _draw(below: int, generator: torch.Generator) -> int:
