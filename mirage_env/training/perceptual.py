@@ -57,24 +57,25 @@ def lattice(error: Tensor, period: int) -> Tensor:
     return ((pattern - pattern.mean((-2, -1), keepdim=True)) ** 2).mean()
 
 
-def local_lattice(images: Tensor, truth: Tensor, period: int) -> Tensor:
+def local_lattice(images: Tensor, truth: Tensor, weight: Tensor, period: int) -> Tensor:
     """Amplitude of patterns of that period in squares of `REPEATS` periods, as far as it exceeds that of the truth.
 
     Unlike `lattice` it sees patterns that differ from place to place.
 
     Args:
         images, truth: [F, 3, H, W].
+        weight: [F, 1, H, W], 0 where the pictures are not compared.
         period: of the grid, pixels: a cell, or two.
     """
-    amplitudes = []
+    amplitudes, side = [], min(REPEATS, *(pixels // period for pixels in images.shape[-2:])) * period
     for picture in (images, truth):
-        side = min(REPEATS, picture.shape[-1] // period, picture.shape[-2] // period) * period
         squares = F.unfold(picture, side, stride=side)  # [F, 3 side^2, N]
         squares = squares.transpose(1, 2).unflatten(-1, (3, side // period, period, side // period, period))
         pattern = squares.mean((3, 5))  # [F, N, 3, period, period]
         pattern = pattern - pattern.mean((-2, -1), keepdim=True)
         amplitudes.append(torch.sqrt((pattern**2).mean((2, 3, 4)) + 1e-6))
-    return F.relu(amplitudes[0] - amplitudes[1]).mean()
+    counts = F.avg_pool2d(weight, side).flatten(1)  # [F, N]
+    return (F.relu(amplitudes[0] - amplitudes[1]) * counts).sum() / counts.sum().clamp_min(1.0)
 
 
 def pixel_loss(images: Tensor, truth: Tensor, weight: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ UNKNOWN = 0.25
 """Weight of the error of pixels of which nothing was known, nor of any around: their truth is one of many."""
 REPEATED = 0.8
 """The same of pixels that were imagined and shown before."""
-LATTICE = 3.0
+LATTICE = 2.0
 """Weight of patterns of the grid of cells."""
 ADVERSARY = 0.05
 """Pull of the discriminator."""
@@ -161,7 +161,7 @@ def train_sharp_detail(clips: Clips, folder: Path, config: LoopConfig, networks:
         draw = (
             draw + colour_loss(made, dream.images, still) + 3.0 * seam_loss(made, dream.images, dream.observed, still)
         )
-        draw = draw + 0.01 * energy_gap(made, dream.images) + _lattices(made, dream.images, stride)
+        draw = draw + 0.01 * energy_gap(made, dream.images) + _lattices(made, dream.images, 1.0 - observed, stride)
         ours = torch.cat([torch.cat([made, observed, true], 1), torch.cat([copied, ones, ones], 1)])
         theirs = torch.cat([torch.cat([dream.images, observed, true], 1), torch.cat([images, ones, ones], 1)])
         top, left = _draw(16, generator), _draw(16, generator)
@@ -177,15 +177,15 @@ def train_sharp_detail(clips: Clips, folder: Path, config: LoopConfig, networks:
             "energy": energies[0],
             "true_energy": energies[1],
             "hold": dream.hold.mean(),
-            "lattice": local_lattice(made.detach(), dream.images, stride),
+            "lattice": local_lattice(made.detach(), dream.images, 1.0 - observed, stride),
         }
 
     train(trained, loss_fn, folder, config, pace=_pace).requires_grad_(False)
 
 
-def _lattices(images: Tensor, truth: Tensor, cell: int) -> Tensor:
-    """Patterns of the grid of cells, of which a discriminator sees too little."""
-    return LATTICE * (local_lattice(images, truth, cell) + local_lattice(images, truth, 2 * cell))
+def _lattices(images: Tensor, truth: Tensor, unknown: Tensor, cell: int) -> Tensor:
+    """Patterns of the grid of cells in what was unknown, of which a discriminator sees too little."""
+    return LATTICE * (local_lattice(images, truth, unknown, cell) + local_lattice(images, truth, unknown, 2 * cell))
 
 
 def _pace(name: str) -> float:

@@ -129,15 +129,16 @@ def test_a_lattice_is_what_all_cells_have_in_common():
 
 
 def test_a_lattice_of_its_own_in_every_place_counts_and_texture_does_not():
-    truth = 0.1 * pictures()
+    truth, ones = 0.1 * pictures(), torch.ones(2, 1, 64, 64)
     sign = torch.ones(64, 64)
     sign[:32, :32] = sign[32:, 32:] = -1.0  # all cells of the picture have nothing in common
     stripes = (0.1 * (torch.arange(64) % 8 == 0)).expand(64, 64)
     drawn, noise = truth + sign * stripes, truth + 0.035 * torch.randn(truth.shape)
     assert float(lattice(drawn - truth, 8)) < 1e-8
     assert (drawn - truth).std() == pytest.approx(float((noise - truth).std()), rel=0.1)
-    assert float(local_lattice(drawn, truth, 8)) > 5 * float(local_lattice(noise, truth, 8))
-    assert not local_lattice(truth, drawn, 8).any()  # none is asked for
+    assert float(local_lattice(drawn, truth, ones, 8)) > 5 * float(local_lattice(noise, truth, ones, 8))
+    assert not local_lattice(truth, drawn, ones, 8).any()  # none is asked for
+    assert not local_lattice(drawn, truth, 0.0 * ones, 8).any()
 
 
 def test_what_weighs_nothing_is_not_compared():
