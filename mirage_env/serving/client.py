@@ -27,7 +27,7 @@ CONNECT_SECONDS = 10.0
 class Client:
     """A connection to a world server. Threads may share it; each request is answered before the next is sent.
 
-    When the connection breaks, the request fails and the next one connects anew.
+    When the connection breaks during a request, that fails and the next one connects anew.
 
     Args:
         url: of the server, such as "http://127.0.0.1:8400".
@@ -97,14 +97,23 @@ class Client:
         """
         message = pack({**body, "verb": verb, "id": 1}, arrays)
         with self._lock:
-            socket = self._socket = self._socket or self._connected()
             try:
-                socket.send(message)
-                answer = socket.recv(self._timeout)
+                answer = self._sent(message).recv(self._timeout)
             except (OSError, WebSocketException) as error:
                 self.close()  # an answer that comes late is nobody's
                 raise ServingError(f"the world server does not answer: {error or type(error).__name__}") from error
         return _answer(answer)[1]
+
+    def _sent(self, message: bytes) -> websockets.sync.client.ClientConnection:
+        """Send a message, over a new connection where the old one was closed while nothing was asked."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError, WebSocketException):
+                self._socket.send(message)
+                return self._socket
+            self.close()
+        self._socket = self._connected()
+        self._socket.send(message)
+        return self._socket
 
     def close(self) -> None:
         """End the connection; the worlds stay on the server. A later request opens another one."""
