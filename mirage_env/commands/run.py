@@ -49,7 +49,7 @@ def view(options: View) -> int:
 
     from mirage_env.commands.room_worlds import open_room
 
-    print("opening the world ...", flush=True)
+    print("opening the world ..." if options.server is None else f"looking for {options.server} ...", flush=True)
     from mirage_env.commands.view import viewing
 
     with viewing(options, open_room) as address:
