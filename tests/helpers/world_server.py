@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from forked_python import ForkedProcess
 from small_rooms import open_room
 from stand_ins import walled_world_model
 
@@ -43,13 +43,13 @@ def tiny_server(
 
 
 @contextlib.contextmanager
-def server_process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def server_process(folder: Path) -> Iterator[tuple[ForkedProcess, str]]:
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SERVE, str(folder), "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        try:
-            assert process.stdout is not None
-            yield process, process.stdout.readline().strip()
-        finally:
-            process.kill()
+    process = ForkedProcess(["-c", SERVE, str(folder), "0"], environment, str(folder))
+    try:
+        yield process, next(line.strip() for line in process.stdout if line.startswith("http"))
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+        process.stdout.close()

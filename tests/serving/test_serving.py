@@ -5,6 +5,7 @@ import base64
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -467,7 +468,7 @@ def test_every_acknowledged_step_is_there_after_a_kill(tmp_path):
         twin = worlds[0].fork()
         reached[twin.world] = 1
         kept = worlds[0].snapshot().moment
-        stop = threading.Timer(0.4, process.kill)
+        stop = threading.Timer(0.4, process.send_signal, [signal.SIGKILL])
         stop.start()
         with contextlib.suppress(ServingError):
             while True:
