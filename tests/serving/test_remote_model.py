@@ -13,7 +13,7 @@ from world_server import tiny_server
 
 from mirage_env.errors import InvalidCameraError, InvalidOptionError, ServingError
 from mirage_env.images import frames_to_uint8
-from mirage_env.serving import Client, RemoteWorldModel
+from mirage_env.serving import Client, Limits, RemoteWorldModel
 from mirage_env.serving.walks import Walks
 from mirage_env.store import load_world, save_world
 from mirage_env.world_views import current_view
@@ -82,12 +82,13 @@ def test_worlds_of_a_servers_model_have_the_bits_of_those_of_the_model_here(here
         results = [steps.send(result) for steps, result in zip(walks, results, strict=True)]
 
 
-def test_server_keeps_only_the_worlds_that_somebody_refers_to(far):
-    with Client(far.connection.url) as client:
-        view = start_view(np.random.default_rng(0))
-        for _ in range(2):
+def test_server_keeps_only_the_worlds_and_moments_that_somebody_refers_to(tmp_path):
+    view = start_view(np.random.default_rng(0))
+    with tiny_server(tmp_path, limits=Limits(moments=3)) as url, Client(url) as client:
+        far = RemoteWorldModel.connect(url)
+        for _ in range(3):
             _, world = far.start(view.image, view.camera)
-            for _ in range(3):
+            for _ in range(4):  # more than a world may hold
                 _, world = far.step(world, path(world.camera))
         assert len(client.worlds()) <= 2
         far.close()

@@ -446,17 +446,31 @@ def test_server_that_ends_finishes_what_was_asked_for_and_refuses_the_rest(tmp_p
         assert sorted(world["chunk"] for world in client.worlds()) == [0, 1]
 
 
-def test_server_does_not_wait_longer_than_it_may(tmp_path, monkeypatch):
-    monkeypatch.setattr(Walks, "_walk_together", lambda *_: time.sleep(2.0) or 1 / 0)
+def test_server_does_not_wait_longer_than_it_may(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(Walks, "_walk_together", lambda *_: time.sleep(1.0) or 1 / 0)
     with ThreadPoolExecutor(1) as pool:
         with tiny_server(tmp_path, drain_seconds=0.1) as url:
-            client = Client(url)
-            step = pool.submit(client.open(seed=1).step, TURN)
+            step = pool.submit(Client(url).open(seed=1).step, TURN)
             time.sleep(0.2)
         with pytest.raises(ServingError):
             step.result()
+    assert "given up" in caplog.text
     with tiny_server(tmp_path) as url, Client(url) as client:
         assert [world["chunk"] for world in client.worlds()] == [0]
+
+
+def test_answer_that_comes_too_late_is_not_taken_for_the_next_one(url, monkeypatch):
+    may_go, walk = threading.Event(), Walks._walk_together
+    monkeypatch.setattr(Walks, "_walk_together", lambda *given: may_go.wait(120) and walk(*given))
+    with Client(url, timeout=120) as client:
+        world = client.open(seed=1)
+        client._timeout = 0.1
+        with pytest.raises(ServingError, match="does not answer"):
+            world.step(TURN)
+        may_go.set()
+        client._timeout = 120
+        assert "identity" in client.describe()
+        world.close()
 
 
 def test_every_acknowledged_step_is_there_after_a_kill(tmp_path):
