@@ -58,7 +58,7 @@ ADVERSARY = 0.05
 
 
 class Trained(nn.Module):
-    """What a run trains parts of: detail head and discriminator, and decoder."""
+    """Parts that a run trains: detail head and discriminator, and decoder."""
 
     def __init__(self, painters: Painters, codec: nn.Module) -> None:
         super().__init__()
