@@ -31,7 +31,7 @@ STEPS = 12
 TASKS: dict[str, Task] = {
     "PointNav": PointNav(),
     "PointNav, behind": PointNav(goals="behind"),
-    "PointNav, automatic": PointNav(stop="automatic"),
+    "PointNav, behind, automatic": PointNav(goals="behind", stop="automatic"),
     "ImageNav": ImageNav(),
     "ImageNav, behind": ImageNav(goals="behind"),
     "ObjectNav": ObjectNav(),
