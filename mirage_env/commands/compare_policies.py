@@ -257,11 +257,16 @@ def _plot(found: Agreement, title: str, path: Path) -> None:
     figure = Figure(figsize=(5.6, 5.6), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    together: dict[tuple[float, float], list[str]] = {}
     for name, a, b in zip(found.policies, found.learned, found.true, strict=True):
         error: Sequence[Sequence[float]] = [[a.mean - a.low], [a.high - a.mean]]
         across: Sequence[Sequence[float]] = [[b.mean - b.low], [b.high - b.mean]]
         axis.errorbar([b.mean], [a.mean], yerr=error, xerr=across, marker="o", linewidth=0.6)
-        axis.annotate(name, (b.mean, a.mean), fontsize=7, xytext=(4, 3), textcoords="offset points")
+        together.setdefault((b.mean, a.mean), []).append(name)
+    for (x, y), names in together.items():  # one label where several lie on each other, towards the middle
+        sides: dict[str, Any] = {"ha": "right" if x > 0.5 else "left", "va": "top" if y > 0.5 else "bottom"}
+        offset = (-4 if x > 0.5 else 4, -3 if y > 0.5 else 3)
+        axis.annotate("\n".join(names), (x, y), fontsize=7, xytext=offset, textcoords="offset points", **sides)
     axis.set_xlabel("success in the true world")
     axis.set_ylabel("success in the learned world")
     axis.set_title(title, fontsize=9)
