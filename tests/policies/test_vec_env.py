@@ -37,7 +37,7 @@ def test_worlds_are_asked_and_set_one_by_one():
     assert together.get_attr("samples") == [1, 2]
     assert together.get_attr("task", indices=0) == [PointNav()]
     assert together.env_is_wrapped(gym.wrappers.TimeLimit) == [False, False]
-    _, _, done, infos = together.step(np.zeros((2, 6), np.float32))
+    _, _, done, infos = together.step(np.full((2, 6), 0.1, np.float32))  # to stay would be to stop
     assert not done.any()
     assert {"is_success", "distance_to_goal"} <= set(infos[0])
 
