@@ -149,43 +149,18 @@ def train_sharp_detail(clips: Clips, folder: Path, config: LoopConfig, networks:
         made = codec.reconstruct(torch.cat([dream.latents, latents])).float()
         made, copied = made[:DREAMS], made[DREAMS:]
         again = codec.encode(copied.clamp(-1.0, 1.0)).float()
-        ones = torch.ones_like(images[:, :1])
-        draw = pixel_loss(copied, images, ones) + 0.35 * perceptual_loss(lpips, copied, images)
-        draw = draw + 0.01 * energy_gap(copied, images) + 0.02 * ((again - latents) ** 2).mean()
-        observed, true = (F.interpolate(cells, scale_factor=stride) for cells in (dream.observed, dream.true))
-        unknown = UNKNOWN + (1.0 - UNKNOWN) * F.interpolate(dream.beside, scale_factor=stride)
-        still = 1.0 - 0.8 * dream.moves
-        weight = torch.where(true > 0, 1.0, torch.where(dream.repeated > 0, REPEATED, unknown)) * still
-        perceived = perceptual_loss(lpips, made, dream.images)
-        draw = draw + pixel_loss(made, dream.images, weight) + 0.5 * perceived + 0.03 * dream.hold.mean()
-        draw = (
-            draw + colour_loss(made, dream.images, still) + 3.0 * seam_loss(made, dream.images, dream.observed, still)
-        )
-        draw = draw + 0.01 * energy_gap(made, dream.images) + _lattices(made, dream.images, 1.0 - observed, stride)
-        ours = torch.cat([torch.cat([made, observed, true], 1), torch.cat([copied, ones, ones], 1)])
-        theirs = torch.cat([torch.cat([dream.images, observed, true], 1), torch.cat([images, ones, ones], 1)])
-        top, left = _draw(16, generator), _draw(16, generator)
-        ours, theirs = ours[..., top:, left:], theirs[..., top:, left:]
-        draw = draw + ADVERSARY * painters.game.fooling(ours, step)
-        blank = (1.0 - observed)[..., 1:, 1:]
-        energies = [(gradient_energy(p.detach())[:, None] * blank).sum() for p in (made, dream.images)]
-        return {
-            "loss": draw + painters.game.learning(theirs, ours),
-            "codec_psnr": psnr(copied, images, ones),
-            "psnr": psnr(made, dream.images, true * still),
-            "lpips": perceived,
-            "energy": energies[0],
-            "true_energy": energies[1],
-            "hold": dream.hold.mean(),
-            "lattice": local_lattice(made.detach(), dream.images, 1.0 - observed, stride),
-        }
+        draw = _copy_loss(copied, images, lpips) + 0.02 * ((again - latents) ** 2).mean()
+        imagined, figures = _imagined_loss(made, dream, lpips, stride)
+        known = torch.cat([F.interpolate(cells, scale_factor=stride) for cells in (dream.observed, dream.true)], 1)
+        known = torch.cat([known, torch.ones_like(known[:TRUE])])
+        top, left = (_draw(2 * stride, generator) for _ in range(2))  # no judge may learn where cells begin
+        ours = torch.cat([torch.cat([made, copied]), known], 1)[..., top:, left:]
+        theirs = torch.cat([torch.cat([dream.images, images]), known], 1)[..., top:, left:]
+        draw = draw + imagined + ADVERSARY * painters.game.fooling(ours, step)
+        copies = psnr(copied, images, torch.ones_like(images[:, :1]))
+        return {"loss": draw + painters.game.learning(theirs, ours), "codec_psnr": copies, **figures}
 
     train(trained, loss_fn, folder, config, pace=_pace).requires_grad_(False)
-
-
-def _lattices(images: Tensor, truth: Tensor, unknown: Tensor, cell: int) -> Tensor:
-    """Patterns of the grid of cells in what was unknown, of which a discriminator sees too little."""
-    return LATTICE * (local_lattice(images, truth, unknown, cell) + local_lattice(images, truth, unknown, 2 * cell))
 
 
 def _pace(name: str) -> float:
@@ -224,6 +199,44 @@ def _part(frame: Frames, side: int, networks: Networks, generator: torch.Generat
     maps = [x[cells] for x in (latents, frame.observed, frame.true, beside)]
     pictures = [x[..., down, across] for x in (frame.images, frame.repeated, frame.moves)]
     return _Part(*[*maps, hold[None], *pictures])
+
+
+def _copy_loss(made: Tensor, images: Tensor, lpips: Lpips | None) -> Tensor:
+    """What the decoder makes of true latents, compared with the true pictures."""
+    loss = pixel_loss(made, images, torch.ones_like(images[:, :1])) + 0.35 * perceptual_loss(lpips, made, images)
+    return loss + 0.01 * energy_gap(made, images)
+
+
+def _imagined_loss(made: Tensor, part: _Part, lpips: Lpips | None, cell: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compare parts of imagined pictures with what they should become.
+
+    Args:
+        made: [N, 3, H, W] the parts, decoded.
+        part: what they are of.
+        lpips: the perceptual distance, if there is one.
+        cell: side of a cell, pixels.
+
+    Returns:
+        The loss, and figures for the log: `energy` is that of what was unknown, beside that of the truth there.
+    """
+    images = part.images
+    observed, true, beside = (F.interpolate(x, scale_factor=cell) for x in (part.observed, part.true, part.beside))
+    unknown, still = UNKNOWN + (1.0 - UNKNOWN) * beside, 1.0 - 0.8 * part.moves
+    weight = torch.where(true > 0, 1.0, torch.where(part.repeated > 0, REPEATED, unknown)) * still
+    perceived, hold, blank = perceptual_loss(lpips, made, images), part.hold.mean(), 1.0 - observed
+    # A discriminator sees too little of patterns that the grid of cells leaves in what was unknown.
+    lattices = [local_lattice(made, images, blank, period) for period in (cell, 2 * cell)]
+    loss = pixel_loss(made, images, weight) + 0.5 * perceived + 0.03 * hold + colour_loss(made, images, still)
+    loss = loss + 3.0 * seam_loss(made, images, part.observed, still) + 0.01 * energy_gap(made, images)
+    energies = [(gradient_energy(x.detach())[:, None] * blank[..., 1:, 1:]).sum() for x in (made, images)]
+    return loss + LATTICE * sum(lattices, loss.new_zeros(())), {
+        "psnr": psnr(made, images, true * still),
+        "lpips": perceived,
+        "energy": energies[0],
+        "true_energy": energies[1],
+        "hold": hold,
+        "lattice": lattices[0].detach(),
+    }
 
 
 def _draw(below: int, generator: torch.Generator) -> int:
