@@ -202,7 +202,7 @@ def _part(frame: Frames, side: int, networks: Networks, generator: torch.Generat
 
 
 def _copy_loss(made: Tensor, images: Tensor, lpips: Lpips | None) -> Tensor:
-    """What the decoder makes of true latents, compared with the true pictures."""
+    """Compare pictures that were decoded from true latents with the true ones."""
     loss = pixel_loss(made, images, torch.ones_like(images[:, :1])) + 0.35 * perceptual_loss(lpips, made, images)
     return loss + 0.01 * energy_gap(made, images)
 
