@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from mirage_env.commands.checks import blaming
 from mirage_env.commands.walk import File
 from mirage_env.errors import InvalidOptionError, MissingPackageError
 from mirage_env.interfaces import OpenRoom
@@ -88,11 +89,14 @@ def served(options: Serve, open_room: OpenRoom | None = None) -> Iterator[str]:
             Service,
             ServiceOptions,
             connect_to_ray,
+            read_tokens,
             serving,
         )
     except ImportError as error:
         raise MissingPackageError(f"{error}; pip install 'mirage-env[serve]'") from error
-    address = Address(options.host, options.port, tokens(options.token_file), options.certificate, options.key)
+    with blaming("--token-file"):
+        tokens = () if options.token_file is None else read_tokens(options.token_file)
+    address = Address(options.host, options.port, tokens, options.certificate, options.key)
     limits = Limits(options.max_worlds, options.max_megabytes, options.max_steps_per_second)
     settings = ServiceOptions(
         options.worlds, most=options.most, delay=options.delay, idle_seconds=options.idle_seconds, limits=limits
@@ -105,21 +109,3 @@ def served(options: Serve, open_room: OpenRoom | None = None) -> Iterator[str]:
     )
     with serving(service, address, options.drain_seconds) as url:
         yield url
-
-
-def tokens(file: Path | None) -> tuple[str, ...]:
-    """Read the lines of a file of tokens.
-
-    Raises:
-        InvalidOptionError: it cannot be read, or there is none in it.
-    """
-    if file is None:
-        return ()
-    try:
-        text = file.read_text("utf-8", "replace")
-    except OSError as error:
-        raise InvalidOptionError(f"--token-file: {file} cannot be read ({error.strerror}); give a text file") from error
-    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
-    if not lines:
-        raise InvalidOptionError(f"--token-file: {file} is empty; write a token of 16 characters or more per line")
-    return lines

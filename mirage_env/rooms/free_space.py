@@ -109,10 +109,8 @@ def floor_cells(room: Room, cell: float) -> NDArray[np.bool_]:  # [cells along x
     nx, ny = (math.ceil(size / cell) for size in room.scene.shell[:2])
     x, y = np.meshgrid((np.arange(nx) + 0.5) * cell, (np.arange(ny) + 0.5) * cell, indexing="ij")
     still = room.scene.mover_of < 0
-    return (
-        plan_distance(room.scene, room.scene.geometry, still, np.stack([x, y], 2).reshape(-1, 2), 1.6).reshape(nx, ny)
-        > 0
-    )
+    places = np.stack([x, y], 2).reshape(-1, 2)
+    return plan_distance(room.scene, room.scene.geometry, still, places, 1.6).reshape(nx, ny) > 0
 
 
 def free_camera(room: Room, camera: Camera, rng: np.random.Generator, low: float, high: float) -> Camera:

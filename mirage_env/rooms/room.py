@@ -24,8 +24,8 @@ FOV = math.radians(75.0)
 """Default horizontal field of view, radians."""
 TURN_VIEWS = 8
 """Views of a turn on the spot."""
-FIRST_THING, LEAST_PIXELS = 7, 12
-"""First instance that is a thing, and the pixels of 64 x 64 that one must have to be known."""
+LEAST_PIXELS = 12
+"""Pixels of 64 x 64 that a thing must have to be known."""
 FRAME_SECONDS = 1.0 / 8.0
 """Simulated time per frame, seconds."""
 
@@ -158,11 +158,12 @@ class Room:
             rays = (np.stack(np.meshgrid(*[np.arange(64) + 0.5] * 2), 2) - eye.K_image[:2, 2]) / eye.K_image[0, 0]
             in_eye = np.concatenate([rays, np.ones((64, 64, 1))], 2) * np.where(view.sky, 0.0, view.depth)[..., None]
             place = in_eye @ eye.T_world_cam[:3, :3].T + eye.position
-            for number in np.unique(view.instance[(view.instance > FIRST_THING - 1) & ~view.mover]):
+            for number in map(int, np.unique(view.instance[~view.mover])):
                 where = view.instance == number
                 if self.scene.names[number] and where.sum() >= LEAST_PIXELS:
-                    points.setdefault(int(number), []).append(place[where])
-                    seen |= {int(number)} if i == 0 else set()
+                    points.setdefault(number, []).append(place[where])
+                    if i == 0:
+                        seen.add(number)
         found = []
         for number in sorted(points):
             all_of_it = np.concatenate(points[number])

@@ -9,6 +9,7 @@ from .remote_world import RemoteWorld as RemoteWorld
 from .remote_world import View as View
 from .replicas import ReplicatedService as ReplicatedService
 from .server import Address as Address
+from .server import read_tokens as read_tokens
 from .server import serving as serving
 from .service import Service as Service
 from .service_options import ServiceOptions as ServiceOptions

@@ -22,6 +22,22 @@ from mirage_env.serving.requests import Answering
 logger = logging.getLogger(__name__)
 
 
+def read_tokens(file: Path) -> tuple[str, ...]:
+    """Read a text file of tokens, one in a line.
+
+    Raises:
+        InvalidOptionError: it cannot be read, or there is none in it.
+    """
+    try:
+        text = file.expanduser().read_text("utf-8", "replace")
+    except OSError as error:
+        raise InvalidOptionError(f"{file} cannot be read ({error.strerror}); give a text file") from error
+    lines = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not lines:
+        raise InvalidOptionError(f"{file} is empty; write a token of 16 characters or more per line")
+    return lines
+
+
 @dataclass(frozen=True)
 class Address:
     """Address of a server, and the tokens of those who may use it.

@@ -58,24 +58,11 @@ def _loaded(o: WorldParameters) -> WorldModel:
 
 def _served(o: WorldParameters) -> WorldModel:
     try:
-        from mirage_env.serving import RemoteWorldModel
+        from mirage_env.serving import RemoteWorldModel, read_tokens
     except ImportError as error:
         raise MissingPackageError(f"{error}; a server needs: pip install 'mirage-env[serve]'") from error
-    return RemoteWorldModel.connect(o.server, _token(o.token_file), name="ros")
-
-
-def _token(file: str) -> str | None:
-    """The token in a file; None without a file.
-
-    Raises:
-        InvalidOptionError: it cannot be read, or there is none in it.
-    """
-    if not file:
-        return None
     try:
-        words = Path(file).expanduser().read_text("utf-8", "replace").split("\n")[0].strip()
-    except OSError as error:
-        raise InvalidOptionError(f"token_file: {file} cannot be read ({error.strerror}); give a text file") from error
-    if not words:
-        raise InvalidOptionError(f"token_file: the first line of {file} is empty; write the server's token there")
-    return words
+        token = read_tokens(Path(o.token_file))[0] if o.token_file else None
+    except InvalidOptionError as error:
+        raise InvalidOptionError(f"token_file: {error}") from error
+    return RemoteWorldModel.connect(o.server, token, name="ros")

@@ -35,7 +35,7 @@ def test_what_a_server_decides_cannot_be_asked_of_the_node(wrong, says):
 
 def test_token_is_the_first_line_of_its_file(tmp_path):
     options = WorldParameters(server="http://127.0.0.1:9", token_file=str(tmp_path / "token"))
-    for text in (None, "\nsecond line"):
+    for text in (None, "\n \n"):
         if text is not None:
             (tmp_path / "token").write_text(text)
         with pytest.raises(InvalidOptionError, match="token_file"):
