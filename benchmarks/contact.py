@@ -61,7 +61,7 @@ def measure(model: WorldModel, room: Room, motions: int, options: argparse.Names
     _, one = model.start(room.render(start, samples=1).image, start)
     loop = observed(model, one, room, turn(start, options.views, options.pitch))
     truth = RoomObstacles(room, 0.0, options.height)
-    known = {"image": known_obstacles(one.memory, options.height), "loop": known_obstacles(loop.memory, options.height)}
+    known = {n: known_obstacles(w.memory, options.height, w.movers) for n, w in (("image", one), ("loop", loop))}
     pairs: dict[str, list[list[bool]]] = {case: [] for case in CASES}
     yaw, _ = yaw_pitch(start.T_world_cam)
     for _ in range(motions):

@@ -1,11 +1,12 @@
 """Success of policies by the world they were trained in and the world they are tested in, at equal budgets.
 
-    python benchmarks/trained_where.py --out trained --steps 2048 --seeds 3 --episodes 100
+    python benchmarks/trained_where.py --out trained --steps 1024 --seeds 3 --episodes 60
 
-PPO learns PointNav with goals behind the start view and sliding contact, from pixels and the goal, in memories of
-worlds that were opened with a turn in rooms of the train split (`Mirage/Readout`: nothing is generated, so a step costs
-little) and in these rooms as they are. Every policy is tested in both, on rooms of the test split. Kill it and run it
-again, and it goes on.
+A policy learns PointNav with goals behind the start view, success that has to be said (STOP) and sliding contact, from
+pixels and the goal: `--imitate` steps from a teacher (`policies.training.imitation`), the rest with PPO. It learns in
+memories of worlds that were opened with a turn in rooms of the train split (`Mirage/Readout`: nothing is generated, so
+a step costs little) or in these rooms as they are. Every policy is tested in both, on rooms of the test split. Kill it
+and run it again, and it goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -41,20 +42,24 @@ class Options:
     Attributes:
         out: folder of worlds, trainings and results.
         steps: of a training.
+        imitate: the first of them, in which a teacher tells what to do.
         seeds: trainings per world.
         episodes: of a test.
         caches: learned worlds to train in, and as many others to test in.
         size: height and width of the images, pixels.
         longest: steps of an episode, at most.
+        stop: how an episode ends at its goal (`tasks.Rules`).
     """
 
     out: Path
-    steps: int = 2048
+    steps: int = 1024
+    imitate: int = 1024
     seeds: int = 3
     episodes: int = 100
     caches: int = 40
     size: int = 128
     longest: int = 12
+    stop: Literal["still", "action", "automatic"] = "still"
 
 
 def saved_worlds(options: Options, model: WorldModel, split: str) -> Path:
@@ -73,7 +78,7 @@ def saved_worlds(options: Options, model: WorldModel, split: str) -> Path:
 def make_worlds(options: Options, model: WorldModel, env: str, count: int, split: str) -> VectorEnv[Any, Any, Any]:
     """Worlds of a training or a test."""
     arguments: dict[str, Any] = {
-        "task": PointNav(goals="behind", stop="automatic"),
+        "task": PointNav(goals="behind", stop=options.stop),
         "contact": "slide",
         "max_episode_steps": options.longest,
     }
@@ -98,9 +103,8 @@ def main(options: Options) -> None:
                 env=env,
                 steps=options.steps,
                 observe=("pixels", "goal"),
-                rollout=8,
-                learning_rate=2e-3,
-                gamma=0.8,
+                rollout=16,
+                imitate=min(options.imitate, options.steps),
                 checkpoint_every=256,
                 evaluate_every=0,
                 episodes=0,

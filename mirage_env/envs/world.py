@@ -175,8 +175,9 @@ class MirageEnv(ChunkEnv[WorldState]):
         return Shown((camera,), np.zeros((1, H, W, 3), np.uint8), depth, labels, None, seen, state.chunk, 1.0, 0, 0)
 
     def obstacles(self, state: WorldState, height: float) -> KnownObstacles | None:
-        """Return what the memory shows to be standing there."""
-        return known_obstacles(state.memory, height) if isinstance(state.memory, PointMemory) else None
+        """Return what the memory shows to be standing there, and what moves."""
+        known = isinstance(state.memory, PointMemory)
+        return known_obstacles(state.memory, height, state.movers) if known else None
 
     def picture(self, state: WorldState, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         """The last frame of a walk to that camera, on a fork, at no more than the longest step per chunk.

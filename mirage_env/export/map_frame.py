@@ -15,7 +15,7 @@ from mirage_env.tokens.blocks import Frames
 from mirage_env.trajectories import up_direction
 
 MOST_VIEWS = 600
-"""Views that `surface_rays` reads out; of more, so many are taken evenly."""
+"""Views that tell where the cameras were; of more, so many are taken evenly."""
 FLOOR_BIN = 0.05
 """Height of the bins in which the floor is looked for, metres."""
 FLOOR_SHARE = 0.3

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from mirage_env.memory.latent import PointMemory
 from mirage_env.poses import Matrix
-from mirage_env.tokens.blocks import Frames
 
 HIT, PASS = 0.85, -0.4
 """Log odds of a ray that ends in a voxel, and of one that crosses it (Hornung et al. 2013, OctoMap)."""
@@ -79,21 +78,6 @@ def token_rays(memory: PointMemory, T_map_world: Matrix, resolution: float, conf
         starts = _moved(T_world_cam[:, :3, 3], T_map_world)[of]
         parts.append((starts, _moved(ends, T_map_world), weight[of].astype(np.float32)))
     return Rays(*(np.concatenate(values) for values in zip(*parts, strict=True)))
-
-
-def surface_rays(memory: PointMemory, frames: Frames, T_map_world: Matrix) -> Rays:
-    """The rays of every cell of some views in which the memory shows a surface: what hides another is before it."""
-    h, w = memory.grid
-    found = memory.surfaces.glimpse(frames.T_world_cam, frames.K_latent)
-    pixels = np.stack([*np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5), np.ones((h, w))]).reshape(3, -1)
-    starts, ends = [], []
-    for view, (T_world_cam, K) in enumerate(zip(frames.T_world_cam, frames.K_latent, strict=True)):
-        seen = found.observed[view].ravel()
-        points = np.linalg.solve(K, pixels[:, seen]) * found.depth[view].ravel()[seen]
-        ends.append(_moved(points.T, T_map_world @ T_world_cam))
-        starts.append(np.broadcast_to(_moved(T_world_cam[None, :3, 3], T_map_world), ends[-1].shape))
-    end = np.concatenate(ends)
-    return Rays(np.concatenate(starts), end, np.ones(len(end), np.float32))
 
 
 def plan_size(rays: Rays, resolution: float) -> tuple[Array, NDArray[np.int64]]:  # [2], [2]

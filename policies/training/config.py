@@ -49,6 +49,8 @@ class TrainPolicy:
         epochs: passes over a rollout (PPO).
         hidden: widths of the layers.
         spread: standard deviation of the first actions (PPO).
+        imitate: steps at the beginning in which the policy learns what a teacher would do, who goes straight to the
+            goal and stops there (PointNav, PPO); the rest of `steps` is reinforcement learning.
         buffer: steps that SAC remembers.
         warmup: random steps before SAC learns.
         seed: fixes everything random.
@@ -85,6 +87,7 @@ class TrainPolicy:
     epochs: int = 10
     hidden: tuple[int, ...] = (64, 64)
     spread: float = 0.5
+    imitate: int = 0
     buffer: int = 20_000
     warmup: int = 256
     seed: int = 0
@@ -96,7 +99,7 @@ class TrainPolicy:
         for name in (*positive, "threads", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise InvalidOptionError(f"{name} is {getattr(self, name)}; give a positive number")
-        for name in ("evaluate_every", "episodes", "warmup", "seed", "actors"):
+        for name in ("evaluate_every", "episodes", "warmup", "seed", "actors", "imitate"):
             if getattr(self, name) < 0:
                 raise InvalidOptionError(f"{name} is {getattr(self, name)}; give 0 or more")
         if not 0.0 <= self.gamma <= 1.0:
@@ -107,6 +110,8 @@ class TrainPolicy:
             raise InvalidOptionError(f"episode_steps is {self.episode_steps}; give at least 1")
         if self.algo == "ppo" and self.worlds * self.rollout < 2:
             raise InvalidOptionError("PPO needs at least 2 samples per update; give more worlds or a longer rollout")
+        if self.imitate and self.algo != "ppo":
+            raise InvalidOptionError(f"imitate is {self.imitate} and algo {self.algo}; imitation is for algo ppo")
         self.network()
 
     @property
@@ -116,8 +121,9 @@ class TrainPolicy:
 
     @property
     def whole_steps(self) -> int:
-        """Environment steps of the whole training: `steps`, up to the end of a segment."""
-        return -(-self.steps // self.segment_steps) * self.segment_steps
+        """Environment steps of the whole training: `steps`, up to the end of a segment; imitation is one of its own."""
+        taught = -(-self.imitate // self.worlds) * self.worlds
+        return taught + -(-max(0, self.steps - taught) // self.segment_steps) * self.segment_steps
 
     @property
     def segment_steps(self) -> int:

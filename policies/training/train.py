@@ -17,9 +17,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
-from stable_baselines3 import PPO, SAC
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import set_random_seed
 from tqdm import tqdm
 
@@ -27,8 +25,10 @@ from mirage_env.errors import PolicyError
 from mirage_env.files import new_file, read_json, read_json_object, replaced_folder, sweep_folder
 from policies.learned import LearnedPolicy, View
 from policies.training import checkpoints
+from policies.training.algorithms import make_algorithm
 from policies.training.config import SPLITS, TrainPolicy
 from policies.training.evaluation import Score, play
+from policies.training.imitation import imitate
 from policies.training.log import RowLog, draw_curve, read_rows, tensorboard
 from policies.training.vec_env import WorldsVecEnv
 
@@ -129,15 +129,30 @@ class _Trainer:
         self.model.action_space.seed(int(seeds[0]))
         self.worlds.begin_with([int(seed) for seed in seeds[1:]])
         self.model._last_obs = None  # makes `learn` reset the worlds
-        for _ in range(options.rows_per_segment):
-            started = time.monotonic()
-            self.model.learn(options.rollout * options.worlds, reset_num_timesteps=False)
-            self.seconds += time.monotonic() - started
+        taught = self.steps < options.imitate
+        for _ in self._lessons(int(seeds[0])) if taught else self._rollouts():
             self._add_row()
             yield
         self.segments += 1
         counters = {"segments": self.segments, "seconds": self.seconds}
         checkpoints.write(self.folder, self.model, self.policy(), counters, options.keep)
+
+    def _rollouts(self) -> Iterator[None]:
+        for _ in range(self.options.rows_per_segment):
+            started = time.monotonic()
+            self.model.learn(self.options.rollout * self.options.worlds, reset_num_timesteps=False)
+            self.seconds += time.monotonic() - started
+            yield
+
+    def _lessons(self, seed: int) -> Iterator[None]:
+        """Imitation, all of it between two checkpoints."""
+        options, before = self.options, time.monotonic()
+        policy = cast(ActorCriticPolicy, self.model.policy)
+        for steps, loss in imitate(policy, self.worlds, options.imitate, options.rollout, options.learning_rate, seed):
+            self.model.num_timesteps = steps
+            self.model.logger.record("train/loss", loss)
+            self.seconds, before = self.seconds + time.monotonic() - before, time.monotonic()
+            yield
 
     def policy(self) -> LearnedPolicy:
         """The policy as it is now; it shares the network."""
@@ -191,37 +206,6 @@ class _Evaluator:
             worlds = self.make_worlds(env, min(self.options.worlds, self.options.episodes), SPLITS["validate"])
             self._worlds[env] = self.stack.enter_context(closing(worlds))
         return self._worlds[env]
-
-
-def make_algorithm(options: TrainPolicy, worlds: WorldsVecEnv) -> BaseAlgorithm:
-    """The algorithm of Stable-Baselines3, with random weights."""
-    common: dict[str, Any] = {
-        "learning_rate": options.learning_rate,
-        "gamma": options.gamma,
-        "policy_kwargs": options.network().policy_kwargs(),
-        "seed": options.seed,
-        "device": "cpu",
-    }
-    model: BaseAlgorithm
-    if options.algo == "ppo":
-        samples = options.rollout * options.worlds
-        batch = min(options.batch, samples)
-        batch = next(size for size in range(batch, 0, -1) if samples % size == 0)
-        model = PPO(
-            "MultiInputPolicy", worlds, n_steps=options.rollout, batch_size=batch, n_epochs=options.epochs, **common
-        )
-    else:
-        model = SAC(
-            "MultiInputPolicy",
-            worlds,
-            batch_size=options.batch,
-            buffer_size=options.buffer,
-            learning_starts=options.warmup,
-            gradient_steps=-1,
-            **common,
-        )
-    model.set_logger(Logger(None, []))
-    return model
 
 
 def resident_bytes() -> float:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from room_memories import loop_through, written
 from stand_ins import Breathing, start_view
 from task_worlds import (
     FORWARD,
@@ -27,6 +28,7 @@ from mirage_env.envs.known_obstacles import known_obstacles
 from mirage_env.envs.readout import ReadoutEnv
 from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import InvalidOptionError
+from mirage_env.memory.movers import Mover
 from mirage_env.rooms import Room
 from mirage_env.rooms.free_space import RoomObstacles
 from mirage_env.rooms.scene import plan_distance
@@ -155,6 +157,42 @@ def test_obstacles_of_a_memory_are_what_it_has_seen():
     assert 1.9 < 0.1 * clearance.argmin() < 2.5  # the wall stands at 2.0 to 2.4 m
     assert known_obstacles(world.memory, 1.5) is obstacles
     assert len(known_obstacles(world.memory, STEP + 0.3).places) <= len(obstacles.places)
+
+
+def test_a_surface_that_some_views_put_too_near_stands_where_most_saw_it():
+    """The nearest of several estimates is not the best: it would close nine tenths of the free floor here."""
+    room = Room.generate(1, "test")
+    cameras = loop_through(room)
+    axes = [np.arange(0.3, size - 0.3, 0.1) for size in room.scene.shell[:2]]
+    here = np.stack([*(a.ravel() for a in np.meshgrid(*axes)), np.full(len(axes[0]) * len(axes[1]), 1.4)], 1)
+    true = plan_distance(room.scene, room.scene.geometry, room.scene.mover_of < 0, here, 1.5)
+    memory = written(room, cameras)
+    known = known_obstacles(memory, 1.5).clearance(here, 0.0)
+    assert (known < RADIUS)[true > 0.5].mean() < 0.01
+    assert (known < 2.0 * RADIUS)[np.abs(true) < RADIUS].mean() > 0.85
+    known = known_obstacles(written(room, cameras[::4], scale=0.7, memory=memory), 1.5).clearance(here, 0.0)
+    assert (known < RADIUS)[true > 0.5].mean() < 0.6
+
+
+def test_a_mover_stands_in_the_way_where_it_should_be_by_then():
+    env = mirage(contact="stop")
+    env.reset(seed=0)
+    world = env.get_world()
+    ago = np.array([0.6, 0.4, 0.2, 0.0])
+    track = np.stack([ago, -0.5 * ago, np.full(4, 0.2), np.full(4, 0.7)], 1)  # half a metre per second to the right
+    offset = np.array([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0], [0.9, 1.2, 0.0]], np.float32)  # the last lies on the floor
+    ones = np.ones(len(offset), np.float32)
+    mover = Mover(offset, ones, ones[:, None], track, np.eye(4), 0)
+    floor, moving = known_obstacles(world.memory, 1.5), replace(world, movers=(mover,))
+    obstacles = env.obstacles(moving, 1.5)
+    for seconds in (0.0, 1.0):
+        place = mover.place(seconds)[None]
+        assert floor.clearance(place, seconds)[0] > 0.5 > 0.0 > obstacles.clearance(place, seconds)[0]
+    assert obstacles.clearance(mover.place()[None], 1.0)[0] > 0.0  # it is gone
+    assert obstacles.clearance(mover.place()[None] + offset[2], 0.0)[0] > 0.3
+    [(_, free), (_, shown)] = env.move([world, moving], [env.path(FORWARD)] * 2)
+    assert not touched(env.path(FORWARD), free.cameras)
+    assert touched(env.path(FORWARD), shown.cameras)
 
 
 def test_a_world_too_large_for_fine_voxels_has_coarse_ones(monkeypatch):

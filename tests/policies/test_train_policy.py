@@ -22,6 +22,7 @@ from policies.scripted import forward
 from policies.training import checkpoints
 from policies.training.config import TrainPolicy, twin
 from policies.training.evaluation import Score, bootstrap, play, wilson
+from policies.training.imitation import teacher
 from policies.training.log import draw_curve, read_rows
 from policies.training.vec_env import WorldsVecEnv
 
@@ -117,6 +118,38 @@ def test_resuming_with_other_options_is_refused(trained):
     algo, out = trained
     with pytest.raises(InvalidOptionError, match=r"gamma was 0\.9 and is 0\.5"):
         small_training.run(out, algo=algo, gamma=0.5)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_imitation_comes_first_counts_and_resumes(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    taught = {"imitate": 32, "evaluate_every": 0, "episodes": 0}
+    small_training.run(whole, **taught)
+    rows = read_rows(whole / "log.csv")
+    assert [row["steps"] for row in rows] == [8, 16, 24, 32, 40, 48]
+    assert 0.0 < rows[3]["loss"] < 0.5 * rows[0]["loss"]
+    small_training.run(parts, steps=32, **taught)
+    policy = LearnedPolicy.load(parts / "policy")
+    pixels, goals = np.zeros((32, 32, 3), np.uint8), np.array([[0.5, 0.0, 2.0], [-0.5, 0.0, 2.0]], np.float32)
+    right, left = (policy.act({"pixels": pixels, "goal": goal}) for goal in goals)
+    assert right[0] > left[0]
+    assert min(right[2], left[2]) > 0.5
+    small_training.run(parts, **taught)
+    assert weights(parts) == weights(whole)
+
+
+def test_the_teacher_goes_straight_and_stops():
+    goals = np.array([[3.0, 0.0, 4.0], [0.0, 0.0, 0.3], [0.1, 0.0, 0.1]], np.float32)
+    actions = teacher(goals, max_translation=1.0, numbers=7)
+    assert np.abs(actions).max() <= 1.0
+    np.testing.assert_allclose(actions[:, :3], [[0.75, 0.0, 1.0], [0.0, 0.0, 0.3], [0.0, 0.0, 0.0]], atol=1e-6)
+    assert (actions[:, 6] > 0.0).tolist() == [False, False, True]
+    assert not teacher(goals, 1.0)[2].any()  # STOP, by standing still
+
+
+def test_a_task_without_a_goal_to_go_to_cannot_be_taught(tmp_path):
+    with pytest.raises(PolicyError, match="imitation needs PointNav"):
+        small_training.run(tmp_path / "run", imitate=8, observe=("pixels",))
 
 
 def test_half_a_checkpoint_is_no_checkpoint(trained, tmp_path):
@@ -256,6 +289,7 @@ def test_wrong_option_is_named(arguments, says, tmp_path, capsys):
         ({"worlds": 0}, "worlds is 0"),
         ({"episodes": -1}, "episodes is -1"),
         ({"batch": 1}, "batch is 1"),
+        ({"imitate": 8, "algo": "sac"}, "imitation is for algo ppo"),
     ],
 )
 def test_option_out_of_range_is_refused(change, says, tmp_path):
@@ -272,3 +306,4 @@ def test_unknown_algorithm_is_refused_with_the_choices(tmp_path, capsys):
 
 def test_steps_are_rounded_up_to_whole_segments(tmp_path):
     assert [small_training.options(tmp_path, steps=steps).whole_steps for steps in (1, 16, 17)] == [16, 16, 32]
+    assert [small_training.options(tmp_path, steps=steps, imitate=9).whole_steps for steps in (1, 17)] == [10, 26]
