@@ -176,8 +176,8 @@ class MirageEnv(ChunkEnv[WorldState]):
 
     def obstacles(self, state: WorldState, height: float) -> KnownObstacles | None:
         """Return what the memory shows to be standing there, and what moves."""
-        known = isinstance(state.memory, PointMemory)
-        return known_obstacles(state.memory, height, state.movers) if known else None
+        memory = state.memory
+        return known_obstacles(memory, height, state.movers) if isinstance(memory, PointMemory) else None
 
     def picture(self, state: WorldState, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         """The last frame of a walk to that camera, on a fork, at no more than the longest step per chunk.

@@ -133,7 +133,7 @@ class ObjectNav(Rules, Task):
         if not among:
             raise InvalidOptionError(
                 f"this world knows no thing named one of {self.names}; open it with a start view of a room, or give "
-                "the option 'goal'"
+                "the option 'goal' of reset; set_state takes a goal along from get_state, not from get_world"
             )
         gaps = [NearestSurface((o,))(start.camera.position) for o in among]
         far = [o for o, gap in zip(among, gaps, strict=True) if gap > self.radius] or [among[int(np.argmax(gaps))]]

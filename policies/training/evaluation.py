@@ -12,10 +12,13 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from policies.base import Policy
+from policies.scripted import SCRIPTS, Scripted
 
 CONFIDENCE = 1.959964
 """Standard deviations on either side that hold 95 % of a normal distribution."""
 RESAMPLES = 2000
+BLIND = ("still", "forward_1", "forward_2", "forward_3", "turn_then_walk")
+"""Policies that look at nothing and that success is to be compared with."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,31 @@ def play(
                 won = bool(infos["is_success"][i])
                 done[pair[0]] = Episode(pair[1], won, spl, soft_spl, int(steps[i]), float(rewards[i]))
     return [done[index] for index in sorted(done)]
+
+
+def best_blind(worlds: VectorEnv[Any, Any, Any], seeds: Sequence[int]) -> tuple[str, Score] | None:
+    """Name and score of the best of the policies that look at nothing; None for actions that they do not have."""
+    if worlds.single_action_space.shape not in ((6,), (7,)):
+        return None
+    saying = worlds.single_action_space.shape == (7,)
+    scores = {name: Score.of(play(worlds, lambda name=name: _Blind(SCRIPTS[name](), saying), seeds)) for name in BLIND}
+    best = max(scores, key=lambda name: scores[name].success.mean)
+    return best, scores[best]
+
+
+@dataclass
+class _Blind:
+    """A script; where STOP is a seventh number, what stands still says it."""
+
+    script: Scripted
+    saying: bool
+
+    def reset(self, seed: int | None = None) -> None:
+        self.script.reset(seed)
+
+    def act(self, observation: dict[str, Any]) -> NDArray[np.float32]:
+        action = self.script.act(observation)
+        return np.append(action, np.float32(-1.0 if action.any() else 1.0)) if self.saying else action
 
 
 def _row(observations: dict[str, NDArray[Any]], i: int) -> dict[str, NDArray[Any]]:

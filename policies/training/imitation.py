@@ -94,7 +94,7 @@ def _fit(
             found = policy.get_distribution({key: value[rows] for key, value in inputs.items()}).mode()
             loss = F.mse_loss(found, wanted[rows])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             losses.append(loss.item())
     policy.set_training_mode(False)

@@ -27,7 +27,7 @@ from policies.learned import LearnedPolicy, View
 from policies.training import checkpoints
 from policies.training.algorithms import make_algorithm
 from policies.training.config import SPLITS, TrainPolicy
-from policies.training.evaluation import Score, play
+from policies.training.evaluation import Score, best_blind, play
 from policies.training.imitation import imitate
 from policies.training.log import RowLog, draw_curve, read_rows, tensorboard
 from policies.training.vec_env import WorldsVecEnv
@@ -86,6 +86,7 @@ def train_policy(options: TrainPolicy, make_worlds: MakeWorlds, progress: bool =
                     bar.set_postfix_str(trainer.summary)
                 trainer.draw()
         evaluator.evaluate(trainer.policy(), trainer.steps)
+        evaluator.compare(trainer.steps)
         trainer.draw()
         return Result(trainer.steps, _publish(options.out), evaluator.results)
 
@@ -164,7 +165,8 @@ class _Trainer:
         """The learning curve."""
         title = f"{self.options.algo.upper()} in {self.options.env}"
         out = self.options.out
-        draw_curve(out / CURVE, read_rows(out / "log.csv"), _read_evaluations(out), title)
+        scores = [result for result in _read_evaluations(out) if "blind" not in result]
+        draw_curve(out / CURVE, read_rows(out / "log.csv"), scores, title)
 
     def _add_row(self) -> None:
         row = {"steps": float(self.steps), "seconds": round(self.seconds, 3), **self.worlds.tally.taken()}
@@ -190,7 +192,7 @@ class _Evaluator:
 
     def evaluate(self, policy: LearnedPolicy, steps: int) -> None:
         """Play, and add the scores to the results, if they are not there yet."""
-        if not self.options.episodes or any(result["steps"] == steps for result in self.results):
+        if not self.options.episodes or any(r["steps"] == steps and "blind" not in r for r in self.results):
             return
         policy.network.set_training_mode(False)
         seeds = range(VALIDATION_SEED, VALIDATION_SEED + self.options.episodes)
@@ -200,6 +202,16 @@ class _Evaluator:
             score = Score.of(play(worlds, lambda: policy, seeds))
             self.results.append({"steps": steps, "env": env, **score.as_dict()})
         _write_json(self.options.out / EVALUATIONS, self.results)
+
+    def compare(self, steps: int) -> None:
+        """Add the best blind policy in the first true world, where nothing has to be generated for it, or else none."""
+        true = [env for env in self.options.places() if not env.startswith("Mirage/")]
+        if not self.options.episodes or not true or any("blind" in result for result in self.results):
+            return
+        seeds = range(VALIDATION_SEED, VALIDATION_SEED + self.options.episodes)
+        if (found := best_blind(self._of(true[0]), seeds)) is not None:
+            self.results.append({"steps": steps, "env": true[0], "blind": found[0], **found[1].as_dict()})
+            _write_json(self.options.out / EVALUATIONS, self.results)
 
     def _of(self, env: str) -> Worlds:
         if env not in self._worlds:

@@ -15,12 +15,13 @@ from mirage_env.errors import InvalidCameraError, InvalidDepthError, InvalidOpti
 from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.rooms import Room
+from mirage_env.tasks import ObjectNav
 
 SCENE = """<mujoco><worldbody><light pos="0 0 3"/>
 <geom type="plane" size="9 9 .1" rgba=".5 .6 .7 1"/>
 <geom type="box" pos="2 0 .5" size=".3 .5 .5" rgba="1 0 0 1"/>
 <geom type="box" pos="2.4 -1.5 .8" size=".2 .3 .8" rgba="0 0 1 1"/>
-<body pos="2 1.2 1"><freejoint/><geom type="sphere" size=".3" rgba="0 1 0 1"/></body>
+<body name="ball" pos="2 1.2 1"><freejoint/><geom type="sphere" size=".3" rgba="0 1 0 1"/></body>
 </worldbody></mujoco>"""
 T_WORLD_CAM = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0.6], [0, 0, 0, 1]])
 K = np.array([[60.0, 0, 40], [0, 70, 20], [0, 0, 1]])
@@ -102,6 +103,25 @@ def test_mujoco_environment_records_views_that_fit_together(world, tmp_path):
     env = gym.make("Mujoco/World-v0", scene=SCENE, start=CAMERA, image_size=(48, 64), info_frames=True, chunk_frames=4)
     clips = record_environment(env, tmp_path, clips=1, frames=9, seed=1)
     assert clips.frames == 9
+    env.close()
+
+
+def test_mujoco_knows_its_bodies_by_name_and_an_agent_is_sent_to_them(world):
+    world(CAMERA, 0.0)
+    behind = CAMERA.at(CAMERA.T_world_cam @ pose_from_rotation_vector([0.0, 0.0, 0.0], [0.0, np.pi, 0.0]))
+    for camera in (CAMERA, behind):
+        (ball,) = world.objects(camera)
+        assert (ball.name, ball.seen) == ("ball", camera is CAMERA)
+        np.testing.assert_allclose([*ball.position, ball.radius], [2.0, 1.2, 1.0, 0.3], atol=1e-9)
+    task = ObjectNav(names=("cup", "ball"))
+    env = gym.make("Mujoco/World-v0", scene=SCENE, start=CAMERA, image_size=(48, 64), task=task, chunk_frames=1)
+    observation, info = env.reset(seed=0)
+    assert observation["goal"].tolist() == [0.0, 1.0]
+    assert info["distance_to_goal"] == pytest.approx(np.linalg.norm([2.0, 1.2, 0.4]) - 0.3)
+    state = env.unwrapped.get_state()
+    *_, ahead = env.step(np.array([0, 0, 1, 0, 0, 0], np.float32))
+    assert ahead["distance_to_goal"] < info["distance_to_goal"]
+    assert env.unwrapped.set_state(state)[1]["distance_to_goal"] == info["distance_to_goal"]
     env.close()
 
 

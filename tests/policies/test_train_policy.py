@@ -17,11 +17,12 @@ import mirage_env  # noqa: F401 (registers the ids)
 from mirage_env.cli import main
 from mirage_env.errors import InvalidOptionError, PolicyError
 from mirage_env.files import atomic
+from mirage_env.tasks import PointNav
 from policies.learned import LearnedPolicy, View
 from policies.scripted import forward
 from policies.training import checkpoints
 from policies.training.config import TrainPolicy, twin
-from policies.training.evaluation import Score, bootstrap, play, wilson
+from policies.training.evaluation import BLIND, Score, best_blind, bootstrap, play, wilson
 from policies.training.imitation import teacher
 from policies.training.log import draw_curve, read_rows
 from policies.training.vec_env import WorldsVecEnv
@@ -60,7 +61,10 @@ def test_training_leaves_policy_log_curve_scores_and_provenance(trained):
     _, out = trained
     assert read_rows(out / "log.csv")[-1]["steps"] == small_training.STEPS
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert [score["steps"] for score in evaluations(out)] == [32, small_training.STEPS]
+    *scores, blind = evaluations(out)
+    assert [score["steps"] for score in scores] == [32, small_training.STEPS]
+    assert not any("blind" in score for score in scores)
+    assert (blind["blind"], blind["episodes"]) in [(name, 2) for name in BLIND]
     run = json.loads((out / "run.json").read_text())
     assert run["options"]["seed"] == 0
     assert {"command", "world_model", "versions", "splits"} <= set(run)
@@ -240,6 +244,16 @@ def test_episodes_do_not_depend_on_how_many_play_together():
     assert episodes[0] == episodes[1]
     assert [episode.seed for episode in episodes[0]] == [0, 1, 2]
     assert Score.of(episodes[0]).episodes == 3
+
+
+def test_the_best_blind_policy_says_stop_as_the_task_wants_it(monkeypatch):
+    """Without goals behind the back, standing still where the goal is close is a success of `still` alone."""
+    monkeypatch.setattr("policies.training.evaluation.BLIND", ("turn_then_walk", "still"))
+    for stop in ("still", "action"):
+        task = PointNav(stop=stop, radius=4.5)
+        size = {"image_size": (16, 16), "samples": 1, "chunk_frames": 1, "max_episode_steps": 2}
+        name, score = best_blind(gym.make_vec("Rooms/World-v0", num_envs=2, task=task, **size), [0, 1])
+        assert (name, score.success.mean) == ("still", 1.0)
 
 
 def test_intervals_hold_the_mean_and_shrink():
