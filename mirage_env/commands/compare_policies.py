@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mirage_env.interfaces import StartView
     from mirage_env.rooms import Room
     from mirage_env.world_model import WorldModel
-    from policies.agreement import Agreement, Outcome
+    from policies.agreement import Outcome
     from policies.base import Policy
 
 SCRIPTED = (
@@ -44,7 +44,13 @@ TOLD: dict[str, dict[str, Any]] = {
     "compass_stops_early": {"stop_within": 0.8},
 }
 """Policies that know where the goal is (`policies.compass`), by name."""
-PLANNERS = ("planner", "planner_blind_to_walls")
+PLANNERS: dict[str, dict[str, Any]] = {
+    "planner": {},
+    "planner_blind_to_walls": {"walls": False},
+    "planner_mppi": {"solver": "MPPI"},
+    "planner_few_samples": {"samples": 8, "horizon": 2},
+}
+"""Planners in the world model's memory, and what they differ in (`_planner`)."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class PoliciesEval:
     policies: tuple[str, ...] = ()
     """Names, among them folders of learned policies; all scripted and told ones and, for PointNav, planners if not
     given."""
+    trainings: tuple[Path, ...] = ()
+    """Folders of `mirage train-policy`: all checkpoints that they keep play too, as `folder/steps`."""
     seed: int = 0
     """Of the first episode; rooms of the test split."""
 
@@ -85,19 +93,40 @@ class PoliciesEval:
                 raise InvalidOptionError(f"--{name} is {getattr(self, name)}; give at least 1")
 
     @property
+    def checkpoints(self) -> dict[str, Path]:
+        """Checkpoints of the trainings by name.
+
+        Raises:
+            InvalidOptionError: a folder without one, or two of the same name.
+        """
+        found: dict[str, Path] = {}
+        for folder in self.trainings:
+            kept = sorted(path.parent for path in folder.glob("checkpoints/*/policy.json"))
+            named = {f"{folder.resolve().name}/{int(path.name)}": path for path in kept if path.name.isdigit()}
+            if not named or named.keys() & found.keys():
+                raise InvalidOptionError(
+                    f"--trainings has {folder}, which has no checkpoints or the name of another; give folders of "
+                    "`mirage train-policy`, each with a name of its own"
+                )
+            found |= named
+        return found
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the policies that play."""
-        return self.policies or (*SCRIPTED, *TOLD, *(PLANNERS if self.task == "PointNav" else ()))
+        given = self.policies or (*SCRIPTED, *TOLD, *(PLANNERS if self.task == "PointNav" else ()))
+        return (*given, *self.checkpoints)
 
 
 def compare_policies(options: PoliciesEval) -> int:
     """`mirage eval policies`."""
+    from mirage_env.commands.agreement_plot import plot_agreement
     from mirage_env.evaluation.results_journal import Journal
     from policies.agreement import Agreement, Outcome
 
     options.out.mkdir(parents=True, exist_ok=True)
     worlds = _worlds(options)
-    grows = {"out": "", "episodes": 0, "policies": ()}  # more episodes and policies may follow
+    grows = {"out": "", "episodes": 0, "policies": (), "trainings": ()}  # more episodes and policies may follow
     settings = {**asdict(options), **grows, "model": _model(options.model, options.size).identity}
     journal = Journal(options.out / "episodes.jsonl", json.loads(json.dumps(settings, default=str)))
     seeds = range(options.seed, options.seed + options.episodes)
@@ -115,7 +144,7 @@ def compare_policies(options: PoliciesEval) -> int:
         part.write_text(found.markdown(title))
     with new_file(options.out / "agreement.json") as part:
         part.write_text(json.dumps({"settings": settings, **asdict(found)}, indent=1, default=str) + "\n")
-    _plot(found, title, options.out / "calibration.png")
+    plot_agreement(found, title, options.out / "calibration.png")
     print((options.out / "table.md").read_text())
     return 0
 
@@ -209,15 +238,20 @@ def _policy(options: PoliciesEval, name: str, env: gymnasium.Env[Any, Any]) -> P
         from policies.compass import Compass
 
         return Compass(**TOLD[name])
-    if name not in PLANNERS:
-        return make_policy(name, env)
-    from policies.planner.policy import PlannerPolicy
-    from policies.planner.solvers import CEM
+    if name in PLANNERS:
+        return _planner(_model(options.model, options.size), **PLANNERS[name])
+    return make_policy(str(options.checkpoints.get(name, name)), env)
 
-    planner = PlannerPolicy(
-        _model(options.model, options.size), solver=CEM(samples=64, elites=8, iterations=3), horizon=4, up=(0, 0, 1)
-    )
-    return _WithoutWalls(planner) if name == "planner_blind_to_walls" else planner
+
+def _planner(
+    model: WorldModel, solver: Literal["CEM", "MPPI"] = "CEM", samples: int = 64, horizon: int = 4, walls: bool = True
+) -> Policy:
+    from policies.planner.policy import PlannerPolicy
+    from policies.planner.solvers import CEM, MPPI
+
+    solves = CEM(samples=samples, elites=samples // 8, iterations=3) if solver == "CEM" else MPPI(samples, iterations=3)
+    planner = PlannerPolicy(model, solver=solves, horizon=horizon, up=(0, 0, 1))
+    return planner if walls else _WithoutWalls(planner)
 
 
 @cache
@@ -249,26 +283,3 @@ class _WithoutWalls:
         if np.linalg.norm(observation["goal"]) < self.planner.stop_within:
             return np.zeros(6, np.float32)
         return self.planner.act(observation)
-
-
-def _plot(found: Agreement, title: str, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 5.6), layout="constrained")
-    axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    together: dict[tuple[float, float], list[str]] = {}
-    for name, a, b in zip(found.policies, found.learned, found.true, strict=True):
-        error: Sequence[Sequence[float]] = [[a.mean - a.low], [a.high - a.mean]]
-        across: Sequence[Sequence[float]] = [[b.mean - b.low], [b.high - b.mean]]
-        axis.errorbar([b.mean], [a.mean], yerr=error, xerr=across, marker="o", linewidth=0.6)
-        together.setdefault((b.mean, a.mean), []).append(name)
-    for (x, y), names in together.items():  # one label where several lie on each other, towards the middle
-        sides: dict[str, Any] = {"ha": "right" if x > 0.5 else "left", "va": "top" if y > 0.5 else "bottom"}
-        offset = (-4 if x > 0.5 else 4, -3 if y > 0.5 else 3)
-        axis.annotate("\n".join(names), (x, y), fontsize=7, xytext=offset, textcoords="offset points", **sides)
-    axis.set_xlabel("success in the true world")
-    axis.set_ylabel("success in the learned world")
-    axis.set_title(title, fontsize=9)
-    with new_file(path) as part:
-        figure.savefig(part, dpi=110, format="png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ def best_blind(worlds: VectorEnv[Any, Any, Any], seeds: Sequence[int]) -> tuple[
     if worlds.single_action_space.shape not in ((6,), (7,)):
         return None
     saying = worlds.single_action_space.shape == (7,)
-    scores = {name: Score.of(play(worlds, lambda name=name: _Blind(SCRIPTS[name](), saying), seeds)) for name in BLIND}
+    scores = {name: Score.of(play(worlds, partial(_Blind.of, name, saying), seeds)) for name in BLIND}
     best = max(scores, key=lambda name: scores[name].success.mean)
     return best, scores[best]
 
@@ -138,6 +139,10 @@ class _Blind:
 
     script: Scripted
     saying: bool
+
+    @staticmethod
+    def of(name: str, saying: bool) -> _Blind:
+        return _Blind(SCRIPTS[name](), saying)
 
     def reset(self, seed: int | None = None) -> None:
         self.script.reset(seed)

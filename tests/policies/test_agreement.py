@@ -12,11 +12,14 @@ from task_worlds import (
     rooms_made_once,  # noqa: F401
 )
 
-from mirage_env.commands.compare_policies import TOLD, PoliciesEval, compare_policies
+from mirage_env.commands.agreement_plot import _ranges
+from mirage_env.commands.compare_policies import PLANNERS, TOLD, PoliciesEval, compare_policies
 from mirage_env.errors import InvalidOptionError
+from mirage_env.rooms.env import RoomsEnv
 from mirage_env.tasks import ImageNav, PointNav
 from policies.agreement import Agreement, Outcome, spearman
 from policies.compass import Compass
+from policies.learned import LearnedPolicy, NetworkConfig, View, build_network
 
 numbers = st.lists(st.floats(-5, 5), min_size=3, max_size=8, unique=True)
 
@@ -101,6 +104,22 @@ def test_wheels_turn_before_they_go():
     assert action[4] == 1.0
 
 
+def test_numbers_beside_the_points_are_short():
+    assert _ranges([1, 2, 3, 5, 7, 8]) == "1-3, 5, 7-8"
+
+
+@pytest.fixture
+def training(tmp_path):
+    """A folder as `mirage train-policy` leaves it: two checkpoints, of policies that know nothing yet."""
+    env = RoomsEnv(task=PointNav(), image_size=(64, 64))
+    view, config = View.of(env.observation_space, ("pixels", "goal"), 16), NetworkConfig(hidden=(8,))
+    network = build_network(view.space(env.observation_space), env.action_space, config)
+    for steps in (16, 1024):
+        folder = tmp_path / "runs/taught/checkpoints" / f"{steps:09}"
+        LearnedPolicy(network, view, env.observation_space, config).save(folder)
+    return tmp_path / "runs/taught"
+
+
 def test_the_command_plays_compares_and_goes_on(tmp_path, capsys):
     options = PoliciesEval(
         tmp_path, world="Mirage/Readout", size=64, episodes=2, steps=3, policies=("still", "compass", "forward")
@@ -118,3 +137,17 @@ def test_the_command_plays_compares_and_goes_on(tmp_path, capsys):
     assert json.loads((tmp_path / "agreement.json").read_text())["episodes"] == 1
     with pytest.raises(InvalidOptionError, match="--episodes is 0"):
         PoliciesEval(episodes=0)
+
+
+def test_planners_and_checkpoints_of_trainings_play_too(tmp_path, training):
+    planners = ("planner_few_samples", "planner_blind_to_walls")
+    options = PoliciesEval(
+        tmp_path, world="Mirage/Readout", size=64, episodes=1, steps=2, policies=planners, trainings=(training,)
+    )
+    assert set(PLANNERS) <= set(replace(options, policies=()).names)
+    assert compare_policies(options) == 0
+    told = json.loads((tmp_path / "agreement.json").read_text())
+    assert set(told["policies"]) == {*planners, "taught/16", "taught/1024"}
+    for bad in ((tmp_path,), (training, training)):
+        with pytest.raises(InvalidOptionError, match="no checkpoints or the name of another"):
+            _ = PoliciesEval(trainings=bad).names
