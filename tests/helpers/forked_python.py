@@ -69,7 +69,7 @@ def _run(arguments: list[str], environment: dict[str, str], folder: str, output:
     for path in filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)):
         site.addsitedir(path)
     sys.argv = ["-c", *arguments[2:]]
-    file = Path(f"forked-{os.getpid()}.py")
+    file = Path.cwd() / f"forked-{os.getpid()}.py"  # processes that it starts look for it from elsewhere
     file.write_text(arguments[1])
     status = 1
     try:

@@ -2,15 +2,14 @@
 
 import json
 import multiprocessing
+import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from repository import ROOT
+from forked_python import ForkedProcess
 from stand_ins import walled_world_model
 from worlds import open_minded_model, start, walk
 
@@ -157,15 +156,16 @@ def test_shard_that_is_none_is_refused(text):
 def test_killed_run_goes_on_without_repeating_or_losing_one(tmp_path, recipe, caches):
     plan, out = RolloutPlan.of(recipe, 8, caches=caches), tmp_path / "out"
     arguments = ["rollout", caches, "--model", recipe.model, "--steps", "2", "--episodes", "8", "--out", out]
-    command = [sys.executable, "-m", "mirage_env.cli", *map(str, arguments), "--workers", "2"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
-        deadline = time.monotonic() + 300
-        while len(list(out.glob("rollout_*"))) < 2:
-            assert run.poll() is None, run.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        run.send_signal(signal.SIGKILL)
-        run.communicate()  # ends when the workers have closed it too
+    code = "import sys\nfrom mirage_env.cli import main\nif __name__ == '__main__': sys.exit(main(sys.argv[1:]))"
+    run = ForkedProcess(["-c", code, *map(str, arguments), "--workers", "2"], dict(os.environ), str(tmp_path))
+    deadline = time.monotonic() + 300
+    while len(list(out.glob("rollout_*"))) < 2:
+        assert run.poll() is None, run.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    with run.stdout:
+        run.stdout.read()  # ends when the workers have closed it too
     there = {path: path.read_bytes() for path in episode_files(out)}
     numbers, episodes = recorded(plan, out)
     assert sorted(numbers + [load_episode(p).provenance["number"] for p in there]) == list(range(8))

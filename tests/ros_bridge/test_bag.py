@@ -1,11 +1,11 @@
 """A world played into a rosbag2 comes back as it was, and a bag that cannot be used says why."""
 
+import importlib
 import json
 import math
 import os
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fresh_imports import fresh_imports
 from generated_types import needs_generated_types, shared_types
-from repository import ROOT
 from rgbd_folders import room_walk
 from stand_ins import path as way
 from stand_ins import picture, walled_world_model
@@ -750,10 +750,8 @@ def test_reader_tells_what_the_bag_has(bag):
 
 
 def test_without_rosbags_the_install_line_is_said():
-    code = "import sys; sys.modules['rosbags'] = None\nimport ros_bridge.bag.world_to_bag"
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert run.returncode == 1
-    assert "pip install 'mirage-env[bag]'" in run.stderr
-    assert MissingPackageError.__name__ in run.stderr
+    with (
+        fresh_imports("ros_bridge", missing=("rosbags",)),
+        pytest.raises(MissingPackageError, match=re.escape("pip install 'mirage-env[bag]'")),
+    ):
+        importlib.import_module("ros_bridge.bag.world_to_bag")
