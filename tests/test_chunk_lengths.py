@@ -12,6 +12,7 @@ from tiny_wan import CHANNELS, SIZE, tiny_wan_world_model
 from mirage_env.camera import Camera, between
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.envs.conformance.results import a_step_shows_one_chunk
+from mirage_env.envs.conformance.rollouts import rollout
 from mirage_env.envs.world import MirageVectorEnv
 from mirage_env.envs.wrappers import RepeatResetFrame
 from mirage_env.errors import InvalidActionError, InvalidCameraError, InvalidOptionError
@@ -179,10 +180,10 @@ def test_an_environment_steps_as_many_frames_as_the_chunk_has(model):
 
 def test_a_first_step_of_another_length_is_a_promise_where_it_is_said(model):
     env = gym.make("Mirage/World-v0", model=model, start_views=views)
-    assert list(a_step_shows_one_chunk(env)) == []
+    assert list(a_step_shows_one_chunk(env, rollout(env))) == []
     env.unwrapped.world = replace(env.unwrapped.world, first_frames=None)
     env.unwrapped.path = lambda action: ahead(env.unwrapped.model, env.unwrapped.get_world())
-    assert any("as many for each step" in said for said in a_step_shows_one_chunk(env))
+    assert any("as many for each step" in said for said in a_step_shows_one_chunk(env, rollout(env)))
 
 
 def test_a_vector_environment_mixes_first_and_later_chunks(model):

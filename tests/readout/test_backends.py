@@ -102,7 +102,7 @@ def assert_identical(found, expected):
 
 rng = np.random.default_rng(0)
 half = block_of(rng.uniform(-4, 4, (70, 3)), rng.uniform(0.1, 1.0, 70), 9, rng.normal(0, 1, (70, 3)), "float16")
-scenes = [cloud(rng, 150, 3), [], [*cloud(rng, 40), half]]
+scenes = [cloud(rng, 70, 3), [], [*cloud(rng, 40), half]]
 cameras = [views(rng, 2) for _ in scenes]
 for config in CONFIGS.values():
     rule = Rule.of(config, NEAR)

@@ -14,7 +14,7 @@ from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.poses import rotation_angle
 from mirage_env.rooms import FOV, FRAME_SECONDS, SPLITS, Room, RoomView, random_walk, start_view
 
-SEEDS = range(10)
+SEEDS = range(6)
 
 
 @pytest.fixture(scope="module")

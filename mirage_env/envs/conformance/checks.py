@@ -25,7 +25,7 @@ from mirage_env.envs.conformance.results import (
     rewards_and_flags_are_plain,
     spaces_hold_pixels_and_pose,
 )
-from mirage_env.envs.conformance.rollouts import Env, Promise
+from mirage_env.envs.conformance.rollouts import Env, Promise, rollout
 from mirage_env.errors import ConformanceError
 
 
@@ -38,8 +38,9 @@ def check_world_env(env: Env) -> None:
     Raises:
         ConformanceError: the first promise that is broken, by name, and how.
     """
+    results = rollout(env)
     for promise in PROMISES:
-        for message in promise(env):
+        for message in promise(env, results):
             raise ConformanceError(f"{promise.__name__}: {message}")
 
 

@@ -1,4 +1,7 @@
-"""Promises that nothing leaks: seeds, mistakes, forks, copies and states. Each yields what is wrong."""
+"""Promises that nothing leaks: seeds, mistakes, forks, copies and states. Each yields what is wrong.
+
+`expected` is what `rollout(env)` gave before.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from mirage_env.envs.conformance.rollouts import Env, arrays_of, bad_actions, ca
 from mirage_env.errors import InvalidActionError, InvalidOptionError, MirageError
 
 
-def seeds_determine_everything(env: Env) -> Iterator[str]:
+def seeds_determine_everything(env: Env, expected: list[Any]) -> Iterator[str]:
     """The same seed and actions give the same results, and so does the unseeded reset that follows."""
     first = [*rollout(env), env.reset()]
     second = [*rollout(env), env.reset()]
@@ -21,9 +24,8 @@ def seeds_determine_everything(env: Env) -> Iterator[str]:
             return
 
 
-def results_are_copies_of_the_inside(env: Env) -> Iterator[str]:
+def results_are_copies_of_the_inside(env: Env, expected: list[Any]) -> Iterator[str]:
     """Writing into what was returned does not change the world."""
-    expected = rollout(env)
     results: list[Any] = [env.reset(seed=0)]
     for call, action in enumerate(sampled_actions(env), start=1):
         for _, array in arrays_of(results[-1]):
@@ -40,9 +42,8 @@ def results_are_copies_of_the_inside(env: Env) -> Iterator[str]:
             return
 
 
-def a_failed_step_changes_nothing(env: Env) -> Iterator[str]:
+def a_failed_step_changes_nothing(env: Env, expected: list[Any]) -> Iterator[str]:
     """A bad action raises InvalidActionError, and the next step is as if it had never been given."""
-    expected = rollout(env)
     env.reset(seed=0)
     for call, action in enumerate(sampled_actions(env), start=1):
         for bad in bad_actions(env):
@@ -61,9 +62,9 @@ def a_failed_step_changes_nothing(env: Env) -> Iterator[str]:
             return
 
 
-def a_failed_reset_changes_nothing(env: Env) -> Iterator[str]:
+def a_failed_reset_changes_nothing(env: Env, expected: list[Any]) -> Iterator[str]:
     """An unknown option raises InvalidOptionError, and the world and its randomness go on as before."""
-    expected = [*rollout(env), env.reset()]
+    wanted = [*rollout(env), env.reset()]
     results: list[Any] = [env.reset(seed=0)]
     for seed, action in zip((5, None, 5), sampled_actions(env), strict=True):
         try:
@@ -74,31 +75,30 @@ def a_failed_reset_changes_nothing(env: Env) -> Iterator[str]:
             yield "reset takes the option 'no such option'"
             return
     results.append(env.reset())
-    for call, (result, wanted) in enumerate(zip(results, expected, strict=True)):
-        if not same(result, wanted):
+    for call, (a, b) in enumerate(zip(results, wanted, strict=True)):
+        if not same(a, b):
             yield f"{call_name(call)} gives another result after a reset that failed"
             return
 
 
-def forks_are_independent(env: Env) -> Iterator[str]:
+def forks_are_independent(env: Env, expected: list[Any]) -> Iterator[str]:
     """A fork goes on as its original would, and neither changes the other."""
     base: Any = env.unwrapped
     if hasattr(base, "fork"):
-        yield from _copies_go_on_alone(base, base.fork, "fork")
+        yield from _copies_go_on_alone(base, rollout(base), base.fork, "fork")
 
 
-def deep_copies_are_independent(env: Env) -> Iterator[str]:
+def deep_copies_are_independent(env: Env, expected: list[Any]) -> Iterator[str]:
     """A deep copy, wrappers included, goes on as its original would, and neither changes the other."""
-    yield from _copies_go_on_alone(env, lambda: copy.deepcopy(env), "deep copy")
+    yield from _copies_go_on_alone(env, expected, lambda: copy.deepcopy(env), "deep copy")
 
 
-def states_bring_a_world_back(env: Env) -> Iterator[str]:
+def states_bring_a_world_back(env: Env, expected: list[Any]) -> Iterator[str]:
     """After `set_state`, the steps are those that followed `get_state`."""
     base: Any = env.unwrapped
     if not (hasattr(base, "get_state") and hasattr(base, "set_state")):
         return
-    actions = sampled_actions(base)
-    expected = rollout(base)
+    actions, expected = sampled_actions(base), rollout(base)  # without the wrappers
     base.reset(seed=0)
     base.step(actions[0])
     state = base.get_state()
@@ -111,9 +111,8 @@ def states_bring_a_world_back(env: Env) -> Iterator[str]:
             return
 
 
-def _copies_go_on_alone(env: Env, copied: Callable[[], Env], kind: str) -> Iterator[str]:
+def _copies_go_on_alone(env: Env, expected: list[Any], copied: Callable[[], Env], kind: str) -> Iterator[str]:
     actions = sampled_actions(env)
-    expected = rollout(env)
     env.reset(seed=0)
     env.step(actions[0])
     twin, other = copied(), copied()

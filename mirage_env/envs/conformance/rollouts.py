@@ -12,7 +12,8 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 Env = gymnasium.Env[Any, Any]
-Promise = Callable[[Env], Iterator[str]]
+Promise = Callable[[Env, list[Any]], Iterator[str]]
+"""A check of an environment, given the results of one `rollout` of it."""
 
 STEPS = 3
 """Steps that an episode must last for the check."""
