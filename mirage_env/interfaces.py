@@ -255,4 +255,5 @@ class ChunkGenerator(Protocol):
         clean: int = 1,
         cameras: Sequence[Sequence[Camera]] = (),  # per world: `clean` of the front, then one per new image frame
     ) -> Tensor:  # [B, T, C, h, w]
+        """Draw the latents of the chunks; the first `clean` of each are those that were given."""
         ...

@@ -139,6 +139,7 @@ def _explains(views: Views, pairs: list[tuple[int, int]], given: list[Agreement]
 
 
 def readings(views: Views) -> list[Reading]:
+    """Ways in which the numbers of a recording may be meant: as they stand first, then the usual mistakes."""
     poses = views.poses
     world_to_camera = np.stack([inverse(pose) for pose in poses])
     width = views.images.shape[2]

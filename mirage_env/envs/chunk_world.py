@@ -104,6 +104,11 @@ class WorldSnapshot(Generic[StateT]):
         return self.world.objects(self.state) if told is None else told()
 
     def goal_camera(self, rng: np.random.Generator, low: float, high: float, goals: Goals) -> Camera:
+        """Draw a goal in free space, in what is seen, or in what a glance behind the camera shows.
+
+        Raises:
+            InvalidOptionError: goals is "free" and the world knows no free space.
+        """
         if goals == "free":
             if (camera := self.world.free_camera(self.state, rng, low, high)) is None:
                 raise InvalidOptionError(

@@ -55,6 +55,7 @@ class RgbMemory(PointMemory):
         """Make a `WorldModel.memory_factory` with the codec that encodes what the memory shows."""
 
         def empty(config: WorldModelConfig) -> RgbMemory:
+            """A memory of nothing, one point per pixel."""
             # A view has stride^2 times as many points here, and blocks hold as many views.
             merge_tokens = config.memory.merge_tokens * config.stride**2
             return RgbMemory(

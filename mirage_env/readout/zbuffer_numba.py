@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +68,8 @@ def splat_matrices(
     if threads < 2 or sum(len(b) for b in blocks) * len(P) < THREADED_FROM:
         _splat_views(blocks, P, focal, rule, found)
         return found
-    parts = [slice(i, None, threads) for i in range(threads)]
+    # Views in a row: every second one would be another kind of array, and the kernels were compiled once more.
+    parts = [slice(*ends) for ends in pairwise(len(P) * i // threads for i in range(threads + 1))]
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda views: _splat_views(blocks, P[views], focal[views], rule, found[views]), parts))
     return found

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scenes import CONFIGS, GRID, NEAR, block_of, cloud, readouts, views
 
 from mirage_env.errors import InvalidOptionError, MissingPackageError
-from mirage_env.readout import backends, device_tiles
+from mirage_env.readout import backends, device_tiles, zbuffer_numba
 from mirage_env.readout.zbuffer import Rule, Splat, gather
 from mirage_env.tokens.blocks import MemoryBlock
 
@@ -70,6 +70,17 @@ def test_a_batch_of_worlds_reads_as_each_world_alone(name, threads, rng):
     for found, blocks, seen in zip(together, scenes, cameras, strict=True):
         assert_identical(found, backends.load(name)(blocks, seen, GRID, rule, 1))
     assert_identical(backends.splat_many(scenes[-1:], cameras[-1:], GRID, rule, threads, name)[0], together[-1])
+
+
+def test_threads_share_the_kernels_of_one(rng, monkeypatch):
+    """Compiling them takes seconds."""
+    monkeypatch.setattr(zbuffer_numba, "THREADED_FROM", 1)
+    blocks, seen, rule = cloud(rng, 50), views(rng, 3), Rule.of(CONFIGS["best_fit-two_layers"], NEAR)
+    kernels = (zbuffer_numba._scan, zbuffer_numba._choose)
+    alone = backends.load("numba")(blocks, seen, GRID, rule, 1)
+    compiled = [list(kernel.signatures) for kernel in kernels]
+    assert_identical(backends.load("numba")(blocks, seen, GRID, rule, 2), alone)
+    assert [list(kernel.signatures) for kernel in kernels] == compiled
 
 
 @pytest.mark.parametrize("features", ["int8", "float16"])

@@ -131,6 +131,7 @@ def _opened(folder: Path, lens: Lens | None, depth_scale: float, options: LeRobo
             yield from in_order()
 
     def in_order() -> Iterator[PosedView]:
+        """Views of all episodes, frame by frame."""
         number = 0
         for episode in episodes:
             pictures = data.frames(episode, image)

@@ -85,6 +85,7 @@ def _photographs(folder: Path, path: CameraPath, lens: Lens | None, depth_scale:
         logger.warning("%s: %d of %d images are not there, such as %s", folder, len(lost), len(path), lost[0])
 
     def views() -> Iterator[PosedView]:
+        """Views of the images that are there."""
         for i, name in enumerate(path.names):
             file = _image(place, name)
             if file is None:
@@ -145,6 +146,7 @@ def _video(source: Path, path: CameraPath, lens: Lens | None) -> Recording:
         )
 
     def views() -> Iterator[PosedView]:
+        """Views of the frames that have a pose."""
         times = path.times
         if times is not None and not path.from_start:
             times = times - times[0]

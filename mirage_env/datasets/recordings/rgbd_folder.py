@@ -62,6 +62,7 @@ def open_rgbd_folder(folder: Path, cameras: Path | None, lens: Lens | None, dept
         depth_lens = _matrix_lens(folder / SCANNET[1])
 
     def views() -> Iterator[PosedView]:
+        """Views of the frames that have depth and a pose."""
         for number in frames:
             image = np.asarray(open_picture(images[number], "RGB", upright=False))
             height, width = image.shape[:2]

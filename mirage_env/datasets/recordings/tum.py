@@ -70,6 +70,7 @@ def open_tum(folder: Path, lens: Lens | None, depth_scale: float) -> Recording:
         )
 
     def views() -> Iterator[PosedView]:
+        """Views of the images that lie between poses."""
         for i in posed:
             image = np.asarray(open_picture(inside(folder, names[i]), "RGB", upright=False))
             pose = _pose_at(truth.T_world_cam, stamps, times[i])
