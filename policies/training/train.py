@@ -204,14 +204,18 @@ class _Evaluator:
         _write_json(self.options.out / EVALUATIONS, self.results)
 
     def compare(self, steps: int) -> None:
-        """Add the best blind policy in the first true world, where nothing has to be generated for it, or else none."""
+        """Put the best blind policy last, in the first true world: nothing has to be generated for it there."""
         true = [env for env in self.options.places() if not env.startswith("Mirage/")]
-        if not self.options.episodes or not true or any("blind" in result for result in self.results):
+        if not self.options.episodes or not true:
             return
-        seeds = range(VALIDATION_SEED, VALIDATION_SEED + self.options.episodes)
-        if (found := best_blind(self._of(true[0]), seeds)) is not None:
-            self.results.append({"steps": steps, "env": true[0], "blind": found[0], **found[1].as_dict()})
-            _write_json(self.options.out / EVALUATIONS, self.results)
+        blind = next((result for result in self.results if "blind" in result), None)
+        if blind is None:
+            seeds = range(VALIDATION_SEED, VALIDATION_SEED + self.options.episodes)
+            if (found := best_blind(self._of(true[0]), seeds)) is None:
+                return
+            blind = {"env": true[0], "blind": found[0], **found[1].as_dict()}
+        self.results = [result for result in self.results if "blind" not in result] + [{**blind, "steps": steps}]
+        _write_json(self.options.out / EVALUATIONS, self.results)
 
     def _of(self, env: str) -> Worlds:
         if env not in self._worlds:
