@@ -30,6 +30,7 @@ from mirage_env.world_model import WorldModel
 from policies import LearnedPolicy
 from policies.training import Score, play, train_policy
 from policies.training.config import TrainPolicy
+from policies.training.evaluation import best_blind
 
 WORLDS = {"learned": "Mirage/ReadoutPointNav-v0", "true": "Rooms/PointNav-v0"}
 TEST_SEED = 3_000_000
@@ -130,9 +131,25 @@ def main(options: Options) -> None:
         for trained in WORLDS
         for tested in WORLDS
     }
+    blind: dict[str, Any] = {}
+    for tested, env in WORLDS.items():
+        path = options.out / f"blind-{tested}.json"
+        if not path.exists():
+            worlds = make(env, 8, "test")
+            found = best_blind(worlds, range(TEST_SEED, TEST_SEED + options.episodes))
+            worlds.close()
+            path.write_text(json.dumps(found and {"policy": found[0], **found[1].as_dict()}) + "\n")
+        blind[tested] = json.loads(path.read_text())
+        print(f"best blind policy, tested in {tested}: {blind[tested]['policy']} {blind[tested]['success']}")
     for name, values in shares.items():
         print(f"{name}: {np.mean(values):.2f} ({', '.join(f'{v:.2f}' for v in values)})")
-    told = {"model": model.identity, "options": {**asdict(options), "out": ""}, "success": shares, "scores": results}
+    told = {
+        "model": model.identity,
+        "options": {**asdict(options), "out": ""},
+        "success": shares,
+        "blind": blind,
+        "scores": results,
+    }
     (options.out / "trained_where.json").write_text(json.dumps(told, indent=1) + "\n")
 
 

@@ -25,6 +25,8 @@ from mirage_env.trajectories import up_direction
 StateT = TypeVar("StateT")
 BEHIND = (math.radians(110.0), math.radians(250.0))
 """Angles by which a view is turned to look behind, radians."""
+GLANCES = 8
+"""Looks behind, at most, until one shows room enough for a goal."""
 
 
 class ChunkWorld(ABC, Generic[StateT]):
@@ -116,14 +118,17 @@ class WorldSnapshot(Generic[StateT]):
                     "goals='seen' or 'behind', or give the option 'goal'"
                 )
             return camera
-        shown = self.shown
-        if goals == "behind":
-            camera = shown.cameras[-1]
-            turn = pose_from_rotation_vector([0.0] * 3, list(rng.uniform(*BEHIND) * up_direction(camera)))
-            T = camera.T_world_cam.copy()
+        if goals == "seen":
+            return seen_camera(self.shown, rng, low, high)
+        here, drawn = self.shown.cameras[-1], []
+        for _ in range(GLANCES):  # with its back to a wall, a view turned further finds more room
+            turn = pose_from_rotation_vector([0.0] * 3, list(rng.uniform(*BEHIND) * up_direction(here)))
+            T = here.T_world_cam.copy()
             T[:3, :3] = turn[:3, :3] @ T[:3, :3]
-            shown = self.world.glance(self.state, camera.at(T))
-        return seen_camera(shown, rng, low, high)
+            drawn.append(seen_camera(self.world.glance(self.state, here.at(T)), rng, low, high))
+            if np.linalg.norm(drawn[-1].position - here.position) >= low:
+                break
+        return max(drawn, key=lambda camera: float(np.linalg.norm(camera.position - here.position)))
 
     def picture(self, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         return self.world.picture(self.state, camera)

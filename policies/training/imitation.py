@@ -1,6 +1,6 @@
 """Imitation: a policy learns what a teacher would do where the policy itself gets to (DAgger, Ross et al. 2011).
 
-Where success has to be said by standing still, a policy that tries at random never says it: five numbers of an action
+Where success has to be said by standing still, a policy that tries at random never says it: six numbers of an action
 are seldom all small. The teacher goes straight to the goal and stops there (`Compass`), by the goal that is observed.
 """
 

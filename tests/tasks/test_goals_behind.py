@@ -69,3 +69,15 @@ def test_further_views_change_the_memory_and_nothing_else():
     assert (both.camera is one.camera) or (both.camera.T_world_cam == one.camera.T_world_cam).all()
     assert (both.latents == one.latents).all()
     assert (both.noise == one.noise).all()
+
+
+def test_a_goal_behind_is_looked_for_until_there_is_room_for_it(monkeypatch):
+    """Where a start has its back to a wall, standing still would reach a goal before that wall."""
+    env = rooms(PointNav(goals="behind"))
+
+    def distances():
+        return np.array([env.reset(seed=seed)[1]["distance_to_goal"] for seed in (12, 19)])
+
+    assert (distances() > 0.99).all()
+    monkeypatch.setattr("mirage_env.envs.chunk_world.GLANCES", 1)
+    assert (distances() < 0.5).all()
