@@ -137,11 +137,14 @@ def check_paths(
 
 def pluecker_rays(
     cameras: Sequence[Camera],
-    T_ref_world: Matrix,  # [4, 4], the frame the rays are expressed in
     height: int,
     width: int,
 ) -> NDArray[np.float32]:  # [T, 6, height, width]
-    """Unit direction and moment (origin x direction, metres) of the ray through the centre of every cell."""
+    """Unit direction and moment (origin x direction, metres) of the ray through the centre of every cell.
+
+    In the frame of the first camera, so that nothing depends on where the world began.
+    """
+    T_ref_world = cameras[0].T_cam_world
     v, u = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
     pixels = np.stack([u, v, np.ones_like(u)]).reshape(3, -1)
     rays = np.empty((len(cameras), 6, height, width), np.float32)

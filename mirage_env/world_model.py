@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -33,13 +33,13 @@ from mirage_env.memory.depth_scale import align_depth
 from mirage_env.memory.filters import keep_cells, with_sky
 from mirage_env.memory.latent import LatentMemory, splat_batch
 from mirage_env.memory.lifting import depth_to_grid
+from mirage_env.memory.mirrored import Mirror
 from mirage_env.memory.mover_tracking import Views, movers_after, tracked
 from mirage_env.memory.movers import marked, read_with_movers
 from mirage_env.memory.references import chosen, reference_latents, remembered
 from mirage_env.memory.shown_frames import encoded, last_frames
 from mirage_env.memory.standing import held, standing
 from mirage_env.memory.true_views import written_start
-from mirage_env.poses import inverse
 from mirage_env.readout.zbuffer import Splat
 from mirage_env.world_state import Chunk, WorldState, in_groups
 
@@ -65,6 +65,7 @@ class WorldModel:
     """Fingerprint of weights and configuration; a cache tells by it which model wrote it."""
     memory_factory: MemoryFactory = LatentMemory.empty
     start_views: StartViews | None = None  # of the world that the networks were trained on
+    mirror: Mirror = field(default_factory=Mirror)  # what worlds may be where they were never seen
 
     @torch.inference_mode()
     def start(
@@ -153,7 +154,7 @@ class WorldModel:
         latents = self.generator.generate(
             known=known,
             readout=given,
-            rays=torch.stack([self._rays(v) for v in views]),
+            rays=torch.stack([torch.from_numpy(pluecker_rays(v, *c.latent_size)) for v in views]),
             preceding=[s.latents[past] for s, past in zip(states, before, strict=True)],
             generators=(generators := [state.generator() for state in states]),
             references=[reference_latents(bank, known[0, :0]) for bank in references],
@@ -168,8 +169,8 @@ class WorldModel:
         for i, state in enumerate(states):
             # Clean latents but the first are decoded too, for what the codec carries over; their frames were shown.
             frames = self.codec.decode_chunk(latents[i, 1:], first=latents[i, 0])[-len(cameras[i]) :]
-            chunk = self._look(frames, cameras[i], readouts[i][clean:], known[i][clean:], latents[i, clean:].clone())
-            chunks.append(chunk := marked(chunk, movers[i][clean:]))
+            chunk = self._look(frames, cameras[i], given[i][clean:], known[i][clean:], latents[i, clean:].clone())
+            chunks.append(chunk := marked(chunk.reading(readouts[i][clean:]), movers[i][clean:]))
             after.append(replace(self._remember(state, chunk, splats[i][clean:]), noise=generators[i].get_state()))
         return chunks, after
 
@@ -201,13 +202,10 @@ class WorldModel:
         return torch.cat([front, self.refiner.refine(readout[len(front) :])])
 
     def _held(self, state: WorldState, views: Cameras, readout: Readout) -> Readout:
-        """Readout for the generator: a camera that stands still knows all that it saw last."""
+        """Readout for the generator: what was never seen is mirrored, who stands still knows all that they saw last."""
+        readout = self.mirror.filled(readout, state.memory, views, self.codec, self.refiner, self.config)
         stands = standing(state.camera, views) & (self.config.sampler.exact > 0.0)
         return held(readout, state.latents[-1], stands, self.config.far)
-
-    def _rays(self, views: Sequence[Camera]) -> Tensor:  # [T, 6, h, w]
-        """Camera rays in the frame of the chunk's first camera, so that nothing depends on where the world began."""
-        return torch.from_numpy(pluecker_rays(views, inverse(views[0].T_world_cam), *self.config.latent_size))
 
     def _look(
         self, frames: Tensor, cameras: Cameras, readout: Readout, known: Tensor, latents: Tensor, given: Given = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -75,12 +75,16 @@ class Chunk:
     labels: Tensor  # [K, H, W] STATIC, MOVER, SKY
     keep: Tensor  # [K, h, w] bool, cells that the filters let into the memory
     readout: Readout  # K views: what the memory knew before
-    known: Tensor  # [K, C, h, w] refined readout
+    known: Tensor  # [K, C, h, w] refined readout, 0 where the memory knew nothing
     latents: Tensor  # [K, C, h, w] as generated, before decoding and re-encoding
     alignment: Alignment | None = None
     """How `depth` was fitted to the memory; None where that is switched off. A refused chunk keeps no cell."""
     movers: Shown | None = None  # [K, h, w]
     """Which mover of the world before the chunk `readout` shows in each cell, -1 for none."""
+
+    def reading(self, readout: Readout) -> Chunk:
+        """The chunk of a memory that knew only this much, when more was shown to the generator."""
+        return replace(self, readout=readout, known=self.known * readout.observed[:, None].to(self.known))
 
     @property
     def coverage(self) -> float:

@@ -202,7 +202,7 @@ def test_the_generator_is_told_everything_in_the_documented_form():
         torch.testing.assert_close(told["known"][0, 1:], model.refiner.refine(readout[1:]), rtol=0.0, atol=0.0)
         for field in fields(Readout):
             assert torch.equal(getattr(told["readout"][0], field.name), getattr(readout, field.name)), field.name
-        rays = pluecker_rays([state.camera, *cameras], state.camera.T_cam_world, 4, 4)
+        rays = pluecker_rays([state.camera, *cameras], 4, 4)
         assert torch.equal(told["rays"][0], torch.from_numpy(rays))
         assert torch.equal(told["preceding"][0], state.latents[:-1])
         assert torch.equal(chunk.latents, latents[0, 1:])
@@ -392,7 +392,7 @@ def test_the_visibility_mask_changes_what_the_network_makes(model):
     views = [state.camera, *path(state.camera)]
     readout = state.memory.read(views, now=1)
     known = torch.cat([state.latents[-1:], model.refiner.refine(readout[1:])])[None]
-    rays = torch.from_numpy(pluecker_rays(views, state.camera.T_cam_world, 4, 4))[None]
+    rays = torch.from_numpy(pluecker_rays(views, 4, 4))[None]
 
     def chunk_with(observed):
         generator = torch.Generator()

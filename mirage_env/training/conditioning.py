@@ -23,7 +23,6 @@ from mirage_env.errors import ClipError, InvalidOptionError
 from mirage_env.interfaces import Readout, Reference
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.references import chosen
-from mirage_env.poses import inverse
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class ConditionSampler:
             preceding=before,
             readouts=read,
             shown=shown or [before] * len(rules),
-            rays=torch.from_numpy(pluecker_rays(cameras, inverse(cameras[0].T_world_cam), *self.config.latent_size)),
+            rays=torch.from_numpy(pluecker_rays(cameras, *self.config.latent_size)),
             references=self._references(rng, past, first, memory),
             text="" if rng.random() < self.noise.no_text else clip.text,
             clean=self.config.clean_of(not began),

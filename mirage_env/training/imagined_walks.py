@@ -18,7 +18,6 @@ from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.refiner import ConvRefiner
 from mirage_env.models.wan.anchored_noise import anchored, panorama_size
 from mirage_env.models.wan.chunk_denoiser import ChunkDenoiser
-from mirage_env.poses import inverse
 from mirage_env.training.clip_views import Views, views_of, wobbled, write_true
 from mirage_env.training.loop import channels_last
 from mirage_env.training.perceptual import Game
@@ -135,8 +134,7 @@ class ClosedLoop:
         with torch.no_grad():
             known = self.painters.refiner(readout).float()
             known = torch.cat([walk.first[None], known[1:]])[None]
-            T_chunk_world = inverse(cameras[0].T_world_cam)
-            rays = torch.from_numpy(pluecker_rays(cameras, T_chunk_world, *world.latent_size)).float()
+            rays = torch.from_numpy(pluecker_rays(cameras, *world.latent_size))
             observed = readout.observed[None, :, None]
             if denoiser.sampler.anchored:
                 panorama = torch.randn(known.shape[2], *panorama_size(rays), generator=generator)

@@ -18,7 +18,6 @@ from mirage_env.datasets.zip_arrays import ENDING
 from mirage_env.interfaces import ChunkGenerator, Guidance, LatentCodec, Readout, ReadoutRefiner, Reference
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.references import Bank, chosen, remembered
-from mirage_env.poses import inverse
 from mirage_env.training.conditioning import preceding
 
 
@@ -141,7 +140,7 @@ def _step(walks: list[_Walk], model: Dreamer) -> None:
     for row, walk in zip(known, walks, strict=True):
         row[0] = walk.clip.still(walk.first)
     views = [walk.clip.cameras(walk.frames) for walk in walks]
-    rays = [pluecker_rays(v, inverse(v[0].T_world_cam), *model.config.latent_size) for v in views]
+    rays = [pluecker_rays(v, *model.config.latent_size) for v in views]
     latents = model.generator.generate(
         known=known,
         readout=readouts,

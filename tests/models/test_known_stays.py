@@ -85,7 +85,7 @@ def standing_model():
 
 
 def rays(cameras: list[Camera]) -> torch.Tensor:
-    return torch.from_numpy(pluecker_rays(cameras, np.eye(4), 8, 8))
+    return torch.from_numpy(pluecker_rays(cameras, 8, 8))
 
 
 def turned(angle: float) -> Camera:

@@ -1,0 +1,159 @@
+"""Mirrored views: they meet at their borders, fill the circle, stand upright, and show only what is unknown."""
+
+import copy
+import gc
+from dataclasses import fields, replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_world_model
+from transforms3d.euler import euler2mat
+
+from mirage_env.camera import Camera
+from mirage_env.config.world import MemoryConfig
+from mirage_env.interfaces import Readout
+from mirage_env.memory.mirrored import MOST_VIEWS, mirrored_cameras
+from mirage_env.models.small.refiner import BareReadout
+
+FOV = 1.3
+CAMERA = Camera.from_fov(FOV, 32, 32)
+
+
+def pose(rotation: np.ndarray) -> np.ndarray:
+    T = np.eye(4)
+    T[:3, :3] = rotation
+    return T
+
+
+def yawed(yaw: float, pitch: float = 0.0) -> np.ndarray:
+    return pose(euler2mat(yaw, pitch, 0.0, "ryxz"))
+
+
+def ray(camera: Camera, column: float, row: float) -> np.ndarray:
+    """Direction of a place in the picture, world axes."""
+    direction = camera.T_world_cam[:3, :3] @ np.linalg.solve(camera.K_image, [column, row, 1.0])
+    return direction / np.linalg.norm(direction)
+
+
+@given(st.floats(0.2, 2.5), st.floats(-3.0, 3.0), st.floats(0.2, 0.8), st.floats(0.0, 32.0))
+def test_mirrored_views_meet_at_their_borders(fov, yaw, centre, row):
+    K = Camera.from_fov(fov, 32, 32).K_image.copy()
+    K[0, 2] = 32.0 * centre
+    start = Camera(yawed(yaw), K, 32, 32)
+    views = [camera for _, camera in mirrored_cameras(start)]
+    half = len(views) // 2
+    for edge, chain in ((0.0, [start, *views[:half]]), (32.0, [start, *views[half:]])):
+        for one, beyond in pairwise(chain):
+            assert np.allclose(ray(one, edge, row), ray(beyond, 32.0 - edge, row), atol=1e-9)
+
+
+@given(st.floats(0.2, 2.5), st.floats(-0.7, 0.7))
+def test_mirrored_views_fill_the_circle_and_stand_as_upright_as_the_first(fov, pitch):
+    start = Camera.from_fov(fov, 32, 32, yawed(0.3, pitch))
+    views = mirrored_cameras(start)
+    assert len(views) == MOST_VIEWS or (len(views) < MOST_VIEWS and (len(views) + 1) * fov >= 2.0 * np.pi - 1e-9)
+    for _, camera in views:
+        assert np.allclose(camera.T_world_cam[1, :3], start.T_world_cam[1, :3], atol=1e-9)
+        assert np.array_equal(camera.position, start.position)
+
+
+def test_a_vertical_that_no_axis_of_the_world_is_near_is_that_of_the_picture():
+    down = np.ones(3) / np.sqrt(3.0)
+    right = np.array([1.0, -1.0, 0.0]) / np.sqrt(2.0)
+    start = Camera.from_fov(1.0, 32, 32, pose(np.stack([right, down, np.cross(right, down)], 1)))
+    assert all(np.allclose(camera.T_world_cam[:3, 1], down) for _, camera in mirrored_cameras(start))
+
+
+def mirroring_model():
+    """A tiny model that mirrors, whose readout is shown as it is stored."""
+    model = tiny_world_model()
+    memory = MemoryConfig(shifts=2, sky=100.0, mirrored=True)
+    return replace(model, config=replace(model.config, memory=memory), refiner=BareReadout())
+
+
+MODEL = mirroring_model()
+
+
+def begun(model=MODEL):
+    """A world that begins before a painted wall."""
+    image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    return model.start(image, CAMERA, np.full((32, 32), 2.0), labels=np.zeros((32, 32), np.int64))[1]
+
+
+def filled(memory, cameras, observed=1.0, model=MODEL):
+    """What the generator is shown of a memory of which only so much is known."""
+    known = memory.read(cameras, now=0)
+    known = Readout(**{f.name: masked(getattr(known, f.name), observed) for f in fields(Readout)})
+    return known, model.mirror.filled(known, memory, cameras, model.codec, model.refiner, model.config)
+
+
+def masked(values, observed):
+    mask = torch.as_tensor(observed, dtype=torch.float32)
+    return values * (mask[:, None] if mask.ndim and values.ndim == 4 else mask)
+
+
+@torch.no_grad()
+def test_who_turns_by_a_field_of_view_sees_the_mirror_image_and_by_two_the_view_itself():
+    state = begun()
+    start = state.memory.read([CAMERA], 0)
+    flipped = MODEL.codec.encode(MODEL.codec.decode(start.latent).flip(-1))
+    for number, camera in mirrored_cameras(CAMERA)[:2]:
+        _, shown = filled(state.memory, [camera], 0.0)
+        there = shown.observed > 0
+        assert there.float().mean() > 0.9
+        assert torch.allclose(shown.depth[there], torch.tensor(2.0), atol=1e-3)
+        there, expected = there[:, None].expand_as(shown.latent), flipped if number % 2 == 0 else start.latent
+        # Stored in 8 bits.
+        assert torch.corrcoef(torch.stack([shown.latent[there], expected[there]]))[0, 1] > 0.99
+
+
+def test_only_what_is_unknown_is_mirrored_and_nothing_where_no_model_or_memory_is_made_for_it():
+    memory, aside = begun().memory, [CAMERA.at(CAMERA.T_world_cam @ yawed(0.4 * i)) for i in range(1, 4)]
+    known, shown = filled(memory, aside, (torch.rand(3, 4, 4) < 0.5).float())
+    there = known.observed > 0
+    assert shown.observed[~there].any()
+    for of in fields(Readout):
+        before, after = (
+            getattr(r, of.name).movedim(1, -1) if getattr(r, of.name).ndim == 4 else getattr(r, of.name)
+            for r in (known, shown)
+        )
+        assert torch.equal(before[there], after[there])
+    plain = replace(MODEL, config=replace(MODEL.config, memory=replace(MODEL.config.memory, mirrored=False)))
+    for model, of in ((plain, memory), (MODEL, MODEL.memory_factory(MODEL.config))):
+        known, shown = filled(of, aside, model=model)
+        assert torch.equal(known.observed, shown.observed)
+
+
+def test_views_are_made_once_for_a_world_whatever_later_evidence_says_and_forgotten_with_it(monkeypatch):
+    model = mirroring_model()
+    memory = begun(model).memory
+    filled(memory, [CAMERA], 0.0, model)
+    with monkeypatch.context() as patched:
+        patched.setattr(model.codec, "encode", lambda _: pytest.fail("made again"))
+        block = memory.blocks[0]
+        doubted = replace(memory, blocks=(block.with_confidence(block.confidence * 0),))
+        filled(doubted, [CAMERA], 0.0, model)
+    assert len(model.mirror._views) == 1
+    assert not copy.deepcopy(model.mirror)._views
+    del memory, block, doubted
+    gc.collect()
+    assert not model.mirror._views
+
+
+def test_a_world_tells_what_it_knew_and_a_copy_of_it_goes_on_alike():
+    state = begun()
+    path = [CAMERA.at(CAMERA.T_world_cam @ yawed(FOV * (0.7 + 0.1 * i))) for i in range(1, 5)]
+    chunk, _ = MODEL.step(state, path)
+    assert 0.0 < chunk.coverage < 1.0
+    assert torch.equal(chunk.readout.observed, state.memory.read(path, now=1).observed)
+    assert not chunk.known[(chunk.readout.observed == 0)[:, None].expand_as(chunk.known)].any()
+    again, _ = MODEL.step(copy.deepcopy(state), path)
+    assert torch.equal(again.frames, chunk.frames)
+    other, _ = replace(MODEL, config=replace(MODEL.config, memory=replace(MODEL.config.memory, mirrored=False))).step(
+        state, path
+    )
+    assert not torch.equal(other.frames, chunk.frames)
