@@ -81,7 +81,7 @@ def train_closed_loop(
         latents = denoiser.finish(drawn.out[pick], prior, x, free_cells(denoiser, readout)).float()
         made = codec.reconstruct(latents).float()
         true = (readout.age >= walk.chunk + 1)[:, None] & (observed > 0)
-        images, repeated = loop.targets(walk, shown, observed * ~true)
+        images, repeated = loop.targets(walk, drawn, shown, pick)
         seen = _Seen(images, observed, true, repeated, (shown.labels == MOVER).float()[:, None])
         return _losses(made, latents, prior, seen, painters, lpips, step, generator)
 

@@ -13,6 +13,7 @@ from mirage_env.config.world import WorldModelConfig
 from mirage_env.datasets.clips import Clips
 from mirage_env.interfaces import Readout
 from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.mirrored import Mirror
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.refiner import ConvRefiner
@@ -83,6 +84,7 @@ class Drawn:
     prior: Tensor  # [T, C, h, w]
     x: Tensor  # [T, C, h, w]
     out: Tensor  # [T, C, h, w]
+    mirrored: Tensor  # [T, 1, h, w] bool, cells that the memory does not know and mirrored views show
 
 
 def free_cells(denoiser: ChunkDenoiser, readout: Readout) -> Tensor | None:  # [F, 1, h, w] in [0, 1]
@@ -100,7 +102,7 @@ class ClosedLoop:
         """Freeze the networks that see; `repeats` keeps pictures for `targets`."""
         channels_last(codec.requires_grad_(False))
         self.clips, self.codec, self.painters, self.repeats = clips, codec, painters, repeats
-        self.scene = scene
+        self.scene, self.mirror = scene, Mirror()
         if scene is not None:
             channels_last(scene.eval().requires_grad_(False))
 
@@ -130,7 +132,9 @@ class ClosedLoop:
         """The next chunk as the transformer sees it."""
         denoiser, frames = self.painters.denoiser, range(walk.frame, walk.frame + world.chunk_latents)
         cameras = _cameras(self.clips, clip, frames, world)
-        readout = walk.memory.read(cameras, now=walk.chunk + 1)
+        own = walk.memory.read(cameras, now=walk.chunk + 1)
+        readout = self.mirror.filled(own, walk.memory, cameras, self.codec, self.painters.refiner, world)
+        mirrored = (readout.observed > own.observed)[:, None]
         with torch.no_grad():
             known = self.painters.refiner(readout).float()
             known = torch.cat([walk.first[None], known[1:]])[None]
@@ -145,7 +149,7 @@ class ClosedLoop:
             x = torch.cat([known[:, :1], x[:, 1:]], 1)
         condition = denoiser.condition(known, [readout], rays[None])
         out = denoiser.added(x, torch.ones(1), walk.preceding[None, None], condition)
-        return Drawn(readout, prior[0], x[0], out[0].float())
+        return Drawn(readout, prior[0], x[0], out[0].float(), mirrored)
 
     def roll(self, clip: int, walk: Walk, world: WorldModelConfig, generator: torch.Generator) -> tuple[Walk, Imagined]:
         """Draw a chunk, and go on from its end."""
@@ -169,22 +173,31 @@ class ClosedLoop:
         walk = Walk(walk.memory.write(*written), shown, end, walk.chunk + 1, latents[-1], latents[-2], walk.own)
         return walk, Imagined(frames, known, true)
 
-    def targets(self, walk: Walk, views: Views, again: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures to be drawn: true ones, but where something was imagined before, as it was shown.
+    def targets(self, walk: Walk, drawn: Drawn, views: Views, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures to be drawn: true ones, but where something was imagined before or is mirrored, as it was shown.
 
         Args:
             walk: the world before the chunk.
-            views: true views of the chunk.
-            again: cells that the memory knows from imagined frames alone [F, 1, h, w].
+            drawn: the chunk.
+            views: true views of F frames of it.
+            frames: which of its latents these are [F].
 
         Returns:
-            Images [F, 3, H, W], and which pixels were shown before [F, 1, H, W].
+            Images [F, 3, H, W], and which pixels are to be as they were shown [F, 1, H, W].
         """
+        size, mirrored = views.images.shape[-2:], drawn.mirrored[frames]
+        repeated = F.interpolate(mirrored.float(), size)
+        images = views.images
+        if mirrored.any():
+            with torch.no_grad():
+                images = torch.where(repeated > 0, self.codec.decode(drawn.prior[frames]).float(), images)
         if not walk.chunk or walk.shown is None:
-            return views.images, torch.zeros_like(views.images[:, :1])
+            return images, repeated
+        true = (drawn.readout.age[frames] >= walk.chunk + 1)[:, None]
+        again = (drawn.readout.observed[frames, None] > 0) & ~true & ~mirrored
         before = walk.shown.rasterise(views.cameras, walk.chunk + 1)
-        repeated = before.seen[:, None] * F.interpolate(again, views.images.shape[-2:])
-        return torch.where(repeated > 0, before.images, views.images), repeated
+        again = before.seen[:, None] * F.interpolate(again.float(), size)
+        return torch.where(again > 0, before.images, images), torch.maximum(again, repeated)
 
 
 def seen(

@@ -113,7 +113,7 @@ class Replay:
         free = free_cells(self.networks.denoiser, readout)
         free = torch.ones_like(observed) if free is None else free
         true = (readout.age >= walk.chunk + 1)[:, None] & (observed > 0)
-        images, repeated = loop.targets(walk, shown, (observed * ~true)[1:])
+        images, repeated = loop.targets(walk, drawn, shown, torch.arange(1, K + 1))
         moves = (shown.labels == MOVER).float()[:, None]
         cells = [x[1:] for x in (drawn.out, drawn.prior, drawn.x, free, observed, true.float())]
         return Frames(*[*cells, images, repeated, moves])
@@ -191,7 +191,7 @@ def _part(frame: Frames, side: int, networks: Networks, generator: torch.Generat
     for _ in range(4):
         top, left = _draw(rows - side + 1, generator), _draw(columns - side + 1, generator)
         cells = (..., slice(top, top + side), slice(left, left + side))
-        if float(frame.observed[cells].mean()) < 0.8:
+        if float(frame.observed[cells].mean()) < 0.95:
             break
     stride = networks.world.stride
     down, across = (slice(stride * first, stride * (first + side)) for first in (top, left))

@@ -303,18 +303,31 @@ def test_the_discriminator_pulls_as_hard_as_the_error():
     assert not unseen._balance(error, torch.zeros(()), made).any()
 
 
-def test_what_was_imagined_before_is_told_as_it_was_shown(clips, wide):
+def test_what_was_imagined_before_or_is_mirrored_is_told_as_it_was_shown(clips, wide):
     painters = Painters(wide.refiner, wide.generator).eval()
-    loop = ClosedLoop(clips, tiny_world_model().codec, painters, None)
-    generator = torch.Generator().manual_seed(0)
+    codec, generator = tiny_world_model().codec, torch.Generator().manual_seed(0)
+    loop, every = ClosedLoop(clips, codec, painters, None), torch.arange(1, 5)
     with torch.no_grad():
         walk = loop.begin(0, 1, wide.config, generator)
+        drawn = loop.draw(0, walk, wide.config, generator)
         before = views_of(clips, 0, range(2, 6), wide.config.image_size)
-        everywhere = torch.ones(4, 1, *wide.config.latent_size)
-        assert torch.equal(loop.targets(walk, before, everywhere)[0], before.images)  # nothing was imagined yet
-        walk, imagined = loop.roll(0, walk, wide.config, generator)
-        images, repeated = loop.targets(walk, imagined.true, everywhere)
-        none, nowhere = loop.targets(walk, imagined.true, torch.zeros_like(everywhere))
+        assert not drawn.mirrored.any()
+        assert torch.equal(loop.targets(walk, drawn, before, every)[0], before.images)  # nothing was imagined yet
+        half = torch.zeros_like(drawn.mirrored)
+        half[..., :2] = True
+        images, repeated = loop.targets(walk, replace(drawn, mirrored=half), before, every)
+        cut = images.shape[-1] * 2 // half.shape[-1]
+        assert torch.equal(images[..., :cut], codec.decode(drawn.prior[1:]).float()[..., :cut])
+        assert torch.equal(images[..., cut:], before.images[..., cut:])
+        assert torch.equal(repeated[0, 0, 0], (torch.arange(images.shape[-1]) < cut).float())
+
+        after, imagined = loop.go_on(0, walk, drawn, wide.config, generator)
+        drawn = loop.draw(0, after, wide.config, generator)
+        age = torch.zeros_like(drawn.readout.age)  # of imagined cells
+        known = replace(drawn, readout=replace(drawn.readout, age=age, observed=torch.ones_like(age)))
+        images, repeated = loop.targets(after, known, imagined.true, every)
+        true = replace(known, readout=replace(known.readout, age=age + 9.0))
+        none, nowhere = loop.targets(after, true, imagined.true, every)
     again = (repeated > 0).expand_as(images)
     first = again[0] & (imagined.frames[0] != before.images[0])  # the first view is written first, at its own pixels
     assert first.any()
