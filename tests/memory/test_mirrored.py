@@ -79,9 +79,9 @@ MODEL = mirroring_model()
 
 
 def begun(model=MODEL):
-    """A world that begins before a painted wall."""
+    """A world that begins before a painted wall, aslant."""
     image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-    return model.start(image, CAMERA, np.full((32, 32), 2.0), labels=np.zeros((32, 32), np.int64))[1]
+    return model.start(image, CAMERA, np.tile(np.linspace(2.0, 2.6, 32), (32, 1)), labels=np.zeros((32, 32), np.int64))[1]
 
 
 def filled(memory, cameras, observed=1.0, model=MODEL):
@@ -105,7 +105,8 @@ def test_who_turns_by_a_field_of_view_sees_the_mirror_image_and_by_two_the_view_
         _, shown = filled(state.memory, [camera], 0.0)
         there = shown.observed > 0
         assert there.float().mean() > 0.9
-        assert torch.allclose(shown.depth[there], torch.tensor(2.0), atol=1e-3)
+        depth = start.depth.flip(-1) if number % 2 == 0 else start.depth
+        assert torch.allclose(shown.depth[there], depth[there], atol=1e-3)
         there, expected = there[:, None].expand_as(shown.latent), flipped if number % 2 == 0 else start.latent
         # Stored in 8 bits.
         assert torch.corrcoef(torch.stack([shown.latent[there], expected[there]]))[0, 1] > 0.99
