@@ -93,8 +93,8 @@ def _mirrored(
     memory: PointMemory, start: MemoryBlock, codec: LatentCodec, refiner: ReadoutRefiner, config: WorldModelConfig
 ) -> LatentMemory:
     """Write the start view, as its tokens show it, and its mirror image in turn, all around."""
-    (height, width), (h, w) = config.image_size, config.latent_size
-    K = start.frames.K_latent[0] * np.array([[width / w], [height / h], [1.0]])
+    (height, width), (rows, columns) = config.image_size, memory.grid
+    K = start.frames.K_latent[0] * np.array([[width / columns], [height / rows], [1.0]])
     camera = Camera(start.frames.T_world_cam[0], K, height, width)
     readout = replace(memory, blocks=(start,)).read([camera], now=0)
     plain, views = refiner.refine(readout), mirrored_cameras(camera)

@@ -16,7 +16,9 @@ from transforms3d.euler import euler2mat
 from mirage_env.camera import Camera
 from mirage_env.config.world import MemoryConfig
 from mirage_env.interfaces import Readout
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.mirrored import MOST_VIEWS, mirrored_cameras
+from mirage_env.memory.rgb import RgbMemory
 from mirage_env.models.small.refiner import BareReadout
 
 FOV = 1.3
@@ -81,7 +83,9 @@ MODEL = mirroring_model()
 def begun(model=MODEL):
     """A world that begins before a painted wall, aslant."""
     image = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-    return model.start(image, CAMERA, np.tile(np.linspace(2.0, 2.6, 32), (32, 1)), labels=np.zeros((32, 32), np.int64))[1]
+    return model.start(image, CAMERA, np.tile(np.linspace(2.0, 2.6, 32), (32, 1)), labels=np.zeros((32, 32), np.int64))[
+        1
+    ]
 
 
 def filled(memory, cameras, observed=1.0, model=MODEL):
@@ -97,8 +101,9 @@ def masked(values, observed):
 
 
 @torch.no_grad()
-def test_who_turns_by_a_field_of_view_sees_the_mirror_image_and_by_two_the_view_itself():
-    state = begun()
+@pytest.mark.parametrize("factory", [LatentMemory.empty, RgbMemory.factory(MODEL.codec)])
+def test_who_turns_by_a_field_of_view_sees_the_mirror_image_and_by_two_the_view_itself(factory):
+    state = begun(replace(MODEL, memory_factory=factory))
     start = state.memory.read([CAMERA], 0)
     flipped = MODEL.codec.encode(MODEL.codec.decode(start.latent).flip(-1))
     for number, camera in mirrored_cameras(CAMERA)[:2]:
