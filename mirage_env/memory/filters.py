@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import FilterConfig
-from mirage_env.interfaces import SKY, STATIC
+from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.memory.lifting import depth_edges
 
 
@@ -27,18 +27,18 @@ def keep_cells(
 
     A cell is dropped where more than `dynamic_share` of its pixels move or are sky, where more than `unknown_share`
     have no depth (0), where the depth of any static pixel is outside (near, far) or not finite, or where more than
-    `edge_share` of its pixels lie on a depth jump above `edge_jump`. With `sky`, cells that are nothing but sky are
-    kept as well.
+    `edge_share` of its pixels lie on a depth jump above `edge_jump`. With `sky`, sky drops no cell; one at its border
+    goes with what most of it shows (`lifting.depth_to_grid`). Dropped, it would be drawn anew in every view, and
+    straight edges against the sky would be stairs.
     """
     unknown = depth == 0.0
     valid = torch.isfinite(depth) & (depth > near) & (depth < far)
-    dynamic = _share(labels != STATIC, grid) > config.dynamic_share
+    dynamic = _share(labels == MOVER if sky else labels != STATIC, grid) > config.dynamic_share
     invalid = _share(~valid & ~unknown & (labels == STATIC), grid) > 0.0
     invalid |= _share(unknown, grid) > config.unknown_share
     jump = depth_edges(torch.where(valid | unknown, depth, far)) > config.edge_jump
     edge = _share(jump, grid) > config.edge_share
-    kept = ~(dynamic | invalid | edge)
-    return kept | (_share(labels == SKY, grid) >= 1.0) if sky else kept
+    return ~(dynamic | invalid | edge)
 
 
 def with_sky(

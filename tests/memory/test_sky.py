@@ -11,7 +11,7 @@ from mirage_env.camera import Camera
 from mirage_env.config.world import FilterConfig
 from mirage_env.errors import InvalidOptionError
 from mirage_env.export import occupancy, patches_of
-from mirage_env.interfaces import SKY, STATIC
+from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.memory import LatentMemory
 from mirage_env.memory.filters import keep_cells, with_sky
 from mirage_env.memory.lifting import depth_to_grid, lift
@@ -58,14 +58,16 @@ def test_every_pixel_of_the_sky_lies_on_the_sphere():
     assert with_sky(depth, labels, [camera], 0.0) is depth
 
 
-def test_cells_of_nothing_but_sky_are_kept_where_sky_is():
+def test_cells_of_sky_and_of_its_border_are_kept_where_sky_is():
     labels = torch.full((1, 32, 32), SKY)
     labels[:, 20:] = STATIC  # the third row of cells is sky and wall
-    depth = torch.where(labels == SKY, torch.inf, 2.0)
-    without, with_it = (keep_cells(depth, labels, (4, 4), FilterConfig(), 0.1, 50.0, sky) for sky in (False, True))
-    assert with_it[0, :2].all()
-    assert not without[0, :2].any()
-    assert torch.equal(with_it[0, 2:], without[0, 2:])
+    labels[:, 28:, 24:] = MOVER
+    depth, config = torch.where(labels == SKY, torch.inf, 2.0), FilterConfig(edge_share=1.0)
+    without, with_it = (keep_cells(depth, labels, (4, 4), config, 0.1, 50.0, sky) for sky in (False, True))
+    assert with_it[0, :3].all()
+    assert not without[0, :3].any()
+    assert torch.equal(with_it[0, 3], without[0, 3])
+    assert with_it[0, 3].tolist() == [True, True, True, False]
 
 
 def test_the_rival_memory_remembers_the_sky_as_well(seen):
