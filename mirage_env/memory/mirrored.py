@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import LatentCodec, Memory, Readout, ReadoutRefiner
-from mirage_env.memory.latent import LatentMemory, PointMemory
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.rgb import RgbMemory
 from mirage_env.tokens.blocks import Frames, MemoryBlock
 
 UPRIGHT = math.radians(45.0)
@@ -59,7 +60,9 @@ class Mirror:
             codec, refiner, config: of the world model; without `MemoryConfig.mirrored` nothing is filled.
         """
         missing = readout.observed == 0
-        if not (config.memory.mirrored and isinstance(memory, PointMemory) and memory.blocks and missing.any()):
+        if not (
+            config.memory.mirrored and isinstance(memory, LatentMemory | RgbMemory) and memory.blocks and missing.any()
+        ):
             return readout
         beyond = self._made(memory, codec, refiner, config).read(cameras, now=0)
         parts = {}
@@ -69,7 +72,7 @@ class Mirror:
         return Readout(**parts)
 
     def _made(
-        self, memory: PointMemory, codec: LatentCodec, refiner: ReadoutRefiner, config: WorldModelConfig
+        self, memory: LatentMemory | RgbMemory, codec: LatentCodec, refiner: ReadoutRefiner, config: WorldModelConfig
     ) -> LatentMemory:
         start = memory.blocks[0]
         made = self._views.get(start.frames)  # new evidence makes a new block of the same tokens and frames
@@ -90,7 +93,11 @@ class _Made:
 
 @torch.no_grad()
 def _mirrored(
-    memory: PointMemory, start: MemoryBlock, codec: LatentCodec, refiner: ReadoutRefiner, config: WorldModelConfig
+    memory: LatentMemory | RgbMemory,
+    start: MemoryBlock,
+    codec: LatentCodec,
+    refiner: ReadoutRefiner,
+    config: WorldModelConfig,
 ) -> LatentMemory:
     """Write the start view, as its tokens show it, and its mirror image in turn, all around."""
     (height, width), (rows, columns) = config.image_size, memory.grid
