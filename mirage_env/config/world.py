@@ -17,6 +17,8 @@ from mirage_env.config.sampler import SamplerConfig
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError
 from mirage_env.files import read_json
 
+SHIPPED = Path(__file__).parents[1] / "weights"
+"""Models that come with the package."""
 FORMAT_VERSION = 1
 MOST_MOVERS = 64
 """That a world may keep (`MemoryConfig.movers`)."""
@@ -213,12 +215,14 @@ class WorldModelConfig(ChunkLengths):
     trained_on: str = ""
     """World that the networks were trained on: rooms, an environment's id, recordings; empty where that is not said."""
     shares: str | None = None
-    """Another model's folder, relative to this one, that gives the parts this one does not hold itself."""
+    """Model that gives the parts this one does not hold itself: a folder beside it (../NAME), or a shipped one (NAME)."""
     version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         if self.shares is not None and re.fullmatch(r"(\.\./)?[\w-][\w.-]*", self.shares) is None:
-            raise InvalidOptionError(f"shares is {self.shares!r}; name a folder beside the model's: ../NAME")
+            raise InvalidOptionError(
+                f"shares is {self.shares!r}; name a folder beside the model's, ../NAME, or a shipped one, NAME"
+            )
         (H, W), (h, w) = self.image_size, self.latent_size
         if min(H, W, h, w) < 1 or H % h or W % w or H // h != W // w:
             raise InvalidOptionError(f"image_size {(H, W)} must be one whole multiple of latent_size {(h, w)}")
@@ -280,14 +284,14 @@ class WorldModelConfig(ChunkLengths):
         (folder / "mirage.json").write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     def parts_folder(self, folder: Path) -> Path | None:
-        """The model beside `folder` that gives the parts `folder` does not hold itself; None without `shares`.
+        """The model that gives the parts `folder` does not hold itself; None without `shares`.
 
         Raises:
             ModelNotFoundError: there is none.
         """
         if self.shares is None:
             return None
-        shared = folder / self.shares
+        shared = (folder if self.shares.startswith("../") else SHIPPED) / self.shares
         if shared.is_symlink() or not (shared / "mirage.json").is_file():
             raise ModelNotFoundError(f"{folder / 'mirage.json'} shares {self.shares!r}, where there is no model")
         return shared

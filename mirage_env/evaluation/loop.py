@@ -96,7 +96,7 @@ def run(config: LoopConfig, load: Load | None = None) -> dict[str, Any]:
         load: makes a world model of a name; as `config.loading` says if not given.
 
     Raises:
-        InvalidOptionError: the folder holds results of other settings, or the paper's variant does not fit.
+        InvalidOptionError: the folder holds results of other settings.
         ModelNotFoundError: no such model.
         WeightsError: weights that do not fit their networks.
     """

@@ -111,19 +111,16 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 
 def load_paper(name: str, model: WorldModel, load: Load) -> tuple[WorldModel | None, str]:
-    """The paper's variant, or None and the reason why there is none.
-
-    Raises:
-        InvalidOptionError: it works at another image size or chunk length than the model it is compared with.
-    """
+    """The paper's variant, or None and the reason why there is none: nor is there one for other sizes or lengths."""
     try:
         paper = load(name)
     except ModelNotFoundError as error:
         return None, f"{LABELS['paper']} not measured: {error}"
     ours, theirs = model.config, paper.config
     if (ours.image_size, ours.frames_per_chunk) != (theirs.image_size, theirs.frames_per_chunk):
-        raise InvalidOptionError(
-            f"paper_model {name!r} has images of {theirs.image_size} and chunks of {theirs.frames_per_chunk} frames; "
-            f"the model has {ours.image_size} and {ours.frames_per_chunk}: they cannot walk the same paths"
+        return None, (
+            f"{LABELS['paper']} not measured: {name} has images of {theirs.image_size} and chunks of "
+            f"{theirs.frames_per_chunk} frames, the model {ours.image_size} and {ours.frames_per_chunk}: they cannot "
+            "walk the same paths (--image-size)"
         )
     return paper, ""

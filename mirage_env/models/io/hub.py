@@ -20,11 +20,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from mirage_env.config.world import SHIPPED
 from mirage_env.errors import ModelNotFoundError
 from mirage_env.models.io.safetensors_files import read_json
 
-SHIPPED = Path(__file__).parents[2] / "weights"
-"""Models inside the package, one folder each."""
 PIPELINE = "model_index.json"
 """A folder with this file is in the diffusers layout."""
 SETTINGS = (PIPELINE, "mirage.json", "config.json", "*/*.json")

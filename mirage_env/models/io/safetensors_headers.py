@@ -9,8 +9,9 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import EntryNotFoundError
 
+from mirage_env.config.world import SHIPPED
 from mirage_env.errors import ModelNotFoundError
-from mirage_env.models.io.hub import PIPELINE, SHIPPED, download, hub_file, is_hub_id
+from mirage_env.models.io.hub import PIPELINE, download, hub_file, is_hub_id
 from mirage_env.models.io.safetensors_files import (
     INDEX,
     WEIGHTS,

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mirage_env.config.world import SHIPPED
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError
 from mirage_env.files import read_json_object
 from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import Readout
-from mirage_env.models.io.hub import SHIPPED
 from mirage_env.models.io.state_dicts import load_module, save_module
 from mirage_env.models.offload import cast, native_dtype
 from mirage_env.models.small.refiner import WINNER_CHANNELS, winner_channels
