@@ -215,7 +215,7 @@ class WorldModelConfig(ChunkLengths):
     trained_on: str = ""
     """World that the networks were trained on: rooms, an environment's id, recordings; empty where that is not said."""
     shares: str | None = None
-    """Model that gives the parts this one does not hold itself: a folder beside it (../NAME), or a shipped one (NAME)."""
+    """Model that gives the parts this one does not hold: a folder beside it (../NAME), or a shipped model (NAME)."""
     version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
