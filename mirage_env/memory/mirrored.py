@@ -4,8 +4,9 @@ Nobody has seen it, so any answer is a guess, and the mean of all guesses is fog
 right: floor, ceiling and sky go on where they are, walls keep colour and texture and meet the border without a seam,
 and the world closes around the viewer. The picture mirrored at the vertical plane through its own border is what a
 camera turned by one field of view would show; mirrored again there it is the picture as it was, and so on until the
-circle is full. The tokens of these views are no memory: the generator is shown them where it knows nothing, and all of
-them follow from the start view's tokens, so that nothing has to be kept with a world.
+circle is full. Above and below, sky, floors and ceilings that reach the border go on, each at its height. The tokens of
+these views are no memory: the generator is shown them where it knows nothing, and all of them follow from the start view's
+tokens, so that nothing has to be kept with a world.
 """
 
 from __future__ import annotations
@@ -18,18 +19,22 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import LatentCodec, Memory, Readout, ReadoutRefiner
-from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.latent import SKY_SHARE, LatentMemory
+from mirage_env.memory.lifting import lift
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.tokens.blocks import Frames, MemoryBlock
 
 UPRIGHT = math.radians(45.0)
 """Angle up to which the world's axis nearest to the vertical of the picture is taken for the world's vertical."""
 MOST_VIEWS = 12
-"""Mirrored views, at most: a lens of 30 degrees fills the circle with them."""
+"""Mirrored views all around, at most: a lens of 30 degrees fills the circle with them."""
+UNEVEN = 0.08
+"""Difference of height, as a share of the height below or above the camera, up to which it is one floor or ceiling."""
 
 
 class Mirror:
@@ -99,44 +104,81 @@ def _mirrored(
     refiner: ReadoutRefiner,
     config: WorldModelConfig,
 ) -> LatentMemory:
-    """Write the start view, as its tokens show it, and its mirror image in turn, all around."""
+    """Write the start view, as its tokens show it, and its mirror images in turn: all around, above and below."""
     (height, width), (rows, columns) = config.image_size, memory.grid
     K = start.frames.K_latent[0] * np.array([[width / columns], [height / rows], [1.0]])
     camera = Camera(start.frames.T_world_cam[0], K, height, width)
     readout = replace(memory, blocks=(start,)).read([camera], now=0)
-    plain, views = refiner.refine(readout), mirrored_cameras(camera)
-    latents = (plain, codec.encode(codec.decode(plain).flip(-1)))
-    seen = (readout.depth, readout.depth.flip(-1))
-    kinds = [1 - number % 2 for number, _ in views]
-    features = torch.cat([latents[kind] for kind in kinds]).permute(0, 2, 3, 1).float().cpu().numpy()
-    depth = torch.cat([seen[kind] for kind in kinds]).cpu()
+    plain, depth = refiner.refine(readout), readout.depth[0].cpu()
+    image, ring = codec.decode(plain), mirrored_cameras(camera)
+    views = [(flip, view, depth.flip(flip)) for flip, view in ring]
+    for flip, view in [((), camera), *ring]:
+        for edge in (0, height):
+            beyond = _beyond(view, 1, edge, view.T_world_cam[:3, 0])
+            views.append(((*flip, -2), beyond, _level(depth.flip(flip), view, beyond, edge, config)))
+    kinds = {flip: codec.encode(image.flip(flip)) if flip else plain for flip, *_ in views}
+    features = torch.cat([kinds[flip] for flip, *_ in views]).permute(0, 2, 3, 1).float().cpu().numpy()
+    metres = torch.stack([m for *_, m in views])
     empty = replace(LatentMemory.empty(config), backend=memory.backend, device=memory.device)
-    return empty.insert(features, depth, (depth > 0.0).numpy(), [c for _, c in views], 0, shifts=1)
+    return empty.insert(features, metres, (metres > 0.0).numpy(), [c for _, c, _ in views], 0, shifts=1)
 
 
-def mirrored_cameras(camera: Camera) -> list[tuple[int, Camera]]:
-    """Cameras that would see the mirrored views, with their numbers beyond a border: 0 for the nearest.
+def _level(
+    depth: Tensor,  # [h, w] metres
+    view: Camera,
+    beyond: Camera,  # of its mirror image at the upper or lower border
+    edge: int,  # row of that border
+    config: WorldModelConfig,
+) -> Tensor:  # [h, w] metres, of the mirror image
+    """Depth beyond where sky, a floor or a ceiling reaches the border: they go on at their height; 0 elsewhere."""
+    down = _vertical(view)
+    offsets = (lift(depth, view) - view.position).reshape(*depth.shape, 3)
+    falls = (lift(torch.ones_like(depth), beyond) - beyond.position).reshape(*depth.shape, 3) @ down
+    inwards = slice(None, None, 1 if edge == 0 else -1)
+    heights, distance = offsets[inwards] @ down, np.linalg.norm(offsets[inwards], axis=-1)
+    sky = distance >= SKY_SHARE * config.memory.sky if config.memory.sky else np.zeros(depth.shape, np.bool_)
+    alike = np.where(sky[0], sky, ~sky & (np.abs(heights - heights[0]) < UNEVEN * np.abs(heights[0])))
+    alike[0] = alike[1:2].all(0)  # every cell is like itself
+    goes_on = (alike & (distance > 0.0))[inwards][::-1]
+    metres = np.where(sky[inwards][::-1], depth.numpy()[::-1], heights[inwards][::-1] / falls)
+    return torch.from_numpy(np.where(goes_on & (metres > config.near), metres, 0.0)).float()
 
-    Even ones see the picture mirrored, odd ones as it is. They are so many that the circle is full, or `MOST_VIEWS`.
+
+def mirrored_cameras(camera: Camera) -> list[tuple[tuple[int, ...], Camera]]:
+    """Cameras that would see the mirrored views all around, and the axes along which the picture is flipped there.
+
+    First those beyond the left border, the nearest first, then those beyond the right one. They are so many that the
+    circle is full, or `MOST_VIEWS`.
     """
-    up, fov = _vertical(camera), 2.0 * math.atan(camera.width / 2.0 / camera.K_image[0, 0])
+    down, fov = _vertical(camera), 2.0 * math.atan(camera.width / 2.0 / camera.K_image[0, 0])
     count, views = min(MOST_VIEWS // 2, math.ceil(math.pi / fov - 0.5)), []
-    for edge in (0.0, float(camera.width)):
+    for edge in (0, camera.width):
         beyond = camera
         for number in range(count):
-            beyond = _beyond(beyond, edge, up)
-            views.append((number, beyond))
+            beyond = _beyond(beyond, 0, edge, down)
+            views.append((() if number % 2 else (-1,), beyond))
     return views
 
 
-def _beyond(camera: Camera, edge: float, up: NDArray[np.float64]) -> Camera:
-    """The camera of the mirror image at the vertical plane through a border of the picture: at column 0 or the last."""
-    K, R = camera.K_image, camera.T_world_cam[:3, :3]
-    normal = np.cross(up, R @ np.linalg.solve(K, [edge, K[1, 2], 1.0]))
+def _beyond(camera: Camera, axis: int, edge: int, along: NDArray[np.float64]) -> Camera:
+    """The camera of the mirror image at a border of the picture.
+
+    Args:
+        camera: of the picture.
+        axis: 0 for a border at the left or right, 1 for the upper or lower one.
+        edge: where that is, pixels.
+        along: direction in the plane of the mirror, which goes through the camera and the middle of the border [3].
+    """
+    K, R = camera.K_image.copy(), camera.T_world_cam[:3, :3]
+    border = np.array([K[0, 2], K[1, 2], 1.0])
+    border[axis] = edge
+    normal = np.cross(along, R @ np.linalg.solve(K, border))
     normal /= np.linalg.norm(normal)
-    T, K = camera.T_world_cam.copy(), K.copy()
-    T[:3, :3] = (np.eye(3) - 2.0 * np.outer(normal, normal)) @ R @ np.diag([-1.0, 1.0, 1.0])
-    K[0, 2] = camera.width - K[0, 2]
+    flip = np.ones(3)
+    flip[axis] = -1.0
+    T = camera.T_world_cam.copy()
+    T[:3, :3] = (np.eye(3) - 2.0 * np.outer(normal, normal)) @ (R * flip)
+    K[axis, 2] = (camera.width, camera.height)[axis] - K[axis, 2]
     return Camera(T, K, camera.height, camera.width)
 
 

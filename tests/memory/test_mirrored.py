@@ -15,8 +15,9 @@ from transforms3d.euler import euler2mat
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import MemoryConfig
-from mirage_env.interfaces import Readout
+from mirage_env.interfaces import SKY, STATIC, Readout
 from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.lifting import lift
 from mirage_env.memory.mirrored import MOST_VIEWS, mirrored_cameras
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.models.small.refiner import BareReadout
@@ -106,15 +107,38 @@ def test_who_turns_by_a_field_of_view_sees_the_mirror_image_and_by_two_the_view_
     state = begun(replace(MODEL, memory_factory=factory))
     start = state.memory.read([CAMERA], 0)
     flipped = MODEL.codec.encode(MODEL.codec.decode(start.latent).flip(-1))
-    for number, camera in mirrored_cameras(CAMERA)[:2]:
+    for flip, camera in mirrored_cameras(CAMERA)[:2]:
         _, shown = filled(state.memory, [camera], 0.0)
         there = shown.observed > 0
         assert there.float().mean() > 0.9
-        depth = start.depth.flip(-1) if number % 2 == 0 else start.depth
+        depth = start.depth.flip(flip)
         assert torch.allclose(shown.depth[there], depth[there], atol=1e-3)
-        there, expected = there[:, None].expand_as(shown.latent), flipped if number % 2 == 0 else start.latent
+        there, expected = there[:, None].expand_as(shown.latent), flipped if flip else start.latent
         # Stored in 8 bits.
         assert torch.corrcoef(torch.stack([shown.latent[there], expected[there]]))[0, 1] > 0.99
+
+
+@torch.no_grad()
+def test_floor_and_sky_go_on_below_and_above_at_their_height_and_a_wall_does_not():
+    model, start = replace(MODEL, config=MODEL.config.at((64, 64))), Camera.from_fov(FOV, 64, 64)
+    fall = (np.arange(64) + 0.5 - 32.0) / start.K_image[1, 1]  # per metre ahead
+    rows = np.where(fall > 0.2, 1.5 / np.maximum(fall, 0.2), 7.5)  # a wall behind a floor 1.5 m below
+    labels, depth = np.full((64, 64), STATIC), np.tile(rows[:, None], (1, 64))
+    depth[:, 32:] = 1.0  # at the right a wall is near
+    labels[:24, :32] = SKY
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    memory = model.start(image, start, depth, labels=labels)[1].memory
+    for pitch, below in ((-0.5, True), (0.5, False)):
+        look = start.at(yawed(0.0, pitch))
+        known, shown = filled(memory, [look], model=model)
+        new = ((shown.observed > 0) & (known.observed == 0))[0].numpy()
+        assert new[:, :3].any()
+        assert not new[:, 5:].any()
+        points = (lift(shown.depth[0], look) - look.position).reshape(8, 8, 3)[new]
+        if below:
+            assert np.allclose(points[:, 1], 1.5, rtol=0.2)  # at the middle of the cell that a token lies in
+        else:
+            assert np.allclose(np.linalg.norm(points, axis=1), 100.0, rtol=0.1)
 
 
 def test_only_what_is_unknown_is_mirrored_and_nothing_where_no_model_or_memory_is_made_for_it():
