@@ -5,8 +5,8 @@ right: floor, ceiling and sky go on where they are, walls keep colour and textur
 and the world closes around the viewer. The picture mirrored at the vertical plane through its own border is what a
 camera turned by one field of view would show; mirrored again there it is the picture as it was, and so on until the
 circle is full. Above and below, sky, floors and ceilings that reach the border go on, each at its height. The tokens of
-these views are no memory: the generator is shown them where it knows nothing, and all of them follow from the tokens of the
-start view, so that nothing has to be kept with a world.
+these views are no memory: the generator is shown them where it knows nothing, and all of them follow from the tokens of
+the start view, so that nothing has to be kept with a world.
 """
 
 from __future__ import annotations
