@@ -140,8 +140,11 @@ def _level(
     alike = np.where(sky[0], sky, ~sky & (np.abs(heights - heights[0]) < UNEVEN * np.abs(heights[0])))
     alike[0] = alike[1:2].all(0)  # every cell is like itself
     goes_on = (alike & (distance > 0.0))[inwards][::-1]
-    metres = np.where(sky[inwards][::-1], depth.numpy()[::-1], heights[inwards][::-1] / falls)
-    return torch.from_numpy(np.where(goes_on & (metres > config.near), metres, 0.0)).float()
+    with np.errstate(divide="ignore", invalid="ignore"):  # at the horizon it is infinitely far
+        levelled = heights[inwards][::-1] / falls
+    within = (levelled > config.near) & (levelled < config.far)
+    metres = np.where(sky[inwards][::-1], depth.numpy()[::-1], np.where(within, levelled, 0.0))
+    return torch.from_numpy(np.where(goes_on, metres, 0.0)).float()
 
 
 def mirrored_cameras(camera: Camera) -> list[tuple[tuple[int, ...], Camera]]:

@@ -141,6 +141,22 @@ def test_floor_and_sky_go_on_below_and_above_at_their_height_and_a_wall_does_not
             assert np.allclose(np.linalg.norm(points, axis=1), 100.0, rtol=0.1)
 
 
+@torch.no_grad()
+def test_a_floor_goes_on_as_far_as_depth_does_and_not_to_the_horizon():
+    model = replace(MODEL, config=replace(MODEL.config.at((256, 256)), far=25.0))
+    start = Camera.from_fov(FOV, 256, 256, yawed(0.0, -0.75))  # sees nothing but floor
+    pixels = np.stack(np.meshgrid(np.arange(256) + 0.5, np.arange(256) + 0.5, [1.0]), -1)[:, :, 0]
+    depth = 1.5 / (pixels @ np.linalg.inv(start.K_image).T @ start.T_world_cam[1, :3])
+    assert depth.min() > 0.0
+    image, labels = np.full((256, 256, 3), 90, np.uint8), np.full((256, 256), STATIC)
+    memory = model.start(image, start, depth, labels=labels)[1].memory
+    views = [start.at(yawed(0.0, pitch)) for pitch in (-0.4, -0.2, 0.0)]
+    known, shown = memory.read(views, now=0), filled(memory, views, model=model)[1]
+    new = shown.observed > known.observed
+    assert new.any()
+    assert float(shown.depth[new].max()) < 1.5 * 25.0  # the corners of a view are farther away than its middle
+
+
 def test_only_what_is_unknown_is_mirrored_and_nothing_where_no_model_or_memory_is_made_for_it():
     memory, aside = begun().memory, [CAMERA.at(CAMERA.T_world_cam @ yawed(0.4 * i)) for i in range(1, 4)]
     known, shown = filled(memory, aside, (torch.rand(3, 4, 4) < 0.5).float())
