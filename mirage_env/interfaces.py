@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Generator, Tensor, device
+from torch import Generator, Tensor, device, where
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
@@ -46,6 +46,14 @@ class Readout:
         """The readout of some of the cameras (time stays the first axis)."""
         index = slice(index, index + 1 or None) if isinstance(index, int) else index
         return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def overlaid(self, other: Readout, mask: Tensor) -> Self:
+        """This readout, and another of the same cameras in the cells of a mask [T, h, w]."""
+        parts = {}
+        for of in fields(self):
+            own, its = getattr(self, of.name), getattr(other, of.name)
+            parts[of.name] = where(mask[:, None] if own.ndim == 4 else mask, its.to(own), own)
+        return type(self)(**parts)
 
     def surface(self, far: float) -> Tensor:
         """Depth [T, h, w] of surfaces nearer than `far`, metres; 0 where there is none, as in the sky, or unknown."""

@@ -147,7 +147,7 @@ class WorldModel:
         seen = list(zip(states, views, splats, strict=True))
         found = [read_with_movers(state, v, splat, c, past=clean) for state, v, splat in seen]
         readouts, movers = zip(*found, strict=True)
-        given = [self._held(s, v, r) for s, v, r in zip(states, views, readouts, strict=True)]
+        given = [self._filled(s, v, r) for s, v, r in zip(states, views, readouts, strict=True)]
         known = torch.stack([self._known(f[0], r) for f, r in zip(fronts, given, strict=True)])
         references = [chosen(s.memory, s.references, v, c.references, x, c.best_reference_first) for s, v, x in seen]
         before = [state.preceding(c.first_chunk_preceding) for state in states]
@@ -201,7 +201,7 @@ class WorldModel:
         """Refined readout of a chunk; it begins with the clean latents shared with the chunk before."""
         return torch.cat([front, self.refiner.refine(readout[len(front) :])])
 
-    def _held(self, state: WorldState, views: Cameras, readout: Readout) -> Readout:
+    def _filled(self, state: WorldState, views: Cameras, readout: Readout) -> Readout:
         """Readout for the generator: what was never seen is mirrored, who stands still knows all that they saw last."""
         readout = self.mirror.filled(readout, state.memory, views, self.codec, self.refiner, self.config)
         stands = standing(state.camera, views) & (self.config.sampler.exact > 0.0)

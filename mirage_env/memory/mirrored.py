@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -70,11 +70,7 @@ class Mirror:
         ):
             return readout
         beyond = self._made(memory, codec, refiner, config).read(cameras, now=0)
-        parts = {}
-        for of in fields(Readout):
-            known, guess = getattr(readout, of.name), getattr(beyond, of.name)
-            parts[of.name] = torch.where(missing[:, None] if known.ndim == 4 else missing, guess.to(known), known)
-        return Readout(**parts)
+        return readout.overlaid(beyond, missing)
 
     def _made(
         self, memory: LatentMemory | RgbMemory, codec: LatentCodec, refiner: ReadoutRefiner, config: WorldModelConfig
@@ -132,19 +128,19 @@ def _level(
 ) -> Tensor:  # [h, w] metres, of the mirror image
     """Depth beyond where sky, a floor or a ceiling reaches the border: they go on at their height; 0 elsewhere."""
     down = _vertical(view)
-    offsets = (lift(depth, view) - view.position).reshape(*depth.shape, 3)
+    offsets = (lift(depth, view) - view.position).reshape(*depth.shape, 3)[::-1]  # in the rows of the mirror image
     falls = (lift(torch.ones_like(depth), beyond) - beyond.position).reshape(*depth.shape, 3) @ down
-    inwards = slice(None, None, 1 if edge == 0 else -1)
-    heights, distance = offsets[inwards] @ down, np.linalg.norm(offsets[inwards], axis=-1)
+    heights, distance = offsets @ down, np.linalg.norm(offsets, axis=-1)
     sky = distance >= SKY_SHARE * config.memory.sky if config.memory.sky else np.zeros(depth.shape, np.bool_)
-    alike = np.where(sky[0], sky, ~sky & (np.abs(heights - heights[0]) < UNEVEN * np.abs(heights[0])))
-    alike[0] = alike[1:2].all(0)  # every cell is like itself
-    goes_on = (alike & (distance > 0.0))[inwards][::-1]
+    border, beside = (-1, -2) if edge == 0 else (0, 1)
+    level = ~sky & (np.abs(heights - heights[border]) < UNEVEN * np.abs(heights[border]))
+    goes_on = np.where(sky[border], sky, level)
+    goes_on[border] = goes_on[beside]  # every cell is like itself
     with np.errstate(divide="ignore", invalid="ignore"):  # at the horizon it is infinitely far
-        levelled = heights[inwards][::-1] / falls
+        levelled = heights / falls
     within = (levelled > config.near) & (levelled < config.far)
-    metres = np.where(sky[inwards][::-1], depth.numpy()[::-1], np.where(within, levelled, 0.0))
-    return torch.from_numpy(np.where(goes_on, metres, 0.0)).float()
+    metres = np.where(sky, depth.numpy()[::-1], np.where(within, levelled, 0.0))
+    return torch.from_numpy(np.where(goes_on & (distance > 0.0), metres, 0.0)).float()
 
 
 def mirrored_cameras(camera: Camera) -> list[tuple[tuple[int, ...], Camera]]:

@@ -201,9 +201,4 @@ def with_movers(
         scale=torch.from_numpy(found.scale),
         age=torch.from_numpy(ages[found.block].astype(np.float32)),
     )
-    mask = torch.from_numpy(shown >= 0)
-    parts = {}
-    for of in fields(Readout):
-        below, above = getattr(static, of.name), getattr(nearer, of.name)
-        parts[of.name] = torch.where(mask[:, None] if below.ndim == 4 else mask, above.to(below), below)
-    return Readout(**parts).to(readout.latent.device), shown
+    return static.overlaid(nearer, torch.from_numpy(shown >= 0)).to(readout.latent.device), shown
