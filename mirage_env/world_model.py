@@ -101,8 +101,8 @@ class WorldModel:
         kinds = self.segmenter.segment(frames) if view.labels is None else view.labels
         keep, latents = self._keep(metres, kinds), self.codec.encode(frames)
         true = (latents, frames, with_sky(metres, kinds, [camera], self.config.memory.sky), keep, [camera])
-        memory = written_start(self.memory_factory(self.config), self.codec, true, self.config.memory.shifts)
-        readout, seen = memory.read([camera], now=0), Views(latents, metres, kinds, [camera], np.zeros(1), real=True)
+        memory, dense = written_start(self.memory_factory(self.config), self.codec, true, self.config.memory.shifts)
+        readout, seen = memory.read([camera], now=0), Views(dense, metres, kinds, [camera], np.zeros(1), real=True)
         state = WorldState(
             memory=memory,
             camera=camera,

@@ -4,9 +4,9 @@ Nobody has seen it, so any answer is a guess, and the mean of all guesses is fog
 right: floor, ceiling and sky go on where they are, walls keep colour and texture and meet the border without a seam,
 and the world closes around the viewer. The picture mirrored at the vertical plane through its own border is what a
 camera turned by one field of view would show; mirrored again there it is the picture as it was, and so on until the
-circle is full. Above and below, sky, floors and ceilings that reach the border go on, each at its height. The tokens of
-these views are no memory: the generator is shown them where it knows nothing, and all of them follow from the tokens of
-the start view, so that nothing has to be kept with a world.
+circle is full. Above and below, sky, floors and ceilings that reach the border go on, each at its height; behind things
+goes on what is beside them (`behind.py`). The tokens of these views are no memory: the generator is shown them where it
+knows nothing, and all of them follow from the tokens of the start view, so that nothing has to be kept with a world.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import LatentCodec, Memory, Readout, ReadoutRefiner
+from mirage_env.memory.behind import behind
 from mirage_env.memory.latent import SKY_SHARE, LatentMemory
 from mirage_env.memory.lifting import lift
 from mirage_env.memory.rgb import RgbMemory
@@ -105,7 +106,12 @@ def _mirrored(
     K = start.frames.K_latent[0] * np.array([[width / columns], [height / rows], [1.0]])
     camera = Camera(start.frames.T_world_cam[0], K, height, width)
     readout = replace(memory, blocks=(start,)).read([camera], now=0)
-    plain, depth = refiner.refine(readout), readout.depth[0].cpu()
+    plain, seen = refiner.refine(readout), readout.depth[0].cpu()
+    column, hidden = (torch.from_numpy(found) for found in behind(seen.numpy()))
+    flipped = codec.encode(codec.decode(plain).flip(-1))
+    back = flipped.gather(-1, (seen.shape[-1] - 1 - column).to(flipped.device).expand_as(flipped))
+    plain = torch.where((seen > 0.0).to(plain.device), plain, back.to(plain))
+    depth = torch.where(seen > 0.0, seen, hidden.float())
     image, ring = codec.decode(plain), mirrored_cameras(camera)
     views = [(flip, view, depth.flip(flip)) for flip, view in ring]
     for flip, view in [((), camera), *ring]:
@@ -113,10 +119,10 @@ def _mirrored(
             beyond = _beyond(view, 1, edge, view.T_world_cam[:3, 0])
             views.append(((*flip, -2), beyond, _level(depth.flip(flip), view, beyond, edge, config)))
     kinds = {flip: codec.encode(image.flip(flip)) if flip else plain for flip, *_ in views}
-    features = torch.cat([kinds[flip] for flip, *_ in views]).permute(0, 2, 3, 1).float().cpu().numpy()
-    metres = torch.stack([m for *_, m in views])
+    features = torch.cat([back.to(plain), *(kinds[flip] for flip, *_ in views)]).permute(0, 2, 3, 1)
+    metres, cameras = torch.stack([hidden.float(), *(m for *_, m in views)]), [camera, *(c for _, c, _ in views)]
     empty = replace(LatentMemory.empty(config), backend=memory.backend, device=memory.device)
-    return empty.insert(features, metres, (metres > 0.0).numpy(), [c for _, c, _ in views], 0, shifts=1)
+    return empty.insert(features.float().cpu().numpy(), metres, (metres > 0.0).numpy(), cameras, 0, shifts=1)
 
 
 def _level(

@@ -1,7 +1,12 @@
-"""Find movers in views: neighbouring cells of the label MOVER whose depth does not jump."""
+"""Find movers in views: neighbouring cells of the label MOVER whose depth does not jump.
+
+A view that was encoded at sub-cell shifts (`true_views.py`) shows them at the cells of all shifts: heads, legs and
+wheels are narrower than a cell, and an outline of whole cells is a staircase.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,9 +20,11 @@ from mirage_env.camera import Camera
 from mirage_env.interfaces import MOVER
 from mirage_env.memory.lifting import depth_to_grid, footprint, lift
 from mirage_env.memory.movers import MOST_TOKENS
+from mirage_env.memory.true_views import aside, shifts, window
 
-SHARE = 0.5
-"""Share of a cell's pixels that move; of others the latent shows more of what is behind."""
+SHARE = 0.35
+"""Share of a cell's pixels that move; of others the latent shows more of what is behind, and at a half heads and legs
+are lost."""
 LEAST_CELLS = 3
 JUMP = 1.25
 """Depths of neighbouring cells of one mover differ by less than this factor."""
@@ -27,22 +34,25 @@ THICK = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Sighting:
-    """A mover as one view shows it: N cells, as points in the world."""
+    """A mover as one view shows it: N tokens, as points in the world."""
 
     points: NDArray[np.float64]  # [N, 3] metres
     footprint: NDArray[np.float32]  # [N] metres
     feature: NDArray[np.float32]  # [N, C]
+    share: NDArray[np.float32]  # [N] of the pixels of each cell that show it
+    cells: int
+    """N, or less where they are there at sub-cell shifts."""
     whole: bool
     """It does not reach the left or right border of the view."""
 
     @property
     def place(self) -> NDArray[np.float64]:  # [3]
         """Middle of what is seen of it."""
-        return np.asarray(np.median(self.points, axis=0))
+        return np.asarray(np.average(self.points, axis=0, weights=self.share))
 
 
 def sightings(
-    latents: Tensor,  # [T, C, h, w]
+    latents: Tensor,  # [T S, C, h, w] of every view at S sub-cell shifts (`true_views.shifts`)
     depth: Tensor,  # [T, H, W] metres
     labels: Tensor,  # [T, H, W] STATIC, MOVER, SKY
     cameras: Sequence[Camera],  # T
@@ -50,16 +60,11 @@ def sightings(
     far: float,
 ) -> list[list[Sighting]]:
     """The movers of every view, largest first; beyond `MOST_TOKENS` cells every second, third ... cell is taken."""
-    grid = (latents.shape[-2], latents.shape[-1])
-    moving = labels == MOVER
-    stride = (labels.shape[-2] // grid[0], labels.shape[-1] // grid[1])
-    cells = F.avg_pool2d(moving.float()[:, None], stride)[:, 0].cpu().numpy() >= SHARE
-    if not cells.any():
+    if not (labels == MOVER).any():
         return [[] for _ in cameras]
-    metres = depth_to_grid(torch.where(moving, depth.float(), 0.0).cpu(), grid)
-    cells &= (metres.numpy() > near) & (metres.numpy() < far)
-    numbers = components(cells, metres.numpy())
-    features = latents.detach().permute(0, 2, 3, 1).flatten(1, 2).to("cpu", torch.float32).numpy()
+    lattice = _Lattice.of(latents, depth, labels)
+    cells = (lattice.share >= SHARE) & (lattice.depth > near) & (lattice.depth < far)
+    numbers, width = components(cells, lattice.depth), cells.shape[-1]
     found = []
     for t, camera in enumerate(cameras):
         names, counts = np.unique(numbers[t][cells[t]], return_counts=True)
@@ -68,15 +73,65 @@ def sightings(
             own = np.flatnonzero((numbers[t] == names[i]) & cells[t])
             if len(own) < LEAST_CELLS:
                 continue
-            columns, every = own % grid[1], -(-len(own) // MOST_TOKENS)
-            whole = bool(columns.min() > 0 and columns.max() < grid[1] - 1)
-            own = own[::every]
-            middle = float(np.median(metres[t].numpy().ravel()[own]))
-            surface = metres[t].clamp((1.0 - THICK) * middle, (1.0 + THICK) * middle)
-            width = every**0.5 * footprint(surface, camera).numpy().ravel()[own]
-            view.append(Sighting(lift(surface, camera, own), width, features[t, own], whole))
+            columns = own % width
+            whole = bool(columns.min() > 0 and columns.max() < width - 1)
+            view.append(Sighting(*lattice.tokens(t, camera, own), -(-len(own) // len(lattice.moves)), whole))
         found.append(view)
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Lattice:
+    """The cells of T views at all shifts, side by side as they lie in the image: p x p of them in every cell."""
+
+    moves: list[tuple[int, int]]  # down, right, pixels
+    offsets: list[int]  # p, of rows and of columns, ascending
+    share: NDArray[np.float32]  # [T, p h, p w] of pixels that move
+    depth: NDArray[np.float32]  # [T, p h, p w] metres, of what moves
+    feature: NDArray[np.float32]  # [T, p h, p w, C]
+
+    @classmethod
+    def of(cls, latents: Tensor, depth: Tensor, labels: Tensor) -> _Lattice:
+        count, (channels, h, w) = len(latents) // len(depth), latents.shape[1:]
+        stride, moving = (depth.shape[-2] // h, depth.shape[-1] // w), (labels == MOVER)[:, None].float()
+        metres = torch.where(labels == MOVER, depth.float(), 0.0).cpu()[:, None]
+        moves = shifts(math.isqrt(count), stride[-1])
+        offsets = sorted({down for down, _ in moves})
+        p = len(offsets)
+        size = (len(depth), p * h, p * w)
+        shares, depths = np.zeros(size, np.float32), np.zeros(size, np.float32)
+        feature = np.zeros((*size, channels), np.float32)
+        for s, (down, right) in enumerate(moves):
+            at = np.s_[:, offsets.index(down) :: p, offsets.index(right) :: p]
+            shares[at] = F.avg_pool2d(window(moving, down, right), stride)[:, 0].cpu().numpy()
+            depths[at] = depth_to_grid(window(metres, down, right)[:, 0], (h, w)).numpy()
+            feature[at] = latents[s::count].detach().permute(0, 2, 3, 1).to("cpu", torch.float32).numpy()
+        return cls(moves, offsets, shares, depths, feature)
+
+    def tokens(
+        self,
+        view: int,
+        camera: Camera,
+        own: NDArray[np.int64],  # [N] cells of a mover, row * p w + column
+    ) -> tuple[NDArray[np.float64], *tuple[NDArray[np.float32], ...]]:  # [M, 3], [M], [M, C], [M]
+        """Points, footprints, features and shares of a mover; of the view itself where all shifts are too many."""
+        p, wide = len(self.offsets), self.depth.shape[-1]
+        rows, columns, middle = own // wide, own % wide, float(np.median(self.depth[view].ravel()[own]))
+        parts = []
+        for down, right in self.moves:
+            a, b = self.offsets.index(down), self.offsets.index(right)
+            mine = (rows % p == a) & (columns % p == b)
+            surface = torch.from_numpy(self.depth[view, a::p, b::p])
+            surface = surface.clamp((1.0 - THICK) * middle, (1.0 + THICK) * middle)
+            cells, beside = rows[mine] // p * (wide // p) + columns[mine] // p, aside(camera, down, right)
+            widths = footprint(surface, beside).numpy().ravel()[cells]
+            at = (view, rows[mine], columns[mine])
+            parts.append((lift(surface, beside, cells), widths, self.feature[at], self.share[at]))
+        if len(own) > MOST_TOKENS and len(parts[0][0]):
+            parts = parts[:1]
+        points, widths, features, shares = (np.concatenate(part) for part in zip(*parts, strict=True))
+        every = -(-len(points) // MOST_TOKENS)
+        return points[::every], every**0.5 * widths[::every], features[::every], shares[::every]
 
 
 def components(

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
-from mirage_env.interfaces import Memory
+from mirage_env.interfaces import MOVER, STATIC, Memory
 from mirage_env.memory.latent import PointMemory
 from mirage_env.memory.mover_sightings import Sighting, sightings
 from mirage_env.memory.movers import FARTHEST, MOST_SIGHTINGS, Mover, Movers, Shown, moments
@@ -23,20 +25,20 @@ if TYPE_CHECKING:
 REACH, FARTHER, WIDEST = 0.6, 0.4, 1.6
 """Metres from where a mover should be within which it is known again: at once, more per second unseen, at most."""
 FRESH, FULLER = 0.8, 1.5
-"""Tokens are taken anew from a true view with at least so many times as many cells, and from an imagined one."""
+"""Tokens are taken anew from a view of the whole of it with at least so many times as many cells, and of a part."""
 LOOKS = 2
-"""Views of a chunk that must look at the place of a mover and not find it; of one true view, that one."""
-FORGOTTEN = 2
-"""Misses after which a mover is forgotten: two imagined chunks, or one of true views."""
+"""True views of a chunk that must look at the place of a mover and not find it, to forget it; of one view, that one."""
 LEAST_SIGHTINGS = 3
 """Views of a chunk that must show a mover which is new, or half of the views."""
+ECHO = 2
+"""Cells around a mover that was shown, in which an imagined view tells nothing new."""
 
 
 @dataclass(frozen=True, eq=False)
 class Views:
     """T new views of a world, and what the layer of movers showed there."""
 
-    latents: Tensor  # [T, C, h, w]
+    latents: Tensor  # [T, C, h, w]; of true views perhaps at sub-cell shifts, [T S, C, h, w]
     depth: Tensor  # [T, H, W] metres
     labels: Tensor  # [T, H, W] STATIC, MOVER, SKY
     cameras: Sequence[Camera]  # T
@@ -50,16 +52,17 @@ def tracked(movers: Movers, views: Views, memory: Memory, config: WorldModelConf
     """The movers after new views, at the time of the last of them.
 
     Args:
-        movers: those known before.
+        movers: those known before. True views tell where they are; imagined ones show them where they were put.
         views: what was seen.
         memory: the static memory that these views were written to.
         config: of the world model.
     """
     if not config.memory.movers:
         return ()
-    found = sightings(views.latents, views.depth, views.labels, views.cameras, config.near, config.far)
-    tracks: list[Mover] = list(movers)
-    times: list[int] = [0] * len(movers)  # views that show each
+    labels, known = (views.labels, movers) if views.real else (_unshown(views), ())
+    found = sightings(views.latents, views.depth, labels, views.cameras, config.near, config.far)
+    tracks: list[Mover] = list(known)
+    times: list[int] = [0] * len(known)  # views that show each
     for t, view in enumerate(found):
         second, frame = float(views.seconds[t]), memory.frames - len(found) + t
         for i, sighting in _matched(tracks, view, second):
@@ -67,23 +70,30 @@ def tracked(movers: Movers, views: Views, memory: Memory, config: WorldModelConf
                 tracks.append(_new(sighting, second, views.cameras[t], frame))
                 times.append(1)
             else:
-                tracks[i] = _seen(tracks[i], sighting, second, views.cameras[t], frame, views.real)
+                tracks[i] = _seen(tracks[i], sighting, second, views.cameras[t], frame)
                 times[i] += 1
-    least = min(LEAST_SIGHTINGS, (len(found) + 1) // 2)
-    kept = []
+    least, now = min(LEAST_SIGHTINGS, (len(found) + 1) // 2), float(views.seconds[-1])
+    after = [] if views.real else [mover.later(now) for mover in movers]
     for i, (mover, count) in enumerate(zip(tracks, times, strict=True)):
-        if i >= len(movers):
-            mover = mover if count >= least else None  # type: ignore[assignment]
-        elif count:
-            mover = replace(mover, misses=0)
-        elif views.shown is not None and _looked_at(views.shown, i, len(mover.offset)) >= min(LOOKS, len(found)):
-            mover = replace(mover, misses=mover.misses + (FORGOTTEN if views.real else 1))
-        if mover is not None and mover.misses < FORGOTTEN:
-            kept.append((mover, bool(count)))
-    now = float(views.seconds[-1])
-    after = [(replace(m, free=free_way(m, memory)) if seen else m).later(now) for m, seen in kept]
+        if i >= len(known) and count < least:
+            continue
+        if count:
+            after.append(replace(mover, free=free_way(mover, memory)).later(now))
+        elif views.shown is None or _looked_at(views.shown, i, mover.cells) < min(LOOKS, len(found)):
+            after.append(mover.later(now))
+    if not views.real:
+        return tuple(after[: config.memory.movers])  # what was imagined drives out nobody
     newest = sorted(range(len(after)), key=lambda i: (after[i].unseen, -len(after[i].track), i))[: config.memory.movers]
     return tuple(after[i] for i in sorted(newest))
+
+
+def _unshown(views: Views) -> Tensor:  # [T, H, W]
+    """Labels of imagined views without the movers that were shown there."""
+    if views.shown is None:
+        return views.labels
+    echo = F.max_pool2d(torch.from_numpy(views.shown >= 0)[:, None].float(), 2 * ECHO + 1, 1, ECHO)
+    echo = F.interpolate(echo, views.labels.shape[-2:])[:, 0].to(views.labels.device) > 0
+    return torch.where(echo & (views.labels == MOVER), STATIC, views.labels)
 
 
 def movers_after(
@@ -120,12 +130,12 @@ def _unlike(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 def _new(sighting: Sighting, second: float, camera: Camera, frame: int) -> Mover:
     place = sighting.place
     track, offset = np.array([[-second, *place]]), (sighting.points - place).astype(np.float32)
-    return Mover(offset, sighting.footprint, sighting.feature, track, camera.T_world_cam, frame)
+    return Mover(offset, sighting.footprint, sighting.feature, track, camera.T_world_cam, frame, sighting.cells)
 
 
-def _seen(mover: Mover, sighting: Sighting, second: float, camera: Camera, frame: int, real: bool) -> Mover:
-    """The mover with one more sighting. What was seen before is kept unless it is seen better: no copies of copies."""
-    fuller = len(sighting.points) >= (FRESH if real and sighting.whole else FULLER) * len(mover.offset)
+def _seen(mover: Mover, sighting: Sighting, second: float, camera: Camera, frame: int) -> Mover:
+    """The mover with one more sighting."""
+    fuller = sighting.cells >= (FRESH if sighting.whole else FULLER) * mover.cells
     if not (sighting.whole or fuller):
         return mover  # the middle of a part of it is not its place
     latest = _new(sighting, second, camera, frame)
@@ -135,10 +145,10 @@ def _seen(mover: Mover, sighting: Sighting, second: float, camera: Camera, frame
     return replace(mover, track=track, T_world_cam=camera.T_world_cam, frame=frame)
 
 
-def _looked_at(shown: Shown, index: int, tokens: int) -> int:
+def _looked_at(shown: Shown, index: int, size: int) -> int:
     """Views in which a good part of a mover should have been seen."""
     cells = (shown == index).sum((1, 2))
-    return int((cells >= max(2, min(tokens, int(cells.max())) // 2)).sum())
+    return int((cells >= max(2, min(size, int(cells.max())) // 2)).sum())
 
 
 def free_way(mover: Mover, memory: Memory) -> float:

@@ -5,7 +5,8 @@ relative to the mover, and where it was seen of late. Between sightings it goes 
 slower, until it comes to rest or to something solid. It comes to rest soon, because that is best in the rooms, whose
 movers go to and fro on paths of a metre or two: even the true velocity puts a mover .34 m from its place one second
 later where staying puts it .43 m, and no nearer after two.
-`mover_sightings.py` finds movers in views, `mover_tracking.py` tells who is who.
+An imagined view of a mover is an echo of what was shown there: it tells nothing of it, neither where it is nor that it
+is gone. `mover_sightings.py` finds movers in views, `mover_tracking.py` tells who is who.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ class Mover:
     T_world_cam: NDArray[np.float64]  # [4, 4] camera that saw it last
     frame: int
     """Number of that frame since the world began; 0 is the start view."""
+    cells: int
+    """That it covered in the view which its tokens are from, where each is there at all sub-cell shifts."""
     free: float = FARTHEST
     """Metres that it can go on before it meets something solid."""
-    misses: int = 0
-    """Chunks in a row that looked where it should be and did not find it."""
 
     @property
     def unseen(self) -> float:

@@ -44,14 +44,17 @@ Views = tuple[Tensor, Tensor, Tensor, Tensor, Sequence[Camera]]
 """Latents [F, C, h, w], images, depth, kept cells and cameras, as `Memory.write` takes them."""
 
 
-def written_start(memory: MemoryT, codec: LatentCodec, views: Views, per_side: int) -> MemoryT:
-    """The memory of a world that begins with these views; without shifts (0) they are written as imagined ones are."""
+def written_start(memory: MemoryT, codec: LatentCodec, views: Views, per_side: int) -> tuple[MemoryT, Tensor]:
+    """The memory of a world that begins with these views, and their latents at all shifts, view by view.
+
+    Without shifts (0) they are written as imagined ones are.
+    """
     if not per_side:
-        return memory.write(*views, 0)  # type: ignore[return-value]
+        return memory.write(*views, 0), views[0]  # type: ignore[return-value]
     dense = shifted(*views[1:], per_side)
     latents = codec.encode(dense.images)
     written = memory.write(latents, dense.images, dense.depth, dense.keep, dense.cameras, 0, shifts=dense.count)
-    return written  # type: ignore[return-value]
+    return written, latents  # type: ignore[return-value]
 
 
 def shifts(per_side: int, stride: int) -> list[tuple[int, int]]:
@@ -90,12 +93,12 @@ def _moved(
 ) -> tuple[Tensor, Tensor, Tensor, list[Camera]]:
     if not (down or right):
         return images, depth, keep, list(cameras)
-    moved, grid = _window(depth[:, None], down, right)[:, 0], (keep.shape[-2], keep.shape[-1])
+    moved, grid = window(depth[:, None], down, right)[:, 0], (keep.shape[-2], keep.shape[-1])
     keep = _kept(keep, down, right) & _behind(depth, moved, down, right, grid)
-    return _window(images, down, right), moved, keep, [_aside(camera, down, right) for camera in cameras]
+    return window(images, down, right), moved, keep, [aside(camera, down, right) for camera in cameras]
 
 
-def _window(x: Tensor, down: int, right: int) -> Tensor:  # [F, C, H, W]
+def window(x: Tensor, down: int, right: int) -> Tensor:  # [F, C, H, W], pixels
     """The image seen through a window moved by (down, right); beyond the border the last pixels go on."""
     sides = (max(-right, 0), max(right, 0), max(-down, 0), max(down, 0))
     wide = F.pad(x, sides, mode="replicate")
@@ -125,7 +128,8 @@ def _behind(depth: Tensor, moved: Tensor, down: int, right: int, grid: tuple[int
     return farthest <= EVEN * depth_to_grid(moved, grid)
 
 
-def _aside(camera: Camera, down: int, right: int) -> Camera:
+def aside(camera: Camera, down: int, right: int) -> Camera:
+    """The camera that sees such a window as its whole image."""
     K_image = camera.K_image.copy()
     K_image[:2, 2] -= (right, down)
     return Camera(camera.T_world_cam, K_image, camera.height, camera.width)

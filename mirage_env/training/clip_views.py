@@ -84,7 +84,7 @@ def write_true(memory: LatentMemory, views: Views, codec: LatentCodec, config: W
     """Write true views as a world begins with them."""
     latents = codec.encode(views.images).float()
     every = (latents, views.images, views.written(config), views.keep(config), views.cameras)
-    return written_start(memory, codec, every, config.memory.shifts)
+    return written_start(memory, codec, every, config.memory.shifts)[0]
 
 
 @torch.no_grad()

@@ -182,7 +182,7 @@ def test_a_mover_stands_in_the_way_where_it_should_be_by_then():
     track = np.stack([ago, -0.5 * ago, np.full(4, 0.2), np.full(4, 0.7)], 1)  # half a metre per second to the right
     offset = np.array([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0], [0.9, 1.2, 0.0]], np.float32)  # the last lies on the floor
     ones = np.ones(len(offset), np.float32)
-    mover = Mover(offset, ones, ones[:, None], track, np.eye(4), 0)
+    mover = Mover(offset, ones, ones[:, None], track, np.eye(4), 0, 1)
     floor, moving = known_obstacles(world.memory, 1.5), replace(world, movers=(mover,))
     obstacles = env.obstacles(moving, 1.5)
     for seconds in (0.0, 1.0):

@@ -67,7 +67,7 @@ def movers_of(n: int) -> Movers:
         track = np.hstack([np.sort(rng.random((seen, 1)), 0)[::-1], rng.normal(n, 1.0, (seen, 3))])
         tokens = rng.normal(size=(count, 3)).astype(np.float32), np.full(count, 0.25 + i, np.float32)
         feature = rng.normal(size=(count, 8)).astype(np.float32)
-        movers.append(Mover(*tokens, feature, track, np.eye(4), FRAMES * n, float(rng.random()), i))
+        movers.append(Mover(*tokens, feature, track, np.eye(4), FRAMES * n, i + 1, float(rng.random())))
     return tuple(movers)
 
 

@@ -29,7 +29,7 @@ def wall_view(distance: float = 2.0) -> tuple[torch.Tensor, torch.Tensor, torch.
 def written(config, per_side: int, memory=None):
     image, depth, keep = wall_view()
     views = (MODEL.codec.encode(image), image, depth, keep, [CAMERA])
-    return written_start(memory or LatentMemory.empty(config), MODEL.codec, views, per_side)
+    return written_start(memory or LatentMemory.empty(config), MODEL.codec, views, per_side)[0]
 
 
 @pytest.mark.parametrize("per_side", [1, 2, 4])
@@ -133,6 +133,6 @@ def test_shifted_tokens_never_hide_a_cell_of_the_view_itself():
     depth = torch.from_numpy(np.where(np.isfinite(view.depth), view.depth, 50.0)).float()[None]
     image = torch.from_numpy(view.image).permute(2, 0, 1)[None].float() / 127.5 - 1.0
     views = (MODEL.codec.encode(image), image, depth, torch.ones(1, 8, 8, dtype=torch.bool), [camera])
-    memory = written_start(LatentMemory.empty(DENSE.at((64, 64))), MODEL.codec, views, 2)
+    memory = written_start(LatentMemory.empty(DENSE.at((64, 64))), MODEL.codec, views, 2)[0]
     assert memory.points > 64 * 2
     assert memory.read([camera], now=0).offset.abs().max() < 1e-3

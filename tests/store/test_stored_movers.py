@@ -22,7 +22,7 @@ LIES = {
     "too many tokens": ("row", 0, MANY),
     "no sighting": ("row", 1, 0.0),
     "too many sightings": ("row", 1, MOST_SIGHTINGS + 1.0),
-    "misses below zero": ("row", 2, -1.0),
+    "no cell": ("row", 2, 0.0),
     "a frame that is no number": ("row", 3, np.nan),
     "a way without end": ("row", 4, np.inf),
     "a way beyond what movers go": ("row", 4, FARTHEST + 0.1),

@@ -1,6 +1,6 @@
 """Movers of a world as rows of numbers, and back, with every check: the numbers of each, and the tokens of all.
 
-A row of numbers: tokens N, sightings S, misses, number of the frame that saw it last, metres it can go on;
+A row of numbers: tokens N, sightings S, cells, number of the frame that saw it last, metres it can go on;
 `T_world_cam` of that frame, row by row; S sightings (seconds ago, x, y, z), oldest first, then zeros. Tokens of a mover
 follow those of the mover before: x, y, z from its place, footprint, C features.
 """
@@ -20,6 +20,7 @@ COUNTS = 5
 MOVER_NUMBERS = COUNTS + 16 + 4 * MOST_SIGHTINGS
 TOKEN_NUMBERS = 4
 """Of a token besides its features."""
+MOST_CELLS = 2**20
 FAR_AWAY = 1e9
 """Metres and seconds that no world reaches."""
 LEAST_FOOTPRINT, MOST_OF_TOKEN = 1e-6, 1e4
@@ -33,7 +34,7 @@ def mover_rows(
     rows = np.zeros((len(movers), MOVER_NUMBERS))
     parts = [np.zeros((0, TOKEN_NUMBERS + channels), np.float32)]
     for row, m in zip(rows, movers, strict=True):
-        row[:COUNTS] = len(m.offset), len(m.track), m.misses, m.frame, m.free
+        row[:COUNTS] = len(m.offset), len(m.track), m.cells, m.frame, m.free
         row[COUNTS : COUNTS + 16] = m.T_world_cam.ravel()
         row[COUNTS + 16 : COUNTS + 16 + m.track.size] = m.track.ravel()
         parts.append(np.hstack([m.offset, m.footprint[:, None], m.feature]))
@@ -52,10 +53,10 @@ def movers_from(
     movers, first = [], 0
     for row in rows:
         counts = row[:COUNTS]
-        most = (MOST_TOKENS, MOST_SIGHTINGS, 255, 2**31, FARTHEST)
-        if not all(least <= n <= top for least, n, top in zip((1, 1, 0, 0, 0.0), counts, most, strict=True)):
+        most = (MOST_TOKENS, MOST_SIGHTINGS, MOST_CELLS, 2**31, FARTHEST)
+        if not all(least <= n <= top for least, n, top in zip((1, 1, 1, 0, 0.0), counts, most, strict=True)):
             raise ValueError(f"a mover has the counts {counts.tolist()}, beyond {most}")
-        count, seen, misses, frame = (int(n) for n in counts[:4])
+        count, seen, cells, frame = (int(n) for n in counts[:4])
         own, first = tokens[first : first + count], first + count
         track = row[COUNTS + 16 : COUNTS + 16 + 4 * seen].reshape(seen, 4)
         if len(own) < count or not (np.abs(track) < FAR_AWAY).all() or not (np.diff(track[:, 0]) <= 0.0).all():
@@ -67,5 +68,5 @@ def movers_from(
         except InvalidPoseError as error:
             raise ValueError(f"a mover was seen by no camera: {error}") from error
         parts = (own[:, :3].copy(), own[:, 3].copy(), own[:, 4:].copy())
-        movers.append(Mover(*parts, track.copy(), pose, frame, float(counts[4]), misses))
+        movers.append(Mover(*parts, track.copy(), pose, frame, cells, float(counts[4])))
     return tuple(movers)
