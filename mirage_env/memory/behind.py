@@ -1,4 +1,4 @@
-"""What lies behind things: the surface beside a thing goes on behind it, mirrored at its outline.
+"""Go on behind things with the surface that is beside them, mirrored at their outline.
 
 Whoever walks past a thing looks behind it. Nobody has seen what is there; most of the time it is more of the wall or
 the floor beside it. In every row of a picture the farther surfaces on the left and on the right of a thing are drawn on

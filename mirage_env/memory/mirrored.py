@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -36,6 +36,9 @@ MOST_VIEWS = 12
 """Mirrored views all around, at most: a lens of 30 degrees fills the circle with them."""
 UNEVEN = 0.08
 """Difference of height, as a share of the height below or above the camera, up to which it is one floor or ceiling."""
+SEAM = 2
+"""Cells of a gap that are filled from each side. Mirrors stand upright, the borders of a picture that looks up or down
+do not: a wedge stays open between them; and there are small gaps where surfaces are seen aslant."""
 
 
 class Mirror:
@@ -71,7 +74,7 @@ class Mirror:
         ):
             return readout
         beyond = self._made(memory, codec, refiner, config).read(cameras, now=0)
-        return readout.overlaid(beyond, missing)
+        return closed(readout.overlaid(beyond, missing))
 
     def _made(
         self, memory: LatentMemory | RgbMemory, codec: LatentCodec, refiner: ReadoutRefiner, config: WorldModelConfig
@@ -123,6 +126,17 @@ def _mirrored(
     metres, cameras = torch.stack([hidden.float(), *(m for *_, m in views)]), [camera, *(c for _, c, _ in views)]
     empty = replace(LatentMemory.empty(config), backend=memory.backend, device=memory.device)
     return empty.insert(features.float().cpu().numpy(), metres, (metres > 0.0).numpy(), cameras, 0, shifts=1)
+
+
+def closed(readout: Readout) -> Readout:
+    """The readout with `SEAM` cells around what it shows, and so without narrow gaps: they show what is beside them."""
+    for axis, step in ((-1, 1), (-1, -1), (-2, 1), (-2, -1)) * SEAM:
+        missing = readout.observed == 0
+        if missing.any():
+            beside = replace(readout, **{f.name: getattr(readout, f.name).roll(step, axis) for f in fields(readout)})
+            missing.select(axis, 0 if step > 0 else -1).fill_(False)  # across the border of the view
+            readout = readout.overlaid(beside, missing & (beside.observed > 0))
+    return readout
 
 
 def _level(

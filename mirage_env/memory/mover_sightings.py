@@ -64,18 +64,15 @@ def sightings(
         return [[] for _ in cameras]
     lattice = _Lattice.of(latents, depth, labels)
     cells = (lattice.share >= SHARE) & (lattice.depth > near) & (lattice.depth < far)
-    numbers, width = components(cells, lattice.depth), cells.shape[-1]
+    numbers = components(cells, lattice.depth)
     found = []
     for t, camera in enumerate(cameras):
         names, counts = np.unique(numbers[t][cells[t]], return_counts=True)
         view = []
         for i in np.argsort(-counts, kind="stable"):
             own = np.flatnonzero((numbers[t] == names[i]) & cells[t])
-            if len(own) < LEAST_CELLS:
-                continue
-            columns = own % width
-            whole = bool(columns.min() > 0 and columns.max() < width - 1)
-            view.append(Sighting(*lattice.tokens(t, camera, own), -(-len(own) // len(lattice.moves)), whole))
+            if len(own) >= LEAST_CELLS:
+                view.append(lattice.sighting(t, camera, own))
         found.append(view)
     return found
 
@@ -108,30 +105,32 @@ class _Lattice:
             feature[at] = latents[s::count].detach().permute(0, 2, 3, 1).to("cpu", torch.float32).numpy()
         return cls(moves, offsets, shares, depths, feature)
 
-    def tokens(
-        self,
-        view: int,
-        camera: Camera,
-        own: NDArray[np.int64],  # [N] cells of a mover, row * p w + column
-    ) -> tuple[NDArray[np.float64], *tuple[NDArray[np.float32], ...]]:  # [M, 3], [M], [M, C], [M]
-        """Points, footprints, features and shares of a mover; of the view itself where all shifts are too many."""
+    def sighting(self, view: int, camera: Camera, own: NDArray[np.int64]) -> Sighting:
+        """The mover that covers some cells of a view (row * p w + column): of the view itself if all are too many."""
         p, wide = len(self.offsets), self.depth.shape[-1]
         rows, columns, middle = own // wide, own % wide, float(np.median(self.depth[view].ravel()[own]))
         parts = []
         for down, right in self.moves:
             a, b = self.offsets.index(down), self.offsets.index(right)
             mine = (rows % p == a) & (columns % p == b)
+            at = (view, rows[mine], columns[mine])
             surface = torch.from_numpy(self.depth[view, a::p, b::p])
             surface = surface.clamp((1.0 - THICK) * middle, (1.0 + THICK) * middle)
             cells, beside = rows[mine] // p * (wide // p) + columns[mine] // p, aside(camera, down, right)
             widths = footprint(surface, beside).numpy().ravel()[cells]
-            at = (view, rows[mine], columns[mine])
             parts.append((lift(surface, beside, cells), widths, self.feature[at], self.share[at]))
         if len(own) > MOST_TOKENS and len(parts[0][0]):
             parts = parts[:1]
         points, widths, features, shares = (np.concatenate(part) for part in zip(*parts, strict=True))
-        every = -(-len(points) // MOST_TOKENS)
-        return points[::every], every**0.5 * widths[::every], features[::every], shares[::every]
+        every, whole = -(-len(points) // MOST_TOKENS), bool(columns.min() > 0 and columns.max() < wide - 1)
+        return Sighting(
+            points[::every],
+            every**0.5 * widths[::every],
+            features[::every],
+            shares[::every],
+            cells=-(-len(own) // len(self.moves)),
+            whole=whole,
+        )
 
 
 def components(

@@ -49,16 +49,16 @@ class Views:
 
 
 def views_of(clips: Clips, clip: int, frames: Sequence[int], size: tuple[int, int]) -> Views:
-    """Frames of a clip; recorded larger than `size`, they are averaged down by a whole factor."""
+    """Frames of a clip; recorded larger than `size`, they are averaged down."""
     frames = list(frames)
     images = images_to_tensor(clips.images[clip, frames])
     depth = torch.from_numpy(clips.depth[clip, frames].astype(np.float32))
     labels = torch.from_numpy(clips.labels[clip, frames].astype(np.int64))
-    factor = images.shape[-1] // size[1]
     cameras = [camera.resized(*size) for camera in clips.cameras(clip, frames)]
-    if factor > 1:
-        images = F.avg_pool2d(images, factor)
-        depth, labels = depth[:, ::factor, ::factor], labels[:, ::factor, ::factor]
+    if size != tuple(images.shape[-2:]):
+        rows, columns = (torch.arange(n) * whole // n for n, whole in zip(size, images.shape[-2:], strict=True))
+        images = F.interpolate(images, size, mode="area")
+        depth, labels = depth[:, rows][:, :, columns], labels[:, rows][:, :, columns]
     # What is no sky and has no depth was not measured: its cell is lifted from the other pixels.
     return Views(images, torch.where((depth > 0) | (labels != SKY), depth, torch.inf), labels, cameras)
 

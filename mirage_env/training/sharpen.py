@@ -29,6 +29,8 @@ CROP = 128
 """Side of the pictures that a step of the decoder sees, pixels."""
 WINDOW = 20
 """Side of the part of a view that a step of the refiner decodes, cells."""
+NEARER = 3.0
+"""Times that who walks up to a thing may come nearer to it than the view that is remembered, at most."""
 
 
 class Rivals(nn.Module):
@@ -144,23 +146,29 @@ def sharpen_refiner(
 def _remembered(
     clips: Clips, clip: int, frame: int, codec: ConvCodec, world: WorldModelConfig, generator: torch.Generator
 ) -> LatentMemory:
-    """A memory near a frame: one or two true views from before or after it, and often imagined ones besides."""
+    """A memory near a frame: one or two true views from before or after it, and often imagined ones besides.
+
+    Half of the memories are of smaller pictures: so much coarser than the frame is what was seen from farther away.
+    """
     before = list(range(max(0, frame - 16), frame))
     after = list(range(frame + 1, min(clips.frames, frame + 14)))
     possible = after if float(torch.rand((), generator=generator)) < 0.25 else before
     kind, amount = float(torch.rand((), generator=generator)), (0.0, 0.02, 0.04)[_draw(3, generator)]
+    nearer = max(1.0, NEARER ** (2.0 * float(torch.rand((), generator=generator)) - 1.0))
+    sides = [world.stride * max(round(cells / nearer), 4) for cells in world.latent_size]
+    seen = world.at((sides[0], sides[1]))
 
     def some(count: int) -> list[int]:
         return sorted(possible[int(i)] for i in torch.randperm(len(possible), generator=generator)[:count])
 
-    views = views_of(clips, clip, some(1 if kind < 0.65 else 2), world.image_size)
+    views = views_of(clips, clip, some(1 if kind < 0.65 else 2), seen.image_size)
     views = replace(views, depth=wobbled(views.depth, amount, generator))
-    memory = write_true(LatentMemory.empty(world), views, codec, world)
+    memory = write_true(LatentMemory.empty(seen), views, codec, seen)
     if kind > 0.4:
-        views = views_of(clips, clip, some(1 + _draw(3, generator)), world.image_size)
+        views = views_of(clips, clip, some(1 + _draw(3, generator)), seen.image_size)
         views = replace(views, depth=wobbled(views.depth, amount, generator))
-        memory = write_imagined(memory, views, codec, world, 1, generator)
-    return memory
+        memory = write_imagined(memory, views, codec, seen, 1, generator)
+    return replace(memory, grid=world.latent_size)
 
 
 def psnr(images: Tensor, truth: Tensor, weight: Tensor) -> Tensor:

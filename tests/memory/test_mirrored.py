@@ -18,7 +18,7 @@ from mirage_env.config.world import MemoryConfig
 from mirage_env.interfaces import SKY, STATIC, Readout
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.lifting import lift
-from mirage_env.memory.mirrored import MOST_VIEWS, mirrored_cameras
+from mirage_env.memory.mirrored import MOST_VIEWS, SEAM, closed, mirrored_cameras
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.models.small.refiner import BareReadout
 
@@ -119,7 +119,8 @@ def test_who_turns_by_a_field_of_view_sees_the_mirror_image_and_by_two_the_view_
 
 
 @torch.no_grad()
-def test_floor_and_sky_go_on_below_and_above_at_their_height_and_a_wall_does_not():
+def test_floor_and_sky_go_on_below_and_above_at_their_height_and_a_wall_does_not(monkeypatch):
+    monkeypatch.setattr("mirage_env.memory.mirrored.SEAM", 0)
     model, start = replace(MODEL, config=MODEL.config.at((64, 64))), Camera.from_fov(FOV, 64, 64)
     fall = (np.arange(64) + 0.5 - 32.0) / start.K_image[1, 1]  # per metre ahead
     rows = np.where(fall > 0.2, 1.5 / np.maximum(fall, 0.2), 7.5)  # a wall behind a floor 1.5 m below
@@ -205,3 +206,30 @@ def test_a_world_tells_what_it_knew_and_a_copy_of_it_goes_on_alike():
         state, path
     )
     assert not torch.equal(other.frames, chunk.frames)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("gap", "left"), [([], 0), ([3], 0), ([2, 3, 4, 5], 0), ([2, 3, 4, 5, 6], 1), ([0, 1, 2], 1)])
+def test_narrow_gaps_show_what_is_beside_them_and_the_rest_of_wide_ones_stays(gap, left, turned):
+    known = torch.ones(2, 1, 9)
+    known[..., gap] = 0.0
+    number = torch.arange(9.0).expand(2, 1, 9)
+    parts = (
+        number[:, None],
+        torch.ones_like(known),
+        1.0 + number,
+        number[:, None].expand(2, 2, 1, 9),
+        number,
+        number,
+    )
+    whole = Readout(*(f.transpose(-1, -2) for f in parts)) if turned else Readout(*parts)
+    mask = known.transpose(-1, -2) if turned else known
+    shown = closed(Readout(**{f.name: masked(getattr(whole, f.name), mask) for f in fields(Readout)}))
+    assert int((shown.observed == 0).sum()) == 2 * left
+    for source, there in zip(shown.scale[0].ravel().tolist(), range(9), strict=True):
+        if shown.observed[0].ravel()[there]:
+            assert source == there if there not in gap else source not in gap
+            assert abs(source - there) <= SEAM
+    assert torch.equal(shown.depth, (1.0 + shown.scale) * shown.observed)
+    assert torch.equal(shown.latent[:, 0], shown.scale)
+    assert torch.equal(shown.offset[:, 1], shown.scale)
