@@ -110,7 +110,7 @@ def sharpen_refiner(
         half = len(sizes) > 1 and float(torch.rand((), generator=generator)) < 0.25
         at = world.at(sizes[half])
         clip, middle = _draw(len(clips), generator), 3 + _draw(clips.frames - 5, generator)
-        memory = _remembered(clips, clip, middle, codec, at, generator)
+        memory = remembered_near(clips, clip, middle, codec, at, generator)
         frames = [middle, middle - 2, middle + 2, middle - 1][:views]
         shown = views_of(clips, clip, frames, at.image_size)
         readout = memory.read(shown.cameras, now=1 + _draw(3, generator))
@@ -143,7 +143,7 @@ def sharpen_refiner(
     return trained.artist.requires_grad_(False)  # type: ignore[return-value]
 
 
-def _remembered(
+def remembered_near(
     clips: Clips, clip: int, frame: int, codec: ConvCodec, world: WorldModelConfig, generator: torch.Generator
 ) -> LatentMemory:
     """A memory near a frame: one or two true views from before or after it, and often imagined ones besides.

@@ -36,7 +36,7 @@ from mirage_env.training.perceptual import Game, colour_loss, energy_gap, lattic
 from mirage_env.training.scene import ScenePair
 from mirage_env.training.scene_in_loop import followed, train_scene_in_loop
 from mirage_env.training.sharp_detail import train_sharp_detail
-from mirage_env.training.sharpen import sharpen_decoder, sharpen_refiner, sharpness
+from mirage_env.training.sharpen import NEARER, remembered_near, sharpen_decoder, sharpen_refiner, sharpness
 from mirage_env.training.unseen import train_unseen
 from mirage_env.training.whole_run import SHARES, TrainAll, run
 from mirage_env.training.wider_patches import wider_branch, wider_transformer
@@ -195,6 +195,10 @@ def test_a_wider_branch_embeds_the_same_of_a_condition_of_twice_the_size():
 
 def test_views_at_half_size_have_the_cameras_of_their_pictures(clips):
     whole, half = (views_of(clips, 0, [3], size) for size in ((64, 64), (32, 32)))
+    odd = views_of(clips, 0, [3], (40, 40))
+    assert torch.equal(odd.depth[0, 5], whole.depth[0, 8, torch.arange(40) * 64 // 40])
+    assert np.allclose(odd.cameras[0].K_at(64, 64), whole.cameras[0].K_image)
+    assert float(odd.images.mean()) == pytest.approx(float(whole.images.mean()), abs=0.02)
     torch.testing.assert_close(half.images, F.avg_pool2d(whole.images, 2))
     assert torch.equal(half.depth, whole.depth[:, ::2, ::2])
     np.testing.assert_allclose(2 * half.cameras[0].K_image[:2], whole.cameras[0].K_image[:2])
@@ -248,6 +252,20 @@ def test_sharpening_the_refiner_leaves_what_is_exact_alone(clips, tmp_path, wide
     after = sharpen_refiner(clips, tmp_path, QUICK, wide.config, codec, refiner, None, views=2)
     assert changed(before, after)
     assert after.config.exact == 0.1
+
+
+def test_the_refiner_sees_what_is_as_fine_as_its_frame_and_what_is_coarser(clips, wide):
+    """Half of the memories are of smaller pictures: what was seen from farther away than it is looked at."""
+    generator, scales, (view,) = torch.Generator().manual_seed(0), [], views_of(clips, 0, [6], (64, 64)).cameras
+    codec = tiny_world_model().codec
+    for _ in range(24):
+        memory = remembered_near(clips, 0, 6, codec, wide.config, generator)
+        assert memory.grid == wide.config.latent_size
+        readout = memory.read([view], now=1)
+        scales.append(float(readout.scale[readout.observed > 0].median()))
+    scales = np.array(scales)
+    assert 6 <= (scales > 0.2).sum() <= 16
+    assert scales.max() < math.log(NEARER) + 0.3
 
 
 def test_the_generator_learns_in_the_loop_and_goes_on_where_it_stopped(clips, tmp_path, wide):
