@@ -26,6 +26,7 @@ SHARE = 0.35
 """Share of a cell's pixels that move; of others the latent shows more of what is behind, and at a half heads and legs
 are lost."""
 LEAST_CELLS = 3
+"""Of a mover; half as many, as an area, where sub-cell shifts show it."""
 JUMP = 1.25
 """Depths of neighbouring cells of one mover differ by less than this factor."""
 THICK = 0.1
@@ -71,7 +72,7 @@ def sightings(
         view = []
         for i in np.argsort(-counts, kind="stable"):
             own = np.flatnonzero((numbers[t] == names[i]) & cells[t])
-            if len(own) >= LEAST_CELLS:
+            if len(own) >= LEAST_CELLS * len(lattice.offsets):
                 view.append(lattice.sighting(t, camera, own))
         found.append(view)
     return found
