@@ -15,7 +15,7 @@ from transforms3d.euler import euler2mat
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import MemoryConfig
-from mirage_env.interfaces import SKY, STATIC, Readout
+from mirage_env.interfaces import MOVER, SKY, STATIC, Readout
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.lifting import lift
 from mirage_env.memory.mirrored import MOST_VIEWS, SEAM, closed, mirrored_cameras
@@ -233,3 +233,25 @@ def test_narrow_gaps_show_what_is_beside_them_and_the_rest_of_wide_ones_stays(ga
     assert torch.equal(shown.depth, (1.0 + shown.scale) * shown.observed)
     assert torch.equal(shown.latent[:, 0], shown.scale)
     assert torch.equal(shown.offset[:, 1], shown.scale)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("moves", [False, True])
+def test_who_steps_aside_sees_the_wall_go_on_behind_a_thing_and_where_a_mover_was(moves, monkeypatch):
+    monkeypatch.setattr("mirage_env.memory.mirrored.SEAM", 0)
+    model, start = replace(MODEL, config=MODEL.config.at((128, 128))), Camera.from_fov(FOV, 128, 128)
+    labels, depth = np.full((128, 128), STATIC), np.full((128, 128), 4.0)
+    thing = np.s_[:, 48:80]
+    depth[thing] = 1.5
+    labels[thing] = MOVER if moves else STATIC
+    image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    memory = model.start(image, start, depth, labels=labels)[1].memory
+    aside = start.moved(pose(np.eye(3)) + np.eye(4, k=3) * 0.4)  # to the right
+    known, shown = filled(memory, [aside], model=model)
+    new = ((shown.observed > 0) & (known.observed == 0))[0]
+    inside = torch.zeros_like(new)
+    inside[:, 2:-3] = True  # what lies beyond the borders is another matter
+    assert (new & inside).sum() >= 16
+    assert not ((shown.observed[0] == 0) & inside).any()
+    assert torch.allclose(shown.depth[0][new & inside], torch.tensor(4.0))
+    assert (filled(memory, [mirrored_cameras(start)[0][1]], model=model)[1].observed > 0).all()
