@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ class Sighting:
     """N, or less where they are there at sub-cell shifts."""
     whole: bool
     """It does not reach the left or right border of the view."""
+    beside: frozenset[int] = frozenset()
+    """Numbers of the sightings of its view that it touches in the picture."""
 
     @property
     def place(self) -> NDArray[np.float64]:  # [3]
@@ -69,13 +71,17 @@ def sightings(
     found = []
     for t, camera in enumerate(cameras):
         names, counts = np.unique(numbers[t][cells[t]], return_counts=True)
-        view = []
-        for i in np.argsort(-counts, kind="stable"):
-            own = np.flatnonzero((numbers[t] == names[i]) & cells[t])
-            if len(own) >= LEAST_CELLS * len(lattice.offsets):
-                view.append(lattice.sighting(t, camera, own))
-        found.append(view)
+        large = [i for i in np.argsort(-counts, kind="stable") if counts[i] >= LEAST_CELLS * len(lattice.offsets)]
+        masks = [(numbers[t] == names[i]) & cells[t] for i in large]
+        view = [lattice.sighting(t, camera, np.flatnonzero(mask)) for mask in masks]
+        found.append([replace(s, beside=_touching(j, masks)) for j, s in enumerate(view)])
     return found
+
+
+def _touching(number: int, masks: Sequence[NDArray[np.bool_]]) -> frozenset[int]:  # [h, w]
+    """Which of some parts of a picture one of them touches."""
+    wide = F.max_pool2d(torch.from_numpy(masks[number])[None].float(), 3, 1, 1)[0].numpy() > 0
+    return frozenset(j for j, mask in enumerate(masks) if j != number and (mask & wide).any())
 
 
 @dataclass(frozen=True, eq=False)

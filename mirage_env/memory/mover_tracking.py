@@ -65,7 +65,11 @@ def tracked(movers: Movers, views: Views, memory: Memory, config: WorldModelConf
     times: list[int] = [0] * len(known)  # views that show each
     for t, view in enumerate(found):
         second, frame = float(views.seconds[t]), memory.frames - len(found) + t
-        for i, sighting in _matched(tracks, view, second):
+        pairs = _matched(tracks, view, second)
+        parts = {j for i, s in pairs if i is not None and i < len(known) for j in s.beside}
+        for j, (i, sighting) in enumerate(pairs):
+            if i is None and j in parts:
+                continue  # depth jumps within a mover that is known
             if i is None:
                 tracks.append(_new(sighting, second, views.cameras[t], frame))
                 times.append(1)

@@ -255,6 +255,19 @@ def test_what_is_narrower_than_a_cell_is_seen_at_sub_cell_shifts(per_side):
     assert (shown[0, 3:13, 7:9] == 0).any(1).all()
 
 
+def test_a_part_in_which_depth_jumps_is_no_second_mover():
+    """Estimated depth of a head runs out into the wall behind it."""
+    movers = look((), going([0.0, 0.0, 2.0], [0.0, 0.0, 0.0]))
+    latent, depth, labels = seen([([0.0, 0.0, 2.0], RED)])
+    depth[:28][labels[:28] == MOVER] = 3.0
+    views = [torch.stack([x] * 8) for x in (latent, depth, labels)]
+    for real in (True, False):
+        after = tracked(movers, Views(*views, [FRONT] * 8, CHUNK, None, real), EMPTY, CONFIG)
+        assert len(after) == (1 if real else 3)  # of imagined views only what was shown tells what is known
+    alone = tracked((), Views(*views, [FRONT] * 8, CHUNK, None, True), EMPTY, CONFIG)
+    assert len(alone) == 2
+
+
 def test_a_flicker_is_no_mover():
     flicker = [[([0.0, 0.0, 3.0], RED)], *[[]] * 7]
     assert look((), flicker) == look((), flicker, real=False) == ()
