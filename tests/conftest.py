@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from pathlib import Path
 
 # Before NumPy and torch start their threads: the arrays here are too small to share, and machines are shared.
@@ -11,6 +12,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Where a shell forbids compiled modules, every process of the tests would compile all of them again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Shells and nohup that start the tests in the background have them ignore signals that some of them send to themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,7 +9,7 @@ import numpy as np
 from mirage_env.rooms.assets.inventory import Inventory
 from mirage_env.rooms.layout import Builder
 from mirage_env.rooms.photographic import PhotographicBuilder
-from mirage_env.rooms.scene import CELL, Scene, free_cells
+from mirage_env.rooms.scene import CELL, Scene
 
 
 def generate(rng: np.random.Generator, inventory: Inventory | None = None) -> Scene:
@@ -18,5 +18,6 @@ def generate(rng: np.random.Generator, inventory: Inventory | None = None) -> Sc
         builder = PhotographicBuilder(rng, inventory) if inventory else Builder(rng)
         builder.fill()
         scene = builder.scene()
-        if free_cells(scene).sum() * CELL**2 > 0.22 * scene.shell[0] * scene.shell[1]:
-            return replace(scene, meshes=builder.meshes())
+        if scene.free_cells.sum() * CELL**2 > 0.22 * scene.shell[0] * scene.shell[1]:
+            meshes = builder.meshes()
+            return scene if meshes is None else replace(scene, meshes=meshes)

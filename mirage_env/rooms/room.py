@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -172,10 +172,10 @@ class Room:
             found.append(KnownObject(self.scene.names[number], middle, radius, number in seen))
         return tuple(found)
 
-    @cached_property
+    @property
     def free_cells(self) -> NDArray[np.bool_]:  # [rows along x, columns along y]
         """Cells of `scene.CELL` metres that a walker can stand in, the largest connected part."""
-        return scene.free_cells(self.scene)
+        return self.scene.free_cells
 
 
 def check_split(split: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,11 @@ class Scene:
     def courtyard(self) -> bool:
         return bool(self.shell[3])
 
+    @cached_property
+    def free_cells(self) -> NDArray[np.bool_]:  # [rows along x, columns along y]
+        """The largest connected part of the plan a walker of `WALK_RADIUS` can stand in; meshes change nothing."""
+        return _free_cells(self)
+
 
 def mover_poses(paths: Array, time: float) -> Array:  # [M, 4]
     """x, y, height above rest and heading of every mover; a function of time alone."""
@@ -79,11 +85,8 @@ def geometry_at(scene: Scene, time: float) -> Array:  # [P, 8]
 
 def clearance(scene: Scene, points: Array, z: float) -> Array:  # [N, 2] -> [N]
     """Distance in the plan from points at eye height z to the nearest wall, object or mover path, metres."""
-    distance = plan_distance(scene, scene.geometry, scene.mover_of < 0, points, z + 0.2)
-    x, y = points[:, 0], points[:, 1]
-    path, radius = path_points(scene.paths)
-    to_path = np.hypot(x[:, None] - path[:, 0], y[:, None] - path[:, 1]) - radius
-    return np.minimum(distance, to_path.min(axis=1, initial=np.inf))
+    to_parts = plan_distance(scene, scene.geometry, scene.mover_of < 0, points, z + 0.2)
+    return np.minimum(to_parts, path_distance(scene, points))
 
 
 def plan_distance(
@@ -93,31 +96,39 @@ def plan_distance(
     x, y = points[:, 0], points[:, 1]
     distance = np.minimum(np.minimum(x, scene.shell[0] - x), np.minimum(y, scene.shell[1] - y))
     solid = chosen & (geometry[:, 2] + geometry[:, 5] > 0.25) & (geometry[:, 2] - geometry[:, 5] < height)
-    g, boxes = geometry[solid], np.isin(scene.kind[solid], (BOX, MESH))
-    dx, dy = x[:, None] - g[:, 0], y[:, None] - g[:, 1]
-    ex = np.abs(g[:, 6] * dx + g[:, 7] * dy) - g[:, 3]
-    ey = np.abs(g[:, 6] * dy - g[:, 7] * dx) - g[:, 4]
-    to_box = np.hypot(np.maximum(ex, 0.0), np.maximum(ey, 0.0)) + np.minimum(np.maximum(ex, ey), 0.0)
-    to_parts = np.where(boxes, to_box, np.hypot(dx, dy) - g[:, 3])
-    return np.asarray(np.minimum(distance, to_parts.min(axis=1, initial=np.inf)))
+    boxes = np.isin(scene.kind, (BOX, MESH))
+    cx, cy, _, hx, hy, _, cos, sin = geometry[solid & boxes].T[..., None]
+    dx, dy = x - cx, y - cy
+    ex, ey = np.abs(cos * dx + sin * dy) - hx, np.abs(cos * dy - sin * dx) - hy
+    to_boxes, corner = np.maximum(ex, ey), np.minimum(ex, ey) > 0.0
+    to_boxes[corner] = np.hypot(ex[corner], ey[corner])  # which takes long, and is the larger of the two elsewhere
+    cx, cy, _, radius, *_ = geometry[solid & ~boxes].T[..., None]
+    to_rounds = np.hypot(x - cx, y - cy) - radius
+    return np.asarray(np.concatenate([distance[None], to_boxes, to_rounds]).min(axis=0))
 
 
-def path_points(paths: Array) -> tuple[Array, Array]:  # [K, 2], [K]
-    """Places all movers come through, and the movers' radii there."""
+def path_distance(scene: Scene, points: Array) -> Array:  # [N, 2] -> [N]
+    """Distance in the plan to the nearest place that a mover comes through, metres; infinite without movers."""
+    x, y = points[:, 0], points[:, 1]
     turn = np.linspace(0.0, 2.0 * math.pi, 32, endpoint=False)
-    places = []
-    for path in paths:
+    distance = np.full(len(points), np.inf)
+    for path in scene.paths:
         along, across = path[2] * np.cos(turn), path[3] * np.sin(turn)
         c, s = math.cos(path[4]), math.sin(path[4])
-        places.append(np.stack([path[0] + c * along - s * across, path[1] + s * along + c * across], axis=1))
-    return np.concatenate(places) if places else np.zeros((0, 2)), np.repeat(paths[:, 8], 32)
+        dx = x[:, None] - (path[0] + c * along - s * across)
+        dy = y[:, None] - (path[1] + s * along + c * across)
+        nearest = np.arange(len(x)), (dx * dx + dy * dy).argmin(axis=1)
+        np.minimum(distance, np.hypot(dx[nearest], dy[nearest]) - path[8], out=distance)
+    return distance
 
 
-def free_cells(scene: Scene) -> NDArray[np.bool_]:  # [rows along x, columns along y]
-    """The largest connected part of the plan a walker of `WALK_RADIUS` can stand in."""
+def _free_cells(scene: Scene) -> NDArray[np.bool_]:
     nx, ny = int(scene.shell[0] / CELL), int(scene.shell[1] / CELL)
     x, y = np.meshgrid((np.arange(nx) + 0.5) * CELL, (np.arange(ny) + 0.5) * CELL, indexing="ij")
-    free = clearance(scene, np.stack([x, y], 2).reshape(-1, 2), 1.4).reshape(nx, ny) > WALK_RADIUS
+    points = np.stack([x, y], 2).reshape(-1, 2)
+    # A few rows at a time, whose numbers stay in the processor's cache.
+    few = [clearance(scene, rows, 1.4) > WALK_RADIUS for rows in np.array_split(points, len(points) // 256 + 1)]
+    free = np.concatenate(few).reshape(nx, ny)
     largest, rest = np.zeros_like(free), free.copy()
     while rest.sum() > largest.sum():
         part = np.zeros_like(free)

@@ -18,11 +18,11 @@ from mirage_env.world_model import WorldModel
 
 
 def tiny_depth(**options: float) -> DepthUNet:
-    return DepthUNet(encoder_widths=(4,) * 6, stem=4, widths=(4, 8, 8, 8), **options)
+    return DepthUNet(encoder_widths=(4,) * 6, encoder_depths=(1,) * 6, stem=4, widths=(4, 8, 8, 8), **options)
 
 
 def tiny_segmentation() -> SegmentationUNet:
-    return SegmentationUNet(encoder_widths=(4,) * 6, stem=4, widths=(4, 8, 8, 8))
+    return SegmentationUNet(encoder_widths=(4,) * 6, encoder_depths=(1,) * 6, stem=4, widths=(4, 8, 8, 8))
 
 
 def tiny_world_model(seed: int = 0, steps: int = 1) -> WorldModel:

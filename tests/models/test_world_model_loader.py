@@ -17,7 +17,8 @@ from mirage_env.camera import Camera
 from mirage_env.config.sampler import SamplerConfig
 from mirage_env.config.world import FORMAT_VERSION, ReadoutConfig
 from mirage_env.errors import InvalidOptionError, MirageError, ModelNotFoundError, WeightsError
-from mirage_env.models.io.state_dicts import load_strictly
+from mirage_env.models.io.state_dicts import load_module, load_strictly
+from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.refiner import BareReadout
 from mirage_env.models.wan.side_branch import ControlBranch
 from mirage_env.models.world_model_loader import (
@@ -119,6 +120,17 @@ def test_networks_are_loaded_for_use_not_for_training(saved):
     model = load_world_model(saved)
     networks = [model.codec.module, model.depth.module, model.segmenter.module, model.refiner, model.generator]
     assert not any(m.training for network in networks for m in network.modules())
+
+
+def test_loading_draws_no_numbers_that_the_weights_replace_and_leaves_the_file_alone(folder):
+    file, state = folder / "codec" / WEIGHTS, torch.random.get_rng_state()
+    before = file.read_bytes()
+    codec = load_module(ConvCodec, folder / "codec")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    with torch.no_grad():
+        for parameter in codec.parameters():
+            parameter.zero_()
+    assert file.read_bytes() == before
 
 
 def test_model_without_refiner_or_branch_uses_the_readout_as_it_is(folder):

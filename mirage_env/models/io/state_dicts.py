@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,10 +65,21 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], where: Path | s
     Raises:
         WeightsError: with the list of what does not fit.
     """
+    module.load_state_dict(_fitting(module, weights, where))
+
+
+def _fitting(module: nn.Module, weights: dict[str, Tensor], where: Path | str) -> dict[str, Tensor]:
+    """Weights that fit a network, checked."""
     problems = misfits(_shapes(module.state_dict()), _shapes(weights))
-    problems += [f"{k} holds NaN or inf" for k, v in weights.items() if not torch.isfinite(v.float()).all()]
+    problems += [f"{k} holds NaN or inf" for k, v in weights.items() if not _is_finite(v)]
     _refuse(problems, module, where)
-    module.load_state_dict(weights)
+    return weights
+
+
+def _is_finite(values: Tensor) -> bool:
+    values = values.float()
+    # One NaN or inf makes the sum one, and a sum is quick; that of finite values may overflow.
+    return math.isfinite(values.sum()) or bool(torch.isfinite(values).all())
 
 
 def load_module(cls: type[ModuleT], folder: Path) -> ModuleT:
@@ -82,7 +94,9 @@ def load_module(cls: type[ModuleT], folder: Path) -> ModuleT:
         raise ModelNotFoundError(f"{folder} holds no config.json; a world model needs the folder {folder.name!r}")
     config, files = read_json(folder / "config.json"), WeightFiles.of(folder)
     module = built(lambda: cls.from_config(config), config, files.shapes(), folder)
-    load_strictly(module, dict(files.tensors()), folder)
+    weights, own = _fitting(module, dict(files.tensors()), folder), module.state_dict()
+    # A copy: what safetensors gives may be a view of the file, which others may write to.
+    module.load_state_dict({k: v.to(own[k].dtype, copy=True) for k, v in weights.items()}, assign=True)
     return module.eval()
 
 
@@ -156,7 +170,7 @@ def load_published(
     updates = LowRank.of(lora, shapes) if lora else None
     weights, problems = {}, []
     for name, value in files.tensors():
-        if not torch.isfinite(value.float()).all():
+        if not _is_finite(value):
             problems.append(f"{name} holds NaN or inf")
         value = value if updates is None else updates.added(name, value)
         kept = any(part in exact for part in name.split("."))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mirage_env.camera import Camera
 from mirage_env.models.small.efficient_unet import EfficientUNet, halved
-from mirage_env.models.small.efficientnet_lite import STEM, WIDTHS
+from mirage_env.models.small.efficientnet_lite import DEPTHS, STEM, WIDTHS
 
 HINTS = 4  # channels beside the image's features: known log depth, its share, and the ray's two tangents
 
@@ -41,9 +41,10 @@ class DepthUNet(ModelMixin, ConfigMixin):
         near: float = 0.1,
         far: float = 50.0,
         largest: int = 0,
+        encoder_depths: Sequence[int] = DEPTHS,
     ) -> None:
         super().__init__()
-        self.unet = EfficientUNet(1, HINTS, widths, encoder_widths, stem)
+        self.unet = EfficientUNet(1, HINTS, widths, encoder_widths, stem, encoder_depths)
 
     def forward(
         self,

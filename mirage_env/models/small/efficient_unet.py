@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mirage_env.models.small.efficientnet_lite import STEM, WIDTHS, EfficientNetLite
+from mirage_env.models.small.efficientnet_lite import DEPTHS, STEM, WIDTHS, EfficientNetLite
 
 
 class EfficientUNet(nn.Module):
@@ -19,6 +19,7 @@ class EfficientUNet(nn.Module):
         hints: channels that the caller adds at every scale, beside the image's features.
         widths: channels of the decoder at 1/2, 1/4, 1/8 and 1/16.
         encoder_widths, stem: channels of the encoder's stages.
+        encoder_depths: blocks of the encoder's stages.
     """
 
     def __init__(
@@ -28,9 +29,10 @@ class EfficientUNet(nn.Module):
         widths: Sequence[int] = (32, 48, 64, 96),
         encoder_widths: Sequence[int] = WIDTHS,
         stem: int = STEM,
+        encoder_depths: Sequence[int] = DEPTHS,
     ) -> None:
         super().__init__()
-        self.encoder = EfficientNetLite(tuple(encoder_widths), stem)
+        self.encoder = EfficientNetLite(tuple(encoder_widths), stem, tuple(encoder_depths))
         skips = self.encoder.widths
         self.bottom = _block(skips[-1] + hints, widths[-1])
         self.up = nn.ModuleList(

@@ -17,6 +17,7 @@ STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)
 TAPS = (0, 1, 2, 4, 5)  # stages whose output is the last at its scale: 1/2, 1/4, 1/8, 1/16, 1/32
 STEM = 32
 WIDTHS = tuple(stage[-1] for stage in STAGES)
+DEPTHS = tuple(stage[0] for stage in STAGES)
 
 
 class SameConv2d(nn.Conv2d):
@@ -27,7 +28,10 @@ class SameConv2d(nn.Conv2d):
         for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pad += [total // 2, total - total // 2]
-        return self._conv_forward(F.pad(x, pad), self.weight, self.bias)
+        if pad[::2] != pad[1::2]:
+            x, pad = F.pad(x, pad), [0] * len(pad)
+        # Without a copy where both sides have the same padding, as nearly everywhere.
+        return F.conv2d(x, self.weight, self.bias, self.stride, tuple(pad[::-2]), groups=self.groups)
 
 
 def _conv(
@@ -55,12 +59,12 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite(nn.Module):
     """Images [F, 3, H, W] in [-1, 1] -> features at 1/2, 1/4, 1/8, 1/16 and 1/32 of their size."""
 
-    def __init__(self, widths: Sequence[int] = WIDTHS, stem: int = STEM) -> None:
+    def __init__(self, widths: Sequence[int] = WIDTHS, stem: int = STEM, depths: Sequence[int] = DEPTHS) -> None:
         super().__init__()
         self.stem = nn.Sequential(*_conv(3, stem, 3, 2))
         self.stages = nn.ModuleList()
         inputs = stem
-        for (blocks, kernel, stride, expansion, _), width in zip(STAGES, widths, strict=True):
+        for (_, kernel, stride, expansion, _), width, blocks in zip(STAGES, widths, depths, strict=True):
             shapes = [(inputs, stride), *[(width, 1)] * (blocks - 1)]
             self.stages.append(nn.Sequential(*(InvertedResidual(n, width, kernel, s, expansion) for n, s in shapes)))
             inputs = width

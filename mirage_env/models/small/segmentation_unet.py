@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.models.small.efficient_unet import EfficientUNet, halved
-from mirage_env.models.small.efficientnet_lite import STEM, WIDTHS
+from mirage_env.models.small.efficientnet_lite import DEPTHS, STEM, WIDTHS
 
 
 class SegmentationUNet(ModelMixin, ConfigMixin):
@@ -30,9 +30,10 @@ class SegmentationUNet(ModelMixin, ConfigMixin):
         stem: int = STEM,
         widths: Sequence[int] = (32, 48, 64, 96),
         largest: int = 0,
+        encoder_depths: Sequence[int] = DEPTHS,
     ) -> None:
         super().__init__()
-        self.unet = EfficientUNet(len((STATIC, MOVER, SKY)), 0, widths, encoder_widths, stem)
+        self.unet = EfficientUNet(len((STATIC, MOVER, SKY)), 0, widths, encoder_widths, stem, encoder_depths)
 
     def forward(self, images: Tensor) -> Tensor:  # [F, 3, H, W] -> [F, 3, H, W] logits
         return self.unet.predict(self.unet.features(images))
