@@ -26,7 +26,7 @@ gc.disable()
 
 # The first call of a kernel compiles it, and shared machines stall: the time of one example says nothing.
 slow = [HealthCheck.too_slow]
-settings.register_profile("mirage", deadline=None, max_examples=25, derandomize=True, suppress_health_check=slow)
+settings.register_profile("mirage", deadline=None, max_examples=20, derandomize=True, suppress_health_check=slow)
 settings.load_profile("mirage")
 
 

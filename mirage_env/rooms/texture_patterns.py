@@ -142,9 +142,11 @@ def _rug(kind: str) -> Callable[[np.random.Generator], Texture]:
 
 
 def _stripes(n: int, contrast: float) -> Callable[[np.random.Generator], Texture]:
-    return lambda rng: (
-        0.88 - contrast * (0.5 + 0.5 * np.tanh(2.5 * np.sin(2 * np.pi * n * _X))) + 0.012 * _noise(rng, 1.0, 10.0)
-    )
+    def draw(rng: np.random.Generator) -> Texture:
+        stripes: Texture = 0.5 + 0.5 * np.tanh(2.5 * np.sin(2 * np.pi * n * _X))
+        return 0.88 - contrast * stripes + 0.012 * _noise(rng, 1.0, 10.0)
+
+    return draw
 
 
 def _plaid(rng: np.random.Generator) -> Texture:

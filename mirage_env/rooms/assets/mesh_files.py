@@ -71,6 +71,12 @@ def _arrays(mesh: Mesh) -> dict[str, Array]:
     return arrays | {f"image{i:03d}": image for i, image in enumerate(mesh.images)}
 
 
+def _cross(vertices: Array, faces: Array) -> Array:  # [V, 3], [T, 3] -> [T, 3]
+    """Twice the area of every triangle, along its normal."""
+    a, b, c = vertices[faces.T]
+    return np.cross(b - a, c - a)
+
+
 def _made(model: Model) -> Mesh | None:
     parts, glass = _read(model)
     if not parts or glass > MOST_GLASS:
@@ -113,7 +119,7 @@ def _read(model: Model) -> tuple[list[Part], float]:
     for shape, point in zip(shapes, points, strict=True):
         vertices = (point - 0.5 * (low + high)) / np.maximum(high - low, 1e-9) * size
         faces = np.asarray(shape.faces, np.int64)
-        cross = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
+        cross = _cross(vertices, faces)
         area = 0.5 * np.linalg.norm(cross, axis=1)
         surface, opacity = _surface(shape.visual)
         areas.append((float(area.sum()), opacity < GLASS))
@@ -205,7 +211,7 @@ def _assembled(model: Model, parts: list[Part]) -> Mesh | None:
     faces = np.concatenate([part[1] + start for part, start in zip(parts, starts[:-1], strict=True)])
     corner_uv = np.concatenate([part[2][part[1]] for part in parts])
     surface = np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
-    cross = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
+    cross = _cross(vertices, faces)
     double = np.linalg.norm(cross, axis=1)
     keep = double > 1e-9
     faces, corner_uv, surface, cross, double = (x[keep] for x in (faces, corner_uv, surface, cross, double))
