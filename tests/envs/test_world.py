@@ -82,7 +82,6 @@ def test_default_spaces_raise_no_warning_in_gymnasium(model):
 @pytest.mark.parametrize(
     ("control", "render_mode"),
     [
-        ("relative_pose", None),
         ("relative_pose", "rgb_array"),
         ("absolute_pose", "rgb_array_list"),
         ("waypoints", "rgb_array_list"),
