@@ -4,14 +4,16 @@
 
 A policy learns PointNav with goals behind the start view, success that has to be said (STOP) and sliding contact, from
 pixels and the goal: `--imitate` steps from a teacher (`policies.training.imitation`), the rest with PPO. It learns in
-memories of worlds that were opened with a turn in rooms of the train split (`Mirage/Readout`: nothing is generated, so
-a step costs little) or in these rooms as they are. Every policy is tested in both, on rooms of the test split. Kill it
-and run it again, and it goes on.
+memories of worlds that were opened with a turn in rooms of the train split (`memory`: `Mirage/Readout`, nothing is
+generated, so a step costs little), in worlds opened so in which the generator runs (`learned`: `Mirage/World`), or in
+these rooms as they are (`true`). Every policy is tested in all of `--worlds`, on rooms of the test split, beside the
+blind policies. Kill it and run it again, and it goes on.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,9 +32,10 @@ from mirage_env.world_model import WorldModel
 from policies import LearnedPolicy
 from policies.training import Score, play, train_policy
 from policies.training.config import TrainPolicy
-from policies.training.evaluation import best_blind
+from policies.training.evaluation import baselines
 
-WORLDS = {"learned": "Mirage/ReadoutPointNav-v0", "true": "Rooms/PointNav-v0"}
+WORLDS = {"memory": "Mirage/ReadoutPointNav-v0", "learned": "Mirage/PointNav-v0", "true": "Rooms/PointNav-v0"}
+Name = Literal["memory", "learned", "true"]
 TEST_SEED = 3_000_000
 
 
@@ -42,17 +45,19 @@ class Options:
 
     Attributes:
         out: folder of worlds, trainings and results.
+        worlds: where policies are trained and tested.
         steps: of a training.
         imitate: the first of them, in which a teacher tells what to do.
         seeds: trainings per world.
         episodes: of a test.
-        caches: learned worlds to train in, and as many others to test in.
+        caches: memories to train in, and as many others to test in.
         size: height and width of the images, pixels.
         longest: steps of an episode, at most.
         stop: how an episode ends at its goal (`tasks.Rules`).
     """
 
     out: Path
+    worlds: tuple[Name, ...] = ("memory", "true", "learned")
     steps: int = 1024
     imitate: int = 1024
     seeds: int = 3
@@ -86,7 +91,17 @@ def make_worlds(options: Options, model: WorldModel, env: str, count: int, split
     if env == WORLDS["true"]:
         size = (options.size, options.size)
         return gym.make_vec(env, count, image_size=size, chunk_frames=1, samples=1, split=split, **arguments)
+    if env == WORLDS["learned"]:
+        views = partial(surroundings, split=split, size=options.size)
+        return gym.make_vec(env, count, model=model, chunk_frames=1, start_views=views, **arguments)
     return gym.make_vec(env, count, model=model, caches=saved_worlds(options, model, split), **arguments)
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A result of an earlier run, or one that is made and written now."""
+    if not path.exists():
+        path.write_text(json.dumps(make()) + "\n")
+    return dict(json.loads(path.read_text()))
 
 
 def main(options: Options) -> None:
@@ -94,14 +109,33 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     model = mirage_env.load_world_model("rooms", image_size=(options.size, options.size))
-    make = partial(make_worlds, options, model)
-    results: dict[str, Any] = {}
-    for seed in range(options.seeds):
-        for trained, env in WORLDS.items():
+    make, seeds = partial(make_worlds, options, model), range(TEST_SEED, TEST_SEED + options.episodes)
+
+    def play_blind(world: Name) -> dict[str, Any]:
+        worlds = make(WORLDS[world], 8, "test")
+        found = baselines(worlds, seeds)
+        worlds.close()
+        return {name: score.as_dict() for name, score in found.items()}
+
+    def test(out: Path, world: Name) -> dict[str, Any]:
+        worlds = make(WORLDS[world], 8, "test")
+        policy = LearnedPolicy.load(out / "policy")
+        played = play(worlds, lambda: policy, seeds)
+        worlds.close()
+        return Score.of(played).as_dict()
+
+    blind: dict[str, Any] = {}
+    for world in options.worlds:
+        blind[world] = kept(options.out / f"baselines-{world}.json", partial(play_blind, world))
+        for name, score in blind[world].items():
+            print(f"baseline {name}, tested in {world}: {score['success']}", flush=True)
+    results: dict[str, dict[str, Any]] = {}
+    for trained in options.worlds:
+        for seed in range(options.seeds):
             out = options.out / f"{trained}-{seed}"
             training = TrainPolicy(
                 out,
-                env=env,
+                env=WORLDS[trained],
                 steps=options.steps,
                 observe=("pixels", "goal"),
                 rollout=16,
@@ -112,42 +146,24 @@ def main(options: Options) -> None:
                 seed=seed,
             )
             train_policy(training, make)
-            for tested, other in WORLDS.items():
-                path = out / f"tested-{tested}.json"
-                if not path.exists():
-                    worlds = make(other, 8, "test")
-                    policy = LearnedPolicy.load(out / "policy")
-                    played = play(worlds, lambda policy=policy: policy, range(TEST_SEED, TEST_SEED + options.episodes))
-                    worlds.close()
-                    path.write_text(json.dumps(Score.of(played).as_dict()) + "\n")
-                results[f"{trained}, seed {seed}, tested in {tested}"] = json.loads(path.read_text())
-                print(
-                    trained, seed, tested, results[f"{trained}, seed {seed}, tested in {tested}"]["success"], flush=True
-                )
+            for tested in options.worlds:
+                found = kept(out / f"tested-{tested}.json", partial(test, out, tested))
+                results[f"{trained}, seed {seed}, tested in {tested}"] = found
+                print(trained, seed, tested, found["success"], flush=True)
     shares = {
         f"{trained} -> {tested}": [
             results[f"{trained}, seed {seed}, tested in {tested}"]["success"]["mean"] for seed in range(options.seeds)
         ]
-        for trained in WORLDS
-        for tested in WORLDS
+        for trained in options.worlds
+        for tested in options.worlds
     }
-    blind: dict[str, Any] = {}
-    for tested, env in WORLDS.items():
-        path = options.out / f"blind-{tested}.json"
-        if not path.exists():
-            worlds = make(env, 8, "test")
-            found = best_blind(worlds, range(TEST_SEED, TEST_SEED + options.episodes))
-            worlds.close()
-            path.write_text(json.dumps(found and {"policy": found[0], **found[1].as_dict()}) + "\n")
-        blind[tested] = json.loads(path.read_text())
-        print(f"best blind policy, tested in {tested}: {blind[tested]['policy']} {blind[tested]['success']}")
     for name, values in shares.items():
         print(f"{name}: {np.mean(values):.2f} ({', '.join(f'{v:.2f}' for v in values)})")
     told = {
         "model": model.identity,
         "options": {**asdict(options), "out": ""},
         "success": shares,
-        "blind": blind,
+        "baselines": blind,
         "scores": results,
     }
     (options.out / "trained_where.json").write_text(json.dumps(told, indent=1) + "\n")

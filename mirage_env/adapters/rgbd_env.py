@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
+from mirage_env.config.parsing import image_size_of
 from mirage_env.datasets.recording import checked_labels
 from mirage_env.datasets.view_checks import Place, checked_depth, checked_frames
 from mirage_env.envs.arguments import EnvArguments
@@ -74,11 +75,11 @@ class RgbdEnv(ChunkEnv[RgbdState]):
         far: float = 50.0,
         **arguments: Any,
     ) -> None:
-        H, W = image_size
-        if min(H, W, chunk_frames) < 1 or not 0.0 < near < far or not frames_per_second > 0.0:
+        H, W = image_size_of(image_size)
+        if chunk_frames < 1 or not 0.0 < near < far or not frames_per_second > 0.0:
             raise InvalidOptionError(
-                f"image_size is {image_size}, chunk_frames {chunk_frames}, near {near}, far {far}, frames_per_second "
-                f"{frames_per_second}; give at least 1 pixel and frame, 0 < near < far, and a positive rate"
+                f"chunk_frames is {chunk_frames}, near {near}, far {far}, frames_per_second {frames_per_second}; give "
+                "at least 1 frame, 0 < near < far, and a positive rate"
             )
         world = WorldFormat((H, W), (max(1, H // 8), max(1, W // 8)), chunk_frames, near, far, frames_per_second)
         super().__init__(world, EnvArguments.of(arguments))

@@ -105,7 +105,7 @@ def train_policy(options: TrainPolicy) -> int:
     result = train(options, make_worlds)
     for score in result.evaluations:
         success = score["success"]
-        played = f"blind ({score['blind']})" if "blind" in score else f"{score['steps']:>8} steps"
+        played = f"baseline {score['baseline']}" if "baseline" in score else f"{score['steps']:>8} steps"
         print(
             f"{played}  {score['env']}: success {success['mean']:.2f} "
             f"({success['low']:.2f} to {success['high']:.2f}), SPL {score['spl']['mean']:.2f}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from types import UnionType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -70,6 +71,21 @@ def _shown(value: Any) -> str:
     """A value for a message; a file may hold any number of them."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
+
+
+def image_size_of(value: Any) -> tuple[int, int]:
+    """Convert an image size to height and width, pixels.
+
+    Raises:
+        InvalidOptionError: anything but two whole numbers from 1.
+    """
+    try:
+        height, width = (operator.index(side) for side in value)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise InvalidOptionError(f"image_size is {_shown(value)}; give two whole numbers, height and width in pixels")
+    return height, width
 
 
 def one_of(allowed: tuple[str, ...], **options: str) -> None:

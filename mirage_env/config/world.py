@@ -12,7 +12,7 @@ from typing import Literal
 
 from mirage_env.config.chunk_lengths import ChunkLengths
 from mirage_env.config.geometry import GeometryConfig
-from mirage_env.config.parsing import at_least, from_dict, one_of
+from mirage_env.config.parsing import at_least, from_dict, image_size_of, one_of
 from mirage_env.config.sampler import SamplerConfig
 from mirage_env.errors import InvalidOptionError, ModelNotFoundError
 from mirage_env.files import read_json
@@ -253,7 +253,8 @@ class WorldModelConfig(ChunkLengths):
         Raises:
             InvalidOptionError: no whole number of cells.
         """
-        if any(side < 1 or side % self.stride for side in image_size):
+        image_size = image_size_of(image_size)
+        if any(side % self.stride for side in image_size):
             raise InvalidOptionError(f"image_size is {image_size}; give multiples of {self.stride} pixels (a cell)")
         latent_size = (image_size[0] // self.stride, image_size[1] // self.stride)
         return dataclasses.replace(self, image_size=image_size, latent_size=latent_size)

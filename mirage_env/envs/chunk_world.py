@@ -59,6 +59,10 @@ class ChunkWorld(ABC, Generic[StateT]):
     def picture(self, state: StateT, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         """Show the world from a camera, now."""
 
+    def known(self, state: StateT, camera: Camera) -> float:
+        """Return the share of a view, in [0, 1], that the world has seen and does not invent; 1 for a true world."""
+        return 1.0
+
     def obstacles(self, state: StateT, height: float) -> Obstacles | None:
         """Return what stands in the way of a body of that height, metres; None for a world that does not know."""
         return None
@@ -132,3 +136,6 @@ class WorldSnapshot(Generic[StateT]):
 
     def picture(self, camera: Camera) -> NDArray[np.uint8]:  # [H, W, 3]
         return self.world.picture(self.state, camera)
+
+    def known(self, camera: Camera) -> float:
+        return self.world.known(self.state, camera)

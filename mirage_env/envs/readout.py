@@ -187,6 +187,10 @@ class ReadoutEnv(ChunkEnv[Visit]):
         """Look from there at what the memory shows."""
         return self.look(replace(state, camera=camera))
 
+    def known(self, state: Visit, camera: Camera) -> float:
+        """Return the share of a view that the memory knows."""
+        return self.glance(state, camera).coverage
+
     def obstacles(self, state: Visit, height: float) -> KnownObstacles | None:
         """Return what the memory shows to be standing there."""
         memory = state.world.memory

@@ -37,5 +37,7 @@ def register_environments() -> None:
                 entry_point=entry_point,
                 vector_entry_point=vector_entry_point,
                 max_episode_steps=steps,
+                # Gymnasium's checker breaks every later step of an environment whose first reset was refused.
+                disable_env_checker=True,
                 kwargs={"task": task, **learned},
             )

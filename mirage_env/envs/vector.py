@@ -66,8 +66,8 @@ class ChunkVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]], 
         **kwargs: Any,
     ) -> None:
         for name, value in (("num_envs", num_envs), ("threads", threads), ("max_episode_steps", max_episode_steps)):
-            if value is not None and value < 1:
-                raise InvalidOptionError(f"{name} is {value}; give at least 1")
+            if value is not None and not (isinstance(value, int | np.integer) and value >= 1):
+                raise InvalidOptionError(f"{name} is {value!r}; give a whole number from 1")
         if self.most_threads is not None and (threads or 1) > self.most_threads:
             raise InvalidOptionError(f"threads is {threads}; {type(self).__name__} takes at most {self.most_threads}")
         self.autoreset_mode = _autoreset_mode(autoreset_mode)

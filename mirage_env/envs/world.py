@@ -174,6 +174,10 @@ class MirageEnv(ChunkEnv[WorldState]):
         labels, seen = np.full((1, H, W), STATIC, np.uint8), readout.observed[0].float().cpu().numpy()
         return Shown((camera,), np.zeros((1, H, W, 3), np.uint8), depth, labels, None, seen, state.chunk, 1.0, 0, 0)
 
+    def known(self, state: WorldState, camera: Camera) -> float:
+        """Return the share of a view that the memory knows now."""
+        return float(state.memory.read([camera], now=state.chunk + 1).observed.mean())
+
     def obstacles(self, state: WorldState, height: float) -> KnownObstacles | None:
         """Return what the memory shows to be standing there, and what moves."""
         memory = state.memory

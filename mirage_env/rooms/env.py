@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.camera import Camera
+from mirage_env.config.parsing import image_size_of
 from mirage_env.envs.arguments import EnvArguments
 from mirage_env.envs.base import ChunkEnv
 from mirage_env.envs.vector import ChunkVectorEnv
@@ -72,9 +73,9 @@ class RoomsEnv(ChunkEnv[RoomState]):
         style: str = "procedural",
         **arguments: Any,
     ) -> None:
-        H, W = image_size
+        H, W = image_size_of(image_size)
         h, w = latent_size or (H // 8, W // 8)
-        if min(H, W, h, w, chunk_frames) < 1 or not 0.0 < near < far:
+        if min(h, w, chunk_frames) < 1 or not 0.0 < near < far:
             raise InvalidOptionError(
                 f"image_size {(H, W)}, latent_size {(h, w)} and chunk_frames {chunk_frames} must be at least 1, and "
                 f"0 < near < far (near is {near}, far {far})"

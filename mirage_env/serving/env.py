@@ -135,6 +135,11 @@ class RemoteEnv(ChunkEnv[RemoteMoment]):
         body = {"world": state.line.world, "moment": state.number, "pose": pose, "want": want}
         return self._connection.client.ask("look", body)[1]["frames"][0].copy()
 
+    def known(self, state: RemoteMoment, camera: Camera) -> float:
+        """Return the share of a view that the memory there knows."""
+        body = {"world": state.line.world, "moment": state.number, "pose": camera.T_world_cam.tolist()}
+        return float(self._connection.client.ask("look", {**body, "want": {"frames": "none"}})[0]["known"])
+
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the world to a cache here, as `MirageEnv.save`; environments of the same model go on from it.
 

@@ -38,8 +38,9 @@ class MomentVerbs:
             if request.pose is None:
                 return self._answers.of(world, moment, state, self._answers.showing(want).look(state), want)
             [camera] = cameras([request.pose], state.camera)
-            frames = {"frames": self._answers.env.picture(state, camera)[None]}
-            return pack(names(world, moment), frames, encodings(want))
+            header = {**names(world, moment), "known": self._answers.env.known(state, camera)}
+            frames = {} if want.frames == "none" else {"frames": self._answers.env.picture(state, camera)[None]}
+            return pack(header, frames, encodings(want))
 
         return await self._in_thread(look)
 

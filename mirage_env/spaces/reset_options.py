@@ -60,6 +60,6 @@ def as_camera(value: Camera | ArrayLike, default: Camera) -> Camera:
         return value
     try:
         pose = np.asarray(value, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # words; a tensor with a gradient
         raise InvalidPoseError(f"the camera is {value!r}; give a Camera, a 4 x 4 pose or 7 numbers") from error
     return default.at(pose_from_vector(pose) if pose.shape == (7,) else pose)

@@ -90,6 +90,10 @@ class World(Protocol):
         """Show the world from there; it stays as it is. In a learned world this walks there on a fork."""
         ...
 
+    def known(self, camera: Camera) -> float:
+        """Share of that view, in [0, 1], that the world has seen; what a learned world shows of the rest is a guess."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Start:

@@ -24,6 +24,9 @@ from mirage_env.tasks.base import GOALS, STOPS, Distance, Goals, Point, Step, St
 GOAL_LIMIT = 4.0 * POSITION_LIMIT
 """Bound of relative positions, metres: farther than any two cameras."""
 
+KNOWN = 0.25
+"""Share of a goal's view that its world must have seen: an image of the rest, a guess, may be found in many places."""
+
 
 @dataclass(frozen=True)
 class Rules:

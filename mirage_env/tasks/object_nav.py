@@ -17,7 +17,7 @@ from mirage_env.interfaces import KnownObject
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.spaces.observations import WorldFormat
 from mirage_env.tasks.base import Point, Start, Step, Task, Verdict
-from mirage_env.tasks.navigation import Rules, Trip, check_choice, check_positive, judge, relative_position
+from mirage_env.tasks.navigation import KNOWN, Rules, Trip, check_choice, check_positive, judge, relative_position
 
 NAMES = (
     "ball", "barrel", "bed", "bench", "chair", "chest", "column", "crate", "cupboard", "desk", "floor_lamp", "hedge",
@@ -54,7 +54,8 @@ class ObjectNav(Rules, Task):
 
     Things are those around the start camera that the world knows: rooms by their labels, a learned world by the start
     view that it was opened with, MuJoCo by its bodies. `goals="seen"` draws one in the start view, `"behind"` one that
-    is not in it, `"free"` any; where there is none such, any is drawn.
+    is not in it, `"free"` any; where there is none such, any is drawn. Of a view of
+    one behind, the world has seen at least a quarter: where it has not, a learned world shows what it makes up.
 
     Observation `goal`: with `show="name"` float32 [N], 1 at the place of the thing's name in `names`; any thing of that
     name counts. With `show="image"` uint8 [H, W, 3], the world's view of this very thing; only it counts.
@@ -135,6 +136,15 @@ class ObjectNav(Rules, Task):
                 f"this world knows no thing named one of {self.names}; open it with a start view of a room, or give "
                 "the option 'goal' of reset; set_state takes a goal along from get_state, not from get_world"
             )
+        if self.goals == "behind":
+            unseen = len(among)
+            among = [o for o in among if o.seen or start.world.known(facing(start.camera, o)) >= KNOWN]
+            if not among:
+                raise InvalidOptionError(
+                    f"goals is {self.goals!r}, and this world has seen none of the {unseen} things there: what it "
+                    "shows would be made up; open it with views all around (start_views="
+                    "'mirage_env.rooms:surroundings'), use goals='seen', or give the option 'goal'"
+                )
         gaps = [NearestSurface((o,))(start.camera.position) for o in among]
         far = [o for o, gap in zip(among, gaps, strict=True) if gap > self.radius] or [among[int(np.argmax(gaps))]]
         first = far[int(start.rng.integers(len(far)))]

@@ -89,8 +89,8 @@ def _given(options: Mapping[str, Any]) -> Point | None:
     if value is None:
         return None
     try:
-        point = np.array(value, np.float64)
-    except (TypeError, ValueError) as error:
+        point = np.asarray(value, np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:  # words; a tensor with a gradient
         raise InvalidOptionError(f"the option 'goal' is {value!r}; give a point x, y, z in metres") from error
     if point.shape != (3,):
         raise InvalidOptionError(f"the option 'goal' has shape {point.shape}; give a point x, y, z in metres")

@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from policies.base import Policy
+from policies.rollout.policy_names import STOP, RandomPolicy
 from policies.scripted import SCRIPTS, Scripted
 
 CONFIDENCE = 1.959964
@@ -20,6 +21,7 @@ CONFIDENCE = 1.959964
 RESAMPLES = 2000
 BLIND = ("still", "forward_1", "forward_2", "forward_3", "turn_then_walk")
 """Policies that look at nothing and that success is to be compared with."""
+RANDOM = "random_stop"
 
 
 @dataclass(frozen=True)
@@ -123,14 +125,18 @@ def play(
     return [done[index] for index in sorted(done)]
 
 
-def best_blind(worlds: VectorEnv[Any, Any, Any], seeds: Sequence[int]) -> tuple[str, Score] | None:
-    """Name and score of the best of the policies that look at nothing; None for actions that they do not have."""
-    if worlds.single_action_space.shape not in ((6,), (7,)):
-        return None
-    saying = worlds.single_action_space.shape == (7,)
-    scores = {name: Score.of(play(worlds, partial(_Blind.of, name, saying), seeds)) for name in BLIND}
-    best = max(scores, key=lambda name: scores[name].success.mean)
-    return best, scores[best]
+def baselines(worlds: VectorEnv[Any, Any, Any], seeds: Sequence[int]) -> dict[str, Score]:
+    """Scores that success is to be compared with, by the name of the policy.
+
+    First the best of the policies that look at nothing, unless their actions are not those of the worlds; then random
+    actions, with STOP now and then.
+    """
+    space, scores = worlds.single_action_space, {}
+    if space.shape in ((6,), (7,)):
+        tried = {n: Score.of(play(worlds, partial(_Blind.of, n, space.shape == (7,)), seeds)) for n in BLIND}
+        best = max(tried, key=lambda name: tried[name].success.mean)
+        scores[best] = tried[best]
+    return {**scores, RANDOM: Score.of(play(worlds, partial(RandomPolicy, space, STOP), seeds))}
 
 
 @dataclass

@@ -27,7 +27,7 @@ from policies.learned import LearnedPolicy, View
 from policies.training import checkpoints
 from policies.training.algorithms import make_algorithm
 from policies.training.config import SPLITS, TrainPolicy
-from policies.training.evaluation import Score, best_blind, play
+from policies.training.evaluation import Score, baselines, play
 from policies.training.imitation import imitate
 from policies.training.log import RowLog, draw_curve, read_rows, tensorboard
 from policies.training.vec_env import WorldsVecEnv
@@ -165,7 +165,7 @@ class _Trainer:
         """The learning curve."""
         title = f"{self.options.algo.upper()} in {self.options.env}"
         out = self.options.out
-        scores = [result for result in _read_evaluations(out) if "blind" not in result]
+        scores = [result for result in _read_evaluations(out) if "baseline" not in result]
         draw_curve(out / CURVE, read_rows(out / "log.csv"), scores, title)
 
     def _add_row(self) -> None:
@@ -192,7 +192,7 @@ class _Evaluator:
 
     def evaluate(self, policy: LearnedPolicy, steps: int) -> None:
         """Play, and add the scores to the results, if they are not there yet."""
-        if not self.options.episodes or any(r["steps"] == steps and "blind" not in r for r in self.results):
+        if not self.options.episodes or any(r["steps"] == steps and "baseline" not in r for r in self.results):
             return
         policy.network.set_training_mode(False)
         seeds = range(VALIDATION_SEED, VALIDATION_SEED + self.options.episodes)
@@ -204,17 +204,17 @@ class _Evaluator:
         _write_json(self.options.out / EVALUATIONS, self.results)
 
     def compare(self, steps: int) -> None:
-        """Put the best blind policy last, in the first true world: nothing has to be generated for it there."""
+        """Put the baselines last, in the first true world: nothing has to be generated for them there."""
         true = [env for env in self.options.places() if not env.startswith("Mirage/")]
         if not self.options.episodes or not true:
             return
-        blind = next((result for result in self.results if "blind" in result), None)
-        if blind is None:
+        found = [result for result in self.results if "baseline" in result]
+        if not found:
             seeds = range(VALIDATION_SEED, VALIDATION_SEED + self.options.episodes)
-            if (found := best_blind(self._of(true[0]), seeds)) is None:
-                return
-            blind = {"env": true[0], "blind": found[0], **found[1].as_dict()}
-        self.results = [result for result in self.results if "blind" not in result] + [{**blind, "steps": steps}]
+            scores = baselines(self._of(true[0]), seeds)
+            found = [{"env": true[0], "baseline": name, **score.as_dict()} for name, score in scores.items()]
+        others = [result for result in self.results if "baseline" not in result]
+        self.results = others + [{**result, "steps": steps} for result in found]
         _write_json(self.options.out / EVALUATIONS, self.results)
 
     def _of(self, env: str) -> Worlds:

@@ -223,6 +223,7 @@ def test_every_world_renders_its_own_frame(model):
     ("call", "says"),
     [
         (lambda m: MirageVectorEnv(0, model=m), "num_envs is 0"),
+        (lambda m: MirageVectorEnv("3", model=m), "num_envs is '3'"),
         (lambda m: MirageVectorEnv(2, max_episode_steps=0, model=m), "max_episode_steps is 0"),
         (lambda m: MirageVectorEnv(2, threads=0, model=m), "threads is 0"),
         (lambda m: MirageVectorEnv(2, model=m, start_views=start_view).reset(seed=[1]), "one for each of 2 worlds"),

@@ -22,7 +22,7 @@ from policies.learned import LearnedPolicy, View
 from policies.scripted import forward
 from policies.training import checkpoints
 from policies.training.config import TrainPolicy, twin
-from policies.training.evaluation import BLIND, Score, best_blind, bootstrap, play, wilson
+from policies.training.evaluation import BLIND, Score, baselines, bootstrap, play, wilson
 from policies.training.imitation import teacher
 from policies.training.log import draw_curve, read_rows
 from policies.training.vec_env import WorldsVecEnv
@@ -61,10 +61,11 @@ def test_training_leaves_policy_log_curve_scores_and_provenance(trained):
     _, out = trained
     assert read_rows(out / "log.csv")[-1]["steps"] == small_training.STEPS
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
-    *scores, blind = evaluations(out)
+    *scores, blind, random = evaluations(out)
     assert [score["steps"] for score in scores] == [32, small_training.STEPS]
-    assert not any("blind" in score for score in scores)
-    assert (blind["blind"], blind["episodes"]) in [(name, 2) for name in BLIND]
+    assert not any("baseline" in score for score in scores)
+    assert (blind["baseline"], blind["episodes"]) in [(name, 2) for name in BLIND]
+    assert (random["baseline"], random["episodes"]) == ("random_stop", 2)
     run = json.loads((out / "run.json").read_text())
     assert run["options"]["seed"] == 0
     assert {"command", "world_model", "versions", "splits"} <= set(run)
@@ -252,8 +253,9 @@ def test_the_best_blind_policy_says_stop_as_the_task_wants_it(monkeypatch):
     for stop in ("still", "action"):
         task = PointNav(stop=stop, radius=4.5)
         size = {"image_size": (16, 16), "samples": 1, "chunk_frames": 1, "max_episode_steps": 2}
-        name, score = best_blind(gym.make_vec("Rooms/World-v0", num_envs=2, task=task, **size), [0, 1])
-        assert (name, score.success.mean) == ("still", 1.0)
+        scores = baselines(gym.make_vec("Rooms/World-v0", num_envs=2, task=task, **size), [0, 1])
+        assert list(scores) == ["still", "random_stop"]
+        assert scores["still"].success.mean == 1.0
 
 
 def test_intervals_hold_the_mean_and_shrink():

@@ -150,6 +150,9 @@ def test_bad_option_is_refused_and_the_world_goes_on(env, options, error, says):
     [
         ({"split": "all"}, "train, validation, test"),
         ({"chunk_frames": 0}, "chunk_frames 0"),
+        ({"image_size": 64}, "image_size is 64; give two whole numbers"),
+        ({"image_size": (64, 0)}, "image_size is"),
+        ({"image_size": "ab"}, "image_size is"),
         ({"near": 2.0, "far": 1.0}, "near"),
         ({"samples": 0}, "samples"),
     ],

@@ -16,9 +16,12 @@ from task_worlds import (
 from mirage_env.camera import Camera
 from mirage_env.envs.readout import ReadoutEnv
 from mirage_env.envs.world import MirageEnv
+from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import StartView
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.rooms import surroundings
-from mirage_env.tasks import ImageNav, PointNav
+from mirage_env.tasks import ImageNav, ObjectNav, PointNav
+from mirage_env.tasks.navigation import KNOWN
 
 
 def around(rng):
@@ -46,7 +49,7 @@ def test_nothing_of_a_goal_behind_is_in_sight_at_the_start(name):
 
 def test_the_start_is_that_of_the_room_and_the_memory_knows_more():
     task = ImageNav(goals="behind")
-    true, learned, one = rooms(task), MirageEnv(model(), around, task=task), mirage(task, room_view)
+    true, learned, one = rooms(task), MirageEnv(model(), around, task=task), mirage(None, room_view)
     (a, _), (b, more), (_, less) = true.reset(seed=0), learned.reset(seed=0), one.reset(seed=0)
     np.testing.assert_allclose(a["agent_pos"], b["agent_pos"], atol=1e-5)
     assert more["memory_points"] > 2 * less["memory_points"]
@@ -81,3 +84,30 @@ def test_a_goal_behind_is_looked_for_until_there_is_room_for_it(monkeypatch):
     assert (distances() > 0.99).all()
     monkeypatch.setattr("mirage_env.envs.chunk_world.GLANCES", 1)
     assert (distances() < 0.5).all()
+
+
+RECOGNISED = [ImageNav(goals="behind"), ObjectNav(goals="behind"), ObjectNav(goals="behind", show="image")]
+
+
+@pytest.mark.parametrize("task", RECOGNISED)
+def test_what_the_world_has_never_seen_is_no_goal_to_be_recognised(task):
+    """It shows mirror images of the start view there, and the same in other places."""
+    for env in (mirage(task, room_view), ReadoutEnv(model(), start_views=room_view, task=task)):
+        with pytest.raises(InvalidOptionError, match="made up; open it with views all around"):
+            env.reset(seed=0)
+    for name in ("rooms", "surroundings", "readout"):
+        seen, info = WORLDS[name](task).reset(seed=0)
+        assert seen["goal"].any()
+        assert info.get("goal_known", 1.0) >= (1.0 if name == "rooms" else KNOWN)
+
+
+def test_a_goal_that_is_given_may_be_unknown_and_info_says_so():
+    env = mirage(ImageNav(), room_view)
+    env.reset(seed=0)
+    start = env.get_world().camera
+    for turn, known in ((0.0, True), (3.0, False)):
+        goal = start.moved(pose_from_rotation_vector([0.0, 0.0, 0.5], [0.0, turn, 0.0]))
+        _, info = env.reset(seed=0, options={"goal": goal, "goal_image": np.zeros((32, 32, 3), np.uint8)})
+        assert (info["goal_known"] >= KNOWN) == known
+        *_, after = env.step(np.zeros(6, np.float32))
+        assert after["goal_known"] == info["goal_known"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box
 from gymnasium.utils.env_checker import check_env
@@ -280,6 +281,8 @@ def test_bad_argument_is_refused(call, says):
         (mirage, NoTask(), {"goal": [1, 1, 1]}, InvalidOptionError, r"\['goal'\]; valid ones are \['image'"),
         (rooms, "point_nav", {"gaol": [1, 1, 1]}, InvalidOptionError, r"\['gaol'\].*'goal'\]"),
         (rooms, "point_nav", {"goal": "sofa"}, InvalidOptionError, "'sofa'; give a point"),
+        (rooms, "point_nav", {"goal": torch.ones(3, requires_grad=True)}, InvalidOptionError, "give a point"),
+        (rooms, "image_nav", {"goal": torch.eye(4, requires_grad=True)}, InvalidPoseError, "a 4 x 4 pose"),
         (rooms, "point_nav", {"goal": [1, 2]}, InvalidOptionError, r"shape \(2,\); give a point"),
         (rooms, "point_nav", {"goal": [1, 2, math.nan]}, InvalidOptionError, "finite"),
         (mirage, "point_nav", {"goal": [1, 2, 3000]}, InvalidOptionError, r"\+-1000 metres"),
@@ -299,6 +302,16 @@ def test_bad_option_of_reset_is_refused_and_the_episode_goes_on(world, task, opt
         env.reset(seed=5, options=options)
     assert equal(env.step(STAY), twin.step(STAY))
     assert equal(env.reset(), twin.reset())
+
+
+@pytest.mark.parametrize("name", ["Mirage/PointNav-v0", "Rooms/PointNav-v0", "Mirage/ReadoutPointNav-v0"])
+def test_after_a_first_reset_that_was_refused_an_environment_works(name):
+    env = make(name)  # with the wrappers of gymnasium.make
+    with pytest.raises(InvalidOptionError):
+        env.reset(options={"gaol": 1})
+    env.reset(seed=0)
+    for action in (FORWARD, TURN):
+        env.step(action)
 
 
 # Ends
