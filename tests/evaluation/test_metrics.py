@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -168,7 +168,6 @@ factors = st.floats(0.05, 20.0)
 
 class TestCameraErrors:
     @given(seed=motions, scale=factors, where=motions)
-    @settings(max_examples=25, deadline=None)
     def test_the_same_path_elsewhere_and_in_another_scale_has_no_error(self, seed, scale, where):
         true, T_other_world = walk(seed=seed), walk(seed=where)[-1]
         estimated = [T_other_world @ T for T in true]
@@ -181,14 +180,12 @@ class TestCameraErrors:
         assert found.score == pytest.approx(1.0, abs=1e-4)
 
     @given(angle=st.floats(0.0, 3.1))
-    @settings(max_examples=25, deadline=None)
     def test_rotation_error_is_the_angle_in_degrees(self, angle):
         true = walk(2)
         turned = [true[0], true[1] @ pose_from_rotation_vector([0, 0, 0], [0, angle, 0])]
         assert compare_trajectories(turned, true).rotation[1] == pytest.approx(math.degrees(angle), abs=1e-5)
 
     @given(seed=motions)
-    @settings(max_examples=25, deadline=None)
     def test_no_other_factor_does_better(self, seed):
         rng = np.random.default_rng(seed)
         positions, goals = rng.normal(size=(2, 9, 3))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from stand_ins import picture, walled_world_model
@@ -115,7 +115,6 @@ def toolkit_matrices(path, frames):
 
 class TestCameras:
     @given(path=paths, frames=st.integers(2, 6))
-    @settings(max_examples=40, deadline=None)
     def test_cameras_are_the_toolkits_wherever_the_world_begins(self, path, frames):
         start = START.at(key_cameras(["orbit_left", "push_in"], START)[-1].T_world_cam)
         cameras = path_cameras(path, start, frames)
@@ -149,7 +148,6 @@ class TestCameras:
         assert np.allclose(seen[:3], [0, 0, 1])
 
     @given(path=paths, frames=st.integers(2, 9))
-    @settings(max_examples=30, deadline=None)
     def test_path_passes_every_key_camera_and_turns_steadily(self, path, frames):
         cameras, keys = path_cameras(path, START, frames), key_cameras(path, START)
         assert len(cameras) == len(path) * (frames - 1) + 1
