@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
@@ -110,6 +111,8 @@ def _mirrored(
     camera = Camera(start.frames.T_world_cam[0], K, height, width)
     readout = replace(memory, blocks=(start,)).read([camera], now=0)
     plain, seen = refiner.refine(readout), readout.depth[0].cpu()
+    # Cells beside a mover show its outline: feet and half heads would stand there again.
+    seen = torch.where(F.max_pool2d((seen == 0.0).float()[None], 3, 1, 1)[0] > 0, 0.0, seen)
     column, hidden = (torch.from_numpy(found) for found in behind(seen.numpy()))
     flipped = codec.encode(codec.decode(plain).flip(-1))
     back = flipped.gather(-1, (seen.shape[-1] - 1 - column).to(flipped.device).expand_as(flipped))

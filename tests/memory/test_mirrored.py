@@ -14,7 +14,7 @@ from tiny import tiny_world_model
 from transforms3d.euler import euler2mat
 
 from mirage_env.camera import Camera
-from mirage_env.config.world import MemoryConfig
+from mirage_env.config.world import FilterConfig, MemoryConfig
 from mirage_env.interfaces import MOVER, SKY, STATIC, Readout
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.lifting import lift
@@ -75,7 +75,8 @@ def mirroring_model():
     """A tiny model that mirrors, whose readout is shown as it is stored."""
     model = tiny_world_model()
     memory = MemoryConfig(shifts=2, sky=100.0, mirrored=True)
-    return replace(model, config=replace(model.config, memory=memory), refiner=BareReadout())
+    filters = FilterConfig(edge_share=1.0)  # cells on edges are kept, as in the shipped model
+    return replace(model, config=replace(model.config, memory=memory, filters=filters), refiner=BareReadout())
 
 
 MODEL = mirroring_model()
@@ -255,3 +256,17 @@ def test_who_steps_aside_sees_the_wall_go_on_behind_a_thing_and_where_a_mover_wa
     assert not ((shown.observed[0] == 0) & inside).any()
     assert torch.allclose(shown.depth[0][new & inside], torch.tensor(4.0))
     assert (filled(memory, [mirrored_cameras(start)[0][1]], model=model)[1].observed > 0).all()
+
+
+@torch.no_grad()
+def test_the_outline_of_a_mover_is_mirrored_no_more_than_the_mover():
+    model, start = replace(MODEL, config=MODEL.config.at((128, 128))), Camera.from_fov(FOV, 128, 128)
+    labels, depth = np.full((128, 128), STATIC), np.full((128, 128), 4.0)
+    labels[:, 48:80], depth[:, 48:80] = MOVER, 1.5
+    shown = []
+    for color in (120, (255, 0, 0)):
+        image = np.full((128, 128, 3), 120, np.uint8)
+        image[:, 40:88] = color
+        memory = model.start(image, start, depth, labels=labels)[1].memory
+        shown.append(filled(memory, [mirrored_cameras(start)[0][1]], model=model)[1].latent)
+    assert float((shown[0] - shown[1]).abs().max()) < 0.1 * float(shown[0].abs().max())
