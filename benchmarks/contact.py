@@ -3,10 +3,11 @@
     python benchmarks/contact.py --rooms 50 --motions 20 --split test --json contact.json --journal contact.jsonl
 
 In every room the memory is written from one loop of observed views (a turn on the spot that looks at the floor ahead,
-as the camera of a robot does), and from the start view alone; depth is the model's own. Every motion begins at the
-start and goes straight to a place that is drawn evenly from 0.3 to 3 metres away: in any direction for the loop; for
-the one image within its field of view, and beyond it. Positive: the true body does not get there. With `--journal`
-a run that was stopped goes on where it was.
+as the camera of a robot does; what moves goes on while it is seen, a frame a view), and from the start view alone.
+Depth is the model's own; it knows how high its camera is (`GroundedDepth`) unless `--height-unknown` is given. Every
+motion begins at the start and goes straight to a place that is drawn evenly from 0.3 to 3 metres away: in any direction
+for the loop; for the one image within its field of view, and beyond it. Positive: the true body does not get there.
+With `--journal` a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from mirage_env.camera import Camera, between
 from mirage_env.envs.contact import Obstacles, reachable_path, touched
 from mirage_env.envs.known_obstacles import known_obstacles
 from mirage_env.evaluation.results_journal import Journal
+from mirage_env.models.geometry.grounded_depth import GroundedDepth
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms import FOV, FRAME_SECONDS, Room
 from mirage_env.rooms.camera_poses import upright, yaw_pitch
@@ -44,7 +47,7 @@ def turn(start: Camera, views: int, pitch: float) -> list[Camera]:
 def observed(model: WorldModel, state: WorldState, room: Room, cameras: list[Camera]) -> WorldState:
     for i in range(0, len(cameras), 8):
         part = cameras[i : i + 8]
-        images = np.stack([room.render(camera, samples=1).image for camera in part])
+        images = np.stack([room.render(c, (i + j) * FRAME_SECONDS, samples=1).image for j, c in enumerate(part, 1)])
         state = model.observe(state, images, part)[1]
     return state
 
@@ -58,9 +61,12 @@ def measure(model: WorldModel, room: Room, motions: int, options: argparse.Names
     rng = np.random.default_rng(room.seed)
     H, W = model.config.image_size
     start = room.start_camera(rng, H, W)
+    if not options.height_unknown:
+        model = replace(model, depth=GroundedDepth(model.depth, float(start.position[2])))
     _, one = model.start(room.render(start, samples=1).image, start)
     loop = observed(model, one, room, turn(start, options.views, options.pitch))
-    truth = RoomObstacles(room, 0.0, options.height)
+    times = {"image": 0.0, "loop": options.views * FRAME_SECONDS}
+    truth = {name: RoomObstacles(room, time, options.height) for name, time in times.items()}
     known = {n: known_obstacles(w.memory, options.height, w.movers) for n, w in (("image", one), ("loop", loop))}
     pairs: dict[str, list[list[bool]]] = {case: [] for case in CASES}
     yaw, _ = yaw_pitch(start.T_world_cam)
@@ -70,10 +76,10 @@ def measure(model: WorldModel, room: Room, motions: int, options: argparse.Names
         T = goal.T_world_cam.copy()
         T[:2, 3] += way * np.array([math.cos(yaw + angle), math.sin(yaw + angle)])
         goal = start.at(T)
-        true = blocked(truth, start, goal, options.radius)
-        pairs["loop"].append([true, blocked(known["loop"], start, goal, options.radius)])
-        case = "image, in view" if abs(angle) < 0.5 * FOV else "image, beyond"
-        pairs[case].append([true, blocked(known["image"], start, goal, options.radius)])
+        view = "image, in view" if abs(angle) < 0.5 * FOV else "image, beyond"
+        for name, case in (("loop", "loop"), ("image", view)):
+            both = (blocked(obstacles[name], start, goal, options.radius) for obstacles in (truth, known))
+            pairs[case].append(list(both))
     return pairs
 
 
@@ -94,11 +100,12 @@ def main() -> None:
     parser.add_argument("--motions", type=int, default=20, help="in each room")
     parser.add_argument("--split", default="test")
     parser.add_argument("--first", type=int, default=0, help="seed of the first room")
-    parser.add_argument("--size", type=int, default=128, help="image height and width, pixels")
+    parser.add_argument("--size", type=int, default=256, help="image height and width, pixels")
     parser.add_argument("--views", type=int, default=12, help="of the observed loop")
     parser.add_argument("--pitch", type=float, default=-0.45, help="of its views, radians above level")
     parser.add_argument("--radius", type=float, default=0.2, help="of the body, metres")
     parser.add_argument("--height", type=float, default=1.5, help="of the body, metres")
+    parser.add_argument("--height-unknown", action="store_true", help="depth does not know how high the camera is")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--journal", type=Path, default=None)
     options = parser.parse_args()
