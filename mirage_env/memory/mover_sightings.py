@@ -79,7 +79,7 @@ def sightings(
 
 
 def _touching(number: int, masks: Sequence[NDArray[np.bool_]]) -> frozenset[int]:  # [h, w]
-    """Which of some parts of a picture one of them touches."""
+    """Find those of some parts of a picture that one of them touches."""
     wide = F.max_pool2d(torch.from_numpy(masks[number])[None].float(), 3, 1, 1)[0].numpy() > 0
     return frozenset(j for j, mask in enumerate(masks) if j != number and (mask & wide).any())
 
