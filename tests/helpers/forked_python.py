@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
@@ -52,7 +53,8 @@ class ForkedProcess:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it has ended and nobody was told yet
+                os.kill(self.pid, number)
 
 
 def _run(arguments: list[str], environment: dict[str, str], folder: str, output: Connection) -> NoReturn:

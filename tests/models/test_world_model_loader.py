@@ -427,9 +427,11 @@ def test_a_small_model_works_at_other_image_sizes_and_says_so_in_its_identity():
     assert chunk.frames.shape == (8, 3, 64, 96)
 
 
-@pytest.mark.parametrize("size", [(64, 100), (72, 64), (0, 64)])
-def test_an_image_size_that_is_no_whole_number_of_patches_is_refused(size):
-    with pytest.raises(InvalidOptionError, match="multiples of"):
+@pytest.mark.parametrize(
+    ("size", "allowed"), [((64, 100), "multiples of"), ((72, 64), "multiples of"), ((0, 64), "two whole numbers")]
+)
+def test_an_image_size_that_is_no_whole_number_of_patches_is_refused(size, allowed):
+    with pytest.raises(InvalidOptionError, match=allowed):
         load_world_model("rooms", image_size=size)
 
 

@@ -181,6 +181,7 @@ def test_page_drives_forks_saves_and_shows_errors(shown):
 
 def test_a_key_is_answered_by_a_warp_before_its_chunk_is_there(shown):
     page = shown.page
+    shown.until("document.querySelector('#imagined').width !== 300")  # of a canvas on which nothing was drawn yet
     before, (_, right, _) = shown.picture(), shown.pose()
     shown.gate.clear()
     page.keyboard.down("d")
