@@ -1,10 +1,10 @@
 """Obstacles that a learned world knows of: columns of its memory's voxels where something stands, and its movers.
 
 Every token is a measurement: the view that wrote it saw through to it. A voxel that more evidence speaks for than
-against is occupied (log odds and weights as in `export.occupancy`, with constants of its own), and so is its column. A
-map of the floor forgets a table over which the camera looks; voxels do not. The memory is not read out for this: the
-nearest of several estimates of one surface hides the others, and what stands there seems to come closer with every
-view. What moves is not in the memory; it stands where it should be by then (`memory.movers`).
+against is occupied (log odds and weights as in `export.occupancy`), and so is its column. A map of the floor forgets a
+table over which the camera looks; voxels do not. The memory is not read out for this: the nearest of several estimates
+of one surface hides the others, and what stands there seems to come closer with every view. What moves is not in the
+memory; it stands where it should be by then (`memory.movers`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,8 @@ from mirage_env.memory.latent import PointMemory
 from mirage_env.memory.movers import Mover, Movers
 from mirage_env.poses import inverse
 
-RESOLUTION = 0.05
+RESOLUTION = 0.1
 """Side of a voxel in the plan, metres; doubled until a world fits into `MOST_CELLS`."""
-MARGIN = 0.065
-"""Metres in the plan that something may stand nearer than the middle of its column."""
-SHORT, CROSSED = 0.1, -0.8
-"""As `voxels.SHORT` and `voxels.PASS`: estimated depth scatters by a tenth, within which a ray speaks against nothing;
-before, it says more. These and `MARGIN` were chosen in rooms of the validation split (`benchmarks/contact.py`)."""
 LAYER = 0.25
 """Its height, metres."""
 MOST_CELLS = 4_000_000
@@ -46,8 +41,7 @@ class KnownObstacles:
     up: NDArray[np.float64]  # [3]
     floor: float = 0.0
     """Its height along `up`, metres."""
-    margin: float = MARGIN
-    """Metres that they reach beyond their middles."""
+    side: float = RESOLUTION  # of a column, metres
     movers: tuple[
         tuple[Mover, NDArray[np.float64]], ...
     ] = ()  # and what stands in the way of it, [N, 2] from its place
@@ -60,7 +54,7 @@ class KnownObstacles:
             return np.full(len(points), np.inf)
         plan = points @ self.T_map_world.T
         distance = np.hypot(*(plan[:, None] - places).transpose(2, 0, 1))
-        return np.asarray(distance.min(1) - self.margin)
+        return np.asarray(distance.min(1) - 0.5 * self.side)
 
     def with_movers(self, movers: Movers, height: float) -> KnownObstacles:
         """The same obstacles, and what of these movers is between `STEP` and `height` metres above the floor."""
@@ -100,9 +94,9 @@ def _obstacles(memory: PointMemory, height: float) -> KnownObstacles:
     layers = math.ceil((height - STEP) / LAYER)
     while plan_size(rays, side)[1].prod() * layers > MOST_CELLS:
         side *= 2.0
-    found = traced(rays, side, STEP, height, LAYER, SHORT, CROSSED)
+    found = traced(rays, side, STEP, height, LAYER)
     rotation, origin = T_world_map[:3, :3], T_world_map[:3, 3] @ T_world_map[:3, :2]
     rows_columns = np.argwhere(found.occupied())[:, ::-1]
     places = (rows_columns + 0.5) * side + found.origin + origin
     up = rotation[:, 2]
-    return KnownObstacles(rotation.T[:2], places, up, float(T_world_map[:3, 3] @ up), max(MARGIN, 0.5 * side))
+    return KnownObstacles(rotation.T[:2], places, up, float(T_world_map[:3, 3] @ up), side)

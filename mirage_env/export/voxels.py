@@ -87,30 +87,16 @@ def plan_size(rays: Rays, resolution: float) -> tuple[Array, NDArray[np.int64]]:
     return corner, (np.floor(places.max(0) / resolution) - corner + 2.0).astype(np.int64)
 
 
-def traced(
-    rays: Rays,
-    resolution: float,
-    low: float,
-    high: float,
-    layer: float = LAYER,
-    short: float = SHORT,
-    crossed: float = PASS,
-) -> Voxels:
+def traced(rays: Rays, resolution: float, low: float, high: float, layer: float = LAYER) -> Voxels:
     """Follow rays through the voxels between `low` and `high`, metres above the floor at 0.
 
     What lies below the floor is an error of depth: rays end where they meet it.
-
-    Args:
-        rays: of a memory.
-        resolution, layer: side and height of a voxel, metres.
-        low, high: of the space.
-        short, crossed: as `SHORT` and `PASS`.
     """
     corner, size = plan_size(rays, resolution)
     odds = np.zeros((max(1, int(np.ceil((high - low) / layer - 1e-9))), size[1], size[0]), np.float32)
     seen = np.zeros(odds.shape[1:], np.bool_)
     origin = corner * resolution
-    numbers = (resolution, low, high, layer, short, np.float32(HIT), np.float32(crossed))
+    numbers = (resolution, low, high, layer, SHORT, np.float32(HIT), np.float32(PASS))
     _trace(rays.start, rays.end, rays.weight, origin, *numbers, odds, seen)
     return Voxels(odds, seen, (float(origin[0]), float(origin[1])))
 
