@@ -111,7 +111,7 @@ def _mirrored(
     camera = Camera(start.frames.T_world_cam[0], K, height, width)
     readout = replace(memory, blocks=(start,)).read([camera], now=0)
     plain, seen = refiner.refine(readout), readout.depth[0].cpu()
-    # Cells beside a mover show its outline: feet and half heads would stand there again.
+    # Movers leave holes. Cells beside a hole show their outline: feet and half heads would stand there again.
     seen = torch.where(F.max_pool2d((seen == 0.0).float()[None], 3, 1, 1)[0] > 0, 0.0, seen)
     column, hidden = (torch.from_numpy(found) for found in behind(seen.numpy()))
     flipped = codec.encode(codec.decode(plain).flip(-1))

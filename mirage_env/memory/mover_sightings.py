@@ -96,6 +96,7 @@ class _Lattice:
 
     @classmethod
     def of(cls, latents: Tensor, depth: Tensor, labels: Tensor) -> _Lattice:
+        """Lay the cells of `sightings`' arguments side by side."""
         count, (channels, h, w) = len(latents) // len(depth), latents.shape[1:]
         stride, moving = (depth.shape[-2] // h, depth.shape[-1] // w), (labels == MOVER)[:, None].float()
         metres = torch.where(labels == MOVER, depth.float(), 0.0).cpu()[:, None]

@@ -21,6 +21,7 @@ MOVER_NUMBERS = COUNTS + 16 + 4 * MOST_SIGHTINGS
 TOKEN_NUMBERS = 4
 """Of a token besides its features."""
 MOST_CELLS = 2**20
+"""That a mover covered in one view; no view has more."""
 FAR_AWAY = 1e9
 """Metres and seconds that no world reaches."""
 LEAST_FOOTPRINT, MOST_OF_TOKEN = 1e-6, 1e4
