@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Generator, Tensor, device, where
+from torch import Generator, Tensor, cat, device, empty, where
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
@@ -41,6 +42,15 @@ class Readout:
     offset: Tensor  # [T, 2, h, w] place of the winner in its cell, (x, y) in cells from the centre
     scale: Tensor  # [T, h, w] log of the winner's footprint (metres) over the footprint of the cell at its depth
     age: Tensor  # [T, h, w] chunks since the winner was written
+    quarters: Tensor = field(default_factory=lambda: empty(0))
+    """[T, 4 (C + 6), h, w] what the quarters of each cell show: `finer`, folded into the cells. Where true views were
+    written at sub-cell shifts, a cell has more to tell than its one winner. No channels unless a model asks for them
+    (`ReadoutConfig.quarters`)."""
+
+    def __post_init__(self) -> None:
+        if self.quarters.ndim != 4:
+            none = self.latent.new_zeros(len(self.latent), 0, *self.latent.shape[-2:])
+            object.__setattr__(self, "quarters", none)
 
     def __getitem__(self, index: int | slice) -> Self:
         """The readout of some of the cameras (time stays the first axis)."""
@@ -48,12 +58,31 @@ class Readout:
         return type(self)(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def overlaid(self, other: Readout, mask: Tensor) -> Self:
-        """This readout, and another of the same cameras in the cells of a mask [T, h, w]."""
+        """This readout, and another of the same cameras in the cells of a mask [T, h, w].
+
+        Where the other has no `quarters`, those of this one stay.
+        """
         parts = {}
         for of in fields(self):
             own, its = getattr(self, of.name), getattr(other, of.name)
+            its = its if its.shape[1] else own
             parts[of.name] = where(mask[:, None] if own.ndim == 4 else mask, its.to(own), own)
         return type(self)(**parts)
+
+    @property
+    def finer(self) -> Readout:
+        """The readout of the same memory on a grid twice as fine, from `quarters`."""
+        parts = pixel_shuffle(self.quarters, 2)
+        C = parts.shape[1] - 6
+        return Readout(
+            parts[:, :C], parts[:, C], parts[:, C + 3], parts[:, C + 1 : C + 3], *parts[:, C + 4 :].unbind(1)
+        )
+
+    def with_finer(self, finer: Readout) -> Self:
+        """This readout with the `quarters` of one on a grid twice as fine."""
+        maps = [finer.latent, finer.observed[:, None], finer.offset]
+        maps += [x[:, None] for x in (finer.depth, finer.scale, finer.age)]
+        return replace(self, quarters=pixel_unshuffle(cat(maps, 1), 2))
 
     def surface(self, far: float) -> Tensor:
         """Depth [T, h, w] of surfaces nearer than `far`, metres; 0 where there is none, as in the sky, or unknown."""

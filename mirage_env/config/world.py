@@ -40,6 +40,8 @@ class ReadoutConfig:
     """Second layer: a point also covers this multiple of its own footprint; 0 reads the one-cell layer only."""
     footprint_cap: float = 4.0
     """Largest footprint of the second layer, cells."""
+    quarters: bool = False
+    """The refiner is told what each quarter of a cell shows, too (`Readout.quarters`)."""
 
     def __post_init__(self) -> None:
         one_of(("best_fit", "nearest"), winner=self.winner)

@@ -249,7 +249,7 @@ class LatentMemory(PointMemory):
         found = self.splat(cameras) if splat is None else splat
         feature, born = self.gather(found)
         observed = torch.from_numpy(found.observed).to(self.device)
-        return Readout(
+        readout = Readout(
             latent=feature.permute(0, 3, 1, 2).contiguous(),
             observed=observed.float(),
             depth=torch.tensor(found.depth, device=self.device),
@@ -257,6 +257,11 @@ class LatentMemory(PointMemory):
             scale=torch.tensor(found.scale, device=self.device),
             age=torch.where(observed, now - born, 0).float(),
         )
+        if not self.readout.quarters:
+            return readout
+        rows, columns = self.grid
+        plain = replace(self.readout, quarters=False)
+        return readout.with_finer(replace(self, grid=(2 * rows, 2 * columns), readout=plain).read(cameras, now))
 
 
 def splat_batch(

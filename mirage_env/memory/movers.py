@@ -182,15 +182,25 @@ def with_movers(
     """The readout with the movers where they should be at each view: in every cell the nearer of the two is shown."""
     if not movers:
         return readout, np.full(readout.observed.shape, -1, np.int32)
+    static = readout.to(torch.device("cpu"))
+    seen, shown = _among(static, movers, cameras, seconds, config)
+    if readout.quarters.shape[1]:
+        seen = seen.with_finer(_among(static.finer, movers, cameras, seconds, config)[0])
+    return seen.to(readout.latent.device), shown
+
+
+def _among(
+    static: Readout, movers: Movers, cameras: Sequence[Camera], seconds: NDArray[np.float64], config: WorldModelConfig
+) -> tuple[Readout, Shown]:
+    """What `with_movers` shows, on the grid of the readout."""
     splat, rule = backends.load("auto"), Rule.of(config.readout, config.near)
-    blocks, grid = [m.tokens for m in movers], config.latent_size
+    blocks, grid = [m.tokens for m in movers], (static.observed.shape[1], static.observed.shape[2])
     views = []
     for camera, time in zip(cameras, seconds, strict=True):
         there = [replace(b, anchor=b.anchor + m.place(time)) for b, m in zip(blocks, movers, strict=True)]
         views.append(splat(there, [camera], grid, rule, 1))
     found = Splat(*(np.concatenate([getattr(view, of.name) for view in views]) for of in fields(Splat)))
     feature, _ = gather(blocks, found)
-    static = readout.to(torch.device("cpu"))
     hidden = static.observed.numpy().astype(bool) & (static.depth.numpy() <= found.depth)
     shown = np.where(hidden, -1, found.block).astype(np.int32)
     ages = np.array([m.unseen for m in movers]) * config.frames_per_second / config.frames_per_chunk
@@ -202,4 +212,4 @@ def with_movers(
         scale=torch.from_numpy(found.scale),
         age=torch.from_numpy(ages[found.block].astype(np.float32)),
     )
-    return static.overlaid(nearer, torch.from_numpy(shown >= 0)).to(readout.latent.device), shown
+    return static.overlaid(nearer, torch.from_numpy(shown >= 0)), shown

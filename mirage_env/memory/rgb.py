@@ -128,6 +128,7 @@ class RgbMemory(PointMemory):
             offset=torch.zeros(len(observed), 2, *self.latent_size),
             scale=zero,
             age=_median(raster.age, raster.seen, self.latent_size) * observed,
+            quarters=torch.zeros(len(zero), 4 * (latents.shape[1] + 6) * self.readout.quarters, *self.latent_size),
         )
 
     @torch.no_grad()

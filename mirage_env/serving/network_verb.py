@@ -18,7 +18,8 @@ from mirage_env.serving.wire import LARGEST, Arrays, pack
 if TYPE_CHECKING:
     from mirage_env.serving.service import Service
 
-READOUT = {"latent": "FChw", "offset": "F2hw"} | dict.fromkeys(("observed", "depth", "scale", "age"), "Fhw")
+CELLS = dict.fromkeys(("observed", "depth", "scale", "age"), "Fhw")
+READOUT = CELLS | {"latent": "FChw", "offset": "F2hw", "quarters": "FQhw"}
 ARRAYS: dict[asked.Part, dict[str, str]] = {
     "encode": {"images": "F3HW"},
     "encode_chunk": {"frames": "F3HW", "first": "Chw"},
@@ -69,13 +70,14 @@ class NetworkVerb:
         c, part, axes = self._model.config, request.part, ARRAYS[request.part]
         (H, W), (h, w) = c.image_size, c.latent_size
         sizes = {"H": H, "W": W, "h": h, "w": w, "C": c.latent_channels, "2": 2, "3": 3}
+        sizes["Q"] = 4 * (c.latent_channels + 6) * c.readout.quarters
         most = {"F": LARGEST // (12 * H * W), "a": h, "b": w}  # answers are frames at most, float32
         shapes = {name: a.shape for name, a in arrays.items()}
         fits = axes.keys() - {"known"} <= shapes.keys() <= axes.keys()
         for name, shape in shapes.items() if fits else ():
             fits &= len(shape) == len(axes[name]) and arrays[name].dtype == np.float32
             for axis, size in zip(axes[name], shape, strict=False):
-                fits &= 0 < size <= most.get(axis, size) and size == sizes.setdefault(axis, size)
+                fits &= int(axis != "Q") <= size <= most.get(axis, size) and size == sizes.setdefault(axis, size)
         if part in ("encode_chunk", "encode_video"):
             fits &= (sizes.get("F", 0) - (part == "encode_video")) % c.temporal_stride == 0
         if not fits:

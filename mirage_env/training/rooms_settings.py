@@ -20,6 +20,7 @@ def rooms_config(size: int = 128, paper: bool = False) -> WorldModelConfig:
         image_size=(size, size),
         latent_size=(size // 8, size // 8),
         latent_channels=16,
+        readout=ReadoutConfig(quarters=True),
         sampler=SamplerConfig(steps=1, shift=1.0, exact=0.05, anchored=True),
         memory=MemoryConfig(shifts=2, sky=100.0, mirrored=True),
         filters=FilterConfig(edge_share=1.0),

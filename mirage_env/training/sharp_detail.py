@@ -1,10 +1,11 @@
-"""Detail head and decoder learn together on parts of pictures that worlds drew a while ago.
+"""Refiner, detail head and decoder learn together on parts of pictures that worlds drew a while ago.
 
 In `closed_loop.py` every step draws a world for two pictures to be judged, and drawing costs most of it. What the
 transformer leaves to the detail head changes slowly: here the chunks of a world are kept, many steps learn from them,
 and worlds that are drawn now and then by the networks of that moment take the place of the oldest. So a discriminator
-sees several times as many pictures in an hour. The transformer, the refiner, the encoder and with it the latent space
-stay as they are; the decoder goes on learning to reproduce true pictures, too.
+sees several times as many pictures in an hour. The transformer, the encoder and with it the latent space stay as they
+are; the decoder goes on learning to reproduce true pictures, too. What the detail head leaves of the refiner's latents
+is what is looked at, so the refiner learns from that here, and not from its own latents as in `sharpen.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from mirage_env.datasets.clips import Clips
 from mirage_env.evaluation.lpips import Lpips
 from mirage_env.evaluation.metrics import gradient_energy
-from mirage_env.interfaces import MOVER
+from mirage_env.interfaces import MOVER, Readout
 from mirage_env.training.clip_views import sizes_of, views_of
 from mirage_env.training.imagined_walks import ClosedLoop, Drawn, Networks, Painters, Walk, free_cells
 from mirage_env.training.loop import LoopConfig, channels_last, rest_norms, train
@@ -58,7 +59,7 @@ ADVERSARY = 0.05
 
 
 class Trained(nn.Module):
-    """Parts that a run trains: detail head and discriminator, and decoder."""
+    """Parts that a run trains: refiner, detail head and discriminator, and decoder."""
 
     def __init__(self, painters: Painters, codec: nn.Module) -> None:
         super().__init__()
@@ -71,9 +72,8 @@ class Frames:
     """Frames of a chunk before detail, and the pictures they should become."""
 
     out: Tensor  # [F, C, h, w]
-    prior: Tensor  # [F, C, h, w]
-    x: Tensor  # [F, C, h, w]
-    free: Tensor  # [F, 1, h, w]
+    readout: Readout  # F views
+    noise: Tensor  # [F, C, h, w] where the flow stands, where nothing was observed
     observed: Tensor  # [F, 1, h, w]
     true: Tensor  # [F, 1, h, w] cells known from a true view
     images: Tensor  # [F, 3, H, W]
@@ -110,13 +110,11 @@ class Replay:
         readout, K = drawn.readout, self.networks.world.chunk_latents - 1
         shown = views_of(loop.clips, clip, range(walk.frame + 1, walk.frame + 1 + K), size)
         observed = readout.observed[:, None]
-        free = free_cells(self.networks.denoiser, readout)
-        free = torch.ones_like(observed) if free is None else free
         true = (readout.age >= walk.chunk + 1)[:, None] & (observed > 0)
         images, repeated = loop.targets(walk, drawn, shown, torch.arange(1, K + 1))
         moves = (shown.labels == MOVER).float()[:, None]
-        cells = [x[1:] for x in (drawn.out, drawn.prior, drawn.x, free, observed, true.float())]
-        return Frames(*[*cells, images, repeated, moves])
+        drawn_from = (drawn.out[1:], readout[1:], drawn.x[1:], observed[1:], true[1:].float())
+        return Frames(*drawn_from, images, repeated, moves)
 
     def pick(self, generator: torch.Generator) -> Frames:
         """One frame of one of the chunks."""
@@ -126,7 +124,7 @@ class Replay:
 
 
 def train_sharp_detail(clips: Clips, folder: Path, config: LoopConfig, networks: Networks, lpips: Lpips | None) -> None:
-    """Train the denoiser's detail head and the codec's decoder; the rest of the model stays as it is."""
+    """Train refiner, the denoiser's detail head and the codec's decoder; the rest of the model stays as it is."""
     codec, denoiser = networks.codec, networks.denoiser
     assert denoiser.detail is not None
     painters = Painters(networks.refiner, denoiser).requires_grad_(False)
@@ -135,7 +133,7 @@ def train_sharp_detail(clips: Clips, folder: Path, config: LoopConfig, networks:
     trained, stride = Trained(painters, codec), networks.world.stride
     side = min(WINDOW, *(networks.world.at(size).latent_size[axis] for size in sizes_of(clips) for axis in (0, 1)))
     channels_last(trained)
-    for part in (denoiser.detail, codec.decoder, painters.game):
+    for part in (networks.refiner, denoiser.detail, codec.decoder, painters.game):
         part.requires_grad_(True)
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -184,9 +182,11 @@ class _Part:
 
 def _part(frame: Frames, side: int, networks: Networks, generator: torch.Generator) -> _Part:
     """Finish a frame and cut a part out of it, more often one that shows something unknown."""
-    latents = networks.denoiser.finish(frame.out, frame.prior, frame.x, frame.free).float()
+    prior = frame.observed * networks.refiner(frame.readout).float()
+    x, free = prior + (1.0 - frame.observed) * frame.noise, free_cells(networks.denoiser, frame.readout)
+    latents = networks.denoiser.finish(frame.out, prior, x, free).float()
     again = frame.observed * (1.0 - frame.true)
-    hold = ((latents - frame.prior) ** 2 * again).sum() / (latents.shape[1] * again.sum()).clamp_min(1.0)
+    hold = ((latents - prior.detach()) ** 2 * again).sum() / (latents.shape[1] * again.sum()).clamp_min(1.0)
     rows, columns = latents.shape[-2:]
     for _ in range(4):
         top, left = _draw(rows - side + 1, generator), _draw(columns - side + 1, generator)

@@ -76,9 +76,10 @@ def sharp_world(config: TrainConfig) -> None:
 
 
 def sharp_detail(config: TrainConfig) -> None:
-    """Detail head and decoder, on parts of pictures that were drawn a while ago."""
+    """Refiner, detail head and decoder, on parts of pictures that were drawn a while ago."""
     networks, loop = _networks(config), loop_of(config, lr=1.5e-4, warmup=30, ema=0.995)
     train_sharp_detail(clips_of(config), run_folder(config, "sharp-detail"), loop, networks, _lpips())
+    save_module(networks.refiner, config.out / "model" / "refiner")
     save_module(networks.denoiser.detail, config.out / "model" / "detail")
     save_module(networks.codec, config.out / "model" / "codec")
 

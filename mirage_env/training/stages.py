@@ -22,7 +22,8 @@ def train_refiner(
     sampler: ConditionSampler, folder: Path, config: LoopConfig, refiner: ConvRefiner | None = None, batch: int = 2
 ) -> ConvRefiner:
     """Move read-out latents towards the true ones, on observed cells."""
-    refiner = refiner or ConvRefiner(sampler.config.latent_channels)
+    world = sampler.config
+    refiner = refiner or ConvRefiner(world.latent_channels, quarters=world.readout.quarters)
     channels_last(refiner)
 
     def loss_fn(step: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from stand_ins import Labels, path, picture, walled_world_model
 
 from mirage_env.camera import Camera
 from mirage_env.config.sampler import SamplerConfig
-from mirage_env.config.world import MOST_MOVERS, MemoryConfig, WorldModelConfig
+from mirage_env.config.world import MOST_MOVERS, MemoryConfig, ReadoutConfig, WorldModelConfig
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import MOVER, STATIC
 from mirage_env.memory.latent import LatentMemory
@@ -137,6 +137,20 @@ def test_the_nearer_of_thing_and_mover_is_shown(distance, hidden):
     assert (shown.max() < 0) == hidden
     assert torch.equal(readout.latent, static.latent) == hidden
     assert torch.equal(readout.depth[0][shown[0] < 0], static.depth[0][shown[0] < 0])
+
+
+def test_movers_are_shown_in_the_quarters_of_cells_too():
+    config = replace(CONFIG, readout=ReadoutConfig(quarters=True))
+    memory = replace(wall_at(FRONT, 5.0), readout=config.readout)
+    movers = look((), going([0.0, 0.0, 3.0], [0.0, 0.0, 0.0]))
+    static = memory.read([FRONT], 2)
+    readout, shown = with_movers(static, movers, [FRONT], np.zeros(1), config)
+    fine = replace(memory, grid=(2 * GRID, 2 * GRID), readout=CONFIG.readout)
+    double = replace(CONFIG, image_size=(2 * SIZE, 2 * SIZE), latent_size=(2 * GRID, 2 * GRID))
+    expected, finely = with_movers(fine.read([FRONT], 2), movers, [FRONT], np.zeros(1), double)
+    assert (finely >= 0).sum() > 2 * (shown >= 0).sum()
+    assert torch.equal(readout.finer.latent, expected.latent)
+    assert torch.equal(readout.finer.depth, expected.depth)
 
 
 def test_without_movers_the_readout_is_the_memorys_own():

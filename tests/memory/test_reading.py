@@ -109,3 +109,30 @@ def test_a_readout_may_be_changed_without_changing_the_memory(model):
     readout.depth.zero_()
     readout.latent.zero_()
     assert torch.equal(state.memory.read([state.camera], 3).depth, kept)
+
+
+def test_quarters_are_what_a_grid_twice_as_fine_shows(model):
+    memory = walked(model, 1).memory
+    views = path(walked(model, 1).camera)
+    told = replace(memory, readout=replace(memory.readout, quarters=True)).read(views, 3)
+    rows, columns = memory.grid
+    fine = replace(memory, grid=(2 * rows, 2 * columns)).read(views, 3)
+    assert_same(told.finer, fine)
+    assert fine.observed.mean() > 0.1
+    assert_same(replace(told, quarters=torch.empty(0)), memory.read(views, 3))  # the cells themselves are as ever
+    # A quarter lies in its cell: the upper right one of cell (i, j) is cell (2 i, 2 j + 1) of the fine grid.
+    assert torch.equal(told.quarters[:, 1 : 4 * told.latent.shape[1] : 4], fine.latent[:, :, ::2, 1::2])
+
+
+def test_quarters_follow_their_cells(model):
+    memory = walked(model, 1).memory
+    told = replace(memory, readout=replace(memory.readout, quarters=True)).read(path(walked(model, 1).camera), 3)
+    mask = torch.zeros_like(told.observed, dtype=torch.bool)
+    mask[:, 0] = True
+    empty = Readout(**{f.name: torch.zeros_like(getattr(told, f.name)) for f in fields(Readout)})
+    mixed = told.overlaid(empty, mask)
+    assert (mixed.finer.latent[:, :, :2] == 0).all()
+    assert torch.equal(mixed.finer.latent[:, :, 2:], told.finer.latent[:, :, 2:])
+    plain = replace(empty, quarters=torch.empty(0))
+    assert torch.equal(told.overlaid(plain, mask).quarters, told.quarters)  # nothing is known of these
+    assert torch.equal(told[1:].quarters, told.quarters[1:])

@@ -1,6 +1,7 @@
 """The networks behind the Protocols: refiner, codec, depth, segmentation."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from stand_ins import path, picture
 from tiny import tiny_depth, tiny_segmentation, tiny_world_model
 
 from mirage_env.camera import Camera
-from mirage_env.config.world import WorldModelConfig
+from mirage_env.config.world import ReadoutConfig, WorldModelConfig
 from mirage_env.interfaces import MOVER, SKY, STATIC, Readout
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.models.small.conv_codec import ConvCodec
@@ -27,10 +28,10 @@ def _seeded():
     torch.manual_seed(0)
 
 
-def a_readout(seed: int = 0) -> Readout:
+def a_readout(seed: int = 0, quarters: bool = False) -> Readout:
     """Readout of a memory written from one view, at a path that leaves it: some cells seen, some not."""
     rng = torch.Generator().manual_seed(seed)
-    memory = LatentMemory.empty(WorldModelConfig("tiny", (32, 32), GRID, C))
+    memory = LatentMemory.empty(WorldModelConfig("tiny", (32, 32), GRID, C, readout=ReadoutConfig(quarters=quarters)))
     latents, images = torch.randn(1, C, *GRID, generator=rng), torch.zeros(1, 3, 32, 32)
     keep = torch.ones(1, *GRID, dtype=torch.bool)
     written = memory.write(latents, images, torch.full((1, 32, 32), 2.0), keep, [CAMERA], born=0)
@@ -66,6 +67,19 @@ def test_untrained_refiner_changes_nothing():
     readout = a_readout()
     assert torch.equal(ConvRefiner(C, width=8, blocks=1).refine(readout), readout.latent)
     assert torch.equal(BareReadout().refine(readout), readout.latent)
+
+
+def test_refiner_sees_the_quarters_of_its_cells_where_there_are_any():
+    refiner, readout = ConvRefiner(C, width=8, blocks=1, quarters=True).eval(), a_readout(quarters=True)
+    assert torch.equal(refiner.refine(readout), readout.latent)  # untrained
+    for parameter in refiner.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
+    blind = replace(readout, quarters=torch.empty(0))
+    told, plain = refiner.refine(readout), refiner.refine(blind)
+    assert (told - plain).abs().amax((1, 2, 3)).min() > 1e-3
+    other = replace(readout, quarters=readout.quarters.flip(1))
+    assert not torch.allclose(refiner.refine(other), told)
+    assert not told[(readout.observed == 0)[:, None].expand_as(told)].any()
 
 
 def test_refiner_treats_every_camera_for_itself():

@@ -11,6 +11,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mirage_env.interfaces import Readout
 from mirage_env.models.small.conv_codec import ResidualBlock
@@ -44,27 +45,45 @@ class ConvRefiner(ModelMixin, ConfigMixin):
 
     With `exact`, the correction vanishes where a latent is read at the place it was written from (within about that
     many cells): what is known exactly is left alone, so a camera that stands still sees one picture for ever.
+    With `quarters`, it also sees what each quarter of a cell shows (`Readout.quarters`, where there are any).
     """
 
     config_name = "config.json"
 
     @register_to_config
-    def __init__(self, latent_channels: int = 16, width: int = 128, blocks: int = 6, exact: float = 0.0) -> None:
+    def __init__(
+        self,
+        latent_channels: int = 16,
+        width: int = 128,
+        blocks: int = 6,
+        exact: float = 0.0,
+        quarters: bool = False,
+    ) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(latent_channels + 1 + WINNER_CHANNELS, width, 3, padding=1)
+        channels = latent_channels + 1 + WINNER_CHANNELS
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.fine = nn.Conv2d(4 * channels, width, 3, padding=1) if quarters else None
         self.body = nn.Sequential(*[ResidualBlock(width) for _ in range(blocks)])
         self.head = nn.Conv2d(width, latent_channels, 3, padding=1)
+        if self.fine is not None:
+            nn.init.zeros_(self.fine.weight)
+            nn.init.zeros_(self.fine.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, readout: Readout) -> Tensor:  # [T, C, h, w]
         observed = readout.observed[:, None]
-        x = torch.cat([readout.latent, observed, winner_channels(readout)], 1)
-        x = self.stem(x.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last))
+        x = self.stem(self._seen(readout))
+        if self.fine is not None and readout.quarters.shape[1]:
+            x = x + self.fine(F.pixel_unshuffle(self._seen(readout.finer), 2))
         correction = self.head(self.body(x)).to(readout.latent.dtype)
         if self.config.exact:
             correction = correction * misplaced(readout, self.config.exact)
         return observed * (readout.latent + correction)
+
+    def _seen(self, readout: Readout) -> Tensor:  # [T, C + 6, h, w]
+        x = torch.cat([readout.latent, readout.observed[:, None], winner_channels(readout)], 1)
+        return x.to(self.stem.weight.dtype).contiguous(memory_format=torch.channels_last)
 
     def refine(self, readout: Readout) -> Tensor:  # [T, C, h, w]
         """See `ReadoutRefiner.refine`."""
