@@ -8,13 +8,19 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mirage_env.datasets.clips import Clip, Clips, write_clips
+from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.rooms.camera_walks import random_walk
 from mirage_env.rooms.room import FOV, FRAME_SECONDS, Room
 
 LENSES = (math.radians(45.0), math.radians(90.0))
 """Horizontal fields of view of photographic clips, radians."""
+TILTED = 0.35
+"""Share of the clips whose camera looks up or down all the time: robots look at the floor before them."""
+TILTS = (math.radians(-50.0), math.radians(10.0))
+"""Angles by which those cameras are tilted, up positive, radians."""
 
 
 def rooms_clip(seed: int, split: str, frames: int, size: int, style: str = "procedural") -> Clip:
@@ -22,7 +28,7 @@ def rooms_clip(seed: int, split: str, frames: int, size: int, style: str = "proc
     room = Room.generate(seed, split, style)
     rng = np.random.default_rng([seed, 1])
     fov = FOV if style == "procedural" else rng.uniform(*LENSES)
-    cameras = random_walk(room, rng, frames, size, size, fov)
+    cameras = [camera.moved(tilt(seed)) for camera in random_walk(room, rng, frames, size, size, fov)]
     start = rng.uniform(0.0, 20.0)
     views = [room.render(camera, start + i * FRAME_SECONDS) for i, camera in enumerate(cameras)]
     return Clip(
@@ -32,6 +38,12 @@ def rooms_clip(seed: int, split: str, frames: int, size: int, style: str = "proc
         poses=np.stack([c.T_world_cam for c in cameras]),
         intrinsics=cameras[0].K_image,
     )
+
+
+def tilt(seed: int) -> NDArray[np.float64]:  # [4, 4]
+    """How the camera of a clip is tilted from that of its walk; most are not."""
+    rng = np.random.default_rng([seed, 2])
+    return pose_from_rotation_vector((0.0, 0.0, 0.0), ((rng.random() < TILTED) * rng.uniform(*TILTS), 0.0, 0.0))
 
 
 def record_rooms(

@@ -13,6 +13,9 @@ from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.poses import rotation_angle
 from mirage_env.rooms import FOV, FRAME_SECONDS, SPLITS, Room, RoomView, random_walk, start_view
+from mirage_env.rooms.camera_poses import yaw_pitch
+from mirage_env.rooms.camera_walks import PITCH_LIMIT
+from mirage_env.rooms.clips import TILTED, TILTS, rooms_clip, tilt
 
 SEEDS = range(6)
 
@@ -267,3 +270,13 @@ def test_bad_input_is_refused_with_the_choices(rooms: list[Room]):
         rooms[0].is_free((0.0, 1.0))
     with pytest.raises(InvalidOptionError, match="frames"):
         random_walk(rooms[0], np.random.default_rng(0), 0)
+
+
+def test_some_cameras_of_clips_look_down_at_the_floor_all_the_time():
+    pitches = np.arcsin([-tilt(seed)[1, 2] for seed in range(300)])  # the optical axis; y points down
+    assert (pitches == 0.0).mean() == pytest.approx(1.0 - TILTED, abs=0.07)
+    assert TILTS[0] <= pitches.min() < 0.8 * TILTS[0]
+    assert 0.8 * TILTS[1] < pitches.max() <= TILTS[1]
+    lowest = int(pitches.argmin())
+    poses = rooms_clip(lowest, "train", 2, 16).poses
+    assert yaw_pitch(poses[0])[1] == pytest.approx(pitches[lowest], abs=PITCH_LIMIT)
