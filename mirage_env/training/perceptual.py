@@ -161,3 +161,11 @@ class Game(nn.Module):
             return fake.new_zeros(())
         fixed = {name: value.detach() for name, value in self.discriminator.named_parameters()}
         return -functional_call(self.discriminator, fixed, (fake,)).mean()
+
+
+def balance(loss: Tensor, fooling: Tensor, made: Tensor) -> Tensor:
+    """Factor that lets the discriminator pull at what was made as hard as the loss does."""
+    if not fooling.requires_grad:
+        return fooling.new_zeros(())
+    pulls = [torch.autograd.grad(of, made, retain_graph=True)[0].norm() for of in (loss, fooling)]
+    return pulls[0] / pulls[1].clamp_min(1e-8)

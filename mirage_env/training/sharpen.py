@@ -23,7 +23,7 @@ from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.refiner import ConvRefiner
 from mirage_env.training.clip_views import sizes_of, views_of, wobbled, write_imagined, write_true
 from mirage_env.training.loop import LoopConfig, channels_last, train
-from mirage_env.training.perceptual import Game, energy_gap, perceptual_loss, pixel_loss
+from mirage_env.training.perceptual import Game, balance, energy_gap, perceptual_loss, pixel_loss
 
 CROP = 128
 """Side of the pictures that a step of the decoder sees, pixels."""
@@ -130,8 +130,9 @@ def sharpen_refiner(
         whole = weight * made + (1.0 - weight) * images
         perceived = perceptual_loss(lpips, whole, images)
         error = ((latents - true) ** 2 * observed).sum() / (true.shape[1] * observed.sum()).clamp_min(1.0)
-        draw = pixel_loss(made, images, weight / share) + 0.5 * perceived + 0.01 * energy_gap(made, images, weight)
-        draw = draw + 0.03 * rivals.game.fooling(whole, step) + 0.02 * error
+        draw = pixel_loss(made, images, weight / share) + 0.8 * perceived + 0.04 * energy_gap(made, images, weight)
+        draw, fooling = draw + 0.02 * error, rivals.game.fooling(whole, step)
+        draw = draw + 0.6 * balance(draw, fooling, made) * fooling
         return {
             "loss": draw + rivals.game.learning(images, whole),
             "psnr": psnr(made, images, weight),

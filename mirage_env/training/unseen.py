@@ -21,7 +21,7 @@ from mirage_env.interfaces import MOVER
 from mirage_env.training.clip_views import views_of
 from mirage_env.training.imagined_walks import ClosedLoop, Drawn, Networks, Painters, Walk, free_cells
 from mirage_env.training.loop import LoopConfig, channels_last, rest_norms, train
-from mirage_env.training.perceptual import Game, beside_known, border_of
+from mirage_env.training.perceptual import Game, balance, beside_known, border_of
 
 CHUNKS = 3
 """Chunks of a world, all of which are learned from."""
@@ -91,7 +91,7 @@ def train_unseen(clips: Clips, folder: Path, config: LoopConfig, networks: Netwo
         theirs = torch.cat([at.target, at.observed], 1)
         fooling = painters.game.fooling(ours, step)
         return {
-            "loss": draw + CRISP * _balance(fill, fooling, made) * fooling + painters.game.learning(theirs, ours),
+            "loss": draw + CRISP * balance(fill, fooling, made) * fooling + painters.game.learning(theirs, ours),
             "unseen": fill,
             "edges": across + down,
             "hold": hold,
@@ -104,14 +104,6 @@ def train_unseen(clips: Clips, folder: Path, config: LoopConfig, networks: Netwo
 
 def _pace(name: str) -> float:
     return 1.0 if any(part in name for part in ("stem", "around", "game")) else SLOW
-
-
-def _balance(loss: Tensor, fooling: Tensor, made: Tensor) -> Tensor:
-    """Factor that lets the discriminator pull at what was made as hard as the loss does."""
-    if not fooling.requires_grad:
-        return fooling.new_zeros(())
-    pulls = [torch.autograd.grad(of, made, retain_graph=True)[0].norm() for of in (loss, fooling)]
-    return pulls[0] / pulls[1].clamp_min(1e-8)
 
 
 @dataclass(frozen=True, eq=False)
