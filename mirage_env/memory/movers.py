@@ -192,7 +192,7 @@ def with_movers(
 def _among(
     static: Readout, movers: Movers, cameras: Sequence[Camera], seconds: NDArray[np.float64], config: WorldModelConfig
 ) -> tuple[Readout, Shown]:
-    """What `with_movers` shows, on the grid of the readout."""
+    """Show movers, as `with_movers` does, on the grid of the readout alone."""
     splat, rule = backends.load("auto"), Rule.of(config.readout, config.near)
     blocks, grid = [m.tokens for m in movers], (static.observed.shape[1], static.observed.shape[2])
     views = []

@@ -41,7 +41,7 @@ def rooms_clip(seed: int, split: str, frames: int, size: int, style: str = "proc
 
 
 def tilt(seed: int) -> NDArray[np.float64]:  # [4, 4]
-    """How the camera of a clip is tilted from that of its walk; most are not."""
+    """Tilt of the camera of a clip from that of its walk; most are not tilted."""
     rng = np.random.default_rng([seed, 2])
     return pose_from_rotation_vector((0.0, 0.0, 0.0), ((rng.random() < TILTED) * rng.uniform(*TILTS), 0.0, 0.0))
 
