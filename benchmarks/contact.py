@@ -4,7 +4,7 @@
 
 In every room the memory is written from one loop of observed views (a turn on the spot that looks at the floor ahead,
 as the camera of a robot does; what moves goes on while it is seen, a frame a view), and from the start view alone.
-Depth is the model's own; it knows how high its camera is (`GroundedDepth`) unless `--height-unknown` is given. Every
+Depth is the model's own; it knows how high its camera is (`camera_height`) unless `--height-unknown` is given. Every
 motion begins at the start and goes straight to a place that is drawn evenly from 0.3 to 3 metres away: in any direction
 for the loop; for the one image within its field of view, and beyond it. Positive: the true body does not get there.
 With `--journal` a run that was stopped goes on where it was.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from mirage_env.camera import Camera, between
 from mirage_env.envs.contact import Obstacles, reachable_path, touched
 from mirage_env.envs.known_obstacles import known_obstacles
 from mirage_env.evaluation.results_journal import Journal
-from mirage_env.models.geometry.grounded_depth import GroundedDepth
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms import FOV, FRAME_SECONDS, Room
 from mirage_env.rooms.camera_poses import upright, yaw_pitch
@@ -61,9 +59,8 @@ def measure(model: WorldModel, room: Room, motions: int, options: argparse.Names
     rng = np.random.default_rng(room.seed)
     H, W = model.config.image_size
     start = room.start_camera(rng, H, W)
-    if not options.height_unknown:
-        model = replace(model, depth=GroundedDepth(model.depth, float(start.position[2])))
-    _, one = model.start(room.render(start, samples=1).image, start)
+    camera_height = None if options.height_unknown else float(start.position[2])
+    _, one = model.start(room.render(start, samples=1).image, start, camera_height=camera_height)
     loop = observed(model, one, room, turn(start, options.views, options.pitch))
     times = {"image": 0.0, "loop": options.views * FRAME_SECONDS}
     truth = {name: RoomObstacles(room, time, options.height) for name, time in times.items()}

@@ -10,12 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mirage_env.errors import InvalidCameraError
+from mirage_env.errors import InvalidCameraError, InvalidOptionError
 from mirage_env.poses import Matrix, interpolate, inverse, rigid, vector_from_pose
+
+CAMERA_HEIGHTS = (0.05, 10.0)
+"""Of a camera above the floor, lowest and highest, metres."""
+UPRIGHT, TILTED = math.radians(30.0), math.radians(45.0)
+"""A camera tilted less than this stands on the nearest axis of the world: for walks, and for floors and ceilings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +115,34 @@ def between(start: Camera, end: Camera, steps: int) -> list[Camera]:
     """`steps` cameras on a constant screw from `start` (left out) to `end` (the last one)."""
     shares = np.arange(1, steps + 1) / steps
     return [end.at(T) for T in interpolate(start.T_world_cam, end.T_world_cam, shares)]
+
+
+def up_direction(camera: Camera, tilt: float = UPRIGHT) -> NDArray[np.float64]:  # radians -> [3]
+    """Unit vector that points up in the world: the world axis within `tilt` of the camera's own up, or else that."""
+    up = -camera.T_world_cam[:3, 1]
+    axis = int(np.abs(up).argmax())
+    if abs(up[axis]) < math.cos(tilt):
+        return up
+    nearest = np.zeros(3)
+    nearest[axis] = math.copysign(1.0, up[axis])
+    return nearest
+
+
+def check_camera_height(camera_height: Any) -> float | None:
+    """Return the height of a camera above the floor, metres; None where it is not known.
+
+    Raises:
+        InvalidOptionError: no number, or one out of range.
+    """
+    if camera_height is None:
+        return None
+    (low, high), is_number = CAMERA_HEIGHTS, isinstance(camera_height, Real) and not isinstance(camera_height, bool)
+    if not (is_number and low <= camera_height <= high):
+        raise InvalidOptionError(
+            f"camera_height is {camera_height!r}; give metres above the floor in [{low:g}, {high:g}], or None where it "
+            "is not known"
+        )
+    return float(camera_height)
 
 
 def check_paths(

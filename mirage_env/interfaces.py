@@ -121,6 +121,8 @@ class StartView:
     others: tuple[StartView, ...] = ()
     """Further views of the same place, in the same world frame, that the memory is given before the first step."""
     objects: KnownObjects | None = None
+    camera_height: float | None = None
+    """Metres above a level floor, to which estimated depth is then fitted (`memory/floor.py`); None: not known."""
 
 
 StartViews = Callable[[np.random.Generator], StartView]

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mirage_env.camera import Camera
+from mirage_env.camera import Camera, up_direction
 from mirage_env.datasets.camera_files.read import read_cameras
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.poses import inverse, pose_from_rotation_vector, rotation_angle
@@ -28,23 +27,10 @@ ORBIT_RADIUS = 1.6
 """Distance of the point that an orbit looks at, metres."""
 PRESET_SIZES = (0.8, 0.6, 0.4, 0.2)
 """Sizes of a preset to try, largest first, where a room may be narrow, metres."""
-UPRIGHT = math.cos(math.radians(30.0))
-"""A camera tilted less than this (as a cosine) stands on the nearest axis of the world."""
 Curve = Callable[[float, float, float], tuple[float, float, float]]
 """(s in [0, 1], size in metres, turn in radians) -> metres right, metres forward, yaw to the right in radians."""
 
 logger = logging.getLogger(__name__)
-
-
-def up_direction(camera: Camera) -> NDArray[np.float64]:  # [3]
-    """Unit vector that points up in the world: the world axis nearest to the camera's own up, if it is near at all."""
-    up = -camera.T_world_cam[:3, 1]
-    axis = int(np.abs(up).argmax())
-    if abs(up[axis]) < UPRIGHT:
-        return up
-    nearest = np.zeros(3)
-    nearest[axis] = math.copysign(1.0, up[axis])
-    return nearest
 
 
 def preset_path(

@@ -31,6 +31,7 @@ from mirage_env.interfaces import (
 )
 from mirage_env.memory.depth_scale import align_depth
 from mirage_env.memory.filters import keep_cells, with_sky
+from mirage_env.memory.floor import Floor, grounded
 from mirage_env.memory.latent import LatentMemory, splat_batch
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.mirrored import Mirror
@@ -43,7 +44,6 @@ from mirage_env.memory.true_views import written_start
 from mirage_env.readout.zbuffer import Splat
 from mirage_env.world_state import Chunk, WorldState, in_groups
 
-MemoryFactory = Callable[[WorldModelConfig], Memory]
 Cameras = Sequence[Camera]
 Given = FittedViews | None
 
@@ -63,7 +63,7 @@ class WorldModel:
     generator: ChunkGenerator
     identity: str
     """Fingerprint of weights and configuration; a cache tells by it which model wrote it."""
-    memory_factory: MemoryFactory = LatentMemory.empty
+    memory_factory: Callable[[WorldModelConfig], Memory] = LatentMemory.empty
     start_views: StartViews | None = None  # of the world that the networks were trained on
     mirror: Mirror = field(default_factory=Mirror)  # what worlds may be where they were never seen
 
@@ -78,6 +78,7 @@ class WorldModel:
         labels: NDArray[np.integer] | None = None,  # [H, W] STATIC, MOVER, SKY
         negative_prompt: str | None = None,
         guidance_scale: float | None = None,
+        camera_height: float | None = None,
     ) -> tuple[Chunk, WorldState]:
         """Open a world from one view: encode, estimate depth if none is given, filter, lift, write.
 
@@ -88,16 +89,16 @@ class WorldModel:
             depth: true z-depth, metres; 0 or NaN where it was not measured, inf where there is none (sky).
             seed, prompt: of the world's noise; what the world should look like, for models that read text.
             labels, negative_prompt, guidance_scale: what the segmenter sees, and the model's own, if not given.
+            camera_height: metres above a level floor, to which estimated depth is fitted; None: not known.
 
         Raises:
             InvalidImageError: no picture that can be read, or one beyond the limits.
-            InvalidDepthError: wrong size, or negative values.
-            InvalidCameraError: a camera of another image size.
-            InvalidOptionError: a guidance scale that is negative or not finite.
+            InvalidDepthError, InvalidCameraError: another image size, or negative depth.
+            InvalidOptionError: a guidance scale that is negative or not finite, or a height out of range.
         """
         view = fit_views([image], [camera], [depth], [labels], self.config.image_size, self.config.fov)
-        (camera,), frames = view.cameras, view.frames
-        metres = self.depth.estimate(frames, [camera]) if view.metres is None else view.metres
+        (camera,), frames, floor = view.cameras, view.frames, Floor.below(view.cameras[0], camera_height)
+        metres = grounded(self.depth, floor).estimate(frames, [camera]) if view.metres is None else view.metres
         kinds = self.segmenter.segment(frames) if view.labels is None else view.labels
         keep, latents = self._keep(metres, kinds), self.codec.encode(frames)
         true = (latents, frames, with_sky(metres, kinds, [camera], self.config.memory.sky), keep, [camera])
@@ -115,6 +116,7 @@ class WorldModel:
             shown=torch.zeros_like(recent) if self.config.preceding_readouts else None,
             front=last_frames(self.codec, self.config, frames, [camera]),
             movers=tracked((), seen, memory, self.config),
+            floor=floor,
         )
         return Chunk((camera,), frames, metres, kinds, keep, readout, self.refiner.refine(readout), latents), state
 
@@ -145,8 +147,7 @@ class WorldModel:
         views = [(*front[1], *path[c.key_frames]) for front, path in zip(fronts, cameras, strict=True)]
         splats = splat_batch([s.memory for s in states], views)
         seen = list(zip(states, views, splats, strict=True))
-        found = [read_with_movers(state, v, splat, c, past=clean) for state, v, splat in seen]
-        readouts, movers = zip(*found, strict=True)
+        readouts, movers = zip(*(read_with_movers(s, v, x, c, past=clean) for s, v, x in seen), strict=True)
         given = [self._filled(s, v, r) for s, v, r in zip(states, views, readouts, strict=True)]
         known = torch.stack([self._known(f[0], r) for f, r in zip(fronts, given, strict=True)])
         references = [chosen(s.memory, s.references, v, c.references, x, c.best_reference_first) for s, v, x in seen]
@@ -169,7 +170,8 @@ class WorldModel:
         for i, state in enumerate(states):
             # Clean latents but the first are decoded too, for what the codec carries over; their frames were shown.
             frames = self.codec.decode_chunk(latents[i, 1:], first=latents[i, 0])[-len(cameras[i]) :]
-            chunk = self._look(frames, cameras[i], given[i][clean:], known[i][clean:], latents[i, clean:].clone())
+            look = replace(self, depth=grounded(self.depth, state.floor))._look
+            chunk = look(frames, cameras[i], given[i][clean:], known[i][clean:], latents[i, clean:].clone())
             chunks.append(chunk := marked(chunk.reading(readouts[i][clean:]), movers[i][clean:]))
             after.append(replace(self._remember(state, chunk, splats[i][clean:]), noise=generators[i].get_state()))
         return chunks, after
@@ -190,11 +192,11 @@ class WorldModel:
             InvalidCameraError: no view at all, not one camera per image, or another image size.
         """
         view = fit_views(images, cameras, depth, labels, self.config.image_size, self.config.fov)
-        cameras, frames = view.cameras, view.frames
-        splat = state.memory.splat(cameras)
+        cameras, frames, splat = view.cameras, view.frames, state.memory.splat(view.cameras)
         readout, movers = read_with_movers(state, cameras, splat, self.config, real=True)
         known, latents = self.refiner.refine(readout), self.codec.encode(frames)
-        chunk = marked(self._look(frames, cameras, readout, known, latents, view), movers, real=True)
+        look = replace(self, depth=grounded(self.depth, state.floor))._look
+        chunk = marked(look(frames, cameras, readout, known, latents, view), movers, real=True)
         return chunk, self._remember(state, chunk, splat, real=True)
 
     def _known(self, front: Tensor, readout: Readout) -> Tensor:  # [T, C, h, w]

@@ -11,6 +11,7 @@ from torch import Tensor
 from mirage_env.camera import Camera
 from mirage_env.interfaces import Guidance, Memory, Readout, Reference
 from mirage_env.memory.depth_scale import Alignment
+from mirage_env.memory.floor import Floor
 from mirage_env.memory.movers import Movers, Shown
 
 
@@ -37,6 +38,8 @@ class WorldState:
     """The last frames as a video, for models whose later chunks begin with more `clean_latents` than one."""
     movers: Movers = ()
     """What moves, where it should be by now (`movers.py`)."""
+    floor: Floor | None = None
+    """That estimated depth is fitted to, where the height of the camera was known when the world was opened."""
 
     def generator(self) -> torch.Generator:
         """A generator of noise that goes on from `noise`."""

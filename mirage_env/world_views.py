@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from mirage_env.interfaces import StartView
+from mirage_env.memory.floor import grounded
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import Chunk, WorldState
 
@@ -18,7 +19,7 @@ def current_view(model: WorldModel, state: WorldState) -> Chunk:
     views = (state.camera,)
     readout, latents = state.memory.read(views, now=state.chunk), state.latents[-1:]
     frames = model.codec.decode(latents)
-    depth = model.depth.estimate(frames, views, known=readout.surface(model.config.far))
+    depth = grounded(model.depth, state.floor).estimate(frames, views, known=readout.surface(model.config.far))
     labels = model.segmenter.segment(frames)
     keep = torch.zeros_like(readout.observed, dtype=torch.bool)
     return Chunk(views, frames, depth, labels, keep, readout, model.refiner.refine(readout), latents)
@@ -40,7 +41,7 @@ def with_every_frame(model: WorldModel, chunk: Chunk, before: WorldState) -> Chu
         return chunk
     known = before.memory.read(chunk.cameras, now=before.chunk + 1).surface(model.config.far)
     scale = 1.0 if chunk.alignment is None else chunk.alignment.scale
-    depth = scale * model.depth.estimate(chunk.frames, chunk.cameras, known=known)
+    depth = scale * grounded(model.depth, before.floor).estimate(chunk.frames, chunk.cameras, known=known)
     labels = model.segmenter.segment(chunk.frames).clone()
     depth[chunk.key_frames], labels[chunk.key_frames] = chunk.depth, chunk.labels
     return replace(chunk, depth=depth, labels=labels)

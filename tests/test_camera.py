@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rigid_motions import motions
 
-from mirage_env.camera import Camera, between, pluecker_rays
+from mirage_env.camera import Camera, between, pluecker_rays, up_direction
 from mirage_env.errors import InvalidCameraError, InvalidPoseError, MirageError
 from mirage_env.poses import pose_from_rotation_vector
 
+Z_UP = pose_from_rotation_vector([0, 0, 0], [-math.pi / 2, 0, 0])
 ROUNDING = 1e-7
 """Metres and matrix entries; positions reach 10 m here."""
 
@@ -142,3 +143,16 @@ def test_rays_do_not_depend_on_the_world_frame(T_new_world):
     expected = pluecker_rays(here, 3, 4)
     np.testing.assert_allclose(pluecker_rays(there, 3, 4), expected, atol=1e-6)
     np.testing.assert_allclose(expected[0, 3:], 0.0, atol=1e-6)  # the first camera is the origin
+
+
+@pytest.mark.parametrize(
+    ("T_world_cam", "up"),
+    [
+        (np.eye(4), [0, -1, 0]),
+        (Z_UP, [0, 0, 1]),
+        (Z_UP @ pose_from_rotation_vector([0, 0, 0], [0.3, 0, 0]), [0, 0, 1]),
+        (pose_from_rotation_vector([0, 0, 0], [0.8, 0, 0]), [0, -math.cos(0.8), -math.sin(0.8)]),
+    ],
+)
+def test_up_is_the_axis_a_camera_stands_on(T_world_cam, up):
+    assert up_direction(Camera.from_fov(1.0, 8, 8, T_world_cam)) == pytest.approx(up)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.poses import inverse, pose_from_rotation_vector, pose_from_vector, rotation_angle
-from mirage_env.trajectories import MAX_STEP, MAX_TURN, PRESETS, path_from_file, preset_path, up_direction
+from mirage_env.trajectories import MAX_STEP, MAX_TURN, PRESETS, path_from_file, preset_path
 
 CLOSED = ("loop", "orbit", "out_and_back", "look_away_and_back")
 ON_THE_SPOT = ("look_around", "look_away_and_back")
@@ -82,19 +82,6 @@ def test_turns_go_right_first():
     start = Camera.from_fov(1.3, 32, 32)
     assert preset_path("look_around", start, 80)[5].T_world_cam[0, 2] > 0.0
     assert preset_path("orbit", start, 64)[5].position[0] > 0.0
-
-
-@pytest.mark.parametrize(
-    ("T_world_cam", "up"),
-    [
-        (np.eye(4), [0, -1, 0]),
-        (DOWN, [0, 0, 1]),
-        (DOWN @ pose_from_rotation_vector([0, 0, 0], [0.3, 0, 0]), [0, 0, 1]),
-        (pose_from_rotation_vector([0, 0, 0], [0.8, 0, 0]), [0, -math.cos(0.8), -math.sin(0.8)]),
-    ],
-)
-def test_up_is_the_axis_a_camera_stands_on(T_world_cam, up):
-    assert up_direction(Camera.from_fov(1.0, 8, 8, T_world_cam)) == pytest.approx(up)
 
 
 @pytest.mark.parametrize(

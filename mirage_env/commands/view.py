@@ -54,7 +54,7 @@ def viewing(options: View, open_room: OpenRoom) -> Iterator[str]:
     model = options.networks.load(options.model or (DEFAULT_MODEL if place is None else _model_of(place)))
     with tempfile.TemporaryDirectory(prefix="mirage-view-") as folder:
         service = Service(model, ServiceOptions(Path(folder), saved=options.caches), START_VIEWS, open_room)
-        service.open_first(owner_of(token), room, photo, place)
+        service.open_first(owner_of(token), room, photo, place, options.camera_height)
         with serving(service, address) as url:
             yield _opened(options, url, token)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mirage_env.commands.walk import Count, File, Text, World
+from mirage_env.camera import check_camera_height
+from mirage_env.commands.checks import blaming
+from mirage_env.commands.walk import Count, File, Number, Text, World
 from mirage_env.errors import InvalidOptionError
 from mirage_env.models.model_options import ModelOptions, Networks
 
@@ -22,6 +24,9 @@ class View:
     """A saved world: a folder, a .zip, or the folder of a walk."""
     image: File = None
     """Start from this picture, centre-cropped and resized to the model's size."""
+    camera_height: Number = None
+    """Metres of the camera of --image or --seed above a level floor, where they are known: estimated depth is fitted to
+    it."""
     seed: Count = None
     """Start in the test room of this number (7 if nothing is said). With WORLD: the room it was walked in, to see the
     true view beside it."""
@@ -46,8 +51,15 @@ class View:
     def __post_init__(self) -> None:
         if self.world is not None and self.image is not None:
             raise InvalidOptionError("--image and WORLD were both given; give one to start from")
-        if self.server is not None and (self.world, self.image, self.seed, self.model) != (None,) * 4:
-            raise InvalidOptionError("--server shows its own worlds; leave WORLD, --image, --seed and --model out")
+        with blaming("--camera-height"):
+            check_camera_height(self.camera_height)
+        if self.world is not None and self.camera_height is not None:
+            raise InvalidOptionError("--camera-height: a saved world has its own; leave it out")
+        starts = (self.world, self.image, self.seed, self.model, self.camera_height)
+        if self.server is not None and starts != (None,) * 5:
+            raise InvalidOptionError(
+                "--server shows its own worlds; leave WORLD, --image, --seed, --model and --camera-height out"
+            )
         if self.token is not None and self.server is None:
             raise InvalidOptionError("--token belongs to --server; a viewer that starts its own server makes one")
         if not 0 <= self.port <= 65535:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from mirage_env.camera import check_camera_height
 from mirage_env.commands.checks import CACHE, blaming, require_pictures, saved_world
 from mirage_env.commands.walk_start import StartingWorld, starting_world
 from mirage_env.errors import InvalidOptionError
@@ -59,6 +60,8 @@ class Walk:
     """Depth of --image: .npy in metres or a 16-bit PNG in millimetres. Without it depth is estimated."""
     fov: Number = None
     """Horizontal field of view of --image, degrees. Without it the model's own is assumed."""
+    camera_height: Number = None
+    """Metres of the start view's camera above a level floor, where they are known: estimated depth is fitted to it."""
     path: str = "loop"
     """Where to walk: forward, out_and_back, loop, orbit, look_around or look_away_and_back; or a file of cameras
     (COLMAP, nerfstudio, npz, KITTI, TUM, RealEstate10K, Open3D ...; see `mirage camera`), moved so that its first is
@@ -145,6 +148,10 @@ def _check_start(options: Walk) -> None:
             raise InvalidOptionError(f"--{name.replace('_', '-')} goes with {needed} only")
     if options.prompt is not None and options.world is not None:
         raise InvalidOptionError("--prompt: a saved world has its own; leave it out")
+    if options.camera_height is not None and options.world is not None:
+        raise InvalidOptionError("--camera-height: a saved world has its own; leave it out")
+    with blaming("--camera-height"):
+        check_camera_height(options.camera_height)
     if options.fov is not None and not 0.0 < options.fov < 180.0:
         raise InvalidOptionError(f"--fov: it is {options.fov:g} degrees; give more than 0 and less than 180")
     if options.turn is not None and not (options.turn > 0.0 and math.isfinite(options.turn)):

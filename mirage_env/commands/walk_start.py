@@ -55,7 +55,7 @@ def starting_world(options: Walk, model: WorldModel, open_room: OpenRoom) -> Sta
 
         with blaming("--depth" if options.depth else "--image"):
             given = (options.seed or 0, options.prompt or "", view.labels)
-            chunk, state = model.start(view.image, view.camera, view.depth, *given)
+            chunk, state = model.start(view.image, view.camera, view.depth, *given, camera_height=options.camera_height)
         with blaming("--out"):
             writer = CacheWriter.create(place, state, model, [chunk], options.store_frames, options.overwrite)
         return Start(state, chunk, writer)

@@ -10,11 +10,10 @@ from gymnasium.spaces import Box
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from mirage_env.camera import Camera
+from mirage_env.camera import Camera, up_direction
 from mirage_env.errors import InvalidOptionError
 from mirage_env.poses import Matrix, exp, inverse, vector_from_rotation
 from mirage_env.spaces.actions import check_action
-from mirage_env.trajectories import up_direction
 
 
 class _Base(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.camera import Camera
+from mirage_env.camera import Camera, up_direction
 from mirage_env.envs.contact import Obstacles
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import KnownObject
@@ -20,7 +20,6 @@ from mirage_env.spaces.observations import Shown
 from mirage_env.tasks.base import Distance, FloorPlan, Goals, Point
 from mirage_env.tasks.goal_sampling import seen_camera
 from mirage_env.tasks.navigation import StraightDistance
-from mirage_env.trajectories import up_direction
 
 StateT = TypeVar("StateT")
 BEHIND = (math.radians(110.0), math.radians(250.0))

@@ -92,7 +92,7 @@ class ReadoutEnv(ChunkEnv[Visit]):
         model: a world model, or a name or folder for `load_world_model`.
         caches: folder of saved worlds (`*.zarr` and `*.zip`). The last ones that were drawn stay in memory and are not
             read again.
-        start_views, rooms_views: as for `MirageEnv`.
+        start_views, rooms_views, camera_height: as for `MirageEnv`.
         preview: draw pictures with a preview network: with the one that ships for this model, if there is one (True),
             with that of a folder, or with none (False): refined and decoded, which takes several times as long.
         refine: refine latents; without it, moved ones are shown and decoded as they are.
@@ -114,12 +114,13 @@ class ReadoutEnv(ChunkEnv[Visit]):
         caches: str | Path | None = None,
         start_views: StartViews | str | None = None,
         rooms_views: str | None = None,
+        camera_height: float | None = None,
         preview: bool | str | Path = True,
         refine: bool = True,
         pixels: bool = True,
         **arguments: Any,
     ) -> None:
-        self._imagined = MirageEnv(model, start_views, rooms_views)
+        self._imagined = MirageEnv(model, start_views, rooms_views, camera_height=camera_height)
         self.model = self._imagined.model
         self.preview = _preview_of(self.model, preview)
         self.caches = [] if caches is None else _caches_in(Path(caches))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mirage_env.camera import Camera, between
+from mirage_env.camera import Camera, between, check_camera_height
 from mirage_env.envs.arguments import EnvArguments, imported_start_views
 from mirage_env.envs.base import ChunkEnv
 from mirage_env.envs.known_obstacles import KnownObstacles, known_obstacles
@@ -56,8 +56,9 @@ class MirageEnv(ChunkEnv[WorldState]):
 
     Options of `reset`: `image` (a path, PIL image or array of any size and type, see `fit_view`) with its true `depth`
     (metres, [H, W]), `labels` ([H, W]) and `camera` (a `Camera` of the picture, a 4 x 4 pose or a pose vector) where
-    they are known; `cache`, the path of a saved world; `prompt`, `negative_prompt` and `guidance_scale`, for world
-    models that take them. With neither image nor cache a start view is drawn.
+    they are known; `cache`, the path of a saved world; `camera_height`, in the place of the argument; `prompt`,
+    `negative_prompt` and `guidance_scale`, for world models that take them. With neither image nor cache a start view
+    is drawn.
 
     Args:
         model: a world model, or a name or folder for `load_world_model`.
@@ -67,6 +68,9 @@ class MirageEnv(ChunkEnv[WorldState]):
         chunk_frames: F, frames per step, also of the first; the model's own if not given. Fewer are generated, looked
             at and remembered: a step costs less, and its views lie farther apart (`docs/costs.md`).
         image_size: H, W in the place of the model's own, where `model` is a name or folder (`load_world_model`).
+        camera_height: of the start view's camera above a level floor, metres in [0.05, 10], as a robot knows it:
+            estimated depth is fitted to that floor. Up is the axis of the world nearest to the camera's own. A start
+            view may bring its own height, a saved world has the one it was opened with; None: not known.
         **arguments: `control`, `max_translation`, `max_rotation`, `observe`, `info_frames`, `render_mode`, `task` and
             `guard`, as in `EnvArguments`.
 
@@ -76,7 +80,9 @@ class MirageEnv(ChunkEnv[WorldState]):
         WeightsError: its weight files cannot be used.
     """
 
-    world_options = ("image", "depth", "labels", "camera", "prompt", "negative_prompt", "guidance_scale", "cache")
+    world_options = (
+        "image", "depth", "labels", "camera", "camera_height", "prompt", "negative_prompt", "guidance_scale", "cache",
+    )  # fmt: skip
     learns_obstacles = True
 
     def __init__(
@@ -86,6 +92,7 @@ class MirageEnv(ChunkEnv[WorldState]):
         rooms_views: str | None = None,
         chunk_frames: int | None = None,
         image_size: tuple[int, int] | None = None,
+        camera_height: float | None = None,
         **arguments: Any,
     ) -> None:
         if isinstance(model, str | Path):
@@ -102,7 +109,7 @@ class MirageEnv(ChunkEnv[WorldState]):
         c = model.config
         sizes = (c.image_size, c.latent_size, c.frames_per_chunk, c.near, c.far, c.frames_per_second, c.frames_of(0))
         super().__init__(WorldFormat(*sizes), EnvArguments.of(arguments))
-        self.model = model
+        self.model, self.camera_height = model, check_camera_height(camera_height)
         if start_views is None and model.config.trained_on in ("", "rooms"):
             start_views = model.start_views or rooms_views
         start_views = start_views or model.start_views
@@ -113,6 +120,7 @@ class MirageEnv(ChunkEnv[WorldState]):
         self._check(options)
         others: tuple[StartView, ...] = ()
         objects: KnownObjects | None = None
+        camera_height = self.camera_height
         if "cache" in options:
             state = self._read(options["cache"])
             return state, self.look(state)
@@ -133,9 +141,11 @@ class MirageEnv(ChunkEnv[WorldState]):
             view = self.start_views(rng)
             image, depth, labels, camera = view.image, view.depth, view.labels, view.camera
             others, objects = view.others, view.objects
+            camera_height = camera_height if view.camera_height is None else view.camera_height
         prompt, seed = options.get("prompt") or "", int(rng.integers(2**63))
-        guidance = {name: options[name] for name in ("negative_prompt", "guidance_scale") if name in options}
-        chunk, state = self.model.start(image, camera, depth, seed, prompt, labels, **guidance)
+        given = ("negative_prompt", "guidance_scale", "camera_height")
+        said = {"camera_height": camera_height} | {name: options[name] for name in given if name in options}
+        chunk, state = self.model.start(image, camera, depth, seed, prompt, labels, **said)
         state = surrounded(self.model, state, others)
         return state, replace(self.shown(chunk, state), objects=objects)
 
@@ -245,7 +255,8 @@ class MirageEnv(ChunkEnv[WorldState]):
             )
         if said and "cache" in options:
             raise InvalidOptionError(f"options {list(said)} do not go with 'cache', which holds a whole world")
-        if "cache" in options and (others := sorted(set(options) & {"image", "depth", "labels", "camera"})):
+        views = {"image", "depth", "labels", "camera", "camera_height"}
+        if "cache" in options and (others := sorted(set(options) & views)):
             raise InvalidOptionError(f"options {others} do not go with 'cache', which holds a whole world")
         if "image" not in options and (others := sorted(set(options) & {"depth", "labels", "camera"})):
             raise InvalidOptionError(f"options {others} describe the option 'image'; give that too")

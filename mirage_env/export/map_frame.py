@@ -7,12 +7,11 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mirage_env.camera import Camera
+from mirage_env.camera import Camera, up_direction
 from mirage_env.errors import InvalidOptionError
 from mirage_env.memory.latent import PointMemory
 from mirage_env.poses import Matrix
 from mirage_env.tokens.blocks import Frames
-from mirage_env.trajectories import up_direction
 
 MOST_VIEWS = 600
 """Views that tell where the cameras were; of more, so many are taken evenly."""

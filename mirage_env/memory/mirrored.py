@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mirage_env.camera import Camera
+from mirage_env.camera import TILTED, Camera, up_direction
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import LatentCodec, Memory, Readout, ReadoutRefiner
 from mirage_env.memory.behind import behind
@@ -31,8 +31,6 @@ from mirage_env.memory.lifting import lift
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.tokens.blocks import Frames, MemoryBlock
 
-UPRIGHT = math.radians(45.0)
-"""Angle up to which the world's axis nearest to the vertical of the picture is taken for the world's vertical."""
 MOST_VIEWS = 12
 """Mirrored views all around, at most: a lens of 30 degrees fills the circle with them."""
 UNEVEN = 0.08
@@ -150,7 +148,7 @@ def _level(
     config: WorldModelConfig,
 ) -> Tensor:  # [h, w] metres, of the mirror image
     """Depth beyond where sky, a floor or a ceiling reaches the border: they go on at their height; 0 elsewhere."""
-    down = _vertical(view)
+    down = -up_direction(view, TILTED)
     offsets = (lift(depth, view) - view.position).reshape(*depth.shape, 3)[::-1]  # in the rows of the mirror image
     falls = (lift(torch.ones_like(depth), beyond) - beyond.position).reshape(*depth.shape, 3) @ down
     heights, distance = offsets @ down, np.linalg.norm(offsets, axis=-1)
@@ -172,7 +170,7 @@ def mirrored_cameras(camera: Camera) -> list[tuple[tuple[int, ...], Camera]]:
     First those beyond the left border, the nearest first, then those beyond the right one. They are so many that the
     circle is full, or `MOST_VIEWS`.
     """
-    down, fov = _vertical(camera), 2.0 * math.atan(camera.width / 2.0 / camera.K_image[0, 0])
+    down, fov = -up_direction(camera, TILTED), 2.0 * math.atan(camera.width / 2.0 / camera.K_image[0, 0])
     count = min(MOST_VIEWS // 2, math.ceil(math.pi / fov - 0.5))
     views: list[tuple[tuple[int, ...], Camera]] = []
     for edge in (0, camera.width):
@@ -203,12 +201,3 @@ def _beyond(camera: Camera, axis: int, edge: int, along: NDArray[np.float64]) ->
     T[:3, :3] = (np.eye(3) - 2.0 * np.outer(normal, normal)) @ (R * flip)
     K[axis, 2] = (camera.width, camera.height)[axis] - K[axis, 2]
     return Camera(T, K, camera.height, camera.width)
-
-
-def _vertical(camera: Camera) -> NDArray[np.float64]:  # [3]
-    """The world's vertical: an axis of the world, or that of the picture where it leans away from all of them."""
-    down = camera.T_world_cam[:3, 1]
-    axis = np.zeros(3)
-    nearest = int(np.abs(down).argmax())
-    axis[nearest] = np.sign(down[nearest])
-    return axis if abs(down[nearest]) > math.cos(UPRIGHT) else down

@@ -62,7 +62,7 @@ class Client:
 
         Args:
             seed: draws the start view as `Mirage/World-v0` does.
-            image: the first view; `depth` and `labels` [H, W], `pose` and `K` go with it.
+            image: the first view; `depth` and `labels` [H, W], `pose`, `K` and `camera_height` go with it.
             **options: `cache`, `prompt`, `negative_prompt`, `guidance_scale`, `rng`, `hold`, `want`.
         """
         return self.world_of("open", *_opening(seed, image, options))

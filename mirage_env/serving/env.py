@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.camera import Camera
+from mirage_env.camera import Camera, check_camera_height
 from mirage_env.envs.arguments import EnvArguments
 from mirage_env.envs.base import ChunkEnv
 from mirage_env.envs.vector import ChunkVectorEnv
@@ -35,16 +35,25 @@ class RemoteEnv(ChunkEnv[RemoteMoment]):
     Args:
         url: of the server, such as "http://127.0.0.1:8400".
         token: for servers that ask for one.
-        **arguments: as `MirageEnv`.
+        camera_height, **arguments: as `MirageEnv`.
 
     Raises:
         ServingError: nobody answers there, or the token is refused.
         InvalidOptionError: an argument with a value that is not on offer.
     """
 
-    world_options = ("image", "depth", "labels", "camera", "prompt", "negative_prompt", "guidance_scale", "cache")
+    world_options = (
+        "image", "depth", "labels", "camera", "camera_height", "prompt", "negative_prompt", "guidance_scale", "cache",
+    )  # fmt: skip
 
-    def __init__(self, url: str = "http://127.0.0.1:8400", token: str | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8400",
+        token: str | None = None,
+        camera_height: float | None = None,
+        **arguments: Any,
+    ) -> None:
+        self.camera_height = check_camera_height(camera_height)
         self._connection = Connection(url, token)
         said = self._connection.client.describe()
         self.fov = float(said["fov"])
@@ -63,7 +72,9 @@ class RemoteEnv(ChunkEnv[RemoteMoment]):
         """A world from an image, a cache, or a start view that the server draws with `rng`."""
         self._connection.tidy()
         body: dict[str, Any] = {"rng": rng.bit_generator.state, "hold": True, "want": self._want}
-        body |= {n: options[n] for n in ("prompt", "negative_prompt", "guidance_scale") if options.get(n) is not None}
+        options = options if "cache" in options else {"camera_height": self.camera_height, **options}
+        given = ("prompt", "negative_prompt", "guidance_scale", "camera_height")
+        body |= {name: options[name] for name in given if options.get(name) is not None}
         if "image" in options:
             camera = options.get("camera")
             fitted = fit_view(

@@ -85,6 +85,8 @@ class Open(Request):
     pose: Pose | None = None
     """Camera of the image: T_world_cam."""
     K: Lens | None = None
+    camera_height: float | None = None
+    """Metres of it above a level floor, to which estimated depth is fitted."""
     cache: str | None = Field(None, max_length=100)
     """A world that `save` has written, by its name."""
     prompt: str | None = Field(None, max_length=10_000)

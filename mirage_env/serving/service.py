@@ -73,7 +73,14 @@ class Service:
         self._sleeper: asyncio.Task[None] | None = None
         self._moments, self._page, self._networks = MomentVerbs(self, self._answers), PageVerbs(self), NetworkVerb(self)
 
-    def open_first(self, owner: str, room: int | None = None, photo: bytes = b"", cache: Path | None = None) -> None:
+    def open_first(
+        self,
+        owner: str,
+        room: int | None = None,
+        photo: bytes = b"",
+        cache: Path | None = None,
+        camera_height: float | None = None,
+    ) -> None:
         """Open a world before the service starts, and let the networks compile in its thread meanwhile.
 
         Args:
@@ -81,11 +88,13 @@ class Service:
             room: number of the test room to open; with a `cache`, the one that it was walked in.
             photo: the file of a picture to open.
             cache: a saved world to open, anywhere; callers are trusted with paths.
+            camera_height: of a picture or room, metres above the floor; None: not known.
 
         Raises:
             MirageError: as `open_world`.
         """
-        request = asked.checked(asked.Open, {} if room is None else {"room": room})
+        body = {"room": room, "camera_height": camera_height}
+        request = asked.checked(asked.Open, {name: value for name, value in body.items() if value is not None})
         arrays = {"photo": np.frombuffer(photo, np.uint8)} if photo else {}
         self._thread.submit(self.open_world, request, arrays, owner, cache).result()
         [world] = self.worlds.all.values()
@@ -175,7 +184,8 @@ class Service:
             MirageError: it cannot be opened; there is no such world then.
         """
         rng = generator_of(request)
-        options = {name: getattr(request, name) for name in ("prompt", "negative_prompt", "guidance_scale")}
+        given = ("prompt", "negative_prompt", "guidance_scale", "camera_height")
+        options = {name: getattr(request, name) for name in given}
         options = {name: value for name, value in options.items() if value is not None}
         with tempfile.TemporaryDirectory() as folder:
             options |= start_options(request, arrays, Path(folder), self.model, self.saved, self.rooms)

@@ -185,11 +185,11 @@ class CacheWriter:
                 f"{self.path} holds a world at chunk {self.state.chunk}, the state given is at {state.chunk}; "
                 "append every step in order, and give a fork a cache of its own"
             )
-        given, own = (state.prompt, state.guidance), (self.state.prompt, self.state.guidance)
+        given, own = ((s.prompt, s.guidance, s.floor) for s in (state, self.state))
         if given != own:
             raise InvalidOptionError(
-                f"{self.path} holds a world with the prompt and guidance {own}, the state given has {given}; a cache "
-                "keeps one of each: give the world with others a cache of its own"
+                f"{self.path} holds a world with the prompt, guidance and floor {own}, the state given has {given}; a "
+                "cache keeps one of each: give the world with others a cache of its own"
             )
         if self.pending >= self._most:
             self._wait_for_room()

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from mirage_env.camera import Camera
-from mirage_env.trajectories import up_direction
+from mirage_env.camera import Camera, up_direction
 
 PANEL = 480
 """Side of each of the two drawings, pixels."""

@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mirage_env.camera import Camera
+from mirage_env.camera import Camera, up_direction
 from mirage_env.errors import InvalidImageError, InvalidOptionError, MissingPackageError
 from mirage_env.export.latent_colors import Palette
 from mirage_env.interfaces import LatentCodec
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.tokens.blocks import MemoryBlock
-from mirage_env.trajectories import up_direction
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]

@@ -13,14 +13,13 @@ import torch
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from mirage_env.camera import Camera
+from mirage_env.camera import Camera, up_direction
 from mirage_env.errors import InvalidOptionError
 from mirage_env.export.latent_colors import Palette
 from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import MOVER, SKY, STATIC, Memory
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.poses import pose_from_vector
-from mirage_env.trajectories import up_direction
 from mirage_env.viz.pictures import Picture, blank_unseen
 from mirage_env.viz.rerun_files import CHUNK, FRAME, Recording, metres, picture, rr, rrb
 from mirage_env.viz.walk_curves import depth_change

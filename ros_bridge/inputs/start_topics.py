@@ -12,6 +12,7 @@ from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import StartView
 from ros_bridge.inputs.rejected_inputs import RejectedInputs
 from ros_bridge.inputs.rgbd_topics import RgbdMessages, RgbdTopics
+from ros_bridge.inputs.start_views import on_floor
 from ros_bridge.parameters.world_parameters import WorldParameters
 
 
@@ -47,7 +48,8 @@ class StartTopics:
     def _take(self, found: RgbdMessages) -> None:
         def view() -> StartView:
             made = found.view(self._config)
-            return replace(made, camera=made.camera.at(self._options().start_mount.camera(np.eye(4))))
+            o = self._options()
+            return on_floor(replace(made, camera=made.camera.at(o.start_mount.camera(np.eye(4)))), o)
 
         if self._first and self._options().start_on_image:
             opened = view()

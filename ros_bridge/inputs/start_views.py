@@ -17,6 +17,7 @@ from mirage_env.fit_view import fit_view
 from mirage_env.interfaces import StartView
 from ros_bridge.messages.optical_frames import R_BODY_OPTICAL
 from ros_bridge.parameters.world_parameters import WorldParameters
+from ros_bridge.sensing.camera_mount import CameraMount
 
 
 def start_view(config: WorldModelConfig, options: WorldParameters) -> StartView:
@@ -32,11 +33,17 @@ def start_view(config: WorldModelConfig, options: WorldParameters) -> StartView:
             raise InvalidOptionError(
                 f"the model {config.name!r} was trained on {config.trained_on!r}, not on rooms; give a start_image"
             )
-        return replace(room_view(config, options.seed), prompt=options.prompt)
+        return replace(on_floor(room_view(config, options.seed), options), prompt=options.prompt)
     fov = math.radians(options.fov) if options.fov else None
     view = start_view_from_files(config, Path(options.start_image).expanduser(), fov=fov)
     mounted = view.camera.at(options.start_mount.camera(np.eye(4)))
-    return replace(view, camera=mounted, prompt=options.prompt)
+    return replace(on_floor(replace(view, camera=mounted), options), prompt=options.prompt)
+
+
+def on_floor(view: StartView, options: WorldParameters) -> StartView:
+    """The view with the height of its camera above the map's floor, where `camera_height` says that it is known."""
+    height = CameraMount.above_floor(view.camera.T_world_cam).height
+    return replace(view, camera_height=height if options.camera_height else None)
 
 
 def room_view(config: WorldModelConfig, seed: int) -> StartView:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from mirage_env.camera import CAMERA_HEIGHTS, check_camera_height
 from mirage_env.errors import InvalidOptionError
 from ros_bridge.messages.optical_frames import Matrix
 from ros_bridge.motion.motion_commands import Limits
 from ros_bridge.sensing.camera_mount import CameraMount, mount_from_euler
 
+MOUNTED = 1.2
+"""Height of a camera above the floor where it is not known, metres; depth is not fitted to it."""
 TWISTS = ("auto", "Twist", "TwistStamped")
 LOADING = ("model", "device", "offload", "control", "lora", "steps", "negative_prompt", "guidance_scale", "threads")
 """Parameters of a model that is loaded here."""
@@ -97,7 +100,13 @@ class WorldParameters:
     odom_frame: str = _parameter("odom", "frame of ~/odom, at the map's place; empty: none, and no odometry")
     base_frame: str = _parameter("base_link", "frame of the moving body (REP-103), on the floor")
     optical_frame: str = _parameter("camera_optical_frame", "frame of the images (OpenCV axes)")
-    camera_height: float = _parameter(1.2, "camera above the floor, m; a room of the simulator has its own", 0.0, 100.0)
+    camera_height: float = _parameter(
+        0.0,
+        "camera above the floor, m; estimated depth is then fitted to that floor (a room of the simulator has its own "
+        f"height); 0: not known, {MOUNTED:g} is taken for the mount",
+        0.0,
+        CAMERA_HEIGHTS[1],
+    )
     camera_tilt: float = _parameter(0.0, "degrees that the camera looks down; a room has its own", -89.0, 89.0)
 
     autostart: bool = _parameter(True, "configure and activate when the node starts")
@@ -154,6 +163,8 @@ class WorldParameters:
             raise InvalidOptionError(
                 f"obstacle_low is {self.obstacle_low} and obstacle_high {self.obstacle_high}; the first must be lower"
             )
+        if self.camera_height:
+            check_camera_height(self.camera_height)
         self.mount_of_robot()
         if self.observe and self.frames.base == self.observe_body:
             raise InvalidOptionError(
@@ -179,7 +190,7 @@ class WorldParameters:
     @property
     def start_mount(self) -> CameraMount:
         """Mount of the camera of a start view without a pose."""
-        return CameraMount.looking(self.camera_height, math.radians(self.camera_tilt), self.planar)
+        return CameraMount.looking(self.camera_height or MOUNTED, math.radians(self.camera_tilt), self.planar)
 
     def mount_of_robot(self) -> Matrix | None:  # [4, 4]
         """`T_body_optical` of `observe_mount`; None where it is empty.

@@ -75,7 +75,8 @@ def open_world(model: WorldModel, view: StartView, seed: int, clock: Clock) -> P
         InvalidImageError, InvalidDepthError, InvalidCameraError: the view does not fit the model.
     """
     began = clock()
-    chunk, state = model.start(view.image, view.camera, view.depth, seed, view.prompt)
+    given = (view.image, view.camera, view.depth, seed, view.prompt)
+    chunk, state = model.start(*given, camera_height=view.camera_height)
     return _take(chunk, state, _standing(state), NO_COMMAND, None, began, clock)
 
 

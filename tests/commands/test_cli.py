@@ -16,6 +16,7 @@ from worlds import open_minded_model
 import mirage_env
 from mirage_env.cli import _load, _options_type, main
 from mirage_env.commands.tree import MIRAGE
+from mirage_env.memory.floor import Floor
 from mirage_env.models.world_model_loader import load_world_model, save_world_model
 from mirage_env.store import CacheWriter, load_frames, load_world, open_cache, save_world
 
@@ -124,8 +125,10 @@ def test_walk_goes_on_from_a_cache(tmp_path, walked, model, capsys):
 
 
 def test_walk_from_an_image_sees_its_middle(tmp_path, photo, model, capsys, caplog):
-    code, _, _ = run(capsys, "walk", "--image", photo, "--chunks", 1, "--model", model, "--out", tmp_path / "w")
+    arguments = ["--chunks", 1, "--model", model, "--out", tmp_path / "w", "--camera-height", 1.3]
+    code, _, _ = run(capsys, "walk", "--image", photo, *arguments)
     assert code == 0
+    assert load_world(tmp_path / "w/cache.zarr", load_world_model(model)).floor == Floor((0.0, -1.0, 0.0), -1.3)
     assert "centre-cropped to 67% of 60 x 40 pixels" in caplog.text
     assert "degrees wide" in caplog.text
     sheet = picture(tmp_path / "w" / "contact_sheet.png").astype(int)
@@ -235,6 +238,10 @@ def test_look_tells_and_draws(tmp_path, walked, model, capsys):
         ("walk --out OUT --image PHOTO --depth PHOTO --model TINY", "--depth: .* of mode RGB"),
         ("walk --out OUT --image PHOTO --depth SMALL --model TINY", r"--depth: .*shape \(7, 5\)"),
         ("walk --out OUT --image PHOTO --fov 200 --model TINY", "--fov: it is 200 degrees"),
+        ("walk --out OUT --image PHOTO --camera-height 20", r"--camera-height: camera_height is 20.*\[0.05, 10\]"),
+        ("walk WALKED --out OUT --camera-height 1", "--camera-height: a saved world has its own"),
+        ("view --image PHOTO --camera-height 0 --no-browser", "--camera-height: camera_height is 0"),
+        ("view WALKED --camera-height 1 --no-browser", "--camera-height: a saved world has its own"),
         ("walk nowhere.zarr --out OUT --model TINY", "WORLD: there is no cache at nowhere.zarr"),
         ("walk --out WALKED --seed 1 --model TINY", "--out: .*walk.mp4 is there already.*--overwrite"),
         ("look", "missing .* WORLD"),

@@ -11,13 +11,14 @@ import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
-from stand_ins import picture, start_view, walled_world_model
+from stand_ins import NearFloor, picture, start_view, walled_world_model
 from tiny import tiny_world_model
 
 import mirage_env
 from mirage_env.camera import Camera
 from mirage_env.datasets import record_environment
 from mirage_env.envs.conformance import check_world_env
+from mirage_env.envs.readout import ReadoutEnv
 from mirage_env.envs.world import MirageEnv
 from mirage_env.errors import (
     CacheModelError,
@@ -31,6 +32,8 @@ from mirage_env.errors import (
     MirageError,
     ModelNotFoundError,
 )
+from mirage_env.interfaces import StartView
+from mirage_env.rooms.camera_poses import upright
 from mirage_env.spaces.actions import POSITION_LIMIT
 from mirage_env.spaces.observations import observation_of
 
@@ -439,3 +442,71 @@ def test_a_world_may_be_made_at_another_size_only_with_its_model(model):
     for says, arguments in refused.items():
         with pytest.raises(InvalidOptionError, match=says):
             MirageEnv(model, start_view, **arguments)
+
+
+HEIGHT = 1.3
+LOOKS_DOWN = StartView(IMAGE, Camera.from_fov(1.3, 32, 32, upright(1, 2, HEIGHT, 0.4, -0.5)))
+HEIGHTS = {
+    "argument": ({"camera_height": HEIGHT}, {}, None),
+    "option": ({"camera_height": 3.0}, {"camera_height": HEIGHT}, None),
+    "view": ({"camera_height": 3.0}, {}, HEIGHT),
+}
+
+
+def misses(info):
+    """Largest relative error of a floor that is seen less than 20 m away."""
+    cameras = [LOOKS_DOWN.camera.at(T) for T in info["frame_poses"]]
+    true = np.stack([NearFloor.true(camera).numpy() for camera in cameras])
+    return np.abs(info["frame_depth"] / true - 1.0)[true < 20.0].max()
+
+
+def looking_down(height=None, **arguments):
+    view = replace(LOOKS_DOWN, camera_height=height)
+    model = walled_world_model(depth=NearFloor())
+    return MirageEnv(model, lambda rng: view, info_frames=True, **arguments)
+
+
+@pytest.mark.parametrize("told", HEIGHTS)
+def test_estimated_depth_of_the_floor_is_at_the_height_that_is_given(told, tmp_path):
+    arguments, options, of_view = HEIGHTS[told]
+    env = looking_down(of_view, **arguments)
+    assert misses(env.reset(seed=0, options=options)[1]) < 0.01
+    env.save(tmp_path / "world.zarr")
+    stepped = env.step(BACK)  # back and up: the floor stays where it is
+    assert env.get_world().camera.position[2] > HEIGHT + 0.1
+    assert misses(stepped[4]) < 0.01
+    again = looking_down(camera_height=2.0)
+    assert misses(again.load(tmp_path / "world.zarr")[1]) < 0.01, "a saved world has its own floor"
+    np.testing.assert_array_equal(again.step(BACK)[4]["frame_depth"], stepped[4]["frame_depth"])
+    _, seen = env.model.observe(env.get_world(), [IMAGE], [LOOKS_DOWN.camera])
+    newest = seen.memory.blocks[-1].positions()
+    assert np.abs(newest[newest[:, 2] < 0.5, 2]).max() < 0.05
+
+
+def test_depth_stays_as_it_is_estimated_or_measured_where_no_height_is_known_or_none_is_needed():
+    assert misses(looking_down().reset(seed=0)[1]) == pytest.approx(0.1, abs=1e-3)
+    depth = 0.9 * NearFloor.true(LOOKS_DOWN.camera).numpy()
+    measured = {"image": IMAGE, "depth": depth, "camera": LOOKS_DOWN.camera}
+    assert misses(looking_down(camera_height=HEIGHT).reset(options=measured)[1]) == pytest.approx(0.1, abs=1e-3)
+
+
+def test_readout_knows_the_floor():
+    env = ReadoutEnv(walled_world_model(depth=NearFloor()), start_views=lambda rng: LOOKS_DOWN, camera_height=HEIGHT)
+    env.reset(seed=0)
+    assert env.get_world().world.floor.height == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("height", [0, -1.0, 11, np.nan, "1.3", True])
+def test_a_height_that_no_camera_has_is_refused(make, env, height):
+    with pytest.raises(InvalidOptionError, match=r"camera_height is .*metres above the floor"):
+        make(camera_height=height)
+    before = env.get_world()
+    with pytest.raises(InvalidOptionError, match="camera_height"):
+        env.reset(options={"camera_height": height})
+    assert env.get_world() is before
+
+
+def test_a_saved_world_takes_no_other_height(env, tmp_path):
+    env.save(tmp_path / "world.zarr")
+    with pytest.raises(InvalidOptionError, match=r"camera_height.*holds a whole world"):
+        env.reset(options={"cache": tmp_path / "world.zarr", "camera_height": 1.3})

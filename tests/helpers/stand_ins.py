@@ -14,6 +14,7 @@ from torch import Tensor
 from mirage_env.camera import Camera, between
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import STATIC, StartView
+from mirage_env.memory.floor import falling
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.world_model import WorldModel
@@ -55,6 +56,19 @@ class Wall:
 
     def estimate(self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None) -> Tensor:
         return torch.linspace(2.0, 2.4, images.shape[-1]).expand(len(images), *images.shape[-2:]).clone()
+
+
+class NearFloor:
+    """An endless floor at z = 0 whose estimated depth is a tenth too near (`DepthEstimator`); above it 20 m."""
+
+    def estimate(self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None) -> Tensor:
+        return 0.9 * torch.stack([self.true(camera) for camera in cameras])
+
+    @staticmethod
+    def true(camera: Camera) -> Tensor:  # [H, W] metres
+        """What its depth is."""
+        drop = falling(camera, (0.0, 0.0, 1.0)).float()
+        return torch.where(drop > 0.07, camera.position[2] / drop.clamp_min(0.07), 20.0)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from mirage_env.errors import InvalidImageError
 from ros_bridge import messages
 from ros_bridge.inputs.rejected_inputs import RejectedInputs
 from ros_bridge.inputs.rgbd_topics import RgbdTopics
+from ros_bridge.inputs.start_topics import StartTopics
 from ros_bridge.messages.message_types import NANO
 from ros_bridge.nodes.world_node import WorldNode
 from ros_bridge.outputs.publishers import fitted_camera
@@ -51,6 +52,16 @@ def lens_message(stamp=5, distortion=0.0):
     message = messages.camera_info_message(Camera.from_fov(1.2, *SIZE), stamp, "cam")
     message.d = [distortion, 0.0, 0.0, 0.0, 0.0]
     return message
+
+
+@pytest.mark.parametrize(("given", "height"), [(1.5, 1.5), (0.0, None)])
+def test_a_robots_start_view_is_as_high_as_its_camera(given, height):
+    options, node, opened = WorldParameters(camera_height=given, camera_tilt=20.0), Wires(), []
+    refused = RejectedInputs(lambda text: None)
+    StartTopics(node, open_minded_model().config, lambda: options, opened.append, None, refused, None)
+    for name, message in (("image", picture_message()), ("camera_info", lens_message())):
+        node.callbacks[f"~/start/{name}"](message)
+    assert opened[0].camera_height == (height and pytest.approx(height))
 
 
 def test_cameras_are_heard_best_effort_as_they_publish_and_wait_half_a_second_for_a_busy_node():

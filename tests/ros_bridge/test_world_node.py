@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from generated_types import needs_generated_types
 from hypothesis import given
 from hypothesis import strategies as st
 from ros_process import PATIENCE, Peer, free_domain, needs_ros, node_arguments, ros_process
+from stand_ins import NearFloor
 from world_nodes import RATE, START_SECONDS, kind, latched, saved_world, world_parameters
 from worlds import open_minded_model
 
@@ -24,9 +26,10 @@ from mirage_env.rooms import Room
 from mirage_env.store import open_cache
 from ros_bridge import messages
 from ros_bridge.inputs.rejected_inputs import WARN_EVERY, RejectedInputs, TransitionErrors
-from ros_bridge.inputs.start_views import camera_view, room_view
+from ros_bridge.inputs.start_views import camera_view, room_view, start_view
 from ros_bridge.nodes.run_node import spin_once
 from ros_bridge.parameters.world_parameters import WorldParameters, local_path
+from ros_bridge.player.played_chunk import open_world
 from ros_bridge.sensing.camera_mount import CameraMount, map_from_world
 from ros_bridge.sensing.transform_buffer import TransformBuffer
 
@@ -44,6 +47,8 @@ THREADS = "import threading; print('threads', [t.name for t in threading.enumera
         ({"seed": 1.5}, "seed is 1.5.*int"),
         ({"resume": 1}, "resume is 1.*bool"),
         ({"base_frame": "map"}, "different names"),
+        ({"camera_height": 0.01}, "camera_height is 0.01.*metres above the floor"),
+        ({"camera_height": 11.0}, "camera_height is 11.0.*from 0 to 10"),
         ({"publish_width": 640}, "give both, or neither"),
     ],
 )
@@ -141,6 +146,32 @@ def test_map_of_a_room_is_the_room():
 def place(tmp_path_factory):
     """A folder with a model and a picture to start with."""
     return saved_world(tmp_path_factory.mktemp("world"))
+
+
+class NearMapFloor:
+    """The floor of the map, a tenth too near (`DepthEstimator`)."""
+
+    def estimate(self, images, cameras, known=None):
+        return NearFloor().estimate(images, [camera.at(map_from_world(camera.T_world_cam)) for camera in cameras])
+
+
+@pytest.mark.parametrize(("height", "mounted"), [(1.5, 1.5), (0.0, 1.2)])
+def test_estimated_depth_is_fitted_to_the_floor_of_the_map_where_the_camera_height_is_known(place, height, mounted):
+    model = replace(open_minded_model(), depth=NearMapFloor())
+    options = WorldParameters(start_image=str(place / "start.png"), camera_height=height, camera_tilt=26.0)
+    found = open_world(model, start_view(model.config, options), 0, time.monotonic)
+    camera = found.state.camera.at(map_from_world(found.state.camera.T_world_cam))
+    assert camera.position[2] == pytest.approx(mounted)
+    true = NearFloor.true(camera).numpy()
+    missed = np.abs(found.frames[-1].depth / true - 1.0)[true < 20.0].max()
+    assert missed < 0.01 if height else missed == pytest.approx(0.1, abs=1e-3)
+
+
+def test_a_room_has_its_own_camera_height_and_is_asked_for_it_only_where_heights_are_known():
+    config = open_minded_model().config
+    view = start_view(config, WorldParameters(seed=3, camera_height=1.0))
+    assert view.camera_height == pytest.approx(map_from_world(view.camera.T_world_cam)[2, 3])
+    assert start_view(config, WorldParameters(seed=3)).camera_height is None
 
 
 def parameters(place, **changes):

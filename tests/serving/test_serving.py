@@ -82,7 +82,7 @@ def test_remote_environment_gives_the_bits_of_the_local_one(url, task):
 
 
 def test_remote_environment_takes_the_options_of_the_local_one(url, tmp_path):
-    far, here = remote(url), mirage()
+    far, here = remote(url, camera_height=1.3), mirage(camera_height=1.3)
     camera = path(start_view(np.random.default_rng(0)).camera)[-1]
     image = np.kron(picture(3), np.ones((2, 3, 1), np.uint8))
     for options in (
@@ -90,6 +90,7 @@ def test_remote_environment_takes_the_options_of_the_local_one(url, tmp_path):
         {"image": picture(4), "camera": camera, "depth": np.full((32, 32), 2.5)},
         {"image": picture(4), "camera": camera.T_world_cam},
         {"image": picture(4), "labels": np.arange(32 * 32).reshape(32, 32) % 2},
+        {"image": picture(4), "camera_height": 2.0},
     ):
         assert equal(far.reset(seed=1, options=options), here.reset(seed=1, options=options))
         assert equal(far.step(0.5 * TURN), here.step(0.5 * TURN))
@@ -100,6 +101,11 @@ def test_remote_environment_takes_the_options_of_the_local_one(url, tmp_path):
     results = [env.load(tmp_path / name) for env in (far, here) for name in ("far.zarr", "here.zip")]
     assert all(equal(result, results[0]) for result in results)
     assert equal(far.step(0.5 * FORWARD), here.step(0.5 * FORWARD))
+    assert here.get_world().floor.height == pytest.approx(-2.0)
+    far.reset(seed=1)
+    far.save(tmp_path / "drawn.zarr")
+    here.load(tmp_path / "drawn.zarr")
+    assert here.get_world().floor.height == pytest.approx(-1.3)
     results = [env.reset(options={"cache": tmp_path / "here.zip"})[0] for env in (far, here)]
     assert equal(*results)
     with pytest.raises(InvalidOptionError, match="describe the option 'image'"):

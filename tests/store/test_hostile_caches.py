@@ -442,6 +442,7 @@ ROOTS = {
     "model of a list": lambda a: a.update(model=[]),
     "no rate": lambda a: a["model"].update(config={}),
     "an unknown key": lambda a: a.update(colour="red"),
+    "a floor that is bent": lambda a: a.update(floor={"up": [0.0, 0.0, 7.0], "height": 0.0}),
     "a prompt of a number": lambda a: a.update(prompt=3),
     "300 MB": lambda a: a.update(prompt="x" * 3 * 2**20),
 }

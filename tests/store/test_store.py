@@ -72,8 +72,9 @@ def assert_same_world(a, b):
     assert (a.shown is None) == (b.shown is None)
     assert a.shown is None or torch.equal(a.shown, b.shown)
     assert same_movers(a.movers, b.movers)
+    assert a.floor == b.floor
     names = {"memory", "camera", "latents", "chunk", "noise", "prompt", "references", "guidance", "shown"}
-    assert {f.name for f in fields(a)} == names | {"front", "movers"}
+    assert {f.name for f in fields(a)} == names | {"front", "movers", "floor"}
     for field in fields(LatentMemory):
         if field.name != "blocks":
             assert getattr(a.memory, field.name) == getattr(b.memory, field.name), field.name

@@ -11,6 +11,7 @@ from mirage_env.config.parsing import from_dict
 from mirage_env.config.world import MOST_MOVERS
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import Guidance
+from mirage_env.memory.floor import Floor
 
 FORMAT = "mirage_cache"
 VERSION = 1
@@ -71,6 +72,7 @@ class Root:
     """Places for movers."""
     prompt: str = ""
     guidance: Guidance = field(default_factory=Guidance)
+    floor: Floor | None = None
 
     def __post_init__(self) -> None:
         sound = {

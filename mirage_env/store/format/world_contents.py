@@ -121,6 +121,7 @@ class Contents:
             movers=config.memory.movers,
             prompt=state.prompt,
             guidance=state.guidance,
+            floor=state.floor,
         )
         return Contents(root, state.chunk, memory.frames, memory.blocks, Track.of(cameras, chunks, frames), resumable)
 
@@ -156,7 +157,7 @@ class Contents:
         recent, prompt, guidance = torch.from_numpy(latents.copy()), self.root.prompt, self.root.guidance
         shown = recent[count:] if config.preceding_readouts else None
         latest = (memory, camera, recent[:count], self.chunk, noise, prompt, references, guidance, shown)
-        return WorldState(*latest, front, self.resumable.movers())
+        return WorldState(*latest, front, self.resumable.movers(), self.root.floor)
 
 
 def columns_of(root: Root) -> dict[str, Column]:

@@ -9,7 +9,7 @@ import torch
 
 from mirage_env.camera import Camera
 from mirage_env.errors import InvalidOptionError
-from mirage_env.models.geometry.grounded_depth import GroundedDepth, falling
+from mirage_env.memory.floor import Floor, GroundedDepth, falling
 from mirage_env.rooms import FOV, Room
 from mirage_env.rooms.camera_poses import upright
 
@@ -26,8 +26,9 @@ class Estimate:
         return self.metres
 
 
-def grounded(metres, cameras, height=HEIGHT):
-    return GroundedDepth(Estimate(metres), height).estimate(torch.zeros(len(cameras), 3, 1, 1), cameras)
+def grounded(metres, cameras, start=None):
+    floor = Floor.below(start or cameras[0], HEIGHT)
+    return GroundedDepth(Estimate(metres), floor).estimate(torch.zeros(len(cameras), 3, 1, 1), cameras)
 
 
 @pytest.fixture(scope="module", params=[0, 1, 2])
@@ -73,7 +74,7 @@ def test_every_view_has_a_ratio_of_its_own(views):
 def test_a_view_without_a_floor_is_left_as_it_is(views):
     cameras, depth, *_ = views
     up = [camera.at(upright(*camera.position, 0.0, 0.9)) for camera in cameras]
-    torch.testing.assert_close(grounded(depth, up), depth)
+    torch.testing.assert_close(grounded(depth, up, cameras[0]), depth)
     wall = torch.full_like(depth, 0.2)  # in front of everything
     torch.testing.assert_close(grounded(wall, cameras), wall)
 
@@ -82,18 +83,42 @@ def test_worlds_may_have_any_axis_up(views):
     cameras, depth, *_ = views
     turned = np.eye(4)
     turned[:3, :3] = [[1, 0, 0], [0, 0, -1], [0, 1, 0]]  # z becomes -y
+    turned[:3, 3] = [3.0, 7.0, -1.0]
     others = [camera.at(turned @ camera.T_world_cam) for camera in cameras]
-    found = GroundedDepth(Estimate(0.9 * depth), HEIGHT, up=(0.0, -2.0, 0.0)).estimate(torch.zeros(4), others)
+    assert Floor.below(others[0], HEIGHT).up == (0.0, -1.0, 0.0)
+    torch.testing.assert_close(grounded(0.9 * depth, others), grounded(0.9 * depth, cameras), rtol=1e-4, atol=1e-4)
+
+
+def test_the_floor_stays_where_it_is_when_the_camera_rises(views):
+    """What rises is the camera: the floor of its view lies as much farther below it."""
+    cameras, depth, *_ = views
+    start = cameras[0].at(upright(*cameras[0].position[:2], 0.9, 0.3, 0.0))  # a start view from lower down
+    found = GroundedDepth(Estimate(0.9 * depth), Floor.below(start, 0.9)).estimate(torch.zeros(4), cameras)
     torch.testing.assert_close(found, grounded(0.9 * depth, cameras), rtol=1e-4, atol=1e-4)
+    sunk = GroundedDepth(Estimate(depth), Floor((0.0, 0.0, 1.0), HEIGHT + 1.0)).estimate(torch.zeros(4), cameras)
+    torch.testing.assert_close(sunk, depth)  # below its floor a camera sees none
 
 
-@pytest.mark.parametrize("height", [0.0, -1.0, math.nan, 50.0])
-def test_a_height_out_of_range_is_refused(height):
-    with pytest.raises(InvalidOptionError, match="height"):
-        GroundedDepth(Estimate(torch.ones(1)), height)
+def test_where_there_is_no_surface_there_is_none_afterwards(views):
+    cameras, depth, *_ = views
+    holes = depth.clone()
+    holes[:, ::3] = torch.inf
+    found = grounded(0.9 * holes, cameras)
+    assert torch.isinf(found[:, ::3]).all()
+    assert torch.isfinite(found).sum() == torch.isfinite(holes).sum()
+    level = cameras[0].at(upright(*cameras[0].position, 0.0, 0.0)).resized(33, 33)  # a row of pixels looks level
+    drop = falling(level, (0.0, 0.0, 1.0))
+    flat = torch.where(drop > 0.01, HEIGHT / drop, torch.inf)
+    assert torch.isinf(grounded(flat[None], [level])[0, 16]).all()
 
 
-@pytest.mark.parametrize("up", [(0.0, 0.0, 0.0), (1.0, math.nan, 0.0), (0.0, 1.0)])
-def test_a_direction_that_is_none_is_refused(up):
-    with pytest.raises(InvalidOptionError, match="up"):
-        GroundedDepth(Estimate(torch.ones(1)), HEIGHT, up)
+@pytest.mark.parametrize("height", [0.0, -1.0, math.nan, 50.0, True, "1.3"])
+def test_a_height_out_of_range_is_refused(height, views):
+    with pytest.raises(InvalidOptionError, match="camera_height"):
+        Floor.below(views[0][0], height)
+
+
+@pytest.mark.parametrize("floor", [((0.0, 0.0, 2.0), 0.0), ((0.0, math.nan, 1.0), 0.0), ((0.0, 0.0, 1.0), math.inf)])
+def test_a_plane_that_is_none_is_refused(floor):
+    with pytest.raises(InvalidOptionError, match="floor"):
+        Floor(*floor)
