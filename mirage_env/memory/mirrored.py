@@ -4,9 +4,11 @@ Nobody has seen it, so any answer is a guess, and the mean of all guesses is fog
 right: floor, ceiling and sky go on where they are, walls keep colour and texture and meet the border without a seam,
 and the world closes around the viewer. The picture mirrored at the vertical plane through its own border is what a
 camera turned by one field of view would show; mirrored again there it is the picture as it was, and so on until the
-circle is full. Above and below, sky, floors and ceilings that reach the border go on, each at its height; behind things
-goes on what is beside them (`behind.py`). The tokens of these views are no memory: the generator is shown them where it
-knows nothing, and all of them follow from the tokens of the start view, so that nothing has to be kept with a world.
+circle is full. A wall that reaches the border aslant would fold there: it goes straight on first, and is mirrored where
+that makes a corner (`straight.py`). Above and below, sky, floors and ceilings that reach the border go on, each at its
+height; behind things goes on what is beside them (`behind.py`). The tokens of these views are no memory: the generator
+is shown them where it knows nothing, and all of them follow from the tokens of the start view, so that nothing has to
+be kept with a world.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from mirage_env.memory.behind import behind
 from mirage_env.memory.latent import SKY_SHARE, LatentMemory
 from mirage_env.memory.lifting import lift
 from mirage_env.memory.rgb import RgbMemory
+from mirage_env.memory.straight import Surroundings, draw
 from mirage_env.tokens.blocks import Frames, MemoryBlock
 
 MOST_VIEWS = 12
@@ -116,15 +119,21 @@ def _mirrored(
     back = flipped.gather(-1, (seen.shape[-1] - 1 - column).to(flipped.device).expand_as(flipped))
     plain = torch.where((seen > 0.0).to(plain.device), plain, back.to(plain))
     depth = torch.where(seen > 0.0, seen, hidden.float())
-    image, ring = codec.decode(plain), mirrored_cameras(camera)
-    views = [(flip, view, depth.flip(flip)) for flip, view in ring]
-    for flip, view in [((), camera), *ring]:
-        for edge in (0, height):
-            beyond = _beyond(view, 1, edge, view.T_world_cam[:3, 0])
-            views.append(((*flip, -2), beyond, _level(depth.flip(flip), view, beyond, edge, config)))
-    kinds = {flip: codec.encode(image.flip(flip)) if flip else plain for flip, *_ in views}
-    features = torch.cat([back.to(plain), *(kinds[flip] for flip, *_ in views)]).permute(0, 2, 3, 1)
-    metres, cameras = torch.stack([hidden.float(), *(m for *_, m in views)]), [camera, *(c for _, c, _ in views)]
+    image, farthest = codec.decode(plain), SKY_SHARE * config.memory.sky or math.inf
+    around = Surroundings.of(depth, camera, -up_direction(camera, TILTED), farthest)
+    drawn = [(image, depth, camera)]
+    drawn += [(*draw(around, view, image, depth, farthest), view) for _, view in mirrored_cameras(camera)]
+    tall = [
+        (_level(metres, view, beyond, edge, config), beyond)
+        for _, metres, view in drawn
+        for edge in (0, height)
+        for beyond in [_beyond(view, 1, edge, view.T_world_cam[:3, 0])]
+    ]
+    pictures = torch.cat([picture for picture, *_ in drawn])
+    sides, up_down = codec.encode(pictures[1:]), codec.encode(pictures.flip(-2)).repeat_interleave(2, 0)
+    features = torch.cat([back.to(plain), plain, sides, up_down]).permute(0, 2, 3, 1)
+    views = [(hidden.float(), camera), *((metres, view) for _, metres, view in drawn), *tall]
+    metres, cameras = torch.stack([metres for metres, _ in views]), [view for _, view in views]
     empty = replace(LatentMemory.empty(config), backend=memory.backend, device=memory.device)
     return empty.insert(features.float().cpu().numpy(), metres, (metres > 0.0).numpy(), cameras, 0, shifts=1)
 
