@@ -111,7 +111,8 @@ class MemoryConfig:
     """So many things that move keep their place, look and velocity while unseen (`memory/movers.py`), those that were
     seen last; 0: they are forgotten."""
     mirrored: bool = False
-    """Where nothing was ever seen, the generator is shown the start view, mirrored there (`memory/mirrored.py`)."""
+    """Where nothing was ever seen, the generator is shown the start view, mirrored there, and walls that go straight on
+    (`memory/mirrored.py`)."""
 
     def __post_init__(self) -> None:
         one_of(("int8", "float16"), features=self.features)

@@ -1,6 +1,6 @@
 """The floor of a world, to which estimated depth is fitted where a camera's height above it is known, as a robot's is.
 
-A network that saw level views makes the floor of a view that looks down too near, and what stands on it with it. Where
+A network that was trained on level views makes the floor of a view that looks down too near, and things on it. Where
 the floor lies is no matter of opinion: `camera_height` below the camera of the start view. The ratio by which the
 estimate misses it is one number per view, to within 3 % in rooms; the whole of it is right at the floor, none of it at
 the height of the camera.

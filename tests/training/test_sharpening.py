@@ -32,7 +32,16 @@ from mirage_env.training.clip_views import sizes_of, views_of, wobbled
 from mirage_env.training.closed_loop import train_closed_loop
 from mirage_env.training.imagined_walks import ClosedLoop, Networks, Painters, seen
 from mirage_env.training.loop import LoopConfig, train
-from mirage_env.training.perceptual import Game, colour_loss, energy_gap, lattice, local_lattice, pixel_loss, seam_loss
+from mirage_env.training.perceptual import (
+    Game,
+    balance,
+    colour_loss,
+    energy_gap,
+    lattice,
+    local_lattice,
+    pixel_loss,
+    seam_loss,
+)
 from mirage_env.training.scene import ScenePair
 from mirage_env.training.scene_in_loop import followed, train_scene_in_loop
 from mirage_env.training.sharp_detail import train_sharp_detail
@@ -315,10 +324,10 @@ def test_detail_and_decoder_learn_together_from_what_was_drawn(clips, wide, tmp_
 def test_the_discriminator_pulls_as_hard_as_the_error():
     made = torch.randn(2, 4, 8, 8, requires_grad=True)
     error, fooling = 0.01 * made.abs().mean(), 30.0 * (made**2).sum()
-    factor = unseen._balance(error, fooling, made)
+    factor = balance(error, fooling, made)
     pulls = [torch.autograd.grad(of, made, retain_graph=True)[0].norm() for of in (error, factor * fooling)]
     assert float(pulls[1]) == pytest.approx(float(pulls[0]), rel=1e-4)
-    assert not unseen._balance(error, torch.zeros(()), made).any()
+    assert not balance(error, torch.zeros(()), made).any()
 
 
 def test_what_was_imagined_before_or_is_mirrored_is_told_as_it_was_shown(clips, wide):
