@@ -305,13 +305,13 @@ def test_only_the_detail_of_what_is_unseen_learns_in_latents(clips, wide, tmp_pa
     assert rows["fooling"][20:].all()
 
 
-def test_detail_and_decoder_learn_together_from_what_was_drawn(clips, wide, tmp_path, monkeypatch):
+def test_refiner_detail_and_decoder_learn_together_from_what_was_drawn(clips, wide, tmp_path, monkeypatch):
     monkeypatch.setattr(sharp_detail, "KEPT", 8)
     monkeypatch.setattr(sharp_detail, "EVERY", 3)
     drawn, draw = [], sharp_detail.Replay.draw
     monkeypatch.setattr(sharp_detail.Replay, "draw", lambda *a: (drawn.append(len(a[0].kept)), draw(*a)))
     networks = networks_of(wide, ScenePair(tiny_depth(), tiny_segmentation()))
-    generator, codec = copies(wide.generator), copies(networks.codec)
+    generator, codec, refiner = (copies(part) for part in (wide.generator, networks.codec, networks.refiner))
     train_sharp_detail(clips, tmp_path, replace(QUICK, steps=16), networks, None)
     assert len(drawn) < 8  # most steps learn from worlds of the steps before
     assert max(drawn) == 8
@@ -319,6 +319,7 @@ def test_detail_and_decoder_learn_together_from_what_was_drawn(clips, wide, tmp_
     assert all(name.startswith("decoder.") for name in changed(codec, networks.codec))
     assert changed(generator, wide.generator)
     assert changed(codec, networks.codec)
+    assert changed(refiner, networks.refiner)
 
 
 def test_the_discriminator_pulls_as_hard_as_the_error():
