@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ from mirage_env.files import map_npy, new_file, new_folder, put_in_place, read_j
 
 ARRAYS = ("images", "depth", "labels", "poses", "intrinsics")
 ANOTHER = "record it again, or give another folder"
+FEWEST = 16
+"""Clips that are recorded however little time there is."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +170,20 @@ def _array(file: Path, first: NDArray[Any], count: int, done: int) -> NDArray[An
     return open_memmap(file, "r+")
 
 
-def write_clips(folder: Path, clips: Iterator[Clip], count: int, meta: dict[str, Any]) -> Clips:
-    """Write `count` clips; `clips.json` is written last, so a broken recording is never read as a whole one."""
+def write_clips(
+    folder: Path, clips: Iterator[Clip], count: int, meta: dict[str, Any], seconds: float = math.inf
+) -> Clips:
+    """Write `count` clips; `clips.json` is written last, so a broken recording is never read as a whole one.
+
+    Where `seconds` are over, it is done with the clips that are there, if they are `FEWEST`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "clips.json").unlink(missing_ok=True)
-    writer = ClipWriter(folder, count)
+    writer, ends = ClipWriter(folder, count), time.monotonic() + seconds
     for clip in tqdm(clips, total=count, desc=f"record {folder.name}", unit="clip"):
         writer.append(clip)
+        if time.monotonic() > ends and writer.done >= FEWEST:
+            break
+    writer.trim()
     writer.commit(meta)
     return Clips(folder)

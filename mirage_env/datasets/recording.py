@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from gymnasium.wrappers import TimeLimit
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from mirage_env.datasets.clips import Clip, Clips, ClipWriter
+from mirage_env.datasets.clips import FEWEST, Clip, Clips, ClipWriter
 from mirage_env.datasets.reprojection import Views, check_reprojection
 from mirage_env.datasets.view_checks import Place, checked_depth, checked_frames, checked_intrinsics, checked_poses
 from mirage_env.errors import InvalidCameraError, InvalidImageError, InvalidOptionError
@@ -38,6 +40,7 @@ def record_environment(
     frames: int,
     policy: Policy | None = None,
     seed: int = 0,
+    seconds: float = math.inf,
 ) -> Clips:
     """Record an environment whose `info` gives `frames`, `frame_depth`, `frame_poses` and `intrinsics` per step.
 
@@ -55,6 +58,7 @@ def record_environment(
         frames: frames of a clip; episodes that end sooner are left out.
         policy: random actions without one.
         seed: seed of the first episode.
+        seconds: how long to record; then it is done with the clips that are there, if they are `FEWEST`.
 
     Raises:
         InvalidOptionError: `info` lacks one of the arrays, too many episodes are too short, or the folder holds another
@@ -65,9 +69,9 @@ def record_environment(
     meta: dict[str, Any] = {"source": env.spec.id if env.spec else type(env).__name__, "first_seed": seed}
     there = _there(folder, meta, frames)
     writer = ClipWriter(folder, max(clips, there["clips"]), there["clips"])
-    tried = there["episodes"]
+    tried, ends = there["episodes"], time.monotonic() + seconds
     with tqdm(total=clips, initial=writer.done, desc=f"record {folder.name}", unit="clip") as bar:
-        while writer.done < clips:
+        while writer.done < clips and (writer.done < FEWEST or time.monotonic() < ends):
             if tried - writer.done > MOST_SHORT + writer.done:
                 raise InvalidOptionError(
                     f"episodes are shorter than {frames} frames ({tried - writer.done} of {tried}); record with fewer "

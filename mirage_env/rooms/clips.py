@@ -55,10 +55,14 @@ def record_rooms(
     first_seed: int = 0,
     workers: int = 2,
     style: str = "procedural",
+    seconds: float = math.inf,
 ) -> Clips:
-    """Render `clips` worlds of a split, one walk each."""
+    """Render `clips` worlds of a split, one walk each; fewer where `seconds` are over before (`write_clips`)."""
     render = partial(rooms_clip, split=split, frames=frames, size=size, style=style)
     meta = {"source": "rooms", "split": split, "first_seed": first_seed, "style": style}
     with ProcessPoolExecutor(workers) as pool:
-        made = pool.map(render, range(first_seed, first_seed + clips), chunksize=4)
-        return write_clips(folder, iter(made), clips, meta)
+        made = pool.map(render, range(first_seed, first_seed + clips))
+        try:
+            return write_clips(folder, iter(made), clips, meta, seconds)
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -72,7 +72,7 @@ class TrainAll:
         env: a Gymnasium environment to record instead; `info` must say what `record_environment` lists.
         style: rooms to render: photographic where their furniture and photographs are installed ("auto"), or one of
             the two styles (see `Room.generate`).
-        worlds: worlds or episodes to record.
+        worlds: worlds or episodes to record, fewer where the time of `record` is over before.
         frames: frames of each.
         size: image size in pixels, a multiple of 64.
         from_: a model to begin with ("rooms" is the shipped one); from nothing without one.
@@ -141,12 +141,12 @@ def run(options: TrainAll) -> str:
         minutes = options.minutes * shares[stage] / max(sum(shares.values()), 1e-9)
         left = sum(shares[s] for s in options.stages if s not in done) / max(sum(shares.values()), 1e-9)
         logger.info(
-            "stage %d of %d, %s: about %.0f minutes; %.0f in all to go",
+            "stage %d of %d, %s: about %.3g minutes; %.3g in all to go",
             *(number, len(options.stages), stage, minutes, left * options.minutes),
         )
         began = time.monotonic()
         if stage == "record":
-            _record(options)
+            _record(options, 60.0 * minutes)
         elif stage == "evaluate":
             _evaluate(options, done)
         else:
@@ -171,7 +171,7 @@ def _stage(options: TrainAll, stage: str, minutes: float) -> TrainConfig:
     )
 
 
-def _record(options: TrainAll) -> None:
+def _record(options: TrainAll, seconds: float) -> None:
     from mirage_env.datasets.clips import Clips
     from mirage_env.datasets.recording import check_clips, record_environment
     from mirage_env.rooms.clips import record_rooms
@@ -191,13 +191,15 @@ def _record(options: TrainAll) -> None:
 
         made: Any = gymnasium.make(options.env)
         try:
-            _check(record_environment(made, folder, options.worlds, options.frames, seed=options.seed), options)
+            worlds, frames, seed = options.worlds, options.frames, options.seed
+            _check(record_environment(made, folder, worlds, frames, seed=seed, seconds=seconds), options)
         finally:
             made.close()
         return
     style = room_style(options.style)
     logger.info("the rooms are %s", style)
-    record_rooms(folder, "train", options.worlds, options.frames, options.size, workers=options.threads, style=style)
+    worlds, frames, size, workers = options.worlds, options.frames, options.size, options.threads
+    record_rooms(folder, "train", worlds, frames, size, workers=workers, style=style, seconds=seconds)
 
 
 def room_style(style: str) -> str:

@@ -20,7 +20,7 @@ from mirage_env.errors import (
 )
 from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.poses import inverse
-from mirage_env.rooms.clips import rooms_clip
+from mirage_env.rooms.clips import record_rooms, rooms_clip
 from mirage_env.rooms.env import RoomsEnv
 
 ARRAYS = ("images", "depth", "labels", "poses", "intrinsics")
@@ -82,6 +82,14 @@ def test_rooms_environment_can_be_recorded(tmp_path):
     assert (clips.poses[:, 0] != clips.poses[:, -1]).any()
     assert same(clips, record_environment(env, tmp_path / "b", clips=2, frames=4, seed=3))
     assert not same(clips, record_environment(env, tmp_path / "c", clips=2, frames=4, seed=4))
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, 16), (1000.0, 18)])
+def test_recording_ends_when_its_time_is_over_but_not_without_clips(tmp_path, seconds, expected):
+    whole = record_environment(Wall(), tmp_path / "env", clips=18, frames=2, seconds=seconds)
+    assert len(whole) == expected
+    rendered = record_rooms(tmp_path / "rooms", "train", 18, frames=1, size=8, seconds=seconds)
+    assert len(rendered) == len(rendered.images) == expected
 
 
 def test_what_has_no_surface_is_sky_and_what_was_not_measured_is_not(tmp_path):
