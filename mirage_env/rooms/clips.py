@@ -28,7 +28,8 @@ def rooms_clip(seed: int, split: str, frames: int, size: int, style: str = "proc
     room = Room.generate(seed, split, style)
     rng = np.random.default_rng([seed, 1])
     fov = FOV if style == "procedural" else rng.uniform(*LENSES)
-    cameras = [camera.moved(tilt(seed)) for camera in random_walk(room, rng, frames, size, size, fov)]
+    tilted = tilt(seed)
+    cameras = [camera.moved(tilted) for camera in random_walk(room, rng, frames, size, size, fov)]
     start = rng.uniform(0.0, 20.0)
     views = [room.render(camera, start + i * FRAME_SECONDS) for i, camera in enumerate(cameras)]
     return Clip(
