@@ -40,6 +40,7 @@ from mirage_env.memory.movers import marked, read_with_movers
 from mirage_env.memory.references import chosen, reference_latents, remembered
 from mirage_env.memory.shown_frames import encoded, last_frames
 from mirage_env.memory.standing import held, standing
+from mirage_env.memory.start_drawings import StartDrawings
 from mirage_env.memory.true_views import written_start
 from mirage_env.readout.zbuffer import Splat
 from mirage_env.world_state import Chunk, WorldState, in_groups
@@ -50,10 +51,7 @@ Given = FittedViews | None
 
 @dataclass(frozen=True)
 class WorldModel:
-    """The networks of a world model and its configuration.
-
-    `start` opens a world from an image, `step` walks on, `step_batch` walks many worlds with one call of the generator.
-    """
+    """The networks of a world model and its configuration."""
 
     config: WorldModelConfig
     codec: LatentCodec
@@ -66,6 +64,7 @@ class WorldModel:
     memory_factory: Callable[[WorldModelConfig], Memory] = LatentMemory.empty
     start_views: StartViews | None = None  # of the world that the networks were trained on
     mirror: Mirror = field(default_factory=Mirror)  # what worlds may be where they were never seen
+    drawings: StartDrawings = field(default_factory=StartDrawings)  # start views, as they are seen from elsewhere
 
     @torch.inference_mode()
     def start(
@@ -170,6 +169,7 @@ class WorldModel:
         for i, state in enumerate(states):
             # Clean latents but the first are decoded too, for what the codec carries over; their frames were shown.
             frames = self.codec.decode_chunk(latents[i, 1:], first=latents[i, 0])[-len(cameras[i]) :]
+            frames = self.drawings.over(frames, self, state, cameras[i], readouts[i][clean:], movers[i][clean:])
             look = replace(self, depth=grounded(self.depth, state.floor))._look
             chunk = look(frames, cameras[i], given[i][clean:], known[i][clean:], latents[i, clean:].clone())
             chunks.append(chunk := marked(chunk.reading(readouts[i][clean:]), movers[i][clean:]))

@@ -113,6 +113,9 @@ class MemoryConfig:
     mirrored: bool = False
     """Where nothing was ever seen, the generator is shown the start view, mirrored there, and walls that go straight on
     (`memory/mirrored.py`)."""
+    drawn: bool = False
+    """Frames show the start view itself, moved, pixel by pixel, where nothing else is known to be
+    (`memory/start_drawings.py`)."""
 
     def __post_init__(self) -> None:
         one_of(("int8", "float16"), features=self.features)

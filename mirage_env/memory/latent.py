@@ -49,6 +49,8 @@ class PointMemory:
     blocks: tuple[MemoryBlock, ...] = ()  # oldest first
     frames: int = 0
     """Views written so far; numbers the frames that tokens remember."""
+    true_frames: int = 0
+    """Those of them that a camera truly saw, where true views are written whole."""
     backend: BackendName = "auto"
     device: torch.device = backends.CPU
     """Where the readout is computed and comes out; blocks are copied there once."""
@@ -178,7 +180,9 @@ class PointMemory:
             confidence = np.full(len(tokens.positions), 0 if born else self.gate.max_confidence, np.uint8)
             blocks = (*blocks, pack(replace(tokens, confidence=confidence), born, self.features))
         blocks = _within(self.layout.max_bytes, _merged(self.layout.merge_tokens, blocks))
-        return replace(self, blocks=blocks, frames=self.frames + len(cameras) // max(shifts, 1))
+        views = len(cameras) // max(shifts, 1)
+        true = self.true_frames + (views if shifts else 0)
+        return replace(self, blocks=blocks, frames=self.frames + views, true_frames=true)
 
     def _new_tokens(
         self,

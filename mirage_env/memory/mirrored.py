@@ -98,15 +98,27 @@ class _Made:
     memory: LatentMemory
 
 
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The start view of a world, as its tokens show it where it was seen from."""
+
+    camera: Camera
+    readout: Readout  # one view, of these tokens alone
+    latents: Tensor  # [1, C, h, w] refined; where nothing is known, of what is beside it, mirrored
+    back: Tensor  # [1, C, h, w] of what lies behind things
+    hidden: Tensor  # [h, w] metres to that, 0 where nothing is known
+    depth: Tensor  # [h, w] metres to what is seen, or to what lies behind where nothing is
+
+
 @torch.no_grad()
-def _mirrored(
+def start_of(
     memory: LatentMemory | RgbMemory,
     start: MemoryBlock,
     codec: LatentCodec,
     refiner: ReadoutRefiner,
     config: WorldModelConfig,
-) -> LatentMemory:
-    """Write the start view, as its tokens show it, and its mirror images in turn: all around, above and below."""
+) -> Start:
+    """Read the start view where it was written from."""
     (height, width), (rows, columns) = config.image_size, memory.grid
     K = start.frames.K_latent[0] * np.array([[width / columns], [height / rows], [1.0]])
     camera = Camera(start.frames.T_world_cam[0], K, height, width)
@@ -116,26 +128,58 @@ def _mirrored(
     seen = torch.where(F.max_pool2d((seen == 0.0).float()[None], 3, 1, 1)[0] > 0, 0.0, seen)
     column, hidden = (torch.from_numpy(found) for found in behind(seen.numpy()))
     flipped = codec.encode(codec.decode(plain).flip(-1))
-    back = flipped.gather(-1, (seen.shape[-1] - 1 - column).to(flipped.device).expand_as(flipped))
-    plain = torch.where((seen > 0.0).to(plain.device), plain, back.to(plain))
-    depth = torch.where(seen > 0.0, seen, hidden.float())
-    image, farthest = codec.decode(plain), SKY_SHARE * config.memory.sky or math.inf
-    around = Surroundings.of(depth, camera, -up_direction(camera, TILTED), farthest)
-    drawn = [(image, depth, camera)]
-    drawn += [(*draw(around, view, image, depth, farthest), view) for _, view in mirrored_cameras(camera)]
-    tall = [
-        (_level(metres, view, beyond, edge, config), beyond)
-        for _, metres, view in drawn
-        for edge in (0, height)
-        for beyond in [_beyond(view, 1, edge, view.T_world_cam[:3, 0])]
-    ]
-    pictures = torch.cat([picture for picture, *_ in drawn])
-    sides, up_down = codec.encode(pictures[1:]), codec.encode(pictures.flip(-2)).repeat_interleave(2, 0)
-    features = torch.cat([back.to(plain), plain, sides, up_down]).permute(0, 2, 3, 1)
-    views = [(hidden.float(), camera), *((metres, view) for _, metres, view in drawn), *tall]
-    metres, cameras = torch.stack([metres for metres, _ in views]), [view for _, view in views]
+    back = flipped.gather(-1, (seen.shape[-1] - 1 - column).to(flipped.device).expand_as(flipped)).to(plain)
+    plain = torch.where((seen > 0.0).to(plain.device), plain, back)
+    return Start(camera, readout, plain, back, hidden.float(), torch.where(seen > 0.0, seen, hidden.float()))
+
+
+@torch.no_grad()
+def _mirrored(
+    memory: LatentMemory | RgbMemory,
+    start: MemoryBlock,
+    codec: LatentCodec,
+    refiner: ReadoutRefiner,
+    config: WorldModelConfig,
+) -> LatentMemory:
+    """Write the start view, as its tokens show it, and its mirror images in turn: all around, above and below."""
+    view = start_of(memory, start, codec, refiner, config)
+    image = codec.decode(view.latents)
+    beside, tall = beyond_borders(image, view.depth, view.camera, view.depth, config)
+    features = codec.encode(torch.stack([picture for picture, *_ in (*beside, *tall[::2])]))
+    up_down = features[len(beside) :].repeat_interleave(2, 0)  # the same picture, above and below
+    features = torch.cat([view.back, view.latents, features[: len(beside)], up_down]).permute(0, 2, 3, 1)
+    views = [(view.hidden, view.camera), (view.depth, view.camera)]
+    views += [(metres, camera) for _, metres, camera in (*beside, *tall)]
+    metres, cameras = torch.stack([metres for metres, _ in views]), [camera for _, camera in views]
     empty = replace(LatentMemory.empty(config), backend=memory.backend, device=memory.device)
     return empty.insert(features.float().cpu().numpy(), metres, (metres > 0.0).numpy(), cameras, 0, shifts=1)
+
+
+Picture = tuple[Tensor, Tensor, Camera]
+"""Image [3, H, W], depth [m, n] in metres, of any grid, and the camera that sees it so."""
+
+
+def beyond_borders(
+    image: Tensor,  # [1, 3, H, W] the start view
+    depth: Tensor,  # [m, n] metres, of any grid; 0 where nothing is known
+    camera: Camera,
+    cells: Tensor,  # [h, w] metres, on the grid of the memory
+    config: WorldModelConfig,
+) -> tuple[list[Picture], list[Picture]]:
+    """Draw what may be seen around the start view: beside it, and above and below all of that."""
+    farthest = SKY_SHARE * config.memory.sky or math.inf
+    around = Surroundings.of(cells, camera, -up_direction(camera, TILTED), farthest)
+    beside = []
+    for _, view in mirrored_cameras(camera):
+        drawn, metres = draw(around, view, image, depth, farthest)
+        beside.append((drawn[0], metres, view))
+    tall = [
+        (picture.flip(-2), _level(metres, view, beyond, edge, config), beyond)
+        for picture, metres, view in [(image[0], depth, camera), *beside]
+        for edge in (0, camera.height)
+        for beyond in [_beyond(view, 1, edge, view.T_world_cam[:3, 0])]
+    ]
+    return beside, tall
 
 
 def closed(readout: Readout) -> Readout:
@@ -150,12 +194,12 @@ def closed(readout: Readout) -> Readout:
 
 
 def _level(
-    depth: Tensor,  # [h, w] metres
+    depth: Tensor,  # [m, n] metres
     view: Camera,
     beyond: Camera,  # of its mirror image at the upper or lower border
     edge: int,  # row of that border
     config: WorldModelConfig,
-) -> Tensor:  # [h, w] metres, of the mirror image
+) -> Tensor:  # [m, n] metres, of the mirror image
     """Depth beyond where sky, a floor or a ceiling reaches the border: they go on at their height; 0 elsewhere."""
     down = -up_direction(view, TILTED)
     offsets = (lift(depth, view) - view.position).reshape(*depth.shape, 3)[::-1]  # in the rows of the mirror image

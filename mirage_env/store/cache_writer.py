@@ -34,8 +34,6 @@ class _Step:
     """A step that waits to be written."""
 
     state: WorldState
-    frames: int
-    """Views written to the memory."""
     cameras: Sequence[Camera]
     chunks: Sequence[Chunk]
     """What was shown, where images are stored."""
@@ -179,7 +177,7 @@ class CacheWriter:
             StoreError: an earlier step could not be written, or the writer is closed.
         """
         self._check()
-        memory = storable_memory(state, [chunk])
+        storable_memory(state, [chunk])
         if state.chunk != self.state.chunk + 1:
             raise InvalidOptionError(
                 f"{self.path} holds a world at chunk {self.state.chunk}, the state given is at {state.chunk}; "
@@ -195,7 +193,7 @@ class CacheWriter:
             self._wait_for_room()
         self._handed += 1
         self.state = state
-        self._gathered.append(_Step(state, memory.frames, chunk.cameras, [chunk] if self._frames else []))
+        self._gathered.append(_Step(state, chunk.cameras, [chunk] if self._frames else []))
         if len(self._gathered) == self._together:
             self._hand_over()
 
@@ -262,8 +260,8 @@ class CacheWriter:
         """Write steps with one commit, which goes from the world before them to the one after; gives how many."""
         state, cameras = steps[-1].state, [camera for step in steps for camera in step.cameras]
         track = Track.of(cameras, [chunk for step in steps for chunk in step.chunks], self._frames)
-        blocks, frames = storable_memory(state).blocks, steps[-1].frames
-        self._writing.append(Contents(self._writing.root, state.chunk, frames, blocks, track, Resumable.of(state)))
+        memory, resumable = storable_memory(state), Resumable.of(state)
+        self._writing.append(Contents.stored(self._writing.root, state.chunk, memory, track, resumable))
         return len(steps)
 
     def _compact(self) -> int:

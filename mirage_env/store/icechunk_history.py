@@ -137,7 +137,7 @@ class WorldHistory:
                     )
                 track = Track.of(chunk.cameras, [chunk], writing.marker.images)
                 resumable = Resumable.of(state)
-                writing.append(Contents(writing.root, state.chunk, memory.frames, memory.blocks, track, resumable))
+                writing.append(Contents.stored(writing.root, state.chunk, memory, track, resumable))
             if not steps:
                 raise InvalidOptionError("no step was given to commit; give at least one (state, chunk)")
             version = session.commit(message or f"chunk {writing.marker.chunk}")

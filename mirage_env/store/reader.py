@@ -95,7 +95,8 @@ class Opened:
         if not lazy:
             blocks = loaded(blocks, self.place.workers)
         marker = self.marker
-        return Contents(self.root, marker.chunk, marker.frames, blocks, self.track(images), resumable)
+        views = (marker.frames, marker.true_frames)
+        return Contents(self.root, marker.chunk, *views, blocks, self.track(images), resumable)
 
     def _block(self, entry: Entry, log: Log) -> MemoryBlock:
         try:

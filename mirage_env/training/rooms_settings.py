@@ -22,7 +22,7 @@ def rooms_config(size: int = 128, paper: bool = False) -> WorldModelConfig:
         latent_channels=16,
         readout=ReadoutConfig(quarters=True),
         sampler=SamplerConfig(steps=1, shift=1.0, exact=0.05, anchored=True),
-        memory=MemoryConfig(shifts=2, sky=100.0, mirrored=True),
+        memory=MemoryConfig(shifts=2, sky=100.0, mirrored=True, drawn=True),
         filters=FilterConfig(edge_share=1.0),
     )
     if not paper:

@@ -1,0 +1,226 @@
+"""The start view as it is seen from elsewhere: drawn, where frames show nothing but what it showed.
+
+A world that begins with one picture shows that picture most of the time, moved. What its tokens lose, edges within a
+cell and whatever is finer, is drawn over the frames: the picture, decoded from the tokens at the camera they were
+written from, on the surface that the depth network sees in it and the tokens agree with (`view_mesh.py`). What may lie
+beyond its borders (`mirrored.py`) is drawn in the same way. All of it follows from the tokens, so nothing is kept with
+a world but them; the generator still paints whole frames from what the memory shows, and what it paints stays where
+nothing is drawn, and where something moves.
+
+What was imagined is an echo of all that and knows nothing better. Where cameras truly saw more after the start, what
+they saw is left as it is painted: what stands before the drawn surface, what they saw more closely, and all of which
+the start view has a guess only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mirage_env.camera import Camera
+from mirage_env.interfaces import MOVER, SKY, Readout
+from mirage_env.memory.latent import SKY_SHARE, LatentMemory
+from mirage_env.memory.mirrored import beyond_borders, start_of
+from mirage_env.memory.movers import Shown
+from mirage_env.memory.rgb import fill_holes
+from mirage_env.memory.view_mesh import DrawnViews, ViewMesh, drawn, sharp_edges
+from mirage_env.tokens.blocks import Frames
+
+if TYPE_CHECKING:
+    from mirage_env.world_model import WorldModel
+    from mirage_env.world_state import WorldState
+
+SEEN, GUESSED = 0, 1
+"""Layers: what the start view showed, and what may lie beside it."""
+OUTLINE = 5
+"""Side of the square around a pixel of a mover that is not of the picture behind it: outlines are blurred."""
+BEFORE = 0.85
+"""Depth of what stands before a drawn surface, at most, as a share of the surface's."""
+CLOSER = math.log(1.25)
+"""Log of how much finer a later view must have seen a place to be trusted more than the start view."""
+AGREES = 5
+"""Side of the square of quarter cells over which the ratio of stored to estimated depth is a median."""
+COARSE = 2
+"""Pixels between two vertices of what is only guessed."""
+SKY_BEHIND = 1 / 16
+"""Share of the picture's height by which sky goes on behind what stands before it."""
+SLIT = 5
+"""Pixels of a gap between drawn surfaces that is closed."""
+
+
+@dataclass(frozen=True, eq=False)
+class StartMeshes:
+    """Meshes of a start view of so many tokens."""
+
+    tokens: int
+    seen: ViewMesh
+    guessed: tuple[ViewMesh, ...]
+
+
+class StartDrawings:
+    """Meshes of the start views of worlds, made once for each."""
+
+    def __init__(self) -> None:
+        self._made: WeakKeyDictionary[Frames, StartMeshes] = WeakKeyDictionary()
+
+    def __reduce__(self) -> tuple[type[StartDrawings], tuple[()]]:
+        """A copy of a model begins with none."""
+        return StartDrawings, ()
+
+    @torch.no_grad()
+    def over(
+        self,
+        frames: Tensor,  # [F, 3, H, W]
+        model: WorldModel,
+        state: WorldState,
+        cameras: Sequence[Camera],  # F
+        readout: Readout,  # K views, of memory and movers
+        movers: Shown,  # [K, h, w] those among them
+    ) -> Tensor:  # [F, 3, H, W]
+        """The frames with the start view drawn over them; without `MemoryConfig.drawn` they stay as they are."""
+        memory = state.memory
+        if not (model.config.memory.drawn and isinstance(memory, LatentMemory) and memory.blocks):
+            return frames
+        if not memory.blocks[0].pinned:
+            return frames
+        meshes = self._of(model, memory)
+        seen = _closed(drawn([[meshes.seen], meshes.guessed], cameras))
+        moving, many = torch.from_numpy(movers >= 0), len(frames) // len(movers)
+        moves = _pixels(moving, seen).repeat_interleave(many, 0) > 0
+        for index in moves.any(-1).any(-1).nonzero()[:, 0].tolist():
+            moves[index] &= _wide(model.segmenter.segment(frames[index : index + 1]).cpu() == MOVER, 3)[0]
+        there = ((seen.layer >= 0) & ~moves).float()[:, None]
+        if memory.true_frames > 1:
+            there *= ~_known_better(seen, readout, moving, state.chunk + 1)[:, None]
+        within = -F.max_pool2d(-there, 3, 1, 1)
+        share = F.avg_pool2d(F.pad(within, (1, 1, 1, 1), mode="replicate"), 3, 1).to(frames)
+        return share * seen.images.to(frames) + (1.0 - share) * frames
+
+    def _of(self, model: WorldModel, memory: LatentMemory) -> StartMeshes:
+        start = memory.blocks[0]
+        made = self._made.get(start.frames)  # new evidence makes a new block of the same frames
+        if made is None or made.tokens != len(start):
+            made = self._made[start.frames] = _meshes(model, memory)
+        return made
+
+
+def _pixels(cells: Tensor, seen: DrawnViews) -> Tensor:  # [K, h, w] -> [K, H, W]
+    return F.interpolate(cells[:, None].float(), seen.depth.shape[-2:])[:, 0]
+
+
+def _wide(mask: Tensor, side: int) -> Tensor:  # [N, h, w] bool
+    """Mask of all that lies in such a square around what is in the mask."""
+    return F.max_pool2d(mask.float(), side, 1, side // 2) > 0
+
+
+def _closed(seen: DrawnViews) -> DrawnViews:
+    """The views without narrow slits between surfaces: these show the colours around them."""
+    shown = seen.layer >= 0
+    slit = ~shown & ~_wide(~_wide(shown, SLIT), SLIT)
+    if not slit.any():
+        return seen
+    filled = fill_holes(seen.images.permute(0, 2, 3, 1).numpy(), shown.numpy())
+    images = torch.where(slit[:, None], torch.from_numpy(filled).permute(0, 3, 1, 2), seen.images)
+    around = F.max_pool2d(torch.where(shown, seen.depth, 0.0), SLIT, 1, SLIT // 2)
+    return replace(
+        seen,
+        images=images,
+        depth=torch.where(slit, around, seen.depth),
+        layer=torch.where(slit, GUESSED, seen.layer),
+    )
+
+
+def _known_better(
+    seen: DrawnViews,  # F
+    readout: Readout,  # K views
+    moving: Tensor,  # [K, h, w] bool, movers
+    now: int,
+) -> Tensor:  # [F, H, W] bool
+    """Pixels of which the memory knows more than the start view shows, where cameras saw more after it."""
+    many = len(seen.depth) // len(readout.depth)
+    depth, scale, later = (
+        _pixels(x, seen).repeat_interleave(many, 0)
+        for x in (readout.depth, readout.scale, (readout.observed > 0) & (readout.age < now - 1e-3) & ~moving)
+    )
+    before, closer = depth < BEFORE * seen.depth, scale < seen.scale - CLOSER
+    return (later > 0) & (before | closer | (seen.layer == GUESSED))
+
+
+def _meshes(model: WorldModel, memory: LatentMemory) -> StartMeshes:
+    """Decode the start view where it was seen from, see its depth, and make meshes of it and of the guesses."""
+    config, block = model.config, memory.blocks[0]
+    size, farthest = config.image_size, SKY_SHARE * config.memory.sky or math.inf
+    start = start_of(memory, block, model.codec, model.refiner, config)
+    known = start.readout.observed[:, None] > 0
+    image = model.codec.decode(torch.where(known, model.refiner.refine(start.readout), start.back)).float()
+    labels = model.segmenter.segment(image)[0].cpu()
+    metres = model.depth.estimate(image, [start.camera], known=start.readout.surface(config.far))[0].float().cpu()
+    image = image.cpu()
+    grid, plain = (2 * memory.grid[0], 2 * memory.grid[1]), replace(memory.readout, quarters=False)
+    quarters = replace(memory, blocks=(block,), grid=grid, readout=plain).read([start.camera], now=0)
+
+    def pixels(mask: Tensor) -> Tensor:  # [1, 2 h, 2 w] bool -> [H, W]
+        return F.interpolate(mask[:, None].float(), size)[0, 0] > 0
+
+    far = (quarters.observed > 0) & (quarters.depth * _lengths(start.camera, grid) >= farthest)
+    beside_sky = pixels(_wide(far, 3))
+    sky = (beside_sky & (labels == SKY)) | ~pixels(_wide(~far, 3))
+    metres = metres * _correction(metres, quarters, far)
+    # The first pixel of sky beside a thing still shows half of it, the next one a little.
+    rim, pure = sky & _wide(~sky[None], 3)[0], ~_wide(~sky[None], OUTLINE)[0]
+    nearest = 1.0 / F.max_pool2d(torch.where(sky, 0.0, 1.0 / metres)[None], 3, 1, 1)[0]
+    metres = torch.where(rim, nearest, torch.where(sky, config.memory.sky / _lengths(start.camera, size), metres))
+    there = pixels(quarters.observed > 0) & ~_wide((labels == MOVER)[None], OUTLINE)[0]
+    there &= pure | rim | (~sky & (beside_sky | (labels != SKY)))
+    seen = torch.where(there, sharp_edges(metres, image[0]), 0.0)
+    around = beyond_borders(image, seen, start.camera, start.depth, config) if config.memory.mirrored else ()
+    guessed = [ViewMesh.of(*picture, COARSE) for some in around for picture in some]
+    if (pure & there).any():
+        guessed.append(ViewMesh.of(*_sky_behind(image[0], pure & there, config.memory.sky, start.camera), COARSE))
+    return StartMeshes(len(block), ViewMesh.of(image[0], seen, start.camera), tuple(guessed))
+
+
+def _sky_behind(image: Tensor, sky: Tensor, radius: float, camera: Camera) -> tuple[Tensor, Tensor, Camera]:
+    """Sky behind what stands before it: below where it ends in a column it goes on a little, mirrored there."""
+    rows = torch.arange(len(sky))[:, None]
+    end = sky.cumprod(0).sum(0)  # of each column, from the top
+    mirrored = torch.where(rows < end, rows, 2 * end - 1 - rows)
+    beyond = (mirrored >= 0) & (rows < end + SKY_BEHIND * len(sky)) & (end > 0)
+    depth = torch.where(beyond, radius / _lengths(camera, (sky.shape[0], sky.shape[1])), 0.0)
+    return image.gather(1, mirrored.clamp_min(0).expand_as(image)), depth, camera
+
+
+def _lengths(camera: Camera, grid: tuple[int, int]) -> Tensor:  # [h, w]
+    """Distance from the camera, over depth."""
+    K, (h, w) = camera.K_at(*grid), grid
+    x, y = (np.arange(w) + 0.5 - K[0, 2]) / K[0, 0], (np.arange(h)[:, None] + 0.5 - K[1, 2]) / K[1, 1]
+    return torch.from_numpy(np.sqrt(x * x + y * y + 1.0)).float()
+
+
+def _correction(
+    metres: Tensor,  # [H, W]
+    quarters: Readout,  # one view, of quarters of cells
+    far: Tensor,  # [1, 2 h, 2 w] bool, sky
+) -> Tensor:  # [H, W]
+    """What an estimate must be multiplied by to agree with the tokens, whose depth may have been measured."""
+    (height, width), (rows, columns) = metres.shape, quarters.depth.shape[-2:]
+    down = torch.arange(rows)[:, None] + 0.5 + quarters.offset[0, 1].cpu()
+    right = torch.arange(columns) + 0.5 + quarters.offset[0, 0].cpu()
+    row = (down * height / rows).long().clamp(0, height - 1)
+    column = (right * width / columns).long().clamp(0, width - 1)
+    told = ((quarters.observed > 0) & ~far)[0].cpu()
+    if not told.any():
+        return torch.ones_like(metres)
+    ratio = torch.where(told, quarters.depth[0].cpu() / metres[row, column], torch.nan)
+    side = AGREES // 2
+    around = F.unfold(F.pad(ratio[None, None], (side,) * 4, value=torch.nan), AGREES).nanmedian(1).values
+    around = torch.where(around.isnan(), around.nanmedian(), around).view(1, 1, rows, columns)
+    return F.interpolate(around, (height, width), mode="bilinear")[0, 0]

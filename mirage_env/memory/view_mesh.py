@@ -1,0 +1,211 @@
+"""A view as a mesh: its picture on the surface that its depth makes, to be drawn from other cameras.
+
+Tokens say what a cell of eight pixels shows; where a surface ends within a cell they cannot say, and what is read a
+fraction of a cell aside has to be guessed by a network. Who looks at what a view showed can be shown its very pixels:
+a vertex for every pixel, two triangles between four of them, and none where depth jumps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from mirage_env.camera import Camera
+from mirage_env.readout.triangles_numba import Drawn, draw_triangles, nothing_drawn
+
+JUMP = 0.06
+"""Inverse depth of neighbours differs by such a share, at least, where a surface ends ..."""
+STEEPER = 2.0
+"""... and by so many times as much as beside them: on a plane that is seen aslant it differs as much everywhere."""
+EDGE, WIDE = 5, 9
+"""Side of the square of pixels in which a blurred edge of depth lies, and of one in which a slope goes on."""
+BLURRED = 1.12
+"""Far over near depth in such a square, from which on it holds an edge."""
+SURE = 0.03
+"""Inverse depth of a pixel that is surely on one side of an edge differs by such a share from the extreme there."""
+
+
+@dataclass(frozen=True, eq=False)
+class ViewMesh:
+    """A picture on a surface of m x n vertices."""
+
+    image: Tensor  # [3, H, W] in [-1, 1]
+    points: NDArray[np.float32]  # [m, n, 3] metres from `anchor`
+    anchor: NDArray[np.float64]  # [3] world
+    x: NDArray[np.float32]  # [n] columns of the picture that the vertices show, pixels
+    y: NDArray[np.float32]  # [m] rows
+    whole: NDArray[np.bool_]  # [m - 1, n - 1, 2] triangles that are there
+    depth: Tensor  # [H, W] metres, of the picture
+    focal: float  # pixels, of the picture
+
+    @staticmethod
+    def of(
+        image: Tensor,  # [3, H, W]
+        depth: Tensor,  # [H, W] metres, 0 where there is nothing
+        camera: Camera,
+        every: int = 1,
+    ) -> ViewMesh:
+        """The mesh of a view, with a vertex for every so many pixels; it reaches up to the borders of the picture."""
+        height, width = depth.shape
+        rows, columns = _vertices(height, every), _vertices(width, every)
+        metres = depth.numpy()[np.ix_(rows, columns)].astype(np.float64)
+        x, y = columns + 0.5, rows + 0.5
+        x[[0, -1]], y[[0, -1]] = (0.0, width), (0.0, height)
+        K = camera.K_image
+        rays = np.stack(np.broadcast_arrays((x - K[0, 2]) / K[0, 0], (y[:, None] - K[1, 2]) / K[1, 1], 1.0), -1)
+        points = (rays * metres[..., None]) @ camera.T_world_cam[:3, :3].T
+        return ViewMesh(
+            image,
+            points.astype(np.float32),
+            camera.position,
+            x.astype(np.float32),
+            y.astype(np.float32),
+            _triangles(metres),
+            depth,
+            math.sqrt(K[0, 0] * K[1, 1]),
+        )
+
+    @cached_property
+    def corners(self) -> NDArray[np.float64]:  # [8, 3] world, metres
+        """Corners of a box around the mesh."""
+        square = self.whole.any(-1)
+        there = np.pad(square, ((0, 1), (0, 1))) | np.pad(square, ((1, 0), (1, 0)))
+        there |= np.pad(square, ((0, 1), (1, 0))) | np.pad(square, ((1, 0), (0, 1)))
+        if not there.any():
+            return np.empty((0, 3))
+        ends = np.stack([self.points[there].min(0), self.points[there].max(0)]).astype(np.float64)
+        return np.stack(np.meshgrid(*ends.T), -1).reshape(8, 3) + self.anchor
+
+
+def _vertices(pixels: int, every: int) -> NDArray[np.int64]:
+    return np.unique([*range(0, pixels, every), pixels - 1])
+
+
+def _triangles(depth: NDArray[np.float64]) -> NDArray[np.bool_]:  # [m, n] -> [m - 1, n - 1, 2]
+    """Triangles between vertices that have a depth, without a jump along an upright or level side."""
+    inverse = np.where(depth > 0.0, 1.0 / np.where(depth > 0.0, depth, 1.0), np.nan)
+    across, down = _jumps(inverse), _jumps(inverse.T).T
+    there = depth > 0.0
+    corners = there[:-1, 1:] & there[1:, :-1]
+    upper = corners & there[:-1, :-1] & ~(across[:-1] | down[:, :-1])
+    lower = corners & there[1:, 1:] & ~(across[1:] | down[:, 1:])
+    return np.stack([upper, lower], -1)
+
+
+def _jumps(inverse: NDArray[np.float64]) -> NDArray[np.bool_]:  # [m, n] -> [m, n - 1]
+    """Steps between neighbours in a row at which a surface ends."""
+    step = np.nan_to_num(np.abs(np.diff(inverse, axis=1)))
+    wide = np.pad(step, ((0, 0), (1, 1)), mode="edge")
+    beside = np.maximum(wide[:, :-2], wide[:, 2:])
+    largest = np.nan_to_num(np.fmax(inverse[:, :-1], inverse[:, 1:]))
+    return (step > JUMP * largest) & (step > STEEPER * beside)
+
+
+def sharp_edges(
+    depth: Tensor,  # [H, W] metres
+    image: Tensor,  # [3, H, W]
+) -> Tensor:  # [H, W] metres
+    """Depth whose pixels on a blurred edge take the depth of one of its sides: of the one whose colour they have."""
+    inverse = 1.0 / depth[None, None]
+    near, far = _most(inverse, EDGE), -_most(-inverse, EDGE)
+    slope = _most(inverse, WIDE) + _most(-inverse, WIDE) > 1.5 * (near - far)
+    edge = (near > BLURRED * far) & ~slope
+    sides = [_mean_colour(image[None], edge & side) for side in _sure(inverse, near, far)]
+    (at_near, has_near), (at_far, has_far) = sides
+    like_near = ((image - at_near) ** 2).sum(1, True) < ((image - at_far) ** 2).sum(1, True)
+    nearer = torch.where(has_near & has_far, like_near, inverse - far > near - inverse)
+    nearer = F.avg_pool2d(nearer.float(), 3, 1, 1) > 0.5  # as most pixels around it: an outline has no teeth
+    sharp = torch.where(edge, torch.where(nearer, near, far), inverse)
+    # Triangles end in the middle of a pixel, and the next one still shows half of what is near.
+    beside, rim = _most(sharp, 3), (_most(edge.float(), 3) > 0) & ~slope
+    return (1.0 / torch.where(rim & (beside > BLURRED * sharp), beside, sharp))[0, 0]
+
+
+def _most(x: Tensor, side: int) -> Tensor:
+    return F.max_pool2d(x, side, 1, side // 2)
+
+
+def _sure(inverse: Tensor, near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
+    return inverse > (1.0 - SURE) * near, inverse < (1.0 + SURE) * far
+
+
+def _mean_colour(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # [1, 3, H, W], [1, 1, H, W] bool
+    """Mean colour of the pixels of a mask around each pixel, and whether there are any."""
+    share = F.avg_pool2d(mask.float(), WIDE, 1, WIDE // 2)
+    total = F.avg_pool2d(image * mask, WIDE, 1, WIDE // 2)
+    return total / share.clamp_min(1e-6), share > 0
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnViews:
+    """What T cameras see of meshes."""
+
+    images: Tensor  # [T, 3, H, W] 0 where nothing is
+    depth: Tensor  # [T, H, W] metres, infinite where nothing is
+    layer: Tensor  # [T, H, W] which layer is seen, -1 where none is
+    scale: Tensor  # [T, H, W] log of the width of surface that a pixel of the picture showed over that of one here
+
+
+def drawn(
+    layers: Sequence[Sequence[ViewMesh]],
+    cameras: Sequence[Camera],  # T
+) -> DrawnViews:
+    """Draw meshes for some cameras.
+
+    Of the meshes of one layer the nearest is seen; those of a later layer only where none of the earlier ones is.
+    """
+    meshes = [(number, mesh) for number, layer in enumerate(layers) for mesh in layer]
+    with ThreadPoolExecutor(max(torch.get_num_threads(), 1)) as pool:
+        views = list(pool.map(lambda camera: _drawn(meshes, camera), cameras))
+    number, place, depth = (torch.from_numpy(np.stack(parts)) for parts in zip(*views, strict=True))
+    images, scale = torch.zeros(len(cameras), 3, *depth.shape[1:]), torch.zeros(depth.shape)
+    focal = torch.tensor([math.sqrt(c.K_image[0, 0] * c.K_image[1, 1]) for c in cameras])[:, None, None]
+    for index, (_, mesh) in enumerate(meshes):
+        shown = number == index
+        if shown.any():
+            size = place.new_tensor([mesh.image.shape[-1], mesh.image.shape[-2]])
+            at = (place.permute(0, 2, 3, 1)[shown] / size * 2.0 - 1.0)[None, None]
+            # Cubic: what is between pixels stays as sharp as they are.
+            colour = F.grid_sample(mesh.image[None], at, "bicubic", "border", align_corners=False)
+            metres = F.grid_sample(mesh.depth[None, None], at, "nearest", "border", align_corners=False)
+            images.permute(0, 2, 3, 1)[shown] = colour[0, :, 0].T.clamp(-1.0, 1.0)
+            here = (depth / focal)[shown]
+            scale[shown] = (metres[0, 0, 0].clamp_min(1e-3) / mesh.focal / here).log()
+    layer = torch.tensor([*(number for number, _ in meshes), -1])[number]
+    return DrawnViews(images, depth, layer, scale)
+
+
+def _drawn(meshes: Sequence[tuple[int, ViewMesh]], camera: Camera) -> Drawn:
+    """Draw the meshes of all layers in one view."""
+    result = nothing_drawn(camera.height, camera.width)
+    R = camera.T_world_cam[:3, :3].T
+    for layer in sorted({layer for layer, _ in meshes}):
+        own = nothing_drawn(camera.height, camera.width)
+        for number, (of, mesh) in enumerate(meshes):
+            if of == layer and _in_view(mesh, camera):
+                P = camera.K_image @ np.hstack([R, (R @ (mesh.anchor - camera.position))[:, None]])
+                about = (mesh.points, mesh.x, mesh.y, mesh.whole, number)
+                draw_triangles(np.ascontiguousarray(P, np.float32), *about, *own)
+        new = (result[0] < 0) & (own[0] >= 0)
+        for whole, part in zip(result, own, strict=True):
+            whole[..., new] = part[..., new]
+        if not (result[0] < 0).any():
+            break
+    return result
+
+
+def _in_view(mesh: ViewMesh, camera: Camera) -> bool:
+    """Whether a mesh may be seen: not all of its box lies behind the camera or beyond one border of the picture."""
+    ends = (mesh.corners - camera.position) @ camera.T_world_cam[:3, :3] @ camera.K_image.T  # [8, 3]
+    size = np.array([camera.width, camera.height])
+    before, after = (ends[:, :2] < 0.0).all(0), (ends[:, :2] > size * ends[:, 2:]).all(0)
+    return bool((ends[:, 2] > 0.0).any() and not before.any() and not after.any())
