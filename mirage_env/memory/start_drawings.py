@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from mirage_env.camera import Camera
 from mirage_env.interfaces import MOVER, SKY, Readout
 from mirage_env.memory.latent import SKY_SHARE, LatentMemory
+from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.mirrored import beyond_borders, start_of
 from mirage_env.memory.movers import Shown
 from mirage_env.memory.rgb import fill_holes
@@ -49,7 +50,7 @@ CLOSER = math.log(1.25)
 AGREES = 5
 """Side of the square of quarter cells over which the ratio of stored to estimated depth is a median."""
 COARSE = 2
-"""Pixels between two vertices of what is only guessed."""
+"""Pixels on a side for each depth of what is only guessed."""
 SKY_BEHIND = 1 / 16
 """Share of the picture's height by which sky goes on behind what stands before it."""
 SLIT = 5
@@ -93,11 +94,8 @@ class StartDrawings:
             return frames
         meshes = self._of(model, memory)
         seen = _closed(drawn([[meshes.seen], meshes.guessed], cameras))
-        moving, many = torch.from_numpy(movers >= 0), len(frames) // len(movers)
-        moves = _pixels(moving, seen).repeat_interleave(many, 0) > 0
-        for index in moves.any(-1).any(-1).nonzero()[:, 0].tolist():
-            moves[index] &= _wide(model.segmenter.segment(frames[index : index + 1]).cpu() == MOVER, 3)[0]
-        there = ((seen.layer >= 0) & ~moves).float()[:, None]
+        moving = torch.from_numpy(movers >= 0)
+        there = ((seen.layer >= 0) & (_pixels(moving, seen) == 0)).float()[:, None]
         if memory.true_frames > 1:
             there *= ~_known_better(seen, readout, moving, state.chunk + 1)[:, None]
         within = -F.max_pool2d(-there, 3, 1, 1)
@@ -112,8 +110,9 @@ class StartDrawings:
         return made
 
 
-def _pixels(cells: Tensor, seen: DrawnViews) -> Tensor:  # [K, h, w] -> [K, H, W]
-    return F.interpolate(cells[:, None].float(), seen.depth.shape[-2:])[:, 0]
+def _pixels(cells: Tensor, seen: DrawnViews) -> Tensor:  # [K, h, w] -> [F, H, W]
+    pixels = F.interpolate(cells[:, None].float().cpu(), seen.depth.shape[-2:])[:, 0]
+    return pixels.repeat_interleave(len(seen.depth) // len(cells), 0)
 
 
 def _wide(mask: Tensor, side: int) -> Tensor:  # [N, h, w] bool
@@ -145,11 +144,8 @@ def _known_better(
     now: int,
 ) -> Tensor:  # [F, H, W] bool
     """Pixels of which the memory knows more than the start view shows, where cameras saw more after it."""
-    many = len(seen.depth) // len(readout.depth)
-    depth, scale, later = (
-        _pixels(x, seen).repeat_interleave(many, 0)
-        for x in (readout.depth, readout.scale, (readout.observed > 0) & (readout.age < now - 1e-3) & ~moving)
-    )
+    newer = (readout.observed > 0) & (readout.age < now - 1e-3) & ~moving.to(readout.observed.device)
+    depth, scale, later = (_pixels(x, seen) for x in (readout.depth, readout.scale, newer))
     before, closer = depth < BEFORE * seen.depth, scale < seen.scale - CLOSER
     return (later > 0) & (before | closer | (seen.layer == GUESSED))
 
@@ -181,10 +177,11 @@ def _meshes(model: WorldModel, memory: LatentMemory) -> StartMeshes:
     there = pixels(quarters.observed > 0) & ~_wide((labels == MOVER)[None], OUTLINE)[0]
     there &= pure | rim | (~sky & (beside_sky | (labels != SKY)))
     seen = torch.where(there, sharp_edges(metres, image[0]), 0.0)
-    around = beyond_borders(image, seen, start.camera, start.depth, config) if config.memory.mirrored else ()
-    guessed = [ViewMesh.of(*picture, COARSE) for some in around for picture in some]
+    coarse = depth_to_grid(seen, (size[0] // COARSE, size[1] // COARSE))
+    around = beyond_borders(image, coarse, start.camera, start.depth, config) if config.memory.mirrored else ()
+    guessed = [ViewMesh.of(*picture) for some in around for picture in some]
     if (pure & there).any():
-        guessed.append(ViewMesh.of(*_sky_behind(image[0], pure & there, config.memory.sky, start.camera), COARSE))
+        guessed.append(ViewMesh.of(*_sky_behind(image[0], pure & there, config.memory.sky, start.camera)))
     return StartMeshes(len(block), ViewMesh.of(image[0], seen, start.camera), tuple(guessed))
 
 

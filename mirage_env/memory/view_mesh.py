@@ -2,7 +2,7 @@
 
 Tokens say what a cell of eight pixels shows; where a surface ends within a cell they cannot say, and what is read a
 fraction of a cell aside has to be guessed by a network. Who looks at what a view showed can be shown its very pixels:
-a vertex for every pixel, two triangles between four of them, and none where depth jumps.
+a vertex for every depth, two triangles between four of them, and none where depth jumps.
 """
 
 from __future__ import annotations
@@ -44,21 +44,19 @@ class ViewMesh:
     x: NDArray[np.float32]  # [n] columns of the picture that the vertices show, pixels
     y: NDArray[np.float32]  # [m] rows
     whole: NDArray[np.bool_]  # [m - 1, n - 1, 2] triangles that are there
-    depth: Tensor  # [H, W] metres, of the picture
+    depth: Tensor  # [m, n] metres, of the picture
     focal: float  # pixels, of the picture
 
     @staticmethod
     def of(
         image: Tensor,  # [3, H, W]
-        depth: Tensor,  # [H, W] metres, 0 where there is nothing
+        depth: Tensor,  # [m, n] metres, 0 where there is nothing
         camera: Camera,
-        every: int = 1,
     ) -> ViewMesh:
-        """The mesh of a view, with a vertex for every so many pixels; it reaches up to the borders of the picture."""
-        height, width = depth.shape
-        rows, columns = _vertices(height, every), _vertices(width, every)
-        metres = depth.numpy()[np.ix_(rows, columns)].astype(np.float64)
-        x, y = columns + 0.5, rows + 0.5
+        """The mesh of a view, with a vertex for every depth; it reaches up to the borders of the picture."""
+        (height, width), (m, n) = image.shape[-2:], depth.shape
+        metres = depth.numpy().astype(np.float64)
+        x, y = (np.arange(n) + 0.5) * width / n, (np.arange(m) + 0.5) * height / m
         x[[0, -1]], y[[0, -1]] = (0.0, width), (0.0, height)
         K = camera.K_image
         rays = np.stack(np.broadcast_arrays((x - K[0, 2]) / K[0, 0], (y[:, None] - K[1, 2]) / K[1, 1], 1.0), -1)
@@ -84,10 +82,6 @@ class ViewMesh:
             return np.empty((0, 3))
         ends = np.stack([self.points[there].min(0), self.points[there].max(0)]).astype(np.float64)
         return np.stack(np.meshgrid(*ends.T), -1).reshape(8, 3) + self.anchor
-
-
-def _vertices(pixels: int, every: int) -> NDArray[np.int64]:
-    return np.unique([*range(0, pixels, every), pixels - 1])
 
 
 def _triangles(depth: NDArray[np.float64]) -> NDArray[np.bool_]:  # [m, n] -> [m - 1, n - 1, 2]
@@ -169,17 +163,16 @@ def drawn(
     number, place, depth = (torch.from_numpy(np.stack(parts)) for parts in zip(*views, strict=True))
     images, scale = torch.zeros(len(cameras), 3, *depth.shape[1:]), torch.zeros(depth.shape)
     focal = torch.tensor([math.sqrt(c.K_image[0, 0] * c.K_image[1, 1]) for c in cameras])[:, None, None]
-    for index, (_, mesh) in enumerate(meshes):
-        shown = number == index
-        if shown.any():
-            size = place.new_tensor([mesh.image.shape[-1], mesh.image.shape[-2]])
-            at = (place.permute(0, 2, 3, 1)[shown] / size * 2.0 - 1.0)[None, None]
-            # Cubic: what is between pixels stays as sharp as they are.
-            colour = F.grid_sample(mesh.image[None], at, "bicubic", "border", align_corners=False)
-            metres = F.grid_sample(mesh.depth[None, None], at, "nearest", "border", align_corners=False)
-            images.permute(0, 2, 3, 1)[shown] = colour[0, :, 0].T.clamp(-1.0, 1.0)
-            here = (depth / focal)[shown]
-            scale[shown] = (metres[0, 0, 0].clamp_min(1e-3) / mesh.focal / here).log()
+    at = place.permute(0, 2, 3, 1)
+    for index in np.flatnonzero(np.bincount(number.numpy().ravel() + 1, minlength=1)[1:]):
+        mesh, shown = meshes[index][1], number == int(index)
+        size = place.new_tensor([mesh.image.shape[-1], mesh.image.shape[-2]])
+        there = (at[shown] / size * 2.0 - 1.0)[None, None]
+        # Cubic: what is between pixels stays as sharp as they are.
+        colour = F.grid_sample(mesh.image[None], there, "bicubic", "border", align_corners=False)
+        metres = F.grid_sample(mesh.depth[None, None], there, "nearest", "border", align_corners=False)
+        images.permute(0, 2, 3, 1)[shown] = colour[0, :, 0].T.clamp(-1.0, 1.0)
+        scale[shown] = (metres[0, 0, 0].clamp_min(1e-3) / mesh.focal / (depth / focal)[shown]).log()
     layer = torch.tensor([*(number for number, _ in meshes), -1])[number]
     return DrawnViews(images, depth, layer, scale)
 
@@ -189,17 +182,14 @@ def _drawn(meshes: Sequence[tuple[int, ViewMesh]], camera: Camera) -> Drawn:
     result = nothing_drawn(camera.height, camera.width)
     R = camera.T_world_cam[:3, :3].T
     for layer in sorted({layer for layer, _ in meshes}):
-        own = nothing_drawn(camera.height, camera.width)
+        free = result[0] < 0
+        if not free.any():
+            break
         for number, (of, mesh) in enumerate(meshes):
             if of == layer and _in_view(mesh, camera):
                 P = camera.K_image @ np.hstack([R, (R @ (mesh.anchor - camera.position))[:, None]])
-                about = (mesh.points, mesh.x, mesh.y, mesh.whole, number)
-                draw_triangles(np.ascontiguousarray(P, np.float32), *about, *own)
-        new = (result[0] < 0) & (own[0] >= 0)
-        for whole, part in zip(result, own, strict=True):
-            whole[..., new] = part[..., new]
-        if not (result[0] < 0).any():
-            break
+                about = (mesh.points, mesh.x, mesh.y, mesh.whole, number, free)
+                draw_triangles(np.ascontiguousarray(P, np.float32), *about, *result)
     return result
 
 

@@ -26,6 +26,7 @@ def draw_triangles(  # type: ignore[no-untyped-def]
     y,  # [m] float32, row
     whole,  # [m - 1, n - 1, 2] bool, the upper left and the lower right triangle of every square are there
     number,  # of the mesh
+    free,  # [H, W] bool, pixels that may show it
     mesh,  # [H, W] int32, number of the mesh that each pixel shows
     place,  # [2, H, W] float32, column and row of its picture
     depth,  # [H, W] float32 metres; what is nearer stays
@@ -55,13 +56,15 @@ def draw_triangles(  # type: ignore[no-untyped-def]
                     continue
                 u0, u1, u2 = u[i0, j0], u[i1, j1], u[i2, j2]
                 v0, v1, v2 = v[i0, j0], v[i1, j1], v[i2, j2]
-                area = (u1 - u0) * (v2 - v0) - (u2 - u0) * (v1 - v0)
-                if not area > 1e-9:
-                    continue
                 left, right = max(math.ceil(min(u0, u1, u2)), 0), min(math.floor(max(u0, u1, u2)), width - 1)
                 top, bottom = max(math.ceil(min(v0, v1, v2)), 0), min(math.floor(max(v0, v1, v2)), height - 1)
+                area = (u1 - u0) * (v2 - v0) - (u2 - u0) * (v1 - v0)
+                if left > right or top > bottom or not area > 1e-9:
+                    continue
                 for r in range(top, bottom + 1):
                     for c in range(left, right + 1):
+                        if not free[r, c]:
+                            continue
                         w0 = (u1 - c) * (v2 - r) - (u2 - c) * (v1 - r)
                         w1 = (u2 - c) * (v0 - r) - (u0 - c) * (v2 - r)
                         w2 = area - w0 - w1
