@@ -53,8 +53,8 @@ COARSE = 2
 """Pixels on a side for each depth of what is only guessed."""
 SKY_BEHIND = 1 / 16
 """Share of the picture's height by which sky goes on behind what stands before it."""
-SLIT = 5
-"""Pixels of a gap between drawn surfaces that is closed."""
+GAP = 5
+"""Gaps between drawn surfaces, and between tokens, are closed where they are narrower: pixels, quarters of cells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,15 +120,20 @@ def _wide(mask: Tensor, side: int) -> Tensor:  # [N, h, w] bool
     return F.max_pool2d(mask.float(), side, 1, side // 2) > 0
 
 
+def _without_gaps(mask: Tensor) -> Tensor:  # [N, h, w] bool
+    """The mask, and gaps in it that are narrower than `GAP`."""
+    return ~_wide(~_wide(mask, GAP), GAP)
+
+
 def _closed(seen: DrawnViews) -> DrawnViews:
     """The views without narrow slits between surfaces: these show the colours around them."""
     shown = seen.layer >= 0
-    slit = ~shown & ~_wide(~_wide(shown, SLIT), SLIT)
+    slit = ~shown & _without_gaps(shown)
     if not slit.any():
         return seen
     filled = fill_holes(seen.images.permute(0, 2, 3, 1).numpy(), shown.numpy())
     images = torch.where(slit[:, None], torch.from_numpy(filled).permute(0, 3, 1, 2), seen.images)
-    around = F.max_pool2d(torch.where(shown, seen.depth, 0.0), SLIT, 1, SLIT // 2)
+    around = F.max_pool2d(torch.where(shown, seen.depth, 0.0), GAP, 1, GAP // 2)
     return replace(
         seen,
         images=images,
@@ -174,7 +179,7 @@ def _meshes(model: WorldModel, memory: LatentMemory) -> StartMeshes:
     rim, pure = sky & _wide(~sky[None], 3)[0], ~_wide(~sky[None], OUTLINE)[0]
     nearest = 1.0 / F.max_pool2d(torch.where(sky, 0.0, 1.0 / metres)[None], 3, 1, 1)[0]
     metres = torch.where(rim, nearest, torch.where(sky, config.memory.sky / _lengths(start.camera, size), metres))
-    there = pixels(quarters.observed > 0) & ~_wide((labels == MOVER)[None], OUTLINE)[0]
+    there = pixels(_without_gaps(quarters.observed > 0)) & ~_wide((labels == MOVER)[None], OUTLINE)[0]
     there &= pure | rim | (~sky & (beside_sky | (labels != SKY)))
     seen = torch.where(there, sharp_edges(metres, image[0]), 0.0)
     coarse = depth_to_grid(seen, (size[0] // COARSE, size[1] // COARSE))
