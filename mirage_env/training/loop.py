@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interrupts import waiting_interrupt
+from mirage_env.models.offload import native_dtype
 from mirage_env.training.checkpoint import Progress, Trained, load_checkpoint, save_checkpoint
 from mirage_env.training.logs import RunLog
 
@@ -38,9 +39,14 @@ Pace = Callable[[str], float]
 """Learning rate of a parameter, by its name, as a multiple of the common one."""
 
 
+def _native() -> bool:
+    """Whether something here multiplies bfloat16 without emulating it."""
+    return torch.cuda.is_available() or native_dtype(torch.device("cpu")) == torch.bfloat16
+
+
 MOST_PARTS = 2**20
 """Parts that a batch may have, over all processes: each has seeds of its own."""
-FREE_OPTIONS = ("steps", "minutes", "log_every", "save_every", "sample_every", "device")
+FREE_OPTIONS = ("steps", "minutes", "log_every", "save_every", "sample_every", "device", "bf16")
 """May change when a run goes on without making it another one (more steps stretch the schedule)."""
 
 
@@ -71,7 +77,9 @@ class LoopConfig:
     save_every: int = 500
     sample_every: int = 0
     """Steps between samples; 0: none."""
-    bf16: bool = True
+    bf16: bool = field(default_factory=_native)
+    """Half precision in the networks; by default where it is native: a processor that emulates it takes eight times as
+    long as with single precision."""
     device: Literal["cpu", "auto"] = "cpu"
     """`auto` takes the GPU that accelerate finds, or the CPU."""
 

@@ -198,6 +198,13 @@ def test_options_out_of_range_are_refused_by_name(changes):
         LoopConfig(**{"steps": 1, **changes})
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_half_precision_is_used_where_the_processor_has_it(monkeypatch, native):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    assert LoopConfig(steps=1).bf16 is native
+
+
 # Resume
 
 
