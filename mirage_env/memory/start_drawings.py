@@ -7,9 +7,8 @@ beyond its borders (`mirrored.py`) is drawn in the same way. All of it follows f
 a world but them; the generator still paints whole frames from what the memory shows, and what it paints stays where
 nothing is drawn, and where something moves.
 
-What was imagined is an echo of all that and knows nothing better. Where cameras truly saw more after the start, what
-they saw is left as it is painted: what stands before the drawn surface, what they saw more closely, and all of which
-the start view has a guess only.
+What was imagined is an echo of all that and knows nothing better. Where cameras truly saw more after the start, what the
+memory shows of that is left as it is painted: it has been measured from nearby, and the start view from one picture.
 """
 
 from __future__ import annotations
@@ -32,21 +31,16 @@ from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.mirrored import beyond_borders, start_of
 from mirage_env.memory.movers import Shown
 from mirage_env.memory.rgb import fill_holes
-from mirage_env.memory.view_mesh import DrawnViews, ViewMesh, drawn, sharp_edges
+from mirage_env.memory.view_mesh import ViewMesh, drawn, sharp_edges
+from mirage_env.readout.backends import CPU
 from mirage_env.tokens.blocks import Frames
 
 if TYPE_CHECKING:
     from mirage_env.world_model import WorldModel
     from mirage_env.world_state import WorldState
 
-SEEN, GUESSED = 0, 1
-"""Layers: what the start view showed, and what may lie beside it."""
 OUTLINE = 5
 """Side of the square around a pixel of a mover that is not of the picture behind it: outlines are blurred."""
-BEFORE = 0.85
-"""Depth of what stands before a drawn surface, at most, as a share of the surface's."""
-CLOSER = math.log(1.25)
-"""Log of how much finer a later view must have seen a place to be trusted more than the start view."""
 AGREES = 5
 """Side of the square of quarter cells over which the ratio of stored to estimated depth is a median."""
 COARSE = 2
@@ -93,14 +87,16 @@ class StartDrawings:
         if not memory.blocks[0].pinned:
             return frames
         meshes = self._of(model, memory)
-        seen = _closed(drawn([[meshes.seen], meshes.guessed], cameras))
-        moving = torch.from_numpy(movers >= 0)
-        there = ((seen.layer >= 0) & (_pixels(moving, seen) == 0)).float()[:, None]
+        images, shown = _closed(*drawn([[meshes.seen], meshes.guessed], cameras))
+        better = torch.from_numpy(movers >= 0)
         if memory.true_frames > 1:
-            there *= ~_known_better(seen, readout, moving, state.chunk + 1)[:, None]
-        within = -F.max_pool2d(-there, 3, 1, 1)
+            better |= ((readout.observed > 0) & (readout.age < state.chunk + 1 - 1e-3)).cpu()
+        better = F.interpolate(better[:, None].float(), frames.shape[-2:]).repeat_interleave(
+            len(frames) // len(movers), 0
+        )
+        within = -F.max_pool2d(-(shown[:, None] * (1.0 - better)), 3, 1, 1)
         share = F.avg_pool2d(F.pad(within, (1, 1, 1, 1), mode="replicate"), 3, 1).to(frames)
-        return share * seen.images.to(frames) + (1.0 - share) * frames
+        return share * images.to(frames) + (1.0 - share) * frames
 
     def _of(self, model: WorldModel, memory: LatentMemory) -> StartMeshes:
         start = memory.blocks[0]
@@ -108,11 +104,6 @@ class StartDrawings:
         if made is None or made.tokens != len(start):
             made = self._made[start.frames] = _meshes(model, memory)
         return made
-
-
-def _pixels(cells: Tensor, seen: DrawnViews) -> Tensor:  # [K, h, w] -> [F, H, W]
-    pixels = F.interpolate(cells[:, None].float().cpu(), seen.depth.shape[-2:])[:, 0]
-    return pixels.repeat_interleave(len(seen.depth) // len(cells), 0)
 
 
 def _wide(mask: Tensor, side: int) -> Tensor:  # [N, h, w] bool
@@ -125,34 +116,13 @@ def _without_gaps(mask: Tensor) -> Tensor:  # [N, h, w] bool
     return ~_wide(~_wide(mask, GAP), GAP)
 
 
-def _closed(seen: DrawnViews) -> DrawnViews:
-    """The views without narrow slits between surfaces: these show the colours around them."""
-    shown = seen.layer >= 0
-    slit = ~shown & _without_gaps(shown)
-    if not slit.any():
-        return seen
-    filled = fill_holes(seen.images.permute(0, 2, 3, 1).numpy(), shown.numpy())
-    images = torch.where(slit[:, None], torch.from_numpy(filled).permute(0, 3, 1, 2), seen.images)
-    around = F.max_pool2d(torch.where(shown, seen.depth, 0.0), GAP, 1, GAP // 2)
-    return replace(
-        seen,
-        images=images,
-        depth=torch.where(slit, around, seen.depth),
-        layer=torch.where(slit, GUESSED, seen.layer),
-    )
-
-
-def _known_better(
-    seen: DrawnViews,  # F
-    readout: Readout,  # K views
-    moving: Tensor,  # [K, h, w] bool, movers
-    now: int,
-) -> Tensor:  # [F, H, W] bool
-    """Pixels of which the memory knows more than the start view shows, where cameras saw more after it."""
-    newer = (readout.observed > 0) & (readout.age < now - 1e-3) & ~moving.to(readout.observed.device)
-    depth, scale, later = (_pixels(x, seen) for x in (readout.depth, readout.scale, newer))
-    before, closer = depth < BEFORE * seen.depth, scale < seen.scale - CLOSER
-    return (later > 0) & (before | closer | (seen.layer == GUESSED))
+def _closed(images: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:  # [T, 3, H, W], [T, H, W] bool
+    """The views without narrow gaps between surfaces: these show the colours around them."""
+    whole = _without_gaps(shown)
+    if (whole == shown).all():
+        return images, shown
+    filled = fill_holes(images.permute(0, 2, 3, 1).numpy(), shown.numpy())
+    return torch.from_numpy(filled).permute(0, 3, 1, 2), whole
 
 
 def _meshes(model: WorldModel, memory: LatentMemory) -> StartMeshes:
@@ -166,7 +136,7 @@ def _meshes(model: WorldModel, memory: LatentMemory) -> StartMeshes:
     metres = model.depth.estimate(image, [start.camera], known=start.readout.surface(config.far))[0].float().cpu()
     image = image.cpu()
     grid, plain = (2 * memory.grid[0], 2 * memory.grid[1]), replace(memory.readout, quarters=False)
-    quarters = replace(memory, blocks=(block,), grid=grid, readout=plain).read([start.camera], now=0)
+    quarters = replace(memory, blocks=(block,), grid=grid, readout=plain).read([start.camera], now=0).to(CPU)
 
     def pixels(mask: Tensor) -> Tensor:  # [1, 2 h, 2 w] bool -> [H, W]
         return F.interpolate(mask[:, None].float(), size)[0, 0] > 0

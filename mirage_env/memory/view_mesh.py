@@ -7,7 +7,6 @@ a vertex for every depth, two triangles between four of them, and none where dep
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,8 +43,6 @@ class ViewMesh:
     x: NDArray[np.float32]  # [n] columns of the picture that the vertices show, pixels
     y: NDArray[np.float32]  # [m] rows
     whole: NDArray[np.bool_]  # [m - 1, n - 1, 2] triangles that are there
-    depth: Tensor  # [m, n] metres, of the picture
-    focal: float  # pixels, of the picture
 
     @staticmethod
     def of(
@@ -68,8 +65,6 @@ class ViewMesh:
             x.astype(np.float32),
             y.astype(np.float32),
             _triangles(metres),
-            depth,
-            math.sqrt(K[0, 0] * K[1, 1]),
         )
 
     @cached_property
@@ -139,20 +134,10 @@ def _mean_colour(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # [1, 3
     return total / share.clamp_min(1e-6), share > 0
 
 
-@dataclass(frozen=True, eq=False)
-class DrawnViews:
-    """What T cameras see of meshes."""
-
-    images: Tensor  # [T, 3, H, W] 0 where nothing is
-    depth: Tensor  # [T, H, W] metres, infinite where nothing is
-    layer: Tensor  # [T, H, W] which layer is seen, -1 where none is
-    scale: Tensor  # [T, H, W] log of the width of surface that a pixel of the picture showed over that of one here
-
-
 def drawn(
     layers: Sequence[Sequence[ViewMesh]],
     cameras: Sequence[Camera],  # T
-) -> DrawnViews:
+) -> tuple[Tensor, Tensor]:  # [T, 3, H, W], 0 where nothing is, and [T, H, W] bool, where something is
     """Draw meshes for some cameras.
 
     Of the meshes of one layer the nearest is seen; those of a later layer only where none of the earlier ones is.
@@ -160,21 +145,15 @@ def drawn(
     meshes = [(number, mesh) for number, layer in enumerate(layers) for mesh in layer]
     with ThreadPoolExecutor(max(torch.get_num_threads(), 1)) as pool:
         views = list(pool.map(lambda camera: _drawn(meshes, camera), cameras))
-    number, place, depth = (torch.from_numpy(np.stack(parts)) for parts in zip(*views, strict=True))
-    images, scale = torch.zeros(len(cameras), 3, *depth.shape[1:]), torch.zeros(depth.shape)
-    focal = torch.tensor([math.sqrt(c.K_image[0, 0] * c.K_image[1, 1]) for c in cameras])[:, None, None]
-    at = place.permute(0, 2, 3, 1)
-    for index in np.flatnonzero(np.bincount(number.numpy().ravel() + 1, minlength=1)[1:]):
-        mesh, shown = meshes[index][1], number == int(index)
-        size = place.new_tensor([mesh.image.shape[-1], mesh.image.shape[-2]])
-        there = (at[shown] / size * 2.0 - 1.0)[None, None]
+    number, place = (torch.from_numpy(np.stack([view[part] for view in views])) for part in (0, 1))
+    images, at = torch.zeros(len(number), *number.shape[1:], 3), place.permute(0, 2, 3, 1)
+    for index in np.flatnonzero(np.bincount(number.numpy().ravel() + 1)[1:]):
+        image, shown = meshes[index][1].image, number == int(index)
+        there = at[shown] / at.new_tensor([image.shape[-1], image.shape[-2]]) * 2.0 - 1.0
         # Cubic: what is between pixels stays as sharp as they are.
-        colour = F.grid_sample(mesh.image[None], there, "bicubic", "border", align_corners=False)
-        metres = F.grid_sample(mesh.depth[None, None], there, "nearest", "border", align_corners=False)
-        images.permute(0, 2, 3, 1)[shown] = colour[0, :, 0].T.clamp(-1.0, 1.0)
-        scale[shown] = (metres[0, 0, 0].clamp_min(1e-3) / mesh.focal / (depth / focal)[shown]).log()
-    layer = torch.tensor([*(number for number, _ in meshes), -1])[number]
-    return DrawnViews(images, depth, layer, scale)
+        colour = F.grid_sample(image[None], there[None, None], "bicubic", "border", align_corners=False)
+        images[shown] = colour[0, :, 0].T.clamp(-1.0, 1.0)
+    return images.permute(0, 3, 1, 2), number >= 0
 
 
 def _drawn(meshes: Sequence[tuple[int, ViewMesh]], camera: Camera) -> Drawn:
