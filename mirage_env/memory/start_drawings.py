@@ -7,8 +7,8 @@ beyond its borders (`mirrored.py`) is drawn in the same way. All of it follows f
 a world but them; the generator still paints whole frames from what the memory shows, and what it paints stays where
 nothing is drawn, and where something moves.
 
-What was imagined is an echo of all that and knows nothing better. Where cameras truly saw more after the start, what the
-memory shows of that is left as it is painted: it has been measured from nearby, and the start view from one picture.
+What was imagined is an echo of all that and knows nothing better. Where cameras truly saw more after the start, what
+the memory has of that is left as it is painted: it was measured from several places, and the start view from one.
 """
 
 from __future__ import annotations
