@@ -53,9 +53,10 @@ GAP = 5
 
 @dataclass(frozen=True, eq=False)
 class StartMeshes:
-    """Meshes of a start view of so many tokens."""
+    """Meshes of a start view of so many tokens, as the parts of a model see it."""
 
     tokens: int
+    parts: tuple[object, ...]
     seen: ViewMesh
     guessed: tuple[ViewMesh, ...]
 
@@ -101,8 +102,9 @@ class StartDrawings:
     def _of(self, model: WorldModel, memory: LatentMemory) -> StartMeshes:
         start = memory.blocks[0]
         made = self._made.get(start.frames)  # new evidence makes a new block of the same frames
-        if made is None or made.tokens != len(start):
-            made = self._made[start.frames] = _meshes(model, memory)
+        parts = (model.codec, model.refiner, model.depth, model.segmenter, model.config)
+        if made is None or made.tokens != len(start) or any(a is not b for a, b in zip(made.parts, parts, strict=True)):
+            made = self._made[start.frames] = StartMeshes(len(start), parts, *_meshes(model, memory))
         return made
 
 
@@ -125,7 +127,7 @@ def _closed(images: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:  # [T, 3, H
     return torch.from_numpy(filled).permute(0, 3, 1, 2), whole
 
 
-def _meshes(model: WorldModel, memory: LatentMemory) -> StartMeshes:
+def _meshes(model: WorldModel, memory: LatentMemory) -> tuple[ViewMesh, tuple[ViewMesh, ...]]:
     """Decode the start view where it was seen from, see its depth, and make meshes of it and of the guesses."""
     config, block = model.config, memory.blocks[0]
     size, farthest = config.image_size, SKY_SHARE * config.memory.sky or math.inf
@@ -157,7 +159,7 @@ def _meshes(model: WorldModel, memory: LatentMemory) -> StartMeshes:
     guessed = [ViewMesh.of(*picture) for some in around for picture in some]
     if (pure & there).any():
         guessed.append(ViewMesh.of(*_sky_behind(image[0], pure & there, config.memory.sky, start.camera)))
-    return StartMeshes(len(block), ViewMesh.of(image[0], seen, start.camera), tuple(guessed))
+    return ViewMesh.of(image[0], seen, start.camera), tuple(guessed)
 
 
 def _sky_behind(image: Tensor, sky: Tensor, radius: float, camera: Camera) -> tuple[Tensor, Tensor, Camera]:
