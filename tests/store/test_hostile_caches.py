@@ -320,6 +320,8 @@ MARKERS = {
     "a negative state": {"state": -1},
     "a chunk beyond 32 bits": {"chunk": 2**31},
     "frames beyond 32 bits": {"frames": 2**40},
+    "more true frames than frames": {"frames": 3, "true_frames": 4},
+    "fewer true frames than none": {"true_frames": -1},
     "true as a number": {"serial": True},
     "text as a number": {"serial": "1"},
     "no writer": {"writer": "../../x"},

@@ -1,0 +1,447 @@
+"""Start views drawn over frames: pixel by pixel where nothing is known better, and the painted bits elsewhere."""
+
+import copy
+import gc
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from stand_ins import Labels
+from tiny import tiny_world_model
+from torch.nn import functional as F
+from worlds import KEEP_ALL
+
+from mirage_env.camera import Camera
+from mirage_env.config.world import MemoryConfig
+from mirage_env.interfaces import MOVER, SKY, Readout
+from mirage_env.memory import start_drawings
+from mirage_env.memory.mirrored import mirrored_cameras, start_of
+from mirage_env.memory.rgb import RgbMemory
+from mirage_env.memory.start_drawings import GAP, StartDrawings
+from mirage_env.models.small.refiner import BareReadout
+from mirage_env.poses import pose_from_rotation_vector
+from mirage_env.store import load_world, save_world
+
+CAMERA = Camera.from_fov(1.2, 32, 32)
+FOCAL = float(CAMERA.K_image[0, 0])
+METRES = 2.0
+PAINTED = 0.25
+
+
+class Colours:
+    """Latents are the mean colours of cells (`LatentCodec`)."""
+
+    def encode(self, images):
+        return F.avg_pool2d(images, 8)
+
+    def decode(self, latents):
+        return F.interpolate(latents, scale_factor=8)
+
+    def encode_chunk(self, frames, first):
+        return self.encode(frames)
+
+    def decode_chunk(self, latents, first):
+        return self.decode(latents)
+
+
+class Grey:
+    """Paints everything grey (`ChunkGenerator`)."""
+
+    def generate(self, known, readout, rays, preceding, generators, clean=1, **_):
+        return torch.cat([known[:, :clean], torch.full_like(known[:, clean:], PAINTED)], 1)
+
+
+class Wall:
+    """Sees a wall, perhaps at a wrong distance (`DepthEstimator`)."""
+
+    def __init__(self, metres=METRES):
+        self.metres = metres
+
+    def estimate(self, images, cameras, known=None):
+        return torch.full((len(images), *images.shape[-2:]), self.metres)
+
+
+TINY = tiny_world_model()
+
+
+def drawing_model(sky=0.0, mirrored=False, drawn=True, **parts):
+    """A model whose pictures are colours of cells and whose generator paints grey."""
+    memory = MemoryConfig(shifts=2, sky=sky, mirrored=mirrored, drawn=drawn)
+    config = replace(TINY.config, latent_channels=3, memory=memory, filters=KEEP_ALL)
+    usual = {"codec": Colours(), "refiner": BareReadout(), "generator": Grey(), "depth": Wall(), "segmenter": Labels()}
+    return replace(TINY, config=config, drawings=StartDrawings(), **{**usual, **parts})
+
+
+def real_model(**changes):
+    """The tiny networks, whose readout is shown as it is stored."""
+    memory = MemoryConfig(shifts=2, sky=100.0, mirrored=True, drawn=True)
+    config = replace(TINY.config, memory=replace(memory, **changes), filters=KEEP_ALL)
+    return replace(TINY, config=config, refiner=BareReadout(), drawings=StartDrawings())
+
+
+MODEL = drawing_model()
+CELLS = np.random.default_rng(0).integers(40, 216, (4, 4, 3), dtype=np.uint8)
+IMAGE = CELLS.repeat(8, 0).repeat(8, 1)
+PICTURE = torch.from_numpy(IMAGE).permute(2, 0, 1).float() / 127.5 - 1.0
+STORED = 0.02
+"""Colours are kept in 8 bits."""
+
+
+def begun(model=MODEL, depth=None, labels=None, image=IMAGE):
+    """A world that begins before a wall."""
+    depth = np.full((32, 32), METRES) if depth is None else depth
+    return model.start(image, CAMERA, depth, labels=np.zeros((32, 32), np.int64) if labels is None else labels)[1]
+
+
+def moved(x=0.0, y=0.0, z=0.0, yaw=0.0):
+    return CAMERA.moved(pose_from_rotation_vector([x, y, z], [0.0, yaw, 0.0]))
+
+
+def aside(pixels):
+    """A camera before which the wall is shifted to the left by so many pixels."""
+    return moved(x=pixels * METRES / FOCAL)
+
+
+def stepped(state, camera, model=MODEL):
+    return model.step(state, [camera] * 4)[0].frames[-1]
+
+
+def over(state, cameras, model=MODEL, readout=None, movers=None, frames=None):
+    """The frames of such cameras, which were painted at random, and those with the start view drawn over them."""
+    size = (len(cameras), 3, 32, 32)
+    frames = torch.rand(size, generator=torch.Generator().manual_seed(0)) - 0.5 if frames is None else frames
+    readout = state.memory.read(cameras, state.chunk + 1) if readout is None else readout
+    movers = np.full(readout.observed.shape, -1, np.int32) if movers is None else movers
+    return frames, model.drawings.over(frames, model, state, cameras, readout, movers)
+
+
+def told(age=0.0, observed=1.0, views=1):
+    """A readout that tells the same everywhere."""
+    age, observed = (torch.full((views, 4, 4), float(x)) for x in (age, observed))
+    depth = torch.full_like(age, METRES)
+    return Readout(torch.zeros(views, 3, 4, 4), observed, depth, torch.zeros(views, 2, 4, 4), 0.0 * age, age)
+
+
+def observing(state, frames=2):
+    """The world as if so many true views had been written."""
+    return replace(state, memory=replace(state.memory, true_frames=frames))
+
+
+# What is drawn
+
+
+def test_the_start_camera_shows_the_start_view_to_its_very_borders():
+    state = begun()
+    assert (stepped(state, CAMERA) - PICTURE).abs().max() < STORED
+    painted, shown = over(state, [CAMERA, CAMERA])
+    assert (shown - PICTURE).abs().max() < STORED
+    assert not torch.allclose(painted, shown, atol=0.1)
+
+
+@torch.no_grad()
+def test_with_real_networks_the_start_camera_shows_the_start_view_as_it_is_decoded():
+    model = real_model()
+    state = begun(model)
+    start = start_of(state.memory, state.memory.blocks[0], model.codec, model.refiner, model.config)
+    expected = model.codec.decode(start.readout.latent)[0]
+    assert (start.readout.observed > 0).all()
+    assert (stepped(state, CAMERA, model) - expected.clamp(-1.0, 1.0)).abs().max() < 0.01
+    plain = replace(model, config=real_model(drawn=False).config)
+    assert not torch.allclose(stepped(state, CAMERA, plain), expected, atol=0.01)
+
+
+@pytest.mark.parametrize("estimated", [METRES, 1.5 * METRES, 0.7 * METRES])
+@given(pixels=st.integers(-20, 20).filter(lambda n: abs(n) not in (1, 2)))  # so narrow a gap is closed
+def test_from_aside_the_picture_is_shifted_as_its_true_depth_says_and_beyond_it_frames_keep_their_bits(
+    estimated, pixels
+):
+    model = MODELS[estimated]
+    painted, shown = over(STATE, [aside(pixels)], model)
+    there = torch.arange(32) + pixels
+    inside = (there >= 0) & (there < 32)
+    sure = inside & ((there >= 2) | (pixels >= 0)) & ((there < 30) | (pixels <= 0))
+    assert (shown[0][..., sure] - PICTURE[..., there[sure]]).abs().max() < 2 * STORED
+    assert torch.equal(shown[0][..., ~inside], painted[0][..., ~inside])
+
+
+STATE = begun()
+MODELS = {metres: drawing_model(depth=Wall(metres)) for metres in (METRES, 1.5 * METRES, 0.7 * METRES)}
+
+
+def test_who_looks_the_other_way_sees_what_was_painted_bit_by_bit():
+    painted, shown = over(STATE, [moved(yaw=3.1), moved(yaw=2.0)])
+    assert torch.equal(painted, shown)
+
+
+def test_what_is_guessed_beside_the_view_is_drawn_where_the_model_mirrors():
+    model = drawing_model(mirrored=True)
+    state = begun(model)
+    for flip, camera in mirrored_cameras(CAMERA)[:1]:
+        shown = over(state, [camera], model)[1][0]
+        assert (shown.flip(flip) - PICTURE).abs().median() < STORED
+    turned = over(state, [moved(yaw=0.6)], model)
+    assert not torch.isclose(*turned).all(1).any()
+
+
+def test_a_little_thing_that_moved_in_the_start_view_is_not_drawn_nor_its_blurred_outline():
+    labels = np.zeros((32, 32), np.int64)
+    labels[10:14, 18:22] = MOVER
+    model = drawing_model(segmenter=Labels(torch.from_numpy(labels)))
+    painted, shown = over(begun(model), [CAMERA], model)
+    same = torch.isclose(painted, shown).all(1)[0]
+    assert torch.equal(painted[0, :, 8:16, 16:24], shown[0, :, 8:16, 16:24])
+    same[8:16, 16:24] = False
+    assert not same.any()
+
+
+# Off
+
+
+def unpinned(state):
+    return replace(state, memory=replace(state.memory, blocks=(_later(state),)))
+
+
+def _later(state):
+    return replace(state.memory.blocks[0], born=state.memory.blocks[0].born + 1)
+
+
+def empty(state):
+    return replace(state, memory=replace(state.memory, blocks=()))
+
+
+@pytest.mark.parametrize("case", ["off", "colours", "empty", "no start view"])
+def test_other_models_and_memories_are_left_alone(case, monkeypatch):
+    monkeypatch.setattr(start_drawings, "_meshes", lambda *_: pytest.fail("drawn"))
+    model = drawing_model(drawn=case != "off")
+    model = replace(model, memory_factory=RgbMemory.factory(model.codec)) if case == "colours" else model
+    change = {"empty": empty, "no start view": unpinned}.get(case, lambda state: state)
+    state = change(begun(model))
+    painted, shown = over(state, [CAMERA], model)
+    assert shown is painted
+
+
+def test_off_a_world_walks_as_if_there_were_no_drawings(monkeypatch):
+    model, views = real_model(drawn=False), [aside(i) for i in range(1, 5)]
+    state = begun(model)
+    frames = model.step(state, views)[0].frames
+    monkeypatch.setattr(StartDrawings, "over", lambda _, frames, *rest: frames)
+    on = real_model()
+    assert torch.equal(on.step(state, views)[0].frames, frames)
+    assert torch.equal(model.step(state, views)[0].frames, frames)
+
+
+# What moves, and what is known better
+
+
+def test_cells_that_show_a_mover_stay_as_they_were_painted():
+    movers = np.full((2, 4, 4), -1, np.int32)
+    movers[0, 1:3, 1] = 0
+    painted, shown = over(STATE, [CAMERA] * 4, readout=told(views=2), movers=movers)  # two frames of each latent
+    for i in range(4):
+        assert torch.equal(shown[i, :, 8:24, 8:16], painted[i, :, 8:24, 8:16]) == (i < 2)
+    outside = torch.ones(32, 32, dtype=torch.bool)
+    outside[6:26, 6:18] = False
+    assert (shown[:2] - PICTURE)[..., outside].abs().max() < STORED
+    assert (shown[2:] - PICTURE).abs().max() < STORED
+
+
+@pytest.mark.parametrize(("age", "observed", "better"), [(0.9, 1.0, True), (1.0, 1.0, False), (0.0, 0.0, False)])
+def test_what_a_camera_saw_later_stays_painted(age, observed, better):
+    readout = told(age=age, observed=observed)
+    painted, shown = over(observing(STATE), [CAMERA], readout=readout)
+    if better:
+        assert torch.equal(painted, shown)
+    else:
+        assert (shown - PICTURE).abs().max() < STORED
+    for frames in (0, 1):  # nothing but the start view was truly seen: the rest is imagined
+        _, shown = over(observing(STATE, frames), [CAMERA], readout=readout)
+        assert (shown - PICTURE).abs().max() < STORED
+
+
+def test_cells_that_are_known_better_are_left_and_others_drawn():
+    readout, state = told(age=1.0, views=2), observing(STATE)
+    readout.age[0, :, :2] = 0.0
+    painted, shown = over(state, [CAMERA] * 4, readout=readout)
+    assert torch.equal(painted[:2, ..., :16], shown[:2, ..., :16])
+    assert (shown[:2] - PICTURE)[..., 18:].abs().max() < STORED
+    assert (shown[2:] - PICTURE).abs().max() < STORED
+    blend = (shown[0] - painted[0])[..., 16:18] / (PICTURE - painted[0])[..., 16:18]
+    assert torch.allclose(blend.median(-2).values, torch.tensor([1 / 3, 2 / 3]), atol=0.05)
+
+
+def test_a_guess_gives_way_to_what_was_truly_seen_there():
+    model = drawing_model(mirrored=True)
+    state, view = begun(model), mirrored_cameras(CAMERA)[0][1]
+    for frames, better in ((2, True), (1, False)):
+        painted, shown = over(observing(state, frames), [view], model, told(age=0.0))
+        assert torch.isclose(painted, shown).all(1).float().mean().round() == better
+
+
+def test_a_true_view_from_closer_by_is_not_drawn_over_and_an_imagined_one_is():
+    state, near = begun(), moved(z=1.2)
+    other = np.full((32, 32, 3), 30, np.uint8)
+    seen = MODEL.observe(state, [other], [near], [np.full((32, 32), METRES - 1.2)])[1]
+    assert (state.memory.true_frames, seen.memory.true_frames) == (1, 2)
+    assert (stepped(seen, near) == PAINTED).all()
+    assert (stepped(seen, CAMERA)[:, 0] - PICTURE[:, 0]).abs().max() < 2 * STORED
+    imagined = MODEL.step(MODEL.step(state, [near] * 4)[1], [near] * 4)[1]
+    assert imagined.memory.true_frames == 1
+    assert torch.equal(stepped(imagined, near), stepped(state, near))
+    assert not (stepped(imagined, near) == PAINTED).any()
+
+
+# Meshes
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Calls that make meshes."""
+    calls, make = [], start_drawings._meshes
+
+    def counted(model, memory):
+        calls.append(memory)
+        return make(model, memory)
+
+    monkeypatch.setattr(start_drawings, "_meshes", counted)
+    return calls
+
+
+def test_meshes_are_made_once_for_a_world_and_again_when_tokens_are_gone(made):
+    model = drawing_model()
+    state = begun(model)
+    after = model.step(model.step(state, [aside(1)] * 4)[1], [aside(2)] * 4)[1]
+    block = after.memory.blocks[0]
+    doubted = replace(after.memory, blocks=(block.with_confidence(block.confidence * 0), *after.memory.blocks[1:]))
+    stepped(replace(after, memory=doubted), CAMERA, model)
+    assert len(made) == 1
+    left = replace(block.keep(block.cell % 4 < 2), frames=block.frames)
+    fewer = replace(after, memory=replace(after.memory, blocks=(left, *after.memory.blocks[1:])))
+    for _ in range(2):
+        shown = stepped(fewer, CAMERA, model)
+    assert len(made) == 2
+    assert (shown[..., :14] - PICTURE[..., :14]).abs().max() < STORED
+    assert (shown[..., 26:] == PAINTED).all()
+    stepped(begun(model), CAMERA, model)
+    assert len(made) == 3
+
+
+def test_meshes_are_forgotten_with_their_world():
+    model = drawing_model()
+    state = begun(model)
+    stepped(state, CAMERA, model)
+    assert len(model.drawings._made) == 1
+    del state
+    gc.collect()
+    assert not model.drawings._made
+
+
+def test_copies_of_a_model_begin_without_meshes_and_draw_the_same(made):
+    model = drawing_model()
+    state = begun(model)
+    expected = stepped(state, aside(3), model)
+    for again in (copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
+        drawings = again(model.drawings)
+        assert isinstance(drawings, StartDrawings)
+        assert not drawings._made
+        assert torch.equal(stepped(state, aside(3), replace(model, drawings=drawings)), expected)
+    assert len(made) == 4
+    assert torch.equal(stepped(copy.deepcopy(state), aside(3), copy.deepcopy(model)), expected)
+
+
+def test_a_model_with_another_codec_shares_no_meshes():
+    class Dark(Colours):
+        def decode(self, latents):
+            return super().decode(latents) - 0.2
+
+    state, model = begun(), drawing_model()
+    stepped(state, CAMERA, model)
+    shown = stepped(state, CAMERA, replace(model, codec=Dark()))
+    assert (shown - (PICTURE - 0.2).clamp(-1.0)).abs().max() < STORED
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_a_saved_world_goes_on_with_the_bits_of_the_one_in_memory(tmp_path, observed):
+    model = real_model()
+    state = model.step(begun(model), [aside(i) for i in range(1, 5)])[1]
+    if observed:
+        view = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        state = model.observe(state, [view], [moved(z=0.9, yaw=0.3)], [np.full((32, 32), 1.4)])[1]
+    save_world(tmp_path / "world.zarr", state, model)
+    loaded, path = load_world(tmp_path / "world.zarr", model), [moved(z=0.25 * i, yaw=0.1 * i) for i in range(1, 5)]
+    assert loaded.memory.true_frames == state.memory.true_frames == 1 + observed
+    for _ in range(2):
+        (expected, state), (chunk, loaded) = model.step(state, path), model.step(loaded, path)
+        assert torch.equal(chunk.frames, expected.frames)
+
+
+# Sky and slits
+
+
+SKYLINE = (np.array([[[40, 80, 200]], [[200, 140, 60]]]).repeat(16, 0).repeat(32, 1) + IMAGE // 4 - 32).astype(np.uint8)
+OUTSIDE = torch.from_numpy(SKYLINE).permute(2, 0, 1).float() / 127.5 - 1.0
+
+
+def open_air():
+    labels = np.zeros((32, 32), np.int64)
+    labels[:16] = SKY
+    model = drawing_model(sky=1000.0, segmenter=Labels(torch.from_numpy(labels)))
+    return model, begun(model, labels=labels, image=SKYLINE)
+
+
+def test_the_sky_stays_where_it_is_while_the_wall_passes():
+    model, state = open_air()
+    _, shown = over(state, [aside(8)], model)
+    assert (shown[0, :, :14, :22] - OUTSIDE[:, :14, :22]).abs().max() < STORED
+    assert (shown[0, :, 18:, :22] - OUTSIDE[:, 18:, 8:30]).abs().max() < STORED
+
+
+def test_behind_what_stands_before_the_sky_it_goes_on_a_little():
+    model, state = open_air()
+    painted, shown = over(state, [moved(y=-4 * METRES / FOCAL)], model)  # the wall sinks by four pixels
+    assert not torch.isclose(painted, shown).all(1).any()
+    assert (shown[0, :, :15] - OUTSIDE[:, :15]).abs().max() < STORED
+    assert (shown[0, :, 22:] - OUTSIDE[:, 18:28]).abs().max() < STORED
+
+
+def test_sky_goes_on_as_the_mirror_image_of_itself():
+    ends = torch.arange(32) % 20  # of the sky, in every column
+    rows = torch.arange(32)[:, None]
+    image, depth, camera = start_drawings._sky_behind(noise := torch.rand(3, 32, 32), rows < ends, 50.0, CAMERA)
+    expected = (rows < ends + 2) & (ends > 0) & (2 * ends - 1 - rows >= 0) | (rows < ends)
+    assert torch.equal(depth > 0.0, expected)
+    rays = np.stack([(np.arange(32) + 0.5 - 16.0) / FOCAL] * 2)
+    lengths = np.sqrt(1.0 + rays[0] ** 2 + rays[1][:, None] ** 2)
+    assert np.allclose((depth.numpy() * lengths)[expected], 50.0)
+    assert camera is CAMERA
+    source = torch.where(rows < ends, rows, 2 * ends - 1 - rows).clamp_min(0)
+    assert torch.equal(image[:, expected], noise.gather(1, source.expand(3, -1, -1))[:, expected])
+
+
+def gap(width, side=24):
+    """Walls with an upright gap between them."""
+    there = torch.ones(1, side, side, dtype=torch.bool)
+    there[..., 10 : 10 + width] = False
+    colours = torch.linspace(-0.5, 0.5, side).expand(1, 3, side, side)
+    return torch.where(there[:, None], colours, 0.0), there
+
+
+@pytest.mark.parametrize("width", [1, 3, GAP - 1])
+def test_narrow_gaps_show_what_is_around_them(width):
+    images, there = gap(width)
+    closed, shown = start_drawings._closed(images, there)
+    assert shown.all()
+    assert (closed.movedim(1, -1)[~there].abs() <= 0.2).all()
+    assert (closed.movedim(1, -1)[~there] != 0.0).any()
+    assert torch.equal(closed.movedim(1, -1)[there], images.movedim(1, -1)[there])
+
+
+@pytest.mark.parametrize("width", [0, GAP, 9])
+def test_wide_gaps_stay_open(width):
+    images, there = gap(width)
+    closed, shown = start_drawings._closed(images, there)
+    assert closed is images
+    assert shown is there
