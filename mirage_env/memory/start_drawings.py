@@ -85,7 +85,7 @@ class StartDrawings:
         memory = state.memory
         if not (model.config.memory.drawn and isinstance(memory, LatentMemory) and memory.blocks):
             return frames
-        if not memory.blocks[0].pinned:
+        if not memory.blocks[0].pinned or memory.blocks[0].frames.row.any():  # no start view, or several
             return frames
         meshes = self._of(model, memory)
         images, shown = _closed(*drawn([[meshes.seen], meshes.guessed], cameras))

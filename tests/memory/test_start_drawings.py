@@ -213,12 +213,21 @@ def empty(state):
     return replace(state, memory=replace(state.memory, blocks=()))
 
 
-@pytest.mark.parametrize("case", ["off", "colours", "empty", "no start view"])
+def joined(state):
+    block = state.memory.blocks[0]
+    return replace(state, memory=replace(state.memory, blocks=(replace(block, frames=_several(block.frames)),)))
+
+
+def _several(frames):
+    return replace(frames, row=np.arange(len(frames.row), dtype=np.int32))
+
+
+@pytest.mark.parametrize("case", ["off", "colours", "empty", "no start view", "several"])
 def test_other_models_and_memories_are_left_alone(case, monkeypatch):
     monkeypatch.setattr(start_drawings, "_meshes", lambda *_: pytest.fail("drawn"))
     model = drawing_model(drawn=case != "off")
     model = replace(model, memory_factory=RgbMemory.factory(model.codec)) if case == "colours" else model
-    change = {"empty": empty, "no start view": unpinned}.get(case, lambda state: state)
+    change = {"empty": empty, "no start view": unpinned, "several": joined}.get(case, lambda state: state)
     state = change(begun(model))
     painted, shown = over(state, [CAMERA], model)
     assert shown is painted
