@@ -174,8 +174,9 @@ def beyond_borders(
         drawn, metres = draw(around, view, image, depth, farthest)
         beside.append((drawn[0], metres, view))
     tall = [
-        (picture.flip(-2), _level(metres, view, beyond, edge, config), beyond)
+        (flipped, _level(metres, view, beyond, edge, config), beyond)
         for picture, metres, view in [(image[0], depth, camera), *beside]
+        for flipped in [picture.flip(-2)]
         for edge in (0, camera.height)
         for beyond in [_beyond(view, 1, edge, view.T_world_cam[:3, 0])]
     ]
