@@ -184,7 +184,7 @@ def _correction(
     quarters: Readout,  # one view, of quarters of cells
     far: Tensor,  # [1, 2 h, 2 w] bool, sky
 ) -> Tensor:  # [H, W]
-    """What an estimate must be multiplied by to agree with the tokens, whose depth may have been measured."""
+    """Factor that brings an estimate to the depth of the tokens, which may have been measured."""
     (height, width), (rows, columns) = metres.shape, quarters.depth.shape[-2:]
     down = torch.arange(rows)[:, None] + 0.5 + quarters.offset[0, 1].cpu()
     right = torch.arange(columns) + 0.5 + quarters.offset[0, 0].cpu()

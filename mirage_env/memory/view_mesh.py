@@ -173,7 +173,7 @@ def _drawn(meshes: Sequence[tuple[int, ViewMesh]], camera: Camera) -> Drawn:
 
 
 def _in_view(mesh: ViewMesh, camera: Camera) -> bool:
-    """Whether a mesh may be seen: not all of its box lies behind the camera or beyond one border of the picture."""
+    """Check that a mesh may be seen: not all of its box lies behind the camera or beyond one border of the picture."""
     ends = (mesh.corners - camera.position) @ camera.T_world_cam[:3, :3] @ camera.K_image.T  # [8, 3]
     size = np.array([camera.width, camera.height])
     before, after = (ends[:, :2] < 0.0).all(0), (ends[:, :2] > size * ends[:, 2:]).all(0)

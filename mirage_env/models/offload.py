@@ -56,6 +56,7 @@ class Placed:
     bring: Bring | None = None
     """Called before the network runs, if its weights wait elsewhere between calls."""
 
+    @torch.no_grad()
     def run(self, method: str, images: Tensor, *arguments: object) -> Tensor:
         """Call a method of the network with images on its device and in its type; the result is float32 or integer."""
         if self.bring is not None:

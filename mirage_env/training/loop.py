@@ -40,7 +40,7 @@ Pace = Callable[[str], float]
 
 
 def _native() -> bool:
-    """Whether something here multiplies bfloat16 without emulating it."""
+    """Check that something here multiplies bfloat16 without emulating it."""
     return torch.cuda.is_available() or native_dtype(torch.device("cpu")) == torch.bfloat16
 
 

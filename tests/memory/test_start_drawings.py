@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -352,12 +351,12 @@ def test_copies_of_a_model_begin_without_meshes_and_draw_the_same(made):
     model = drawing_model()
     state = begun(model)
     expected = stepped(state, aside(3), model)
-    for again in (copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
+    for again in (copy.copy, copy.deepcopy):
         drawings = again(model.drawings)
         assert isinstance(drawings, StartDrawings)
         assert not drawings._made
         assert torch.equal(stepped(state, aside(3), replace(model, drawings=drawings)), expected)
-    assert len(made) == 4
+    assert len(made) == 3
     assert torch.equal(stepped(copy.deepcopy(state), aside(3), copy.deepcopy(model)), expected)
 
 

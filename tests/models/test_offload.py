@@ -8,7 +8,8 @@ import torch
 from tiny_checkpoints import autoencoder
 from torch import nn
 
-from mirage_env.models.offload import PlacedSegmenter, Turns, decoding_bytes, set_tiling
+from mirage_env.models.offload import PlacedCodec, PlacedSegmenter, Turns, decoding_bytes, set_tiling
+from mirage_env.models.small.conv_codec import ConvCodec
 
 META = torch.device("meta")
 """A device that can be told from the CPU everywhere; nothing can be computed there."""
@@ -124,3 +125,11 @@ def test_decoding_at_full_size_takes_gigabytes_and_grows_with_the_picture():
     needed = decoding_bytes(full, (704, 1280), torch.bfloat16)
     assert 9.2 * 2**30 < needed < 10 * 2**30
     assert decoding_bytes(full, (1408, 1280), torch.float32) == 4 * needed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_world_showed_can_be_encoded_again_and_needs_no_gradient(dtype):
+    codec = PlacedCodec(ConvCodec(4, 8, 8, 1).to(dtype), torch.device("cpu"), dtype)
+    with torch.inference_mode():
+        frames = torch.zeros(1, 3, 32, 32)
+    assert not codec.decode(codec.encode(frames)).requires_grad
