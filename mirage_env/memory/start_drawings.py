@@ -57,6 +57,7 @@ class StartMeshes:
 
     tokens: int
     parts: tuple[object, ...]
+    """The networks that looked at it, and the configuration."""
     seen: ViewMesh
     guessed: tuple[ViewMesh, ...]
 
@@ -92,9 +93,8 @@ class StartDrawings:
         better = torch.from_numpy(movers >= 0)
         if memory.true_frames > 1:
             better |= ((readout.observed > 0) & (readout.age < state.chunk + 1 - 1e-3)).cpu()
-        better = F.interpolate(better[:, None].float(), frames.shape[-2:]).repeat_interleave(
-            len(frames) // len(movers), 0
-        )
+        size, many = frames.shape[-2:], len(frames) // len(movers)
+        better = F.interpolate(better[:, None].float(), size).repeat_interleave(many, 0)
         within = -F.max_pool2d(-(shown[:, None] * (1.0 - better)), 3, 1, 1)
         share = F.avg_pool2d(F.pad(within, (1, 1, 1, 1), mode="replicate"), 3, 1).to(frames)
         return share * images.to(frames) + (1.0 - share) * frames
@@ -186,14 +186,14 @@ def _correction(
 ) -> Tensor:  # [H, W]
     """Factor that brings an estimate to the depth of the tokens, which may have been measured."""
     (height, width), (rows, columns) = metres.shape, quarters.depth.shape[-2:]
-    down = torch.arange(rows)[:, None] + 0.5 + quarters.offset[0, 1].cpu()
-    right = torch.arange(columns) + 0.5 + quarters.offset[0, 0].cpu()
+    down = torch.arange(rows)[:, None] + 0.5 + quarters.offset[0, 1]
+    right = torch.arange(columns) + 0.5 + quarters.offset[0, 0]
     row = (down * height / rows).long().clamp(0, height - 1)
     column = (right * width / columns).long().clamp(0, width - 1)
-    told = ((quarters.observed > 0) & ~far)[0].cpu()
+    told = ((quarters.observed > 0) & ~far)[0]
     if not told.any():
         return torch.ones_like(metres)
-    ratio = torch.where(told, quarters.depth[0].cpu() / metres[row, column], torch.nan)
+    ratio = torch.where(told, quarters.depth[0] / metres[row, column], torch.nan)
     side = AGREES // 2
     around = F.unfold(F.pad(ratio[None, None], (side,) * 4, value=torch.nan), AGREES).nanmedian(1).values
     around = torch.where(around.isnan(), around.nanmedian(), around).view(1, 1, rows, columns)

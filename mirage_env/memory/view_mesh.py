@@ -93,7 +93,7 @@ def _triangles(depth: NDArray[np.float64]) -> NDArray[np.bool_]:  # [m, n] -> [m
 def _jumps(inverse: NDArray[np.float64]) -> NDArray[np.bool_]:  # [m, n] -> [m, n - 1]
     """Steps between neighbours in a row at which a surface ends."""
     step = np.nan_to_num(np.abs(np.diff(inverse, axis=1)))
-    wide = np.pad(step, ((0, 0), (1, 1)))
+    wide = np.pad(step, ((0, 0), (1, 1)))  # beyond the borders nothing is steep
     beside = np.maximum(wide[:, :-2], wide[:, 2:])
     largest = np.nan_to_num(np.fmax(inverse[:, :-1], inverse[:, 1:]))
     return (step > JUMP * largest) & (step > STEEPER * beside)

@@ -177,7 +177,7 @@ class CacheWriter:
             StoreError: an earlier step could not be written, or the writer is closed.
         """
         self._check()
-        storable_memory(state, [chunk])
+        storable_memory(state, [chunk])  # refuses what no cache holds
         if state.chunk != self.state.chunk + 1:
             raise InvalidOptionError(
                 f"{self.path} holds a world at chunk {self.state.chunk}, the state given is at {state.chunk}; "
