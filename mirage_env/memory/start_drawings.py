@@ -28,9 +28,11 @@ from mirage_env.camera import Camera
 from mirage_env.interfaces import MOVER, SKY, Readout
 from mirage_env.memory.latent import SKY_SHARE, LatentMemory
 from mirage_env.memory.lifting import depth_to_grid
-from mirage_env.memory.mirrored import beyond_borders, start_of
+from mirage_env.memory.mirror_images import mirror_images
+from mirage_env.memory.mirrored import start_of
 from mirage_env.memory.movers import Shown
 from mirage_env.memory.rgb import fill_holes
+from mirage_env.memory.room_view import RoomView
 from mirage_env.memory.view_mesh import ViewMesh, drawn, sharp_edges
 from mirage_env.readout.backends import CPU
 from mirage_env.tokens.blocks import Frames
@@ -47,6 +49,10 @@ COARSE = 2
 """Pixels on a side for each depth of what is only guessed."""
 SKY_BEHIND = 1 / 16
 """Share of the picture's height by which sky goes on behind what stands before it."""
+NEARER = 1.12
+"""What is only guessed is not drawn over what the memory knows to stand so many times nearer."""
+BETWEEN = 17
+"""Nor is it between such things, in gaps of less than so many pixels."""
 GAP = 5
 """Gaps between drawn surfaces, and between tokens, are closed where they are narrower: pixels, quarters of cells."""
 
@@ -58,8 +64,8 @@ class StartMeshes:
     tokens: int
     parts: tuple[object, ...]
     """The networks that looked at it, and the configuration."""
-    seen: ViewMesh
-    guessed: tuple[ViewMesh, ...]
+    layers: tuple[tuple[ViewMesh, ...], ...]
+    """What is seen, and what is guessed of the rest."""
 
 
 class StartDrawings:
@@ -88,13 +94,17 @@ class StartDrawings:
             return frames
         if not memory.blocks[0].pinned or memory.blocks[0].frames.row.any():  # no start view, or several
             return frames
-        meshes = self._of(model, memory)
-        images, shown = _closed(*drawn([[meshes.seen], meshes.guessed], cameras))
+        pictures, number, metres = drawn(self._of(model, memory).layers, cameras)
+        images, shown = _closed(pictures, number >= 0)
         better = torch.from_numpy(movers >= 0)
         if memory.true_frames > 1:
             better |= ((readout.observed > 0) & (readout.age < state.chunk + 1 - 1e-3)).cpu()
         size, many = frames.shape[-2:], len(frames) // len(movers)
-        better = F.interpolate(better[:, None].float(), size).repeat_interleave(many, 0)
+        known = torch.where(readout.observed > 0, NEARER * readout.depth, math.inf).cpu()
+        better, known = (F.interpolate(of[:, None].float(), size).repeat_interleave(many, 0) for of in (better, known))
+        stands = ~_wide(~_wide((number == 0) | (known[:, 0] < metres), BETWEEN), BETWEEN)
+        guessed = (number > 0) & (metres < (model.config.memory.sky / 2.0 or math.inf))  # the sky hides nothing
+        better = torch.maximum(better, (stands & guessed)[:, None].float())
         within = -F.max_pool2d(-(shown[:, None] * (1.0 - better)), 3, 1, 1)
         share = F.avg_pool2d(F.pad(within, (1, 1, 1, 1), mode="replicate"), 3, 1).to(frames)
         return share * images.to(frames) + (1.0 - share) * frames
@@ -104,7 +114,7 @@ class StartDrawings:
         made = self._made.get(start.frames)  # new evidence makes a new block of the same frames
         parts = (model.codec, model.refiner, model.depth, model.segmenter, model.config)
         if made is None or made.tokens != len(start) or any(a is not b for a, b in zip(made.parts, parts, strict=True)):
-            made = self._made[start.frames] = StartMeshes(len(start), parts, *_meshes(model, memory))
+            made = self._made[start.frames] = StartMeshes(len(start), parts, _layers(model, memory))
         return made
 
 
@@ -127,7 +137,7 @@ def _closed(images: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:  # [T, 3, H
     return torch.from_numpy(filled).permute(0, 3, 1, 2), whole
 
 
-def _meshes(model: WorldModel, memory: LatentMemory) -> tuple[ViewMesh, tuple[ViewMesh, ...]]:
+def _layers(model: WorldModel, memory: LatentMemory) -> tuple[tuple[ViewMesh, ...], ...]:
     """Decode the start view where it was seen from, see its depth, and make meshes of it and of the guesses."""
     config, block = model.config, memory.blocks[0]
     size, farthest = config.image_size, SKY_SHARE * config.memory.sky or math.inf
@@ -155,11 +165,14 @@ def _meshes(model: WorldModel, memory: LatentMemory) -> tuple[ViewMesh, tuple[Vi
     there &= pure | rim | (~sky & (beside_sky | (labels != SKY)))
     seen = torch.where(there, sharp_edges(metres, image[0]), 0.0)
     coarse = depth_to_grid(seen, (size[0] // COARSE, size[1] // COARSE))
-    around = beyond_borders(image, coarse, start.camera, start.depth, config) if config.memory.mirrored else ()
-    guessed = [ViewMesh.of(*picture) for some in around for picture in some]
-    if (pure & there).any():
+    room, guessed = None, []
+    if config.memory.mirrored:
+        room = RoomView.of(image, coarse, start.camera, start.depth, config)
+        pictures = mirror_images(image, coarse, start.camera, config) if room is None else []
+        guessed = [ViewMesh.of(*picture) for picture in pictures] if room is None else room.meshes()
+    if room is None:
         guessed.append(ViewMesh.of(*_sky_behind(image[0], pure & there, config.memory.sky, start.camera)))
-    return ViewMesh.of(image[0], seen, start.camera), tuple(guessed)
+    return (ViewMesh.of(image[0], seen, start.camera),), tuple(guessed)
 
 
 def _sky_behind(image: Tensor, sky: Tensor, radius: float, camera: Camera) -> tuple[Tensor, Tensor, Camera]:

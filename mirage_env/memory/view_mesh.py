@@ -137,15 +137,17 @@ def _mean_colour(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # [1, 3
 def drawn(
     layers: Sequence[Sequence[ViewMesh]],
     cameras: Sequence[Camera],  # T
-) -> tuple[Tensor, Tensor]:  # [T, 3, H, W], 0 where nothing is, and [T, H, W] bool, where something is
-    """Draw meshes for some cameras.
+) -> tuple[Tensor, Tensor, Tensor]:  # [T, 3, H, W], [T, H, W], [T, H, W] metres
+    """Draw meshes for some cameras: images, the number of the mesh that each pixel shows, and how far away it is.
+
+    Where nothing is seen images are 0, the number is -1 and the depth infinite.
 
     Of the meshes of one layer the nearest is seen; those of a later layer only where none of the earlier ones is.
     """
     meshes = [(number, mesh) for number, layer in enumerate(layers) for mesh in layer]
     with ThreadPoolExecutor(max(torch.get_num_threads(), 1)) as pool:
         views = list(pool.map(lambda camera: _drawn(meshes, camera), cameras))
-    number, place = (torch.from_numpy(np.stack([view[part] for view in views])) for part in (0, 1))
+    number, place, depth = (torch.from_numpy(np.stack([view[part] for view in views])) for part in range(3))
     images, at = torch.zeros(len(number), *number.shape[1:], 3), place.permute(0, 2, 3, 1)
     for index in np.flatnonzero(np.bincount(number.numpy().ravel() + 1)[1:]):
         image, shown = meshes[index][1].image, number == int(index)
@@ -153,7 +155,7 @@ def drawn(
         # Cubic: what is between pixels stays as sharp as they are.
         colour = F.grid_sample(image[None], there[None, None], "bicubic", "border", align_corners=False)
         images[shown] = colour[0, :, 0].T.clamp(-1.0, 1.0)
-    return images.permute(0, 3, 1, 2), number >= 0
+    return images.permute(0, 3, 1, 2), number, depth
 
 
 def _drawn(meshes: Sequence[tuple[int, ViewMesh]], camera: Camera) -> Drawn:

@@ -18,7 +18,8 @@ from mirage_env.config.world import FilterConfig, MemoryConfig
 from mirage_env.interfaces import MOVER, SKY, STATIC, Readout
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.lifting import lift
-from mirage_env.memory.mirrored import MOST_VIEWS, SEAM, closed, mirrored_cameras
+from mirage_env.memory.mirror_images import MOST_VIEWS, mirrored_cameras
+from mirage_env.memory.mirrored import SEAM, closed
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.models.small.refiner import BareReadout
 
@@ -187,11 +188,11 @@ def test_views_are_made_once_for_a_world_whatever_later_evidence_says_and_forgot
         block = memory.blocks[0]
         doubted = replace(memory, blocks=(block.with_confidence(block.confidence * 0),))
         filled(doubted, [CAMERA], 0.0, model)
-    assert len(model.mirror._views) == 1
+    assert len(model.mirror._guesses) == 1
     assert not copy.deepcopy(model.mirror)._views
     del memory, block, doubted
     gc.collect()
-    assert not model.mirror._views
+    assert not model.mirror._guesses
 
 
 def test_a_world_tells_what_it_knew_and_a_copy_of_it_goes_on_alike():

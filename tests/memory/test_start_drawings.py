@@ -18,7 +18,8 @@ from mirage_env.camera import Camera
 from mirage_env.config.world import MemoryConfig
 from mirage_env.interfaces import MOVER, SKY, Readout
 from mirage_env.memory import start_drawings
-from mirage_env.memory.mirrored import mirrored_cameras, start_of
+from mirage_env.memory.mirror_images import mirrored_cameras
+from mirage_env.memory.mirrored import start_of
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.memory.start_drawings import GAP, StartDrawings
 from mirage_env.models.small.refiner import BareReadout

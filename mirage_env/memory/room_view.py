@@ -1,0 +1,285 @@
+"""A view of a room, and the room around it: walls, floor, ceiling and sky, with what the view shows of them.
+
+What is out of view of a surface is shown as what is in view of it, mirrored. Walls go on along themselves; one that is
+out of view altogether looks like the one of which most is seen. Floor, ceiling and sky go on at the borders of the view
+as in a mirror there: no seam is seen, and the circle is full. Where a mirror shows what stands before a surface,
+another one is asked; what none of them shows takes the colours beside it. Things that the border cuts are mirrored
+there, so that they are whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from mirage_env.camera import Camera
+from mirage_env.config.world import WorldModelConfig
+from mirage_env.memory.latent import SKY_SHARE
+from mirage_env.memory.lifting import depth_to_grid
+from mirage_env.memory.mirror_images import Picture, mirrored_cameras
+from mirage_env.memory.rgb import fill_holes
+from mirage_env.memory.room_layout import RoomLayout, directions
+from mirage_env.memory.view_mesh import ViewMesh, drawn
+
+WALL, FLOOR, CEILING, SKY = range(4)
+THING = -1
+ALIKE = 0.12
+"""What is seen so much nearer or farther than a surface, at most, is part of it."""
+STRIP = 0.35
+"""Length over distance of what must be in view of a wall to go on with."""
+NEARER = (1.0, 1.4, 2.0)
+"""Mirrors of floor and ceiling stand at the border of the view, and so many times as far away."""
+BROADEST = 0.25
+"""Share of the picture's width, from its border on, that is shown of things which the border cuts."""
+SOFT = 9
+"""Side of the square of pixels within which one mirror passes into another."""
+OUTSIDE = 1.02
+"""What is seen at the border is shown up to so many times the distance of that from the middle."""
+PER_VERTEX = 8
+"""Texels from vertex to vertex."""
+LARGEST = 512
+"""Texels along a surface, at most."""
+BELOW = 0.1
+"""Radians by which the sky goes on below the horizon."""
+CUBE = math.radians(94.0)
+"""Field of view of the six pictures of a room: neighbours overlap a little."""
+
+Array = NDArray[np.float64]
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class RoomView:
+    """A view of a room, of which each pixel shows a surface of the room or what stands before it."""
+
+    layout: RoomLayout
+    camera: Camera
+    image: Tensor  # [1, 3, H, W] float32, CPU
+    depth: Tensor  # [m, n] metres, of any grid; 0 where nothing is known
+    farthest: float  # metres; what is farther is sky
+    radius: float  # metres to the sky
+
+    @staticmethod
+    def of(
+        image: Tensor,  # [1, 3, H, W]
+        depth: Tensor,  # [m, n] metres, of any grid; 0 where nothing is known
+        camera: Camera,
+        cells: Tensor,  # [h, w] metres, on the grid of the memory
+        config: WorldModelConfig,
+    ) -> RoomView | None:
+        """The view with the room that its cells show; None where they show none."""
+        radius = config.memory.sky or config.far
+        farthest = SKY_SHARE * config.memory.sky or math.inf
+        layout = RoomLayout.of(cells, camera, farthest)
+        return None if layout is None else RoomView(layout, camera, image.cpu().float(), depth, farthest, radius)
+
+    def cube(self, grid: tuple[int, int]) -> list[Picture]:
+        """What may be seen from where the view was seen, in six directions at right angles; depth on such a grid."""
+        (right, ahead, down), height, width = self.layout.axes, self.camera.height, self.camera.width
+        focal = 0.5 / math.tan(CUBE / 2.0)
+        K = np.array([[width * focal, 0.0, width / 2.0], [0.0, height * focal, height / 2.0], [0.0, 0.0, 1.0]])
+        level = ((right, down, ahead), (-ahead, down, right), (-right, down, -ahead), (ahead, down, -right))
+        cameras = []
+        for axes in (*level, (right, ahead, -down), (right, -ahead, down)):
+            T_world_cam = np.eye(4)
+            T_world_cam[:3, :3], T_world_cam[:3, 3] = np.stack(axes, 1), self.layout.position
+            cameras.append(Camera(T_world_cam, K, height, width))
+        images, _, depth = drawn([self.meshes()], cameras)
+        metres = depth_to_grid(torch.where(depth.isfinite(), depth, 0.0), grid)
+        return list(zip(images, metres, cameras, strict=True))
+
+    def meshes(self) -> list[ViewMesh]:
+        """All surfaces of the room, and things beyond the borders."""
+        box, texels = self.layout, float(self.camera.K_image[0, 0])
+        d, (e0, e1) = box.distances, box.normals[:2]
+        found = []
+        for wall, (normal, along) in enumerate(zip(box.normals, box.along, strict=True)):
+            upright = _Plane(np.append(normal * d[wall], 0.0), np.append(along, 0.0), np.array([0.0, 0.0, 1.0]))
+            sides = (-d[(wall + 1) % 4], d[wall - 1]), (-box.top, box.floor)
+            found.append(self._mesh(WALL, upright.places, *sides, texels / d[wall], wall))
+        ground = _Plane(np.array([0.0, 0.0, box.floor]), np.append(e0, 0.0), np.append(e1, 0.0))
+        found.append(self._mesh(FLOOR, ground.places, (-d[2], d[0]), (d[1], -d[3]), texels / box.floor))
+        if box.open_air:
+            turn, rise = (-math.pi, math.pi), (-math.pi / 2.0, BELOW)
+            found.append(self._mesh(SKY, self._in_the_sky, turn, rise, texels))
+        else:
+            above = _Plane(np.array([0.0, 0.0, -box.top]), np.append(e0, 0.0), np.append(e1, 0.0))
+            found.append(self._mesh(CEILING, above.places, (-d[2], d[0]), (-d[3], d[1]), texels / box.top))
+        return [*found, *self._cut_things()]
+
+    def _in_the_sky(self, azimuth: Array, fall: Array) -> Array:
+        level = np.cos(fall)
+        return self.radius * np.dstack([level * np.sin(azimuth), level * np.cos(azimuth), np.sin(fall)])
+
+    def _mesh(
+        self,
+        kind: int,
+        places: Callable[[Array, Array], Array],  # [h, w], [h, w] -> [h, w, 3] in the axes of the layout
+        across: Range,
+        down: Range,
+        texels: float,  # per unit of both
+        wall: int = 0,
+    ) -> ViewMesh:
+        size = [int(min(max(texels * abs(b - a), 2 * PER_VERTEX), LARGEST)) for a, b in (across, down)]
+
+        def at(x: Array, y: Array) -> Array:
+            return places(*np.meshgrid(np.interp(x, (0, size[0]), across), np.interp(y, (0, size[1]), down)))
+
+        x, y = (np.linspace(0.0, n, n // PER_VERTEX + 1) for n in size)
+        return ViewMesh(
+            self._picture(kind, at(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5), wall),
+            (at(x, y) @ self.layout.axes).astype(np.float32),
+            self.layout.position,
+            x.astype(np.float32),
+            y.astype(np.float32),
+            np.ones((len(y) - 1, len(x) - 1, 2), np.bool_),
+        )
+
+    def _cut_things(self) -> list[ViewMesh]:
+        """What stands at the left and at the right border, mirrored there."""
+        views = mirrored_cameras(self.camera)
+        found, things = [], (self._kinds[0] == THING) & (self.depth.numpy() > 0.0)
+        broadest = int(BROADEST * things.shape[1])
+        for (axes, view), step in ((views[0], 1), (views[len(views) // 2], -1)):
+            cut = np.zeros_like(things)
+            cut[:, ::step][:, :broadest] = np.logical_and.accumulate(things[:, ::step], 1)[:, :broadest]
+            if cut.any():
+                depth = torch.where(torch.from_numpy(cut), self.depth, 0.0)
+                found.append(ViewMesh.of(self.image[0].flip(axes), depth.flip(axes), view))
+        return found
+
+    def _picture(self, kind: int, places: Array, wall: int) -> Tensor:  # [h, w, 3] -> [3, h, w]
+        """What a surface shows at some places."""
+        image, share = self._pictures[kind]
+        left, shown, first = torch.ones(1, 1, *places.shape[:2]), torch.zeros(1, 3, *places.shape[:2]), None
+        for source in self._sources(kind, places, wall):
+            grid = self._pixels(source)
+            first = grid if first is None else first
+            inside = (grid.abs() <= OUTSIDE).all(-1)[:, None]
+            weight = left * inside * _at(share, grid)
+            shown, left = shown + weight * _at(image, grid), left - weight
+            if not (left > 0.01).any():
+                break
+        rest = self.image.mean((2, 3), keepdim=True) if first is None else _at(image, first)
+        return (shown + left * rest)[0]
+
+    def _sources(self, kind: int, places: Array, wall: int) -> Iterator[Array]:
+        """Places of the same kind of surface that may be shown at some places, the best first [h, w, 3]."""
+        if kind == WALL:
+            yield from self._along_walls(places, wall)
+            return
+        azimuth, level = np.arctan2(places[..., 0], places[..., 1]), np.hypot(places[..., 0], places[..., 1])
+        (left, right), top, bottom = self._borders
+        span, around = right - left, 2.0 * math.pi - (right - left)
+        times = 2 * round(0.5 * (around / span - 1.0)) + 1  # an odd number of mirror images: the circle closes
+        beyond = (azimuth - right) % (2.0 * math.pi)
+        folded = np.where(beyond >= around, azimuth, _fold(right + beyond * times * span / around, left, right))
+        if kind == SKY:
+            rise = _fold(np.arctan2(-places[..., 2], level), 0.0, max(math.atan(-top), BELOW))
+            yield np.dstack([np.sin(folded), np.cos(folded), -np.tan(rise)])
+            return
+        height, slope = (self.layout.floor, bottom) if kind == FLOOR else (-self.layout.top, top)
+        aside = _fold(folded + 0.5 * span, left, right)
+        for own in (folded, left + right - folded, aside, left + right - aside):
+            for times_nearer in NEARER:
+                ahead = level * np.cos(own)
+                if height * slope > 0.0:  # the border sees it
+                    mirror = times_nearer * height / slope
+                    ahead = np.where(ahead < mirror, 2.0 * mirror - ahead, ahead)
+                yield np.dstack([level * np.sin(own), ahead, np.full(level.shape, height)])
+
+    def _along_walls(self, places: Array, wall: int) -> Iterator[Array]:
+        box, strips = self.layout, self._strips
+        along = places[..., :2] @ box.along[wall]
+        for of in sorted(strips, key=lambda other: (other != wall, -strips[other][2])):
+            left, right, _ = strips[of]
+            folded = _fold(along, left, right)
+            for own in (folded, left + right - folded):
+                yield np.dstack([box.normals[of] * box.distances[of] + own[..., None] * box.along[of], places[..., 2]])
+
+    def _pixels(self, places: Array) -> Tensor:  # [h, w, 3] -> [1, h, w, 2] within [-1, 1] in the picture
+        seen = places @ (self.layout.axes @ self.camera.T_world_cam[:3, :3] @ self.camera.K_image.T)
+        pixels = seen[..., :2] / np.maximum(seen[..., 2:], 1e-6) / (self.camera.width, self.camera.height) * 2.0 - 1.0
+        return torch.from_numpy(np.where(seen[..., 2:] > 1e-6, pixels, -9.0).clip(-9.0, 9.0)).float()[None]
+
+    @cached_property
+    def _borders(self) -> tuple[Range, float, float]:
+        """Azimuths of the left and the right border, and slopes, downwards, of the upper and the lower one."""
+        beside, above = (directions(self.camera, self.layout.axes, *size) for size in ((1, 2), (2, 1)))
+        ends = np.stack([1.5 * beside[0] - 0.5 * beside[0, ::-1], 1.5 * above[:, 0] - 0.5 * above[::-1, 0]])
+        azimuths, slopes = np.arctan2(ends[0, :, 0], ends[0, :, 1]), ends[1, :, 2] / ends[1, :, 1]
+        return (float(azimuths[0]), float(azimuths[1])), float(slopes[0]), float(slopes[1])
+
+    @cached_property
+    def _kinds(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
+        """The kind of surface that each depth belongs to, the wall that its ray meets, and the rays [m, n, 3]."""
+        rays, metres = directions(self.camera, self.layout.axes, *self.depth.shape), self.depth.numpy()
+        (to_wall, wall), to_level = self.layout.to_walls(rays), self.layout.to_levels(rays)
+        far, fall = metres * np.hypot(rays[..., 0], rays[..., 1]), metres * rays[..., 2]
+        kind = np.where(to_wall < to_level, WALL, np.where(fall > 0.0, FLOOR, CEILING))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            alike = np.abs(far / np.minimum(to_wall, to_level) - 1.0) < ALIKE
+            farther, lower = (np.abs(np.gradient(of, axis=0) / of) for of in (far, fall))
+        flat = farther > lower  # from row to row of an upright surface it is the other way round
+        kind = np.where(alike & ((kind == WALL) != flat), kind, THING)
+        sky = metres * np.linalg.norm(rays, axis=-1) >= self.farthest
+        return np.where(sky, SKY, kind), wall, rays
+
+    @cached_property
+    def _pictures(self) -> list[tuple[Tensor, Tensor]]:
+        """The picture as it shows one kind of surface alone [1, 3, H, W], and where it does [1, 1, H, W] in [0, 1]."""
+        kinds, size, made = self._kinds[0], self.image.shape[-2:], []
+        for kind in (WALL, FLOOR, CEILING, SKY):
+            other = F.max_pool2d(torch.from_numpy(kinds != kind)[None, None].float(), 3, 1, 1)
+            there = F.interpolate(1.0 - other, size)
+            image = fill_holes(self.image.permute(0, 2, 3, 1).numpy(), there[0].numpy() > 0.0)
+            share = (2.0 * F.avg_pool2d(there, SOFT, 1, SOFT // 2, count_include_pad=False) - 1.0).clamp(0.0, 1.0)
+            made.append((torch.from_numpy(image).permute(0, 3, 1, 2), share))
+        return made
+
+    @cached_property
+    def _strips(self) -> dict[int, tuple[float, float, int]]:
+        """What is in view of walls: from where to where along each, metres, and by how many depths."""
+        (kinds, walls, rays), box = self._kinds, self.layout
+        found = {}
+        for wall in range(4):
+            ours = (kinds == WALL) & (walls == wall)
+            columns = np.flatnonzero(ours.sum(0) > 0.25 * max(ours.sum(0).max(), 1))
+            if not len(columns):
+                continue
+            towards, along = rays[..., :2] @ box.normals[wall], rays[..., :2] @ box.along[wall]
+            places = np.where(ours, along / np.where(ours, towards, 1.0), np.nan)[:, columns] * box.distances[wall]
+            ends = np.nanmedian(places, 0)
+            if ends.max() - ends.min() > STRIP * box.distances[wall]:
+                found[wall] = float(ends.min()), float(ends.max()), int(ours.sum())
+        return found
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """A plane: a place in it and two directions [3]."""
+
+    middle: Array
+    across: Array
+    down: Array
+
+    def places(self, x: Array, y: Array) -> Array:  # [h, w], [h, w] -> [h, w, 3]
+        return self.middle + x[..., None] * self.across + y[..., None] * self.down
+
+
+def _at(image: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+
+
+def _fold(x: Array, low: float, high: float) -> Array:
+    """Mirror numbers at both ends of a range into it."""
+    span = high - low
+    return low + span - np.abs((x - low) % (2.0 * span) - span)
