@@ -21,8 +21,8 @@ RISES = (-0.2, 0.3)
 """Slopes of the rays, below and above the horizon, that meet walls in most rooms before they meet floor or ceiling."""
 LEVEL = 0.85
 """What lies lower than such a share of the floor's depth, or higher than one of the ceiling's height, is no wall."""
-STEP = 0.03
-"""Distances are counted in steps of such a share: estimated depth errs by a share of itself."""
+STEP, STEPS = 0.03, 120
+"""Distances are counted in steps of such a share, so many of them: estimated depth errs by a share of itself."""
 AGREE = 0.05
 """Distances may differ by such a share from that of the wall."""
 FEWEST, COLUMNS, SHORTEST = 6, 3, 0.2
@@ -31,12 +31,12 @@ PLAIN = 0.3
 """The enclosing wall is the farthest one with such a share of the cells of the plainest in its direction."""
 BEYOND, MOST_BEYOND = 1.15, 0.1
 """It is no box if a larger share than that of all upright cells lies so many times as far as a wall."""
-EXPLAINED = 0.35
+EXPLAINED = 0.5
 """Share of all upright cells that belong to walls of a box, at least."""
 BEHIND, CLEAR = 2.0, 1.1
 """A wall out of view is so many times the height of the camera away, or so many times the farthest that is seen."""
 LOW = 0.25
-"""In the open air walls end where they seem to in that share of all columns: what is too high is seen against the sky."""
+"""Quantile of the heights at which walls seem to end: what is too high would be seen against the sky."""
 USUAL_CEILING = 0.95
 """Height of a ceiling above the camera that is out of view, over that of the camera."""
 
@@ -78,9 +78,8 @@ class RoomLayout:
         columns = np.nonzero(upright)[1]
         walls = np.array([_enclosing(away[:, k], aside[:, k], columns) for k in range(4)])
         shares = away / np.where(walls > 0.0, walls, np.inf)
-        if (shares.max(1) > BEYOND).mean() > MOST_BEYOND or (np.abs(shares - 1.0) < 2.0 * AGREE).any(
-            1
-        ).mean() < EXPLAINED:
+        explained = (np.abs(shares - 1.0) < 2.0 * AGREE).any(1).mean()
+        if explained < EXPLAINED or (shares.max(1) > BEYOND).mean() > MOST_BEYOND:
             return None
         guesses = np.maximum(CLEAR * np.quantile(away, 0.99, axis=0), BEHIND * floor)
         walls = np.where(walls > 0.0, walls, guesses)
@@ -134,16 +133,20 @@ def directions(camera: Camera, axes: NDArray[np.float64], height: int, width: in
 def _turn(
     ground: NDArray[np.float64],  # [N, 2] places, seen from above
 ) -> float:
-    """Azimuth, within a right angle, of the two directions along which most places lie at few distances."""
-    scores = np.zeros(90)
+    """Azimuth, within a right angle, of the two directions along which most places lie at few distances.
+
+    Far places count more: what is near may be turned as it likes.
+    """
+    scores, metres = np.zeros(90), np.linalg.norm(ground, axis=1)
     for degrees in range(90):
         angle = math.radians(degrees)
         along = ground @ np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         for away in (along, -along):
             for column in away.T:
-                steps = np.log(column[column > 0.0]) / STEP
-                if len(steps):
-                    counts = np.bincount(np.floor(steps - steps.min()).astype(np.int64))
+                there = column > 0.0
+                if there.any():
+                    steps = np.log(column[there]) / STEP
+                    counts = np.bincount(np.floor(steps - steps.min()).astype(np.int64), metres[there])
                     scores[degrees] += (np.convolve(counts, (1, 2, 1)) ** 2).sum()
     before, after = np.roll(scores, 1), np.roll(scores, -1)
     best = int((scores + 0.5 * (before + after)).argmax())
@@ -162,7 +165,7 @@ def _enclosing(
     if not len(ahead):
         return 0.0
     counts: list[tuple[float, int]] = []
-    for distance in ahead.min() * (1.0 + STEP) ** np.arange(math.log(ahead.max() / ahead.min()) / STEP + 2.0):
+    for distance in ahead.max() * np.exp(-STEP * np.arange(STEPS)):
         on = np.abs(away / distance - 1.0) < AGREE
         if on.sum() >= FEWEST and len(np.unique(columns[on])) >= COLUMNS:
             low, high = np.quantile(aside[on], (0.05, 0.95))

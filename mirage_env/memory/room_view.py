@@ -128,9 +128,9 @@ class RoomView:
         texels: float,  # per unit of both
         wall: int = 0,
     ) -> ViewMesh:
-        size = [int(min(max(texels * abs(b - a), 2 * PER_VERTEX), LARGEST)) for a, b in (across, down)]
+        size: list[int] = [int(min(max(texels * abs(b - a), 2 * PER_VERTEX), LARGEST)) for a, b in (across, down)]
 
-        def at(x: Array, y: Array) -> Array:
+        def at(x: NDArray[np.floating], y: NDArray[np.floating]) -> Array:
             return places(*np.meshgrid(np.interp(x, (0, size[0]), across), np.interp(y, (0, size[1]), down)))
 
         x, y = (np.linspace(0.0, n, n // PER_VERTEX + 1) for n in size)
@@ -241,6 +241,8 @@ class RoomView:
             other = F.max_pool2d(torch.from_numpy(kinds != kind)[None, None].float(), 3, 1, 1)
             there = F.interpolate(1.0 - other, size)
             image = fill_holes(self.image.permute(0, 2, 3, 1).numpy(), there[0].numpy() > 0.0)
+            if not there.any():
+                image = self.image.mean((2, 3)).expand(*image.shape).numpy()
             share = (2.0 * F.avg_pool2d(there, SOFT, 1, SOFT // 2, count_include_pad=False) - 1.0).clamp(0.0, 1.0)
             made.append((torch.from_numpy(image).permute(0, 3, 1, 2), share))
         return made

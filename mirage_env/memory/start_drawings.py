@@ -114,7 +114,7 @@ class StartDrawings:
         made = self._made.get(start.frames)  # new evidence makes a new block of the same frames
         parts = (model.codec, model.refiner, model.depth, model.segmenter, model.config)
         if made is None or made.tokens != len(start) or any(a is not b for a, b in zip(made.parts, parts, strict=True)):
-            made = self._made[start.frames] = StartMeshes(len(start), parts, _layers(model, memory))
+            made = self._made[start.frames] = StartMeshes(len(start), parts, _meshes(model, memory))
         return made
 
 
@@ -137,7 +137,7 @@ def _closed(images: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:  # [T, 3, H
     return torch.from_numpy(filled).permute(0, 3, 1, 2), whole
 
 
-def _layers(model: WorldModel, memory: LatentMemory) -> tuple[tuple[ViewMesh, ...], ...]:
+def _meshes(model: WorldModel, memory: LatentMemory) -> tuple[tuple[ViewMesh, ...], ...]:
     """Decode the start view where it was seen from, see its depth, and make meshes of it and of the guesses."""
     config, block = model.config, memory.blocks[0]
     size, farthest = config.image_size, SKY_SHARE * config.memory.sky or math.inf

@@ -123,6 +123,7 @@ def test_who_turns_by_a_field_of_view_sees_the_mirror_image_and_by_two_the_view_
 @torch.no_grad()
 def test_floor_and_sky_go_on_below_and_above_at_their_height_and_a_wall_does_not(monkeypatch):
     monkeypatch.setattr("mirage_env.memory.mirrored.SEAM", 0)
+    monkeypatch.setattr("mirage_env.memory.mirrored.RoomView.of", lambda *_: None)
     model, start = replace(MODEL, config=MODEL.config.at((64, 64))), Camera.from_fov(FOV, 64, 64)
     fall = (np.arange(64) + 0.5 - 32.0) / start.K_image[1, 1]  # per metre ahead
     rows = np.where(fall > 0.2, 1.5 / np.maximum(fall, 0.2), 7.5)  # a wall behind a floor 1.5 m below
@@ -189,7 +190,7 @@ def test_views_are_made_once_for_a_world_whatever_later_evidence_says_and_forgot
         doubted = replace(memory, blocks=(block.with_confidence(block.confidence * 0),))
         filled(doubted, [CAMERA], 0.0, model)
     assert len(model.mirror._guesses) == 1
-    assert not copy.deepcopy(model.mirror)._views
+    assert not copy.deepcopy(model.mirror)._guesses
     del memory, block, doubted
     gc.collect()
     assert not model.mirror._guesses

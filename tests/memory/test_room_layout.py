@@ -1,208 +1,117 @@
-"""Beyond the borders of a view walls go straight on in their planes, floors stay level, corners are right angles."""
+"""The room around a view is told from walls at right angles, a floor, and a ceiling or the sky."""
 
-import copy
 import math
-from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_world_model
-from transforms3d.euler import euler2mat
+from box_rooms import FAR, HIGH, LOW, looking, rays, rendered
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mirage_env.camera import Camera
-from mirage_env.config.world import FilterConfig, MemoryConfig
-from mirage_env.interfaces import STATIC
-from mirage_env.memory.lifting import lift
-from mirage_env.memory.mirrored import mirrored_cameras
-from mirage_env.memory.straight import Surroundings, draw
-from mirage_env.memory.walls import wall_at_border
-from mirage_env.models.small.refiner import BareReadout
-
-FOV, FLOOR, CEILING = 1.3, 1.4, 1.3
-BORDER = FOV / 2.0
+from mirage_env.memory.room_layout import RoomLayout, directions
 
 
-def yawed(yaw: float) -> np.ndarray:
-    T = np.eye(4)
-    T[:3, :3] = euler2mat(yaw, 0.0, 0.0, "ryxz")
-    return T
+def noisy(depth: torch.Tensor, share: float = 0.02) -> torch.Tensor:
+    return depth * torch.from_numpy(np.random.default_rng(0).normal(1.0, share, depth.shape)).float()
 
 
-CAMERA = Camera.from_fov(FOV, 64, 64, yawed(0.8))
-DOWN = np.array([0.0, 1.0, 0.0])
+def in_world(layout: RoomLayout) -> dict[str, float]:
+    """Distances of a layout's walls by the direction, in the world, that they are nearest to."""
+    found = {}
+    for normal, distance in zip(layout.normals, layout.distances, strict=True):
+        x, _, z = normal @ layout.axes[:2]
+        name = ("+x" if x > 0 else "-x") if abs(x) > abs(z) else ("+z" if z > 0 else "-z")
+        assert max(abs(x), abs(z)) > math.cos(math.radians(4.0))
+        found[name] = float(distance)
+    return found
 
 
-def upright(points: np.ndarray, camera: Camera = CAMERA) -> np.ndarray:
-    """Points of the world as right, ahead, down of the camera."""
-    return (points - camera.position) @ camera.T_world_cam[:3, :3][:, [0, 2, 1]]
+@pytest.mark.parametrize(
+    ("yaw", "walls"),
+    [
+        (0.0, {"+z": HIGH[2]}),
+        (0.5, {"+z": HIGH[2], "+x": HIGH[0]}),
+        (-0.6, {"+z": HIGH[2], "-x": -LOW[0]}),
+        (2.4, {"+x": HIGH[0], "-z": -LOW[2]}),
+        (-2.2, {"-x": -LOW[0], "-z": -LOW[2]}),
+    ],
+)
+def test_walls_in_view_are_found_and_the_others_lie_beyond_what_is_seen(yaw, walls):
+    camera = looking(yaw, -0.05)
+    depth = rendered(camera, 32)[0]
+    depth[14:22, 14:17] = 1.0  # a thing stands before them
+    layout = RoomLayout.of(noisy(depth), camera, FAR)
+    found = in_world(layout)
+    for name, distance in walls.items():
+        assert found[name] == pytest.approx(distance, rel=0.05)
+    assert layout.floor == pytest.approx(HIGH[1], rel=0.05)
+    assert not layout.open_air
+    assert np.array_equal(layout.position, camera.position)
+    places = directions(camera, layout.axes, 32, 32) * depth.numpy()[..., None]
+    assert (places[..., :2] @ layout.normals.T < 1.1 * layout.distances).all()
 
 
-def azimuths(points: np.ndarray) -> np.ndarray:
-    return np.arctan2(points[..., 0], points[..., 1])
+@settings(max_examples=25, deadline=None)
+@given(st.floats(-math.pi, math.pi), st.floats(-0.2, 0.0))
+def test_a_layout_turns_with_the_camera(yaw, pitch):
+    depth = rendered(looking(0.5, pitch), 32)[0]
+    one, other = (RoomLayout.of(depth, looking(turn, pitch), FAR) for turn in (0.0, yaw))
+    assert np.allclose(one.distances, other.distances)
+    assert np.allclose(one.normals, other.normals)
+    turned = np.linalg.inv(looking(0.0).T_world_cam[:3, :3]) @ looking(yaw).T_world_cam[:3, :3]
+    assert np.allclose(other.axes, one.axes @ turned.T, atol=1e-9)
 
 
-def room(*walls: tuple[float, float], size: int = 32, floor: float = FLOOR, ceiling: float = CEILING) -> torch.Tensor:
-    """Depth [size, size] of walls, each given by the azimuth it is nearest at and its distance, floor and ceiling."""
-    rays = upright(lift(torch.ones(size, size), CAMERA)).reshape(size, size, 3)
-    length, azimuth = np.hypot(rays[..., 0], rays[..., 1]), azimuths(rays)
-    fall = rays[..., 2] / length
-    metres = np.where(fall > 0.0, floor, ceiling) / np.abs(fall)
-    for facing, distance in walls:
-        metres = np.minimum(metres, distance / np.maximum(np.cos(azimuth - facing), 1e-9))
-    return torch.from_numpy(metres / length).float()
-
-
-def beyond(depth: torch.Tensor, side: int, image: torch.Tensor | None = None, farthest: float = math.inf):
-    """Points [N, 3] that are drawn beyond a border, pictures and depth of the views, and what was found."""
-    around = Surroundings.of(depth, CAMERA, DOWN, farthest)
-    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) if image is None else image
-    points, pictures = [], []
-    for _, view in mirrored_cameras(CAMERA):
-        picture, metres = draw(around, view, image, depth, farthest)
-        found = upright(lift(metres, view))[metres.numpy().ravel() > 0.0]
-        points.append(found[side * azimuths(found) > BORDER])
-        pictures.append((picture, metres))
-    return np.concatenate(points), pictures, around
-
-
-def standing(points: np.ndarray, ceiling: float = CEILING) -> np.ndarray:
-    """Points that lie neither on the floor nor on the ceiling."""
-    return points[(points[:, 2] < 0.9 * FLOOR) & (points[:, 2] > -0.9 * ceiling)]
-
-
-@pytest.mark.parametrize("side", [-1, 1])
-@pytest.mark.parametrize("oblique", [-0.8, -0.4, 0.0, 0.5])
-def test_an_oblique_wall_goes_straight_on_in_its_plane_and_then_turns_by_a_right_angle(side, oblique):
-    facing, distance = BORDER - oblique, 3.0
-    rng = np.random.default_rng(0)
-    depth = room((side * facing, distance), (side * (facing - np.pi / 2), 8.0))
-    depth *= torch.from_numpy(rng.normal(1.0, 0.03, depth.shape)).float()
-    depth[14:22, 14:17] = 1.0  # a thing stands before it
-    points, _, around = beyond(depth, side)
-    azimuth = side * azimuths(points)
-    end = facing + np.pi / 4
-    assert around.walls[side > 0].end == pytest.approx(end, abs=0.05)
-    on = standing(points[(azimuth > BORDER + 0.05) & (azimuth < end - 0.05)])
-    normal = np.array([np.sin(side * facing), np.cos(facing)])
-    assert len(on) > 50
-    assert np.quantile(np.abs(on[:, :2] @ normal / distance - 1.0), 0.8) < 0.03  # others are images of the thing
-    along = np.array([np.cos(side * facing), -np.sin(side * facing)]) * side
-    turned = standing(points[(azimuth > end + 0.05) & (azimuth < end + 0.25)])
-    assert np.median(np.abs(turned[:, :2] @ along / distance - 1.0)) < 0.05
-
-
-@pytest.mark.parametrize("side", [-1, 1])
-def test_a_wall_that_runs_away_turns_at_the_border_by_a_right_angle(side):
-    facing, distance = BORDER - 1.1, 2.0
-    points, _, around = beyond(room((side * facing, distance)), side)
-    wall = around.walls[side > 0]
-    assert wall.turns
-    along = np.array([np.cos(side * facing), -np.sin(side * facing)]) * side
-    azimuth = side * azimuths(points)
-    on = standing(points[(azimuth > BORDER + 0.05) & (azimuth < wall.end - 0.05)])
-    assert len(on) > 50
-    assert np.median(np.abs(on[:, :2] @ along / (distance * np.tan(1.1)) - 1.0)) < 0.05
-
-
-@pytest.mark.parametrize("oblique", [-0.8, 0.0, 0.5, 1.1])
-def test_floors_and_ceilings_stay_level_and_nothing_is_below_or_above_them(oblique):
-    points, *_ = beyond(room((BORDER - oblique, 3.0), (BORDER - oblique - np.pi / 2, 4.0)), 1)
-    assert (points[:, 2] < 1.1 * FLOOR).all()
-    assert (points[:, 2] > -1.1 * CEILING).all()
-    near = points[np.hypot(points[:, 0], points[:, 1]) < 2.5][:, 2]  # before all walls
-    assert (near > 0.0).sum() > 50
-    assert (near < 0.0).sum() > 50
-    assert np.allclose(np.abs(near), np.where(near > 0.0, FLOOR, CEILING), rtol=0.01)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("seen", ["floor", "round"])
-def test_where_no_wall_can_be_told_the_view_is_mirrored_at_its_borders(seen):
-    depth = room()
-    if seen == "round":  # a tower: no plane
-        depth = room(*[(a, 2.0 + 2.0 * (k % 2)) for k, a in enumerate(np.linspace(-1.5, 1.5, 31))])
-        depth = depth * torch.from_numpy(np.random.default_rng(1).uniform(0.6, 1.4, (1, 32))).float()
-    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    _, pictures, around = beyond(depth, 1, image)
-    assert around.walls == (None, None)
-    half = len(pictures) // 2
-    for picture, metres in pictures[::half]:  # beside the left and the right border
-        assert torch.allclose(picture, image.flip(-1), atol=1e-4)
-        assert torch.allclose(metres, depth.flip(-1), rtol=1e-4)
-
-
-@pytest.mark.parametrize("oblique", [-0.5, 0.1, 0.5, 1.1])
-def test_a_picture_is_continuous_at_its_border(oblique):
-    ramp = torch.linspace(-1.0, 1.0, 64).repeat(1, 3, 64, 1)
-    _, pictures, around = beyond(room((BORDER - oblique, 3.0)), 1, ramp)
-    assert around.walls[1] is not None
-    beside = pictures[len(pictures) // 2][0]  # the first beyond the right border
-    assert float((beside[..., 0] - 1.0).abs().max()) < 0.05
-    assert float((beside[..., 32] - 1.0).abs().max()) > 0.1
-
-
-def test_nothing_is_shown_inside_the_view_nearer_than_what_is_known_there():
-    depth = room((BORDER + 0.5, 3.0), (BORDER + 0.5 - np.pi / 2, 4.0))
-    around = Surroundings.of(depth, CAMERA, DOWN, math.inf)
-    for yaw in (-0.6, 0.3, 0.9):
-        view = CAMERA.at(yawed(0.8 + yaw))
-        metres = draw(around, view, torch.zeros(1, 3, 64, 64), depth, math.inf)[1]
-        points = lift(metres, view)[metres.numpy().ravel() > 0.0]
-        seen = (points - CAMERA.position) @ CAMERA.T_world_cam[:3, :3]
-        pixels = seen @ CAMERA.K_image.T
-        cells = np.floor(0.5 * pixels[:, :2] / np.maximum(pixels[:, 2:], 1e-9)).astype(int)
-        inside = (pixels[:, 2] > 0.0) & (cells >= 0).all(1) & (cells < 32).all(1)
-        assert inside.sum() > 100
-        known = depth.numpy()[cells[inside, 1], cells[inside, 0]]
-        assert (seen[inside, 2] > 0.85 * known).all()  # cells of an oblique floor differ by so much
-
-
-def test_sky_stays_sky_above_a_wall_that_goes_straight_on():
-    depth = room((0.3, 3.0), ceiling=np.inf)
-    rays = lift(torch.ones(32, 32), CAMERA) - CAMERA.position
-    sky = (upright(lift(depth, CAMERA))[:, 2] < -1.0).reshape(32, 32)
-    depth = torch.where(
-        torch.from_numpy(sky), torch.from_numpy(100.0 / np.linalg.norm(rays, axis=1)).reshape(32, 32), depth
+def test_the_ceiling_is_found_where_it_is_seen_and_guessed_above_all_that_is_seen_where_not():
+    assert RoomLayout.of(rendered(looking(0.5, 0.05), 32)[0], looking(0.5, 0.05), FAR).top == pytest.approx(
+        -LOW[1], rel=0.05
     )
-    points, _, around = beyond(depth.float(), 1, farthest=90.0)
-    assert around.walls[1] is not None
-    assert around.ceiling == math.inf
-    distance = np.linalg.norm(points, axis=1)
-    assert (distance > 90.0).sum() > 50
-    assert np.allclose(distance[distance > 30.0], 100.0, rtol=1e-3)
+    camera = looking(0.5, -0.5, fov=1.0)
+    depth = rendered(camera, 32)[0]
+    layout = RoomLayout.of(depth, camera, FAR)
+    places = directions(camera, layout.axes, 32, 32) * depth.numpy()[..., None]
+    assert layout.top >= np.quantile(-places[..., 2], 0.98)
+    assert layout.top > 0.5 * layout.floor
 
 
-def test_views_of_too_few_columns_or_without_depth_have_no_wall():
-    for columns, told in ((15, False), (32, True)):
-        wall = np.tile(np.stack([np.linspace(-2.0, 2.0, columns), np.full(columns, 3.0)], 1), (8, 1, 1))
-        assert (wall_at_border(wall, np.zeros((8, columns)), np.arctan(2.0 / 3.0)) is not None) == told
-    assert wall_at_border(np.zeros((32, 32, 2)), np.zeros((32, 32)), 0.5) is None
+@pytest.mark.parametrize("ends", [0.4, 0.8])
+def test_in_the_open_air_walls_end_below_the_sky(ends):
+    camera = looking(0.5, 0.05)
+    layout = RoomLayout.of(rendered(camera, 64, walls_end=ends)[0], camera, FAR)
+    assert layout.open_air
+    assert 0.8 * ends < layout.top < 1.05 * ends
 
 
-@torch.no_grad()
-def test_a_world_shows_its_walls_straight_and_a_copy_of_it_the_same_bits():
-    tiny = tiny_world_model()
-    config = replace(
-        tiny.config.at((128, 128)),
-        memory=MemoryConfig(shifts=2, sky=100.0, mirrored=True),
-        filters=FilterConfig(edge_share=1.0),
-    )
-    model, start = replace(tiny, config=config, refiner=BareReadout()), CAMERA.resized(128, 128)
-    depth = room((BORDER + 0.4, 3.0), (BORDER + 0.4 - np.pi / 2, 4.0), size=128).numpy().astype(np.float64)
-    image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    memory = model.start(image, start, depth, labels=np.full((128, 128), STATIC))[1].memory
-    aside = [start.at(yawed(0.8 + turn)) for turn in (0.5, 0.9)]
-    known = memory.read(aside, now=0)
-    shown, again = (
-        of.mirror.filled(known, world, aside, of.codec, of.refiner, of.config)
-        for of, world in ((model, memory), (copy.deepcopy(model), copy.deepcopy(memory)))
-    )
-    assert all(torch.equal(getattr(shown, f.name), getattr(again, f.name)) for f in fields(shown))
-    for t, view in enumerate(aside):
-        new = ((shown.observed > 0) & (known.observed == 0))[t].numpy().ravel()
-        points = standing(upright(lift(shown.depth[t], view), start)[new])
-        points = points[azimuths(points) < BORDER + 0.9]
-        assert len(points) > 20
-        normal = np.array([np.sin(BORDER + 0.4), np.cos(BORDER + 0.4)])
-        assert np.median(np.abs(points[:, :2] @ normal / 3.0 - 1.0)) < 0.05
+def test_no_room_is_seen_without_a_floor_or_walls_or_where_much_lies_beyond_them():
+    camera = looking(0.5, -0.05)
+    depth = rendered(camera, 32)[0]
+    assert RoomLayout.of(depth, camera, FAR) is not None
+    assert RoomLayout.of(torch.zeros(32, 32), camera, FAR) is None
+    assert RoomLayout.of(torch.full((32, 32), 2.0 * FAR), camera, FAR) is None  # nothing but sky
+    above = depth.clone()
+    above[17:] = 0.0
+    assert RoomLayout.of(above, camera, FAR) is None
+    towards = rays(camera, 32)
+    floor = np.where(towards[..., 1] > 0.05, HIGH[1] / np.maximum(towards[..., 1], 0.05), 0.0)
+    assert RoomLayout.of(torch.from_numpy(floor).float(), camera, FAR) is None
+    wood = np.random.default_rng(0).uniform(1.0, 6.0, (1, 32)).repeat(32, 0)  # trunks at all distances
+    wood = torch.from_numpy(np.where(floor > 0.0, np.minimum(wood, floor), wood)).float()
+    assert RoomLayout.of(wood, camera, FAR) is None
+
+
+def test_rays_meet_what_stepping_along_them_meets():
+    layout = RoomLayout.of(rendered(looking(0.5), 32)[0], looking(0.5), FAR)
+    towards = np.random.default_rng(0).normal(size=(40, 3))
+    towards /= np.linalg.norm(towards, axis=1, keepdims=True)
+    (to_wall, wall), to_level = layout.to_walls(towards), layout.to_levels(towards)
+    for ray, number, near, level in zip(towards, wall, to_wall, to_level, strict=True):
+        steps = np.arange(0.0, 40.0, 0.001)[:, None] * ray
+        out = (steps[:, :2] @ layout.normals.T > layout.distances).any(1)
+        first = steps[np.argmax(out)] if out.any() else None
+        if first is not None:
+            assert np.hypot(*first[:2]) == pytest.approx(near, abs=0.01)
+            assert number == np.argmax(first[:2] @ layout.normals.T - layout.distances)
+        beyond = (steps[:, 2] > layout.floor) | (steps[:, 2] < -layout.top)
+        if beyond.any():
+            assert np.hypot(*steps[np.argmax(beyond)][:2]) == pytest.approx(level, abs=0.01)

@@ -1,0 +1,155 @@
+"""Around a view of a room lie its surfaces: as they are seen, mirrored where they are not, without seams and holes."""
+
+import copy
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from box_rooms import FAR, HIGH, looking, rays, rendered
+from tiny import tiny_world_model
+
+from mirage_env.config.world import FilterConfig, MemoryConfig
+from mirage_env.interfaces import STATIC
+from mirage_env.memory.lifting import depth_to_grid, lift
+from mirage_env.memory.room_view import BROADEST, RoomView
+from mirage_env.memory.view_mesh import drawn
+from mirage_env.models.small.refiner import BareReadout
+
+CONFIG = replace(tiny_world_model().config, memory=MemoryConfig(shifts=2, sky=100.0, mirrored=True))
+YAW = 0.5
+START = looking(YAW, -0.05)
+RED = torch.tensor([1.0, -1.0, -1.0])
+
+
+def view_of(camera=START, walls_end=None, image=None, depth=None):
+    """The view of a room, perhaps another picture or depth of it."""
+    metres, picture = rendered(camera, camera.height, walls_end)
+    depth, image = (metres if depth is None else depth), (picture if image is None else image)
+    cells = depth_to_grid(depth, (32, 32))
+    return RoomView.of(image, depth, camera, cells, CONFIG)
+
+
+def drawn_of(view, cameras):
+    images, number, depth = drawn([view.meshes()], cameras)
+    return images, number >= 0, depth
+
+
+@pytest.mark.parametrize("walls_end", [None, 0.7])
+def test_surfaces_in_view_look_as_they_do_from_everywhere(walls_end):
+    start = looking(YAW, -0.05, 192)
+    view = view_of(start, walls_end)
+    for camera in (START, looking(YAW + 0.2, at=(0.2, -0.2, 0.3)), looking(YAW, at=(-0.4, 0.1, 0.4))):
+        images, shown, depth = drawn_of(view, [camera])
+        metres, picture = rendered(camera, 64, walls_end)
+        in_start = (camera.position + rays(camera, 64) * metres.numpy()[..., None]) @ start.T_world_cam[:3, :3]
+        pixels = in_start @ start.K_image.T / in_start[..., 2:]
+        inside = ((pixels[..., :2] > 8.0) & (pixels[..., :2] < 184.0)).all(-1) & (in_start[..., 2] > 0.0)
+        known = torch.from_numpy(inside) & (metres < FAR / 2.0)
+        assert known.float().mean() > 0.3
+        assert shown.all()
+        assert (images - picture)[0].abs().amax(0)[known].quantile(0.8) < 0.1  # others are beside corners
+        assert (depth[0] / metres - 1.0)[known].abs().quantile(0.9) < 0.06
+
+
+@pytest.mark.parametrize("walls_end", [None, 0.7])
+def test_whoever_is_in_the_room_sees_it_whole_all_around(walls_end):
+    view = view_of(walls_end=walls_end)
+    cameras = [
+        looking(yaw, pitch, at=(0.2, 0.1, -0.3)) for yaw in np.arange(0.0, 6.3, 0.9) for pitch in (-1.2, 0.0, 1.2)
+    ]
+    images, shown, depth = drawn_of(view, cameras)
+    assert shown.all()
+    places = np.stack([lift(d, c) for d, c in zip(depth, cameras, strict=True)])
+    solid = np.linalg.norm(places, axis=-1) < FAR
+    box = view.layout
+    within = (places - box.position) @ box.axes.T
+    assert (within[solid][:, :2] @ box.normals.T < box.distances + 0.01).all()
+    assert (within[solid][:, 2] < box.floor + 0.01).all()
+    assert (within[solid][:, 2] > -box.top - 0.01).all()
+    assert solid.all() == (walls_end is None)
+
+
+@pytest.mark.parametrize("walls_end", [None, 0.7])
+def test_pictures_go_on_at_the_borders_of_the_view_without_a_seam(walls_end):
+    view = view_of(walls_end=walls_end)
+    for yaw in (YAW + 0.65, YAW - 0.65):  # the border is in the middle
+        images, *_ = drawn_of(view, [looking(yaw, -0.05)])
+        steps = images[0].diff(dim=2).abs().amax(0)
+        assert steps[8:-8, 29:35].quantile(0.95) < 1.5 * steps[8:-8, 8:-8].quantile(0.95) + 0.02
+
+
+def test_what_stands_before_a_surface_is_not_shown_on_it():
+    depth, image = rendered(START)
+    depth[20:50, 28:36], image[..., 20:50, 28:36] = 1.2, RED[:, None, None]
+    view = view_of(image=image, depth=depth)
+    cameras = [looking(yaw, -0.05) for yaw in np.arange(0.0, 6.3, 0.7)]
+    images, *_ = drawn_of(view, cameras)
+    red = ((images.permute(0, 2, 3, 1) - RED).abs().amax(-1) < 0.4).float().mean()
+    assert red == 0.0
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("broad", [6, 40])
+def test_things_that_a_border_cuts_are_mirrored_there_up_to_a_breadth(side, broad):
+    depth, image = rendered(START)
+    columns = slice(0, broad) if side < 0 else slice(64 - broad, 64)
+    depth[40:54, columns], image[..., 40:54, columns] = 1.2, RED[:, None, None]
+    view = view_of(image=image, depth=depth)
+    images, _, metres = drawn_of(view, [looking(YAW + side * 1.3, -0.05)])  # turned by the field of view
+    red = (images[0].permute(1, 2, 0) - RED).abs().amax(-1) < 0.2
+    found = red[47].nonzero()[:, 0]
+    expected = min(broad, int(BROADEST * 64))
+    assert abs(len(found) - expected) <= 2
+    assert (found.max() >= 62) if side < 0 else (found.min() <= 1)  # at the border of the view
+    assert torch.allclose(metres[0][red], torch.tensor(1.2), rtol=0.1)
+    plain = drawn_of(view_of(), [looking(YAW + side * 1.3, -0.05)])[0][0]
+    assert not ((plain.permute(1, 2, 0) - RED).abs().amax(-1) < 0.2).any()
+
+
+def test_a_surface_of_which_nothing_is_seen_has_the_colours_of_the_view():
+    camera = looking(YAW, -0.35, fov=1.0)  # sees no ceiling
+    view = view_of(camera)
+    assert view is not None
+    images, *_ = drawn_of(view, [looking(YAW, 1.3)])
+    assert torch.allclose(images[0, :, 20, 32], view.image.mean((0, 2, 3)), atol=0.02)
+
+
+def test_the_cube_sees_all_of_the_room_in_every_direction():
+    view = view_of(walls_end=0.7)
+    pictures = view.cube((32, 32))
+    assert len(pictures) == 6
+    for image, metres, camera in pictures:
+        assert image.shape == (3, 64, 64)
+        assert metres.shape == (32, 32)
+        assert (metres > 0.0).all()
+        assert np.allclose(camera.position, START.position)
+        expected, *_ = drawn_of(view, [camera])
+        assert torch.equal(image, expected[0])
+    ahead = np.stack([camera.T_world_cam[:3, 2] for *_, camera in pictures])
+    assert np.allclose(ahead @ ahead.T, np.eye(6) - np.eye(6)[[2, 3, 0, 1, 5, 4]], atol=1e-9)
+    assert all(np.linalg.det(camera.T_world_cam[:3, :3]) == pytest.approx(1.0) for *_, camera in pictures)
+
+
+@torch.no_grad()
+def test_a_world_shows_its_walls_straight_and_a_copy_of_it_the_same_bits():
+    tiny = tiny_world_model()
+    config = replace(tiny.config.at((128, 128)), memory=CONFIG.memory, filters=FilterConfig(edge_share=1.0))
+    model, start = replace(tiny, config=config, refiner=BareReadout()), START.resized(128, 128)
+    metres, image = rendered(start, 128)
+    pixels = ((image[0].permute(1, 2, 0) + 1.0) * 127.5).numpy().astype(np.uint8)
+    memory = model.start(pixels, start, metres.numpy().astype(np.float64), labels=np.full((128, 128), STATIC))[1].memory
+    aside = [looking(YAW + turn, -0.05, 128) for turn in (0.9, 2.4, 3.6)]
+    known = memory.read(aside, now=0)
+    shown, again = (
+        of.mirror.filled(known, world, aside, of.codec, of.refiner, of.config)
+        for of, world in ((model, memory), (copy.deepcopy(model), copy.deepcopy(memory)))
+    )
+    assert all(torch.equal(getattr(shown, f.name), getattr(again, f.name)) for f in fields(shown))
+    assert (shown.observed > 0).float().mean() > 0.95
+    for t, camera in enumerate(aside[:1]):  # sees the wall at the right, of which the start view sees a part
+        new = ((shown.observed > 0) & (known.observed == 0))[t].numpy().ravel()
+        points = lift(shown.depth[t], camera)[new]
+        wall = points[np.abs(points[:, 1]) < 0.8]
+        assert len(wall) > 10
+        assert np.median(np.abs(wall[:, 0] / HIGH[0] - 1.0)) < 0.08
