@@ -204,7 +204,7 @@ class WorldModel:
         return torch.cat([front, self.refiner.refine(readout[len(front) :])])
 
     def _filled(self, state: WorldState, views: Cameras, readout: Readout) -> Readout:
-        """Readout for the generator: what was never seen is mirrored, who stands still knows all that they saw last."""
+        """Readout for the generator: what was never seen is guessed, who stands still knows all that they saw last."""
         readout = self.mirror.filled(readout, state.memory, views, self.codec, self.refiner, self.config)
         stands = standing(state.camera, views) & (self.config.sampler.exact > 0.0)
         return held(readout, state.latents[-1], stands, self.config.far)

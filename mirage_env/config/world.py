@@ -111,7 +111,7 @@ class MemoryConfig:
     """So many things that move keep their place, look and velocity while unseen (`memory/movers.py`), those that were
     seen last; 0: they are forgotten."""
     mirrored: bool = False
-    """Where nothing was ever seen, the generator is shown the start view, mirrored there, and walls that go straight on
+    """Where nothing was ever seen, the generator is shown the room around the start view, or that view, mirrored
     (`memory/mirrored.py`)."""
     drawn: bool = False
     """Frames show the start view itself, moved, pixel by pixel, where nothing else is known to be

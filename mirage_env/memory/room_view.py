@@ -31,7 +31,7 @@ from mirage_env.memory.view_mesh import ViewMesh, drawn
 
 WALL, FLOOR, CEILING, SKY = range(4)
 THING = -1
-ALIKE = 0.12
+ALIKE = 0.08
 """What is seen so much nearer or farther than a surface, at most, is part of it."""
 STRIP = 0.35
 """Length over distance of what must be in view of a wall to go on with."""
