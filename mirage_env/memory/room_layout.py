@@ -109,11 +109,10 @@ class RoomLayout:
         return metres.min(-1), metres.argmin(-1)
 
     def to_levels(self, rays: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Distances, seen from above, to the floor or the ceiling that rays meet; infinite where they meet none."""
+        """Distances, seen from above, to where rays meet the floor or the height of the ceiling."""
         level = np.hypot(rays[..., 0], rays[..., 1])
-        heights = np.where(rays[..., 2] > 0.0, self.floor, math.inf if self.open_air else self.top)
         with np.errstate(divide="ignore"):
-            return heights * level / np.abs(rays[..., 2])
+            return np.where(rays[..., 2] > 0.0, self.floor, self.top) * level / np.abs(rays[..., 2])
 
 
 def upright_axes(camera: Camera) -> NDArray[np.float64]:  # [3, 3] rows: right, ahead and down in the world
@@ -185,8 +184,7 @@ def _upper_ends(
     heights: NDArray[np.float64],  # [h, w] metres up, of the walls of the box
 ) -> NDArray[np.float64]:
     """Heights at which walls end in the columns in which sky is above them."""
-    ends = wall[1:] & sky[:-1] & (np.cumsum(wall, 0)[1:] == 1)
-    return 0.5 * (heights[1:] + heights[:-1])[ends]
+    return 0.5 * (heights[1:] + heights[:-1])[wall[1:] & sky[:-1]]
 
 
 def floor_and_ceiling(

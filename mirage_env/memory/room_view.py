@@ -41,8 +41,6 @@ BROADEST = 0.25
 """Share of the picture's width, from its border on, that is shown of things which the border cuts."""
 SOFT = 9
 """Side of the square of pixels within which one mirror passes into another."""
-OUTSIDE = 1.02
-"""What is seen at the border is shown up to so many times the distance of that from the middle."""
 PER_VERTEX = 8
 """Texels from vertex to vertex."""
 LARGEST = 512
@@ -163,8 +161,7 @@ class RoomView:
         for source in self._sources(kind, places, wall):
             grid = self._pixels(source)
             first = grid if first is None else first
-            inside = (grid.abs() <= OUTSIDE).all(-1)[:, None]
-            weight = left * inside * _at(share, grid)
+            weight = left * _at(share, grid)
             shown, left = shown + weight * _at(image, grid), left - weight
             if not (left > 0.01).any():
                 break

@@ -67,12 +67,12 @@ def test_the_ceiling_is_found_where_it_is_seen_and_guessed_above_all_that_is_see
     assert RoomLayout.of(rendered(looking(0.5, 0.05), 32)[0], looking(0.5, 0.05), FAR).top == pytest.approx(
         -LOW[1], rel=0.05
     )
-    camera = looking(0.5, -0.5, fov=1.0)
-    depth = rendered(camera, 32)[0]
-    layout = RoomLayout.of(depth, camera, FAR)
-    places = directions(camera, layout.axes, 32, 32) * depth.numpy()[..., None]
-    assert layout.top >= np.quantile(-places[..., 2], 0.98)
-    assert layout.top > 0.5 * layout.floor
+    for camera in (looking(0.5, -0.5, fov=1.0), looking(0.5, -0.1, fov=0.8, at=(0.0, 0.9, 0.0))):
+        depth = rendered(camera, 32)[0]
+        layout = RoomLayout.of(depth, camera, FAR)
+        places = directions(camera, layout.axes, 32, 32) * depth.numpy()[..., None]
+        assert layout.top >= np.quantile(-places[..., 2], 0.98)
+        assert layout.top > 0.5 * layout.floor
 
 
 @pytest.mark.parametrize("ends", [0.4, 0.8])
@@ -81,6 +81,15 @@ def test_in_the_open_air_walls_end_below_the_sky(ends):
     layout = RoomLayout.of(rendered(camera, 64, walls_end=ends)[0], camera, FAR)
     assert layout.open_air
     assert 0.8 * ends < layout.top < 1.05 * ends
+
+
+def test_a_near_thing_turns_no_walls():
+    camera = looking(0.5, -0.05)
+    depth = rendered(camera, 32)[0]
+    depth[8:26, 10:23] = 1.0  # faces the camera and not the walls
+    found = in_world(RoomLayout.of(depth, camera, FAR))
+    assert found["+z"] == pytest.approx(HIGH[2], rel=0.05)
+    assert found["+x"] == pytest.approx(HIGH[0], rel=0.05)
 
 
 def test_no_room_is_seen_without_a_floor_or_walls_or_where_much_lies_beyond_them():
@@ -95,6 +104,10 @@ def test_no_room_is_seen_without_a_floor_or_walls_or_where_much_lies_beyond_them
     towards = rays(camera, 32)
     floor = np.where(towards[..., 1] > 0.05, HIGH[1] / np.maximum(towards[..., 1], 0.05), 0.0)
     assert RoomLayout.of(torch.from_numpy(floor).float(), camera, FAR) is None
+    gate = depth.clone()
+    gate[:, 20:26] = torch.from_numpy(np.random.default_rng(0).uniform(8.0, 16.0, (32, 6))).float()
+    gate = torch.minimum(gate, torch.from_numpy(np.where(floor > 0.0, floor, np.inf)).float())
+    assert RoomLayout.of(gate, camera, FAR) is None
     wood = np.random.default_rng(0).uniform(1.0, 6.0, (1, 32)).repeat(32, 0)  # trunks at all distances
     wood = torch.from_numpy(np.where(floor > 0.0, np.minimum(wood, floor), wood)).float()
     assert RoomLayout.of(wood, camera, FAR) is None

@@ -58,7 +58,7 @@ def test_whoever_is_in_the_room_sees_it_whole_all_around(walls_end):
     cameras = [
         looking(yaw, pitch, at=(0.2, 0.1, -0.3)) for yaw in np.arange(0.0, 6.3, 0.9) for pitch in (-1.2, 0.0, 1.2)
     ]
-    images, shown, depth = drawn_of(view, cameras)
+    _, shown, depth = drawn_of(view, cameras)
     assert shown.all()
     places = np.stack([lift(d, c) for d, c in zip(depth, cameras, strict=True)])
     solid = np.linalg.norm(places, axis=-1) < FAR
@@ -79,14 +79,31 @@ def test_pictures_go_on_at_the_borders_of_the_view_without_a_seam(walls_end):
         assert steps[8:-8, 29:35].quantile(0.95) < 1.5 * steps[8:-8, 8:-8].quantile(0.95) + 0.02
 
 
-def test_what_stands_before_a_surface_is_not_shown_on_it():
-    depth, image = rendered(START)
-    depth[20:50, 28:36], image[..., 20:50, 28:36] = 1.2, RED[:, None, None]
-    view = view_of(image=image, depth=depth)
-    cameras = [looking(yaw, -0.05) for yaw in np.arange(0.0, 6.3, 0.7)]
-    images, *_ = drawn_of(view, cameras)
-    red = ((images.permute(0, 2, 3, 1) - RED).abs().amax(-1) < 0.4).float().mean()
-    assert red == 0.0
+@pytest.mark.parametrize("foot", [False, True])
+def test_what_stands_before_a_surface_is_not_shown_on_it(foot):
+    start = looking(YAW, -0.05, 192)
+    depth, image = rendered(start, 192)
+    last = 1 + int((depth[:, 96] >= 2.0).nonzero()[-1]) if foot else 150  # it stands on the floor
+    depth[60:last, 84:108], image[..., 60:last, 84:108] = 2.0 if foot else 1.2, RED[:, None, None]
+    view = view_of(start, image=image, depth=depth)
+    images, *_ = drawn_of(view, [looking(yaw, pitch) for yaw in np.arange(0.0, 6.3, 0.7) for pitch in (-0.8, 0.0)])
+    assert not ((images.permute(0, 2, 3, 1) - RED).abs().amax(-1) < 0.4).any()
+
+
+def test_surfaces_out_of_view_are_as_rough_as_those_in_view_and_not_the_blur_of_their_colours():
+    start = looking(YAW, -0.05, 192)
+    depth, image = rendered(start, 192)
+    stripes = torch.zeros(192, 192)
+    stripes[:, ::6] = stripes[:, 1::6] = stripes[:, 2::6] = 0.6
+    stripes[::6] = stripes[1::6] = stripes[2::6] = -0.6
+    image = stripes.expand_as(image).clone()
+    depth[60:150, 84:108] = 1.2
+    view = view_of(start, image=image, depth=depth)
+    ahead, behind, below = (looking(yaw, pitch, 192) for yaw, pitch in ((YAW, -0.05), (YAW + 3.0, -0.3), (YAW, -1.4)))
+    rough = [float(image.std()) for image in drawn_of(view, [ahead, behind, below])[0]]
+    hidden = drawn_of(view, [ahead])[0][0, :, 80:120, 88:104]
+    assert min(rough) > 0.6 * float(stripes.std())
+    assert float(hidden.std()) > 0.5 * float(stripes.std())
 
 
 @pytest.mark.parametrize("side", [-1, 1])
@@ -126,6 +143,10 @@ def test_the_cube_sees_all_of_the_room_in_every_direction():
         assert np.allclose(camera.position, START.position)
         expected, *_ = drawn_of(view, [camera])
         assert torch.equal(image, expected[0])
+    everywhere = np.random.default_rng(0).normal(size=(500, 3))
+    pixels = [everywhere @ camera.T_world_cam[:3, :3] @ camera.K_image.T for *_, camera in pictures]
+    inside = [(p[:, 2] > 0) & (p[:, :2] > 0).all(1) & (p[:, :2] < 64.0 * p[:, 2:]).all(1) for p in pixels]
+    assert np.any(inside, 0).all()
     ahead = np.stack([camera.T_world_cam[:3, 2] for *_, camera in pictures])
     assert np.allclose(ahead @ ahead.T, np.eye(6) - np.eye(6)[[2, 3, 0, 1, 5, 4]], atol=1e-9)
     assert all(np.linalg.det(camera.T_world_cam[:3, :3]) == pytest.approx(1.0) for *_, camera in pictures)
