@@ -139,6 +139,7 @@ class RoomView:
             x.astype(np.float32),
             y.astype(np.float32),
             np.ones((len(y) - 1, len(x) - 1, 2), np.bool_),
+            np.ones((len(y), len(x)), np.float32),
         )
 
     def _cut_things(self) -> list[ViewMesh]:

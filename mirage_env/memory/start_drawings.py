@@ -33,6 +33,7 @@ from mirage_env.memory.mirrored import start_of
 from mirage_env.memory.movers import Shown
 from mirage_env.memory.rgb import fill_holes
 from mirage_env.memory.room_view import RoomView
+from mirage_env.memory.skyline import Skyline
 from mirage_env.memory.view_mesh import ViewMesh, drawn, sharp_edges
 from mirage_env.readout.backends import CPU
 from mirage_env.tokens.blocks import Frames
@@ -46,7 +47,7 @@ OUTLINE = 5
 AGREES = 5
 """Side of the square of quarter cells over which the ratio of stored to estimated depth is a median."""
 COARSE = 2
-"""Pixels on a side for each depth of what is only guessed."""
+"""Pixels on a side for each depth of what is only guessed, and of the sky."""
 SKY_BEHIND = 1 / 16
 """Share of the picture's height by which sky goes on behind what stands before it."""
 NEARER = 1.12
@@ -94,16 +95,16 @@ class StartDrawings:
             return frames
         if not memory.blocks[0].pinned or memory.blocks[0].frames.row.any():  # no start view, or several
             return frames
-        pictures, number, metres = drawn(self._of(model, memory).layers, cameras)
-        images, shown = _closed(pictures, number >= 0)
+        pictures, layer, metres = drawn(self._of(model, memory).layers, cameras)
+        images, shown = _closed(pictures, layer >= 0)
         better = torch.from_numpy(movers >= 0)
         if memory.true_frames > 1:
             better |= ((readout.observed > 0) & (readout.age < state.chunk + 1 - 1e-3)).cpu()
         size, many = frames.shape[-2:], len(frames) // len(movers)
         known = torch.where(readout.observed > 0, NEARER * readout.depth, math.inf).cpu()
         better, known = (F.interpolate(of[:, None].float(), size).repeat_interleave(many, 0) for of in (better, known))
-        stands = ~_wide(~_wide((number == 0) | (known[:, 0] < metres), BETWEEN), BETWEEN)
-        guessed = (number > 0) & (metres < (model.config.memory.sky / 2.0 or math.inf))  # the sky hides nothing
+        stands = ~_wide(~_wide((layer == 0) | (known[:, 0] < metres), BETWEEN), BETWEEN)
+        guessed = (layer > 0) & (metres < (model.config.memory.sky / 2.0 or math.inf))  # the sky hides nothing
         better = torch.maximum(better, (stands & guessed)[:, None].float())
         within = -F.max_pool2d(-(shown[:, None] * (1.0 - better)), 3, 1, 1)
         share = F.avg_pool2d(F.pad(within, (1, 1, 1, 1), mode="replicate"), 3, 1).to(frames)
@@ -157,22 +158,28 @@ def _meshes(model: WorldModel, memory: LatentMemory) -> tuple[tuple[ViewMesh, ..
     beside_sky = pixels(_wide(far, 3))
     sky = (beside_sky & (labels == SKY)) | ~pixels(_wide(~far, 3))
     metres = metres * _correction(metres, quarters, far)
-    # The first pixel of sky beside a thing still shows half of it, the next one a little.
-    rim, pure = sky & _wide(~sky[None], 3)[0], ~_wide(~sky[None], OUTLINE)[0]
-    nearest = 1.0 / F.max_pool2d(torch.where(sky, 0.0, 1.0 / metres)[None], 3, 1, 1)[0]
-    metres = torch.where(rim, nearest, torch.where(sky, config.memory.sky / _lengths(start.camera, size), metres))
+    pure = ~_wide(~sky[None], OUTLINE)[0]
     there = pixels(_without_gaps(quarters.observed > 0)) & ~_wide((labels == MOVER)[None], OUTLINE)[0]
-    there &= pure | rim | (~sky & (beside_sky | (labels != SKY)))
-    seen = torch.where(there, sharp_edges(metres, image[0]), 0.0)
-    coarse = depth_to_grid(seen, (size[0] // COARSE, size[1] // COARSE))
-    room, guessed = None, []
-    if config.memory.mirrored:
-        room = RoomView.of(image, coarse, start.camera, start.depth, config)
-        pictures = mirror_images(image, coarse, start.camera, config) if room is None else []
-        guessed = [ViewMesh.of(*picture) for picture in pictures] if room is None else room.meshes()
-    if room is None:
+    there &= sky | beside_sky | (labels != SKY)
+    line, radius = Skyline.of(metres, sky, image[0]), config.memory.sky / _lengths(start.camera, size)
+    sharp = sharp_edges(torch.where(line.things > 0.0, line.things, radius), image[0])
+    things = torch.where(there & (line.things > 0.0), sharp, 0.0)
+    seen = [ViewMesh.of(line.image, things, start.camera, line.cover)]
+    few = (size[0] // COARSE, size[1] // COARSE)
+    above = F.avg_pool2d((line.sky & there)[None].float(), COARSE)[0] == 1.0
+    if above.any():
+        far_away = torch.where(above, config.memory.sky / _lengths(start.camera, few), 0.0)
+        seen.append(ViewMesh.of(line.sky_image, far_away, start.camera))
+    nearest = torch.where(there, torch.where(line.cover > 0.5, sharp, radius), 0.0)
+    coarse = depth_to_grid(nearest, few)
+    room = RoomView.of(image, coarse, start.camera, start.depth, config) if config.memory.mirrored else None
+    if room is not None:
+        return tuple(seen), tuple(room.meshes())
+    pictures = mirror_images(image, coarse, start.camera, config) if config.memory.mirrored else []
+    guessed = [ViewMesh.of(*picture) for picture in pictures]
+    if (pure & there).any():
         guessed.append(ViewMesh.of(*_sky_behind(image[0], pure & there, config.memory.sky, start.camera)))
-    return (ViewMesh.of(image[0], seen, start.camera),), tuple(guessed)
+    return tuple(seen), tuple(guessed)
 
 
 def _sky_behind(image: Tensor, sky: Tensor, radius: float, camera: Camera) -> tuple[Tensor, Tensor, Camera]:

@@ -43,12 +43,14 @@ class ViewMesh:
     x: NDArray[np.float32]  # [n] columns of the picture that the vertices show, pixels
     y: NDArray[np.float32]  # [m] rows
     whole: NDArray[np.bool_]  # [m - 1, n - 1, 2] triangles that are there
+    cover: NDArray[np.float32]  # [m, n] it is seen where this is more than a half
 
     @staticmethod
     def of(
         image: Tensor,  # [3, H, W]
         depth: Tensor,  # [m, n] metres, 0 where there is nothing
         camera: Camera,
+        cover: Tensor | None = None,  # [m, n] how much of the surface is there, all if not said
     ) -> ViewMesh:
         """The mesh of a view, with a vertex for every depth; it reaches up to the borders of the picture."""
         (height, width), (m, n) = image.shape[-2:], depth.shape
@@ -65,6 +67,7 @@ class ViewMesh:
             x.astype(np.float32),
             y.astype(np.float32),
             _triangles(metres),
+            np.ones(metres.shape, np.float32) if cover is None else cover.numpy(),
         )
 
     @cached_property
@@ -138,24 +141,37 @@ def drawn(
     layers: Sequence[Sequence[ViewMesh]],
     cameras: Sequence[Camera],  # T
 ) -> tuple[Tensor, Tensor, Tensor]:  # [T, 3, H, W], [T, H, W], [T, H, W] metres
-    """Draw meshes for some cameras: images, the number of the mesh that each pixel shows, and how far away it is.
+    """Draw meshes for some cameras: images, the layer that each pixel shows, and how far away it is.
 
-    Where nothing is seen images are 0, the number is -1 and the depth infinite.
+    Where nothing is seen images are 0, the layer is -1 and the depth infinite.
 
     Of the meshes of one layer the nearest is seen; those of a later layer only where none of the earlier ones is.
     """
     meshes = [(number, mesh) for number, layer in enumerate(layers) for mesh in layer]
     with ThreadPoolExecutor(max(torch.get_num_threads(), 1)) as pool:
         views = list(pool.map(lambda camera: _drawn(meshes, camera), cameras))
-    number, place, depth = (torch.from_numpy(np.stack([view[part] for view in views])) for part in range(3))
-    images, at = torch.zeros(len(number), *number.shape[1:], 3), place.permute(0, 2, 3, 1)
-    for index in np.flatnonzero(np.bincount(number.numpy().ravel() + 1)[1:]):
-        image, shown = meshes[index][1].image, number == int(index)
-        there = at[shown] / at.new_tensor([image.shape[-1], image.shape[-2]]) * 2.0 - 1.0
+    mesh, place, depth, share = (torch.from_numpy(np.stack(some)).transpose(0, 1) for some in zip(*views, strict=True))
+    pictures, place = [mesh.image for _, mesh in meshes], place.movedim(2, -1)
+    images, shown, metres = _colours(pictures, mesh[0], place[0]), mesh[0].clone(), depth[0].clone()
+    part = (mesh[1] >= 0) & (depth[1] < depth[0])
+    some = torch.where(shown[part] >= 0, share[1][part], (share[1][part] > 0.5).float())  # before nothing: all or none
+    images[part] = torch.lerp(images[part], _colours(pictures, mesh[1][part], place[1][part]), some[:, None])
+    shown[part] = torch.where(some > 0.5, mesh[1][part], shown[part])
+    metres[part] = torch.where(some > 0.5, depth[1][part], metres[part])
+    layer = torch.tensor([*(layer for layer, _ in meshes), -1])[shown.long()]
+    return images.permute(0, 3, 1, 2), layer, metres
+
+
+def _colours(pictures: Sequence[Tensor], number: Tensor, place: Tensor) -> Tensor:  # [..., 3]
+    """What pictures [3, H, W] show at places [..., 2], by the number of the picture; 0 where that is negative."""
+    colours = torch.zeros(*number.shape, 3)
+    for index in map(int, np.flatnonzero(np.bincount(number.numpy().ravel() + 1)[1:])):
+        image, shown = pictures[index], number == index
+        there = place[shown] / place.new_tensor([image.shape[-1], image.shape[-2]]) * 2.0 - 1.0
         # Cubic: what is between pixels stays as sharp as they are.
         colour = F.grid_sample(image[None], there[None, None], "bicubic", "border", align_corners=False)
-        images[shown] = colour[0, :, 0].T.clamp(-1.0, 1.0)
-    return images.permute(0, 3, 1, 2), number, depth
+        colours[shown] = colour[0, :, 0].T.clamp(-1.0, 1.0)
+    return colours
 
 
 def _drawn(meshes: Sequence[tuple[int, ViewMesh]], camera: Camera) -> Drawn:
@@ -163,13 +179,13 @@ def _drawn(meshes: Sequence[tuple[int, ViewMesh]], camera: Camera) -> Drawn:
     result = nothing_drawn(camera.height, camera.width)
     R = camera.T_world_cam[:3, :3].T
     for layer in sorted({layer for layer, _ in meshes}):
-        free = result[0] < 0
+        free = result[0][0] < 0
         if not free.any():
             break
         for number, (of, mesh) in enumerate(meshes):
             if of == layer and _in_view(mesh, camera):
                 P = camera.K_image @ np.hstack([R, (R @ (mesh.anchor - camera.position))[:, None]])
-                about = (mesh.points, mesh.x, mesh.y, mesh.whole, number, free)
+                about = (mesh.points, mesh.x, mesh.y, mesh.whole, mesh.cover, number, free)
                 draw_triangles(np.ascontiguousarray(P, np.float32), *about, *result)
     return result
 

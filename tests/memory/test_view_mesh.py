@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mirage_env.camera import Camera
 from mirage_env.memory import view_mesh
-from mirage_env.memory.view_mesh import ViewMesh, drawn, sharp_edges
+from mirage_env.memory.view_mesh import ViewMesh, sharp_edges
 from mirage_env.poses import pose_from_rotation_vector
 
 SIDE = 32
@@ -40,6 +40,13 @@ def plane(across: float, down: float) -> torch.Tensor:  # shares of the nearest 
 
 def moved(x: float = 0.0, y: float = 0.0, z: float = 0.0, of: Camera = CAMERA) -> Camera:
     return of.moved(pose_from_rotation_vector([x, y, z], [0.0, 0.0, 0.0]))
+
+
+def drawn(layers, cameras) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images, and where something is seen."""
+    images, layer, metres = view_mesh.drawn(layers, cameras)
+    assert torch.equal(layer < 0, metres.isinf())
+    return images, layer >= 0
 
 
 def same(a, b) -> None:
@@ -149,6 +156,28 @@ def test_of_one_layer_the_nearest_is_seen_and_of_a_later_one_only_what_the_earli
     same(drawn([[c], [b, a]], [CAMERA]), layered)
     same(drawn([[c], [], [b]], [CAMERA]), layered)
     assert not drawn([], [CAMERA])[1].any()
+    _, layer, metres = view_mesh.drawn([[c], [], [a, b]], [CAMERA])
+    assert torch.equal(layer == 0, earlier[:, 0])
+    assert torch.equal(layer == 2, ~earlier[:, 0])
+    assert torch.allclose(metres, torch.where(layer == 0, 6.0, 1.0))
+
+
+@given(share=st.floats(0.3, 0.7), metres=st.floats(1.0, 3.0))
+def test_a_pixel_that_is_covered_in_part_shows_as_much_of_what_lies_behind(share, metres):
+    colours = [torch.full((3, SIDE, SIDE), value) for value in (0.5, -0.5)]
+    near = ViewMesh.of(colours[0], wall(metres), CAMERA, torch.full((SIDE, SIDE), share))
+    whole = ViewMesh.of(colours[0], wall(metres), CAMERA)
+    behind, before = ViewMesh.of(colours[1], wall(4.0), CAMERA), ViewMesh.of(colours[1], wall(0.5), CAMERA)
+    part = min(max(0.5 + 2.0 * (share - 0.5), 0.0), 1.0)
+    for layers in ([[near, behind]], [[behind, near]], [[near], [behind]]):
+        images, shown = drawn(layers, [CAMERA])
+        assert shown.all()
+        inside = images[..., 2:-2, 2:-2]  # the outermost squares are larger
+        assert torch.allclose(inside, torch.tensor(part - 0.5), atol=1e-3)
+    same(drawn([[near, before]], [CAMERA]), drawn([[whole, before]], [CAMERA]))
+    images, shown = drawn([[near]], [CAMERA])  # nothing behind: all or nothing
+    assert shown.all() if share > 0.5 else not shown.any()
+    assert torch.allclose(images, torch.where(shown, 0.5, 0.0)[:, None], atol=1e-3)
 
 
 def some_meshes() -> list[ViewMesh]:

@@ -19,7 +19,7 @@ def projection(camera: Camera) -> np.ndarray:  # [3, 4]
 
 
 def mesh(rng: np.random.Generator, nearest: float = 0.4):
-    """Points of a crumpled sheet, some of it folded, columns and rows of its picture, and triangles that are there."""
+    """Points of a crumpled sheet, some of it folded, columns and rows of its picture, triangles, and cover."""
     m, n = rng.integers(2, 6, 2)
     x, y = np.sort(rng.uniform(0.0, 50.0, n)), np.sort(rng.uniform(0.0, 50.0, m))
     across, down = np.meshgrid(np.linspace(-1.0, 1.0, n), np.linspace(-1.0, 1.0, m))
@@ -27,11 +27,16 @@ def mesh(rng: np.random.Generator, nearest: float = 0.4):
     points[..., 2] = points[..., 2].clip(nearest)
     points[..., :2] *= points[..., 2:]
     arrays = (a.astype(np.float32) for a in (points, x, y))
-    return (*arrays, rng.random((m - 1, n - 1, 2)) < 0.9)
+    return *arrays, rng.random((m - 1, n - 1, 2)) < 0.9, np.ones((m, n), np.float32)
 
 
 def drawn(*meshes, camera: Camera = CAMERA):
-    """Number of the mesh, place and depth of every pixel."""
+    """Number of the mesh, place and depth of every pixel, where all of it is covered."""
+    return tuple(both[0] for both in drawn_parts(*meshes, camera=camera)[:3])
+
+
+def drawn_parts(*meshes, camera: Camera = CAMERA):
+    """Number of the mesh, place, depth and part, of wholly covered pixels and of others."""
     shown = nothing_drawn(camera.height, camera.width)
     for number, parts in meshes:
         free = np.ones((camera.height, camera.width), np.bool_)
@@ -39,7 +44,7 @@ def drawn(*meshes, camera: Camera = CAMERA):
     return shown
 
 
-def triangles(points, x, y, whole):
+def triangles(points, x, y, whole, _):
     """Corners [N, 3, 3] and their places [N, 3, 2], in order around the front."""
     for row, column, lower in np.argwhere(whole):
         own, right, below = ((1, 1), (1, 0), (0, 1)) if lower else ((0, 0), (0, 1), (1, 0))
@@ -94,8 +99,8 @@ def sheet(camera: Camera, columns: np.ndarray, rows: np.ndarray, slope: np.ndarr
     rays = [(columns - K[0, 2]) / K[0, 0], (rows[:, None] - K[1, 2]) / K[1, 1], 1.0]
     points = np.stack(np.broadcast_arrays(*rays), -1) / inverse[..., None]
     points = points @ camera.T_world_cam[:3, :3].T + camera.T_world_cam[:3, 3]
-    whole = np.ones((len(rows) - 1, len(columns) - 1, 2), bool)
-    return *(a.astype(np.float32) for a in (points, columns, rows)), whole
+    whole, cover = np.ones((len(rows) - 1, len(columns) - 1, 2), bool), np.ones(points.shape[:2], np.float32)
+    return *(a.astype(np.float32) for a in (points, columns, rows)), whole, cover
 
 
 @pytest.mark.parametrize("aligned", [True, False])
@@ -135,12 +140,12 @@ def test_who_looks_from_behind_sees_nothing():
 
 @pytest.mark.parametrize("metres", [-1.0, 0.0, 0.9 * float(NEAREST)])
 def test_triangles_that_reach_the_camera_or_behind_it_are_left_out_and_others_stay(metres):
-    points, x, y, whole = sheet(CAMERA, np.linspace(0.0, W, 4), np.linspace(0.0, H, 4), np.zeros(2))
+    points, x, y, whole, cover = sheet(CAMERA, np.linspace(0.0, W, 4), np.linspace(0.0, H, 4), np.zeros(2))
     others, reaching = whole.copy(), points.copy()
     reaching[1, 1, 2] = metres
     for triangle in ((0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0)):  # around that vertex
         others[triangle] = False
-    found, expected = drawn((0, (reaching, x, y, whole))), drawn((0, (points, x, y, others)))
+    found, expected = drawn((0, (reaching, x, y, whole, cover))), drawn((0, (points, x, y, others, cover)))
     assert (found[0] == 0).any()
     assert (found[0] == -1).any()
     for first, second in zip(found, expected, strict=True):
@@ -157,3 +162,31 @@ def test_the_nearest_is_seen_whatever_comes_first(seed):
     alone = np.stack([drawn(some)[2] for some in meshes])
     assert np.array_equal(one[2], alone.min(0))
     assert np.array_equal(one[0], np.where(np.isinf(one[2]), -1, alone.argmin(0)))
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+@given(slope=st.floats(-0.5, 0.5), end=st.floats(6.0, 14.0))
+def test_where_its_cover_is_a_half_a_mesh_ends_within_the_pixel_however_large_it_is_drawn(scale, slope, end):
+    columns, rows = np.arange(W) + 0.5, np.arange(H) + 0.5
+    points, x, y, whole, cover = sheet(CAMERA, columns, rows, np.zeros(2))
+    away = rows[:, None] - end - slope * (columns - W / 2)  # pixels below the line
+    cover = (0.5 + 0.5 * away).clip(0.0, 1.0).astype(np.float32)
+    camera = Camera(CAMERA.T_world_cam, np.diag([scale, scale, 1.0]) @ CAMERA.K_image, scale * H, scale * W)
+    mesh, _, _, part = drawn_parts((0, (points, x, y, whole, cover)), camera=camera)
+    share = np.where(mesh[0] == 0, 1.0, np.where(mesh[1] == 0, part[1], 0.0))
+    line = scale * (end + slope * ((np.arange(scale * W) + 0.5) / scale - W / 2))
+    inside = np.s_[: -2 * scale, 2 * scale : -2 * scale]  # the sheet ends in the middle of the outermost pixels
+    assert np.abs((1.0 - share[inside]).sum(0) - line[inside[1]]).max() < 0.15
+    assert ((share > 0.0) & (share < 1.0)).sum(0).max() <= 3
+
+
+def test_of_what_covers_a_part_of_a_pixel_the_nearest_is_kept_and_what_is_behind_it_too():
+    near, far = (sheet(CAMERA, np.linspace(0.0, W, 4), np.linspace(0.0, H, 4), np.zeros(2)) for _ in range(2))
+    half = np.full(near[-1].shape, 0.5, np.float32)
+    further = (2.0 * far[0], *far[1:])
+    for meshes in ([(0, (*near[:-1], half)), (1, further)], [(1, further), (0, (*near[:-1], half))]):
+        mesh, _, depth, part = drawn_parts(*meshes)
+        assert (mesh[0] == 1).all()
+        assert (mesh[1] == 0).all()
+        np.testing.assert_allclose(depth[0], 2.0 * depth[1], rtol=1e-5)
+        np.testing.assert_allclose(part[1], 0.5)
