@@ -1,6 +1,6 @@
-"""What may lie beyond the start view, and behind what it shows: the generator is shown it where nothing is known.
+"""Guesses of all that the start view does not show, beyond its borders and behind things, for the generator to see.
 
-Nobody has seen it, so any answer is a guess, and the mean of all guesses is fog. Where the start view shows a room, the
+Nobody has seen that, so any answer is a guess, and the mean of all guesses is fog. Where the start view shows a room, the
 room goes on around the viewer (`room_layout.py`, `room_view.py`); where it does not, the view is mirrored at its
 borders (`mirror_images.py`), and behind things goes on what is beside them (`behind.py`). The tokens of what is guessed
 are no memory: all of them follow from the tokens of the start view, so that nothing has to be kept with a world.
@@ -33,7 +33,7 @@ do not: a wedge stays open between them; and there are small gaps where surfaces
 
 
 class Mirror:
-    """What is guessed of worlds, made once for each."""
+    """Guesses of worlds, made once for each."""
 
     def __init__(self) -> None:
         self._guesses: WeakKeyDictionary[Frames, _Made] = WeakKeyDictionary()
@@ -80,7 +80,7 @@ class Mirror:
 
 @dataclass(frozen=True, eq=False)
 class _Made:
-    """What is guessed of a world, and the networks that made it."""
+    """The guess of a world, and the networks that made it."""
 
     codec: LatentCodec
     refiner: ReadoutRefiner

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from mirage_env.camera import Camera
 from mirage_env.interfaces import MOVER
 from mirage_env.memory.lifting import depth_to_grid, footprint, lift
+from mirage_env.memory.mover_portraits import Portrait, portrait_of
 from mirage_env.memory.movers import MOST_TOKENS
 from mirage_env.memory.true_views import aside, shifts, window
 
@@ -45,6 +46,8 @@ class Sighting:
     """N, or less where they are there at sub-cell shifts."""
     whole: bool
     """It does not reach the left or right border of the view."""
+    portrait: Portrait | None = None
+    """Of a true view."""
     beside: frozenset[int] = frozenset()
     """Numbers of the sightings of its view that it touches in the picture."""
 
@@ -61,8 +64,12 @@ def sightings(
     cameras: Sequence[Camera],  # T
     near: float,
     far: float,
+    portraits: bool = False,
 ) -> list[list[Sighting]]:
-    """The movers of every view, largest first; beyond `MOST_TOKENS` cells every second, third ... cell is taken."""
+    """The movers of every view, largest first; beyond `MOST_TOKENS` cells every second, third ... cell is taken.
+
+    With `portraits` each has one, if it is not too large.
+    """
     if not (labels == MOVER).any():
         return [[] for _ in cameras]
     lattice = _Lattice.of(latents, depth, labels)
@@ -74,7 +81,12 @@ def sightings(
         large = [i for i in np.argsort(-counts, kind="stable") if counts[i] >= LEAST_CELLS * len(lattice.offsets)]
         masks = [(numbers[t] == names[i]) & cells[t] for i in large]
         view = [lattice.sighting(t, camera, np.flatnonzero(mask)) for mask in masks]
-        found.append([replace(s, beside=_touching(j, masks)) for j, s in enumerate(view)])
+        view = [replace(s, beside=_touching(j, masks)) for j, s in enumerate(view)]
+        if portraits and view:
+            latent, pixels = latents[t * len(lattice.moves)], lattice.pixels(masks, labels[t].cpu() == MOVER)
+            own = zip(view, pixels, strict=True)
+            view = [replace(s, portrait=portrait_of(latent, mine, camera, s.place)) for s, mine in own]
+        found.append(view)
     return found
 
 
@@ -112,6 +124,23 @@ class _Lattice:
             depths[at] = depth_to_grid(window(metres, down, right)[:, 0], (h, w)).numpy()
             feature[at] = latents[s::count].detach().permute(0, 2, 3, 1).to("cpu", torch.float32).numpy()
         return cls(moves, offsets, shares, depths, feature)
+
+    def pixels(self, masks: Sequence[NDArray[np.bool_]], moving: Tensor) -> list[Tensor]:  # [p h, p w], [H, W]
+        """Pixels of each of some movers: those of its cells that move, and such as hang together with them."""
+        p, own = len(self.offsets), []
+        for mask in masks:
+            there = torch.zeros(moving.shape)
+            for down, right in self.moves:
+                cells = torch.from_numpy(mask[self.offsets.index(down) :: p, self.offsets.index(right) :: p])
+                there += window(F.interpolate(cells[None, None].float(), moving.shape), -down, -right)[0, 0]
+            own.append(moving & (there > 0))
+        found = torch.stack(own)
+        while True:
+            free = moving & ~found.any(0)
+            grown = found | (free & (F.max_pool2d(found.float(), 3, 1, 1) > 0))
+            if torch.equal(grown, found):
+                return list(found)
+            found = grown
 
     def sighting(self, view: int, camera: Camera, own: NDArray[np.int64]) -> Sighting:
         """The mover that covers some cells of a view (row * p w + column): of the view itself if all are too many."""

@@ -60,7 +60,7 @@ def tracked(movers: Movers, views: Views, memory: Memory, config: WorldModelConf
     if not config.memory.movers:
         return ()
     labels, known = (views.labels, movers) if views.real else (_unshown(views), ())
-    found = sightings(views.latents, views.depth, labels, views.cameras, config.near, config.far)
+    found = sightings(views.latents, views.depth, labels, views.cameras, config.near, config.far, views.real)
     tracks: list[Mover] = list(known)
     times: list[int] = [0] * len(known)  # views that show each
     for t, view in enumerate(found):
@@ -134,7 +134,8 @@ def _unlike(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 def _new(sighting: Sighting, second: float, camera: Camera, frame: int) -> Mover:
     place = sighting.place
     track, offset = np.array([[-second, *place]]), (sighting.points - place).astype(np.float32)
-    return Mover(offset, sighting.footprint, sighting.feature, track, camera.T_world_cam, frame, sighting.cells)
+    about = (sighting.footprint, sighting.feature, track, camera.T_world_cam, frame, sighting.cells)
+    return Mover(offset, *about, portrait=sighting.portrait and replace(sighting.portrait, frame=frame))
 
 
 def _seen(mover: Mover, sighting: Sighting, second: float, camera: Camera, frame: int) -> Mover:

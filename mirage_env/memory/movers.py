@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import Readout
+from mirage_env.memory.mover_portraits import Portrait
 from mirage_env.memory.standing import standing
 from mirage_env.readout import backends
 from mirage_env.readout.zbuffer import Rule, Splat, gather
@@ -62,6 +63,8 @@ class Mover:
     """That it covered in the view which its tokens are from, where each is there at all sub-cell shifts."""
     free: float = FARTHEST
     """Metres that it can go on before it meets something solid."""
+    portrait: Portrait | None = None
+    """What a true view showed of it to its very outline; its tokens are from the same view."""
 
     @property
     def unseen(self) -> float:
@@ -116,18 +119,20 @@ class Mover:
         """Half of its extent: the typical distance of its tokens from its place, metres."""
         return float(np.sqrt((self.offset.astype(np.float64) ** 2).sum(1).mean()))
 
-    @cached_property
-    def tokens(self) -> MemoryBlock:
-        """Its tokens as if its place were the origin."""
-        count = len(self.offset)
+    def tokens(self, viewer: NDArray[np.float64]) -> MemoryBlock:  # [3] metres from its place
+        """Its tokens as if its place were the origin, turned to who looks as its portrait is."""
+        cells = np.zeros(len(self.offset), np.int64)
         nowhere = Frames(np.zeros(1, np.int32), np.eye(4)[None], np.eye(3)[None])
-        cells = np.zeros(count, np.int64)
-        return pack(Tokens(self.offset.astype(np.float64), self.feature, self.footprint, cells, cells, nowhere), 0)
+        turned = self.offset.astype(np.float64)
+        if self.portrait is not None:
+            turned = turned @ self.portrait.facing(viewer).T
+        return pack(Tokens(turned, self.feature, self.footprint, cells, cells, nowhere), 0)
 
     @property
     def nbytes(self) -> int:
         """Bytes of its arrays."""
-        return sum(a.nbytes for a in (self.offset, self.footprint, self.feature, self.track, self.T_world_cam))
+        arrays = (self.offset, self.footprint, self.feature, self.track, self.T_world_cam)
+        return sum(a.nbytes for a in arrays) + (self.portrait.nbytes if self.portrait else 0)
 
 
 Movers = tuple[Mover, ...]
@@ -194,13 +199,15 @@ def _among(
 ) -> tuple[Readout, Shown]:
     """Show movers, as `with_movers` does, on the grid of the readout alone."""
     splat, rule = backends.load("auto"), Rule.of(config.readout, config.near)
-    blocks, grid = [m.tokens for m in movers], (static.observed.shape[1], static.observed.shape[2])
-    views = []
+    grid, views, features = (static.observed.shape[1], static.observed.shape[2]), [], []
     for camera, time in zip(cameras, seconds, strict=True):
-        there = [replace(b, anchor=b.anchor + m.place(time)) for b, m in zip(blocks, movers, strict=True)]
+        places = [m.place(time) for m in movers]
+        blocks = [m.tokens(camera.position - place) for m, place in zip(movers, places, strict=True)]
+        there = [replace(b, anchor=b.anchor + place) for b, place in zip(blocks, places, strict=True)]
         views.append(splat(there, [camera], grid, rule, 1))
+        features.append(gather(blocks, views[-1])[0])
     found = Splat(*(np.concatenate([getattr(view, of.name) for view in views]) for of in fields(Splat)))
-    feature, _ = gather(blocks, found)
+    feature = np.concatenate(features)
     hidden = static.observed.numpy().astype(bool) & (static.depth.numpy() <= found.depth)
     shown = np.where(hidden, -1, found.block).astype(np.int32)
     ages = np.array([m.unseen for m in movers]) * config.frames_per_second / config.frames_per_chunk

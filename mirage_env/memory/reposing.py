@@ -97,6 +97,7 @@ def _moved(mover: Mover, correction: Correction) -> Mover:
         track=np.hstack([mover.track[:, :1], places]),
         T_world_cam=new,
         free=min(scale * mover.free, FARTHEST),
+        portrait=mover.portrait and mover.portrait.moved(R / scale, scale),
     )
 
 

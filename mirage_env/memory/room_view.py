@@ -80,7 +80,7 @@ class RoomView:
         return None if layout is None else RoomView(layout, camera, image.cpu().float(), depth, farthest, radius)
 
     def cube(self, grid: tuple[int, int]) -> list[Picture]:
-        """What may be seen from where the view was seen, in six directions at right angles; depth on such a grid."""
+        """Draw six pictures at right angles from the place of the view, with depth on such a grid."""
         (right, ahead, down), height, width = self.layout.axes, self.camera.height, self.camera.width
         focal = 0.5 / math.tan(CUBE / 2.0)
         K = np.array([[width * focal, 0.0, width / 2.0], [0.0, height * focal, height / 2.0], [0.0, 0.0, 1.0]])
@@ -143,7 +143,7 @@ class RoomView:
         )
 
     def _cut_things(self) -> list[ViewMesh]:
-        """What stands at the left and at the right border, mirrored there."""
+        """Mirror the things that stand at the left and at the right border."""
         views = mirrored_cameras(self.camera)
         found, things = [], (self._kinds[0] == THING) & (self.depth.numpy() > 0.0)
         broadest = int(BROADEST * things.shape[1])
@@ -156,7 +156,7 @@ class RoomView:
         return found
 
     def _picture(self, kind: int, places: Array, wall: int) -> Tensor:  # [h, w, 3] -> [3, h, w]
-        """What a surface shows at some places."""
+        """Colour the places of a surface."""
         image, share = self._pictures[kind]
         left, shown, first = torch.ones(1, 1, *places.shape[:2]), torch.zeros(1, 3, *places.shape[:2]), None
         for source in self._sources(kind, places, wall):
@@ -247,7 +247,7 @@ class RoomView:
 
     @cached_property
     def _strips(self) -> dict[int, tuple[float, float, int]]:
-        """What is in view of walls: from where to where along each, metres, and by how many depths."""
+        """Parts of walls that are in view: from where to where along each, metres, and by how many depths."""
         (kinds, walls, rays), box = self._kinds, self.layout
         found = {}
         for wall in range(4):

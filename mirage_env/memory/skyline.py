@@ -1,4 +1,4 @@
-"""Where things end before the sky: how much of each pixel they cover, and what both show there.
+"""The line at which things end before the sky, found within the pixels that show both.
 
 Labels put every pixel on one side, and come at a lower resolution than the picture. Cut along pixels a wall's top is a
 staircase, whose every step shows once a camera comes nearer. A pixel on the line shows both colours: how much of each

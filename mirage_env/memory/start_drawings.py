@@ -26,11 +26,14 @@ from torch.nn import functional as F
 
 from mirage_env.camera import Camera
 from mirage_env.interfaces import MOVER, SKY, Readout
+from mirage_env.memory.behind_movers import Cuttings, filled, widened
 from mirage_env.memory.latent import SKY_SHARE, LatentMemory
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.mirror_images import mirror_images
 from mirage_env.memory.mirrored import start_of
-from mirage_env.memory.movers import Shown
+from mirage_env.memory.mover_drawings import MoverDrawings
+from mirage_env.memory.mover_portraits import Portrait
+from mirage_env.memory.movers import Movers, Shown, moments
 from mirage_env.memory.rgb import fill_holes
 from mirage_env.memory.room_view import RoomView
 from mirage_env.memory.skyline import Skyline
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
 
 OUTLINE = 5
 """Side of the square around a pixel of a mover that is not of the picture behind it: outlines are blurred."""
+RINGS = 9
+"""Side of the square around a pixel of a mover in which the picture behind it is not taken from a codec: it rings."""
 AGREES = 5
 """Side of the square of quarter cells over which the ratio of stored to estimated depth is a median."""
 COARSE = 2
@@ -58,15 +63,17 @@ GAP = 5
 """Gaps between drawn surfaces, and between tokens, are closed where they are narrower: pixels, quarters of cells."""
 
 
+Layers = tuple[tuple[ViewMesh, ...], tuple[ViewMesh, ...]]
+"""Meshes of what is seen, and of what is guessed of the rest."""
+
+
 @dataclass(frozen=True, eq=False)
 class StartMeshes:
-    """Meshes of a start view of so many tokens, as the parts of a model see it."""
+    """Meshes of a start view, as the parts of a model see it."""
 
-    tokens: int
     parts: tuple[object, ...]
-    """The networks that looked at it, and the configuration."""
-    layers: tuple[tuple[ViewMesh, ...], ...]
-    """What is seen, and what is guessed of the rest."""
+    """How many tokens it had, the networks that looked at it, the configuration, and portraits of its movers."""
+    layers: Layers
 
 
 class StartDrawings:
@@ -74,6 +81,7 @@ class StartDrawings:
 
     def __init__(self) -> None:
         self._made: WeakKeyDictionary[Frames, StartMeshes] = WeakKeyDictionary()
+        self._movers = MoverDrawings()
 
     def __reduce__(self) -> tuple[type[StartDrawings], tuple[()]]:
         """A copy of a model begins with none."""
@@ -95,27 +103,44 @@ class StartDrawings:
             return frames
         if not memory.blocks[0].pinned or memory.blocks[0].frames.row.any():  # no start view, or several
             return frames
-        pictures, layer, metres = drawn(self._of(model, memory).layers, cameras)
+        meshes = self._of(model, memory, state.movers)
+        pictures, layer, depth = drawn(meshes.layers, cameras)
         images, shown = _closed(pictures, layer >= 0)
-        better = torch.from_numpy(movers >= 0)
-        if memory.true_frames > 1:
-            better |= ((readout.observed > 0) & (readout.age < state.chunk + 1 - 1e-3)).cpu()
         size, many = frames.shape[-2:], len(frames) // len(movers)
-        known = torch.where(readout.observed > 0, NEARER * readout.depth, math.inf).cpu()
-        better, known = (F.interpolate(of[:, None].float(), size).repeat_interleave(many, 0) for of in (better, known))
-        stands = ~_wide(~_wide((layer == 0) | (known[:, 0] < metres), BETWEEN), BETWEEN)
-        guessed = (layer > 0) & (metres < (model.config.memory.sky / 2.0 or math.inf))  # the sky hides nothing
-        better = torch.maximum(better, (stands & guessed)[:, None].float())
+
+        def pixels(cells: Tensor) -> Tensor:  # [K, h, w] -> [F, H, W]
+            return F.interpolate(cells[:, None].float(), size)[:, 0].repeat_interleave(many, 0)
+
+        portrayed = np.array([*(mover.portrait is not None for mover in state.movers), False])
+        still = torch.from_numpy(movers < 0)
+        later = ((readout.observed > 0) & (readout.age < state.chunk + 1 - 1e-3)).cpu() & still
+        painted = torch.from_numpy((movers >= 0) & ~portrayed[movers])
+        known = later & (memory.true_frames > 1)
+        stands = torch.where((readout.observed > 0).cpu() & still, NEARER * readout.depth.cpu(), math.inf)
+        hidden = ~_wide(~_wide((layer == 0) | (pixels(stands) < depth), BETWEEN), BETWEEN)
+        hidden &= (layer > 0) & (depth < (model.config.memory.sky / 2.0 or math.inf))  # sky is not before anything
+        better = torch.maximum(pixels(painted | known), hidden.float())[:, None]
         within = -F.max_pool2d(-(shown[:, None] * (1.0 - better)), 3, 1, 1)
         share = F.avg_pool2d(F.pad(within, (1, 1, 1, 1), mode="replicate"), 3, 1).to(frames)
-        return share * images.to(frames) + (1.0 - share) * frames
+        frames = share * images.to(frames) + (1.0 - share) * frames
+        some = [mover for mover in state.movers if mover.portrait is not None]
+        if not some:
+            return frames
+        keys = moments(state.camera, cameras[many - 1 :: many], model.config)
+        seconds = np.interp(np.arange(1, len(frames) + 1) / many, np.arange(len(keys) + 1), [0.0, *keys])
+        solid = pixels(torch.where(later, readout.depth.cpu(), torch.inf))
+        echo = shown & (pixels(known) == 0)  # what was imagined of what is drawn
+        before = torch.where(echo, depth, torch.minimum(depth, solid))
+        start = (meshes.layers[0], memory.blocks[0].frames.T_world_cam[0])
+        return self._movers.over(frames, model, some, *start, cameras, seconds, before)
 
-    def _of(self, model: WorldModel, memory: LatentMemory) -> StartMeshes:
+    def _of(self, model: WorldModel, memory: LatentMemory, movers: Movers) -> StartMeshes:
         start = memory.blocks[0]
         made = self._made.get(start.frames)  # new evidence makes a new block of the same frames
-        parts = (model.codec, model.refiner, model.depth, model.segmenter, model.config)
-        if made is None or made.tokens != len(start) or any(a is not b for a, b in zip(made.parts, parts, strict=True)):
-            made = self._made[start.frames] = StartMeshes(len(start), parts, _meshes(model, memory))
+        portraits = [mover.portrait for mover in movers if mover.portrait is not None and mover.portrait.frame == 0]
+        parts = (len(start), model.codec, model.refiner, model.depth, model.segmenter, model.config, *portraits)
+        if made is None or made.parts != parts:
+            made = self._made[start.frames] = StartMeshes(parts, _meshes(model, memory, portraits))
         return made
 
 
@@ -138,13 +163,20 @@ def _closed(images: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:  # [T, 3, H
     return torch.from_numpy(filled).permute(0, 3, 1, 2), whole
 
 
-def _meshes(model: WorldModel, memory: LatentMemory) -> tuple[tuple[ViewMesh, ...], ...]:
+def _meshes(model: WorldModel, memory: LatentMemory, portraits: Sequence[Portrait]) -> Layers:
     """Decode the start view where it was seen from, see its depth, and make meshes of it and of the guesses."""
     config, block = model.config, memory.blocks[0]
     size, farthest = config.image_size, SKY_SHARE * config.memory.sky or math.inf
     start = start_of(memory, block, model.codec, model.refiner, config)
     known = start.readout.observed[:, None] > 0
-    image = model.codec.decode(torch.where(known, model.refiner.refine(start.readout), start.back)).float()
+    latents, cut = torch.where(known, model.refiner.refine(start.readout), start.back), torch.zeros(memory.grid) > 0
+    if portraits:
+        moving = Cuttings.of(portraits, start.camera, memory.grid)
+        latents, cut = torch.where(moving.cells, moving.latents, latents), moving.cells[0, 0]
+    image = model.codec.decode(latents).float()
+    if portraits:
+        hole = widened(moving.outline, size, RINGS)
+        image = filled(image[0].cpu(), hole)[None].to(image)
     labels = model.segmenter.segment(image)[0].cpu()
     metres = model.depth.estimate(image, [start.camera], known=start.readout.surface(config.far))[0].float().cpu()
     image = image.cpu()
@@ -159,7 +191,8 @@ def _meshes(model: WorldModel, memory: LatentMemory) -> tuple[tuple[ViewMesh, ..
     sky = (beside_sky & (labels == SKY)) | ~pixels(_wide(~far, 3))
     metres = metres * _correction(metres, quarters, far)
     pure = ~_wide(~sky[None], OUTLINE)[0]
-    there = pixels(_without_gaps(quarters.observed > 0)) & ~_wide((labels == MOVER)[None], OUTLINE)[0]
+    there = pixels(_without_gaps(quarters.observed > 0)) | pixels(cut[None])
+    there &= ~_wide((labels == MOVER)[None], OUTLINE)[0]
     there &= sky | beside_sky | (labels != SKY)
     line, radius = Skyline.of(metres, sky, image[0]), config.memory.sky / _lengths(start.camera, size)
     sharp = sharp_edges(torch.where(line.things > 0.0, line.things, radius), image[0])

@@ -7,7 +7,7 @@ a vertex for every depth, two triangles between four of them, and none where dep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +37,7 @@ SURE = 0.03
 class ViewMesh:
     """A picture on a surface of m x n vertices."""
 
-    image: Tensor  # [3, H, W] in [-1, 1]
+    image: Tensor  # [3, H, W] in [-1, 1]; perhaps more channels
     points: NDArray[np.float32]  # [m, n, 3] metres from `anchor`
     anchor: NDArray[np.float64]  # [3] world
     x: NDArray[np.float32]  # [n] columns of the picture that the vertices show, pixels
@@ -162,9 +162,23 @@ def drawn(
     return images.permute(0, 3, 1, 2), layer, metres
 
 
-def _colours(pictures: Sequence[Tensor], number: Tensor, place: Tensor) -> Tensor:  # [..., 3]
-    """What pictures [3, H, W] show at places [..., 2], by the number of the picture; 0 where that is negative."""
-    colours = torch.zeros(*number.shape, 3)
+def drawn_before(
+    meshes: Sequence[ViewMesh],
+    camera: Camera,
+    depth: NDArray[np.float32],  # [H, W] metres
+) -> Tensor:  # [C, H, W], 0 where none of them is
+    """Draw meshes for one camera where they are nearer than that."""
+    result = nothing_drawn(camera.height, camera.width)
+    mesh, place, metres, _ = result
+    metres[0] = depth
+    _draw(enumerate(meshes), camera, np.ones(depth.shape, np.bool_), result)
+    at = torch.from_numpy(place[0]).movedim(0, -1)
+    return _colours([mesh.image for mesh in meshes], torch.from_numpy(mesh[0]), at).movedim(-1, 0)
+
+
+def _colours(pictures: Sequence[Tensor], number: Tensor, place: Tensor) -> Tensor:  # [..., C]
+    """Colours of pictures [C, H, W] at places [..., 2], by the number of the picture; 0 where that is negative."""
+    colours = torch.zeros(*number.shape, len(pictures[0]) if pictures else 3)
     for index in map(int, np.flatnonzero(np.bincount(number.numpy().ravel() + 1)[1:])):
         image, shown = pictures[index], number == index
         there = place[shown] / place.new_tensor([image.shape[-1], image.shape[-2]]) * 2.0 - 1.0
@@ -177,17 +191,27 @@ def _colours(pictures: Sequence[Tensor], number: Tensor, place: Tensor) -> Tenso
 def _drawn(meshes: Sequence[tuple[int, ViewMesh]], camera: Camera) -> Drawn:
     """Draw the meshes of all layers in one view."""
     result = nothing_drawn(camera.height, camera.width)
-    R = camera.T_world_cam[:3, :3].T
     for layer in sorted({layer for layer, _ in meshes}):
         free = result[0][0] < 0
         if not free.any():
             break
-        for number, (of, mesh) in enumerate(meshes):
-            if of == layer and _in_view(mesh, camera):
-                P = camera.K_image @ np.hstack([R, (R @ (mesh.anchor - camera.position))[:, None]])
-                about = (mesh.points, mesh.x, mesh.y, mesh.whole, mesh.cover, number, free)
-                draw_triangles(np.ascontiguousarray(P, np.float32), *about, *result)
+        _draw(((number, mesh) for number, (of, mesh) in enumerate(meshes) if of == layer), camera, free, result)
     return result
+
+
+def _draw(
+    meshes: Iterable[tuple[int, ViewMesh]],  # with their numbers
+    camera: Camera,
+    free: NDArray[np.bool_],  # [H, W]
+    result: Drawn,
+) -> None:
+    """Draw meshes over what a view shows, in the pixels that are free."""
+    R = camera.T_world_cam[:3, :3].T
+    for number, mesh in meshes:
+        if _in_view(mesh, camera):
+            P = camera.K_image @ np.hstack([R, (R @ (mesh.anchor - camera.position))[:, None]])
+            about = (mesh.points, mesh.x, mesh.y, mesh.whole, mesh.cover, number, free)
+            draw_triangles(np.ascontiguousarray(P, np.float32), *about, *result)
 
 
 def _in_view(mesh: ViewMesh, camera: Camera) -> bool:

@@ -77,7 +77,7 @@ class Resumable:
         Raises:
             ValueError: numbers that no mover has.
         """
-        return movers_from(self.mover_numbers, self.mover_tokens)
+        return movers_from(self.mover_numbers, self.mover_tokens, self.latents.shape[2:])
 
     def rows(self, places: Mapping[str, int]) -> dict[str, NDArray[Any]]:
         """The arrays by name that have places, filled up to as many by zeros."""

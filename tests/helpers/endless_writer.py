@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import StoreError
 from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.mover_portraits import Portrait
 from mirage_env.memory.movers import MOST_SIGHTINGS, Mover, Movers
 from mirage_env.store import CacheWriter
 from mirage_env.tokens.blocks import Frames, MemoryBlock
@@ -67,15 +68,28 @@ def movers_of(n: int) -> Movers:
         track = np.hstack([np.sort(rng.random((seen, 1)), 0)[::-1], rng.normal(n, 1.0, (seen, 3))])
         tokens = rng.normal(size=(count, 3)).astype(np.float32), np.full(count, 0.25 + i, np.float32)
         feature = rng.normal(size=(count, 8)).astype(np.float32)
-        movers.append(Mover(*tokens, feature, track, np.eye(4), FRAMES * n, i + 1, float(rng.random())))
+        about = (feature, track, np.eye(4), FRAMES * n, i + 1, float(rng.random()))
+        movers.append(Mover(*tokens, *about, portrait=_portrait(rng, n) if i else None))
     return tuple(movers)
+
+
+def _portrait(rng: np.random.Generator, n: int) -> Portrait:
+    """A portrait of two by three cells."""
+    camera = Camera(np.eye(4), np.diag([3.0 + n, 4.0, 1.0]), 2, 3)
+    return Portrait(rng.normal(size=(2, 3, 8)).astype(np.float32), rng.random((16, 24)) < 0.5, camera, FRAMES * n)
 
 
 def same_movers(a: Movers, b: Movers) -> bool:
     """Whether movers are equal to the bit."""
-    both = [(getattr(x, f.name), getattr(y, f.name)) for x, y in zip(a, b, strict=False) for f in fields(Mover)]
-    pairs = [(np.asarray(x), np.asarray(y)) for x, y in both]
-    return len(a) == len(b) and all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in pairs)
+    return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values are equal to the bit, and so are all their fields."""
+    if is_dataclass(a):
+        return type(a) is type(b) and all(_same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+    x, y = np.asarray(a), np.asarray(b)
+    return x.dtype == y.dtype and np.array_equal(x, y)
 
 
 def confirmed(block: MemoryBlock, n: int) -> MemoryBlock:

@@ -311,9 +311,9 @@ def made(monkeypatch):
     """Calls that make meshes."""
     calls, make = [], start_drawings._meshes
 
-    def counted(model, memory):
+    def counted(model, memory, portraits):
         calls.append(memory)
-        return make(model, memory)
+        return make(model, memory, portraits)
 
     monkeypatch.setattr(start_drawings, "_meshes", counted)
     return calls

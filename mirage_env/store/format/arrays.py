@@ -20,8 +20,7 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from mirage_env.memory.movers import MOST_TOKENS
-from mirage_env.store.format.mover_rows import MOVER_NUMBERS, TOKEN_NUMBERS
+from mirage_env.store.format.mover_rows import MOVER_NUMBERS, MOVER_TOKENS, TOKEN_NUMBERS
 
 LEVEL = 1
 """Of zstd. Features hardly compress; what does (cells, frames, padding) does so at any level."""
@@ -157,11 +156,17 @@ def columns(
             _column("state/views", "state", "<f8", views, 1, "reference camera", "their T_world_cam, K_image, frame"),
         ]
     if movers:
-        numbers, tokens = (movers, MOVER_NUMBERS), (movers * MOST_TOKENS, TOKEN_NUMBERS + C)
+        numbers, tokens = (movers, MOVER_NUMBERS), (movers * MOVER_TOKENS, TOKEN_NUMBERS + C)
         listed += [
             _column("state/movers", "state", "<f8", numbers, 1, "mover mover_number", "what moves, docs/store.md"),
             _column(
-                "state/mover_tokens", "state", "<f4", tokens, 1, "mover_token value", "place, footprint and feature"
+                "state/mover_tokens",
+                "state",
+                "<f4",
+                tokens,
+                1,
+                "mover_token value",
+                "place, footprint and feature; outline and feature",
             ),
         ]
     return {c.name: c for c in listed}
