@@ -1,4 +1,4 @@
-"""Mirror images of the start view, beyond its borders, used if no room can be told.
+"""Mirror images of the start view, beyond its borders: the guess without a room.
 
 A mirror is a guess of which much is right: floor, ceiling and sky go on where they are, walls keep colour and texture
 and meet the border without a seam. The picture mirrored at the vertical plane through its own border is what a camera
