@@ -1,7 +1,7 @@
 """Guesses of all that the start view does not show, beyond its borders and behind things, for the generator to see.
 
-Nobody has seen that, so any answer is a guess, and the mean of all guesses is fog. Where the start view shows a room, the
-room goes on around the viewer (`room_layout.py`, `room_view.py`); where it does not, the view is mirrored at its
+Nobody has seen that, so any answer is a guess, and the mean of all guesses is fog. Where the start view shows a room,
+the room goes on around the viewer (`room_layout.py`, `room_view.py`); where it does not, the view is mirrored at its
 borders (`mirror_images.py`), and behind things goes on what is beside them (`behind.py`). The tokens of what is guessed
 are no memory: all of them follow from the tokens of the start view, so that nothing has to be kept with a world.
 """

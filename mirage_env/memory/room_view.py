@@ -30,13 +30,15 @@ from mirage_env.memory.room_layout import RoomLayout, directions
 from mirage_env.memory.view_mesh import ViewMesh, drawn
 
 WALL, FLOOR, CEILING, SKY = range(4)
-THING = -1
+THING, OTHER = -1, -2
 ALIKE = 0.08
 """What is seen so much nearer or farther than a surface, at most, is part of it."""
 STRIP = 0.35
 """Length over distance of what must be in view of a wall to go on with."""
 NEARER = (1.0, 1.4, 2.0)
 """Mirrors of floor and ceiling stand at the border of the view, and so many times as far away."""
+THINNEST = 3
+"""Depths across what is taken for a thing, at least."""
 BROADEST = 0.25
 """Share of the picture's width, from its border on, that is shown of things which the border cuts."""
 SOFT = 9
@@ -145,7 +147,9 @@ class RoomView:
     def _cut_things(self) -> list[ViewMesh]:
         """Mirror the things that stand at the left and at the right border."""
         views = mirrored_cameras(self.camera)
-        found, things = [], (self._kinds[0] == THING) & (self.depth.numpy() > 0.0)
+        other = torch.from_numpy((self._kinds[0] != THING) | (self.depth.numpy() == 0.0))
+        solid = 1.0 - F.max_pool2d(other[None].float(), THINNEST, 1, THINNEST // 2)
+        found, things = [], F.max_pool2d(solid, THINNEST, 1, THINNEST // 2)[0].numpy() > 0.0
         broadest = int(BROADEST * things.shape[1])
         for (axes, view), step in ((views[0], 1), (views[len(views) // 2], -1)):
             cut = np.zeros_like(things)
@@ -224,10 +228,12 @@ class RoomView:
         far, fall = metres * np.hypot(rays[..., 0], rays[..., 1]), metres * rays[..., 2]
         kind = np.where(to_wall < to_level, WALL, np.where(fall > 0.0, FLOOR, CEILING))
         with np.errstate(divide="ignore", invalid="ignore"):
-            alike = np.abs(far / np.minimum(to_wall, to_level) - 1.0) < ALIKE
+            share = far / np.minimum(to_wall, to_level)
             farther, lower = (np.abs(np.gradient(of, axis=0) / of) for of in (far, fall))
         flat = farther > lower  # from row to row of an upright surface it is the other way round
-        kind = np.where(alike & ((kind == WALL) != flat), kind, THING)
+        kind = np.where(
+            (np.abs(share - 1.0) < ALIKE) & ((kind == WALL) != flat), kind, np.where(share < 1.0, THING, OTHER)
+        )
         sky = metres * np.linalg.norm(rays, axis=-1) >= self.farthest
         return np.where(sky, SKY, kind), wall, rays
 
