@@ -1,7 +1,6 @@
 """Every example runs, in a short setting, and tells what it says it tells."""
 
 import runpy
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -40,8 +39,7 @@ def test_example_runs(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", [f"{name}.py", *given])
     monkeypatch.chdir(tmp_path)
     np.random.seed(0)  # noqa: NPY002  (nothing may depend on it)
-    # A plan of rollouts finds the model by its files, at their own size.
-    with nullcontext() if name == "07_offline_rollouts" else small_pictures():
+    with small_pictures():
         runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
     told = capsys.readouterr().out
     for words in says:

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 from repository import ROOT
+from small_pictures import small_pictures
 
 from mirage_env import doctor
 from mirage_env.cli import main
@@ -199,6 +200,7 @@ def test_files_locks_and_doctor_work_without_fcntl_and_affinity(tmp_path):
 
 
 def test_it_walks_with_the_shipped_model():
-    finding = only(installation.walk())
+    with small_pictures():
+        finding = only(installation.walk())
     assert finding.level == "ok"
     assert "frames/s" in finding.says
