@@ -14,7 +14,7 @@ SHORT = {
     "04_roll_out_a_policy": ("--steps 1", ["step 1:", "dB against the true view"]),
     "05_plan_in_imagination": ("--episodes 1 --steps 2 --samples 16", ["planner, seed 0", "random, seed 0", "SPL"]),
     "06_train_in_imagination": (
-        "--steps 4 --worlds 2 --rollout 2 --episodes 1 --length 1 --out {out}",
+        "--steps 2 --worlds 2 --rollout 1 --episodes 1 --length 1 --out {out}",
         ["Mirage/PointNav-v0: success", "Rooms/PointNav-v0: success", "looks at goal"],
     ),
     "07_offline_rollouts": (

@@ -6,6 +6,7 @@ import re
 import sys
 from base64 import b64decode
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -138,12 +139,15 @@ def test_outside_a_notebook_it_says_so(monkeypatch):
         notebook.enable()
 
 
-SHORT = "chunks_of_a_walk, steps, worlds, rollout, episodes, size = 1, 4, 2, 2, 1, (64, 64)"
+SHORT = "chunks_of_a_walk, steps, worlds, rollout, episodes, size = 1, 2, 2, 1, 1, (64, 64)"
 
 
 def test_first_steps_run_from_top_to_bottom(shell, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    make_vec = gymnasium.make_vec
+    short = {"max_episode_steps": 2}
+    monkeypatch.setattr(gymnasium, "make_vec", lambda *given, **options: make_vec(*given, **{**options, **short}))
     shown = {}
     for cell in json.loads((ROOT / "examples/first_steps.ipynb").read_text())["cells"]:
         text = "".join(cell["source"])

@@ -95,7 +95,9 @@ def test_benchmark_runs_at_a_reduced_size(tmp_path, monkeypatch):
     from full_size import Config, main
     from full_size_networks import SIZES
 
-    monkeypatch.setitem(SIZES, "small", replace(SIZES["small"], chunk_latents=3, references=2))  # counting takes long
+    small = SIZES["small"]
+    few = {"transformer": {**small.transformer, "num_layers": 2}, "layers": (0,), "chunk_latents": 3, "references": 2}
+    monkeypatch.setitem(SIZES, "small", replace(small, **few))  # counting takes long
     main(Config(out=tmp_path / "out.json", size="small", device="cpu", steps=(1,), chunks=1))
     figures = json.loads((tmp_path / "out.json").read_text())["figures"]
     stages = ("readout", "network", "decode", "depth", "re-encode", "write", "other")

@@ -117,7 +117,8 @@ def test_marked_tokens_are_those_that_beat_the_best_so_far_somewhere(seed, confi
     limit, best = rng.uniform(0.0, 4.0, (2, H * W + 1)).astype(np.float32)
     best[-1] = -np.inf
     work, hit = np.empty((2, TILE), np.float32), np.empty(TILE, np.int32)
-    mark(fits, W, TILE, *extent(TILE, cells), at, misfit, cells, limit, best, work, hit)
+    rows, cols = map(np.int32, extent(TILE, cells))  # as a kernel hands them on: others would be compiled for
+    mark(fits, W, TILE, rows, cols, at, misfit, cells, limit, best, work, hit)
     for i, mine in enumerate(pairs(cells)):
         u, v, z, _ = at[:, i]
         ranks = {(r, c): np.hypot(u - c - 0.5, v - r - 0.5) + misfit[i] if fits else z for r, c in mine}
