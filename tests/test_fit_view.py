@@ -58,7 +58,7 @@ def rotated() -> bytes:
 
 
 def bomb(side: int) -> bytes:
-    """A PNG that says it has so many pixels a side; it holds fewer, which only who makes room for them all finds out."""
+    """A PNG that says it has so many pixels a side, and holds fewer: who makes room for them all finds out late."""
     data = bytearray(encoded(Image.new("1", (64, 48)), "PNG"))
     data[16:24] = struct.pack(">II", side, side)  # of the header, whose checksum comes after its 13 bytes
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
