@@ -65,16 +65,14 @@ def difference(views: Views, reading: Reading, i: int, j: int) -> float:
     rays = T[:3, :3] @ np.linalg.solve(K_i, np.stack([col + 0.5, row + 0.5, np.ones(len(row))]))
     step = float(np.linalg.norm(T[:3, 3]))
     toward = T[:3, 3] / step if step > 0.0 else np.zeros(3)
-    best = np.full(len(row), np.inf)
-    seen = np.zeros(len(row), np.bool_)
-    for share in INVERSE_DEPTHS:  # a point at depth 1 / share steps
-        with np.errstate(all="ignore"):
-            p = K_j @ (rays + share * toward[:, None])
-            x, y = p[:2] / p[2]
-            inside = (p[2] > 1e-6) & (x >= 1.0) & (x < width - 1.0) & (y >= 1.0) & (y < height - 1.0)
-        error = _colours(views.images[i], row[inside], col[inside], views.images[j], y[inside], x[inside])
-        best[inside] = np.minimum(best[inside], error)
-        seen |= inside
+    with np.errstate(all="ignore"):
+        p = K_j @ (rays + INVERSE_DEPTHS[:, None, None] * toward[:, None])  # [depths, 3, points]; depth 1 / share steps
+        x, y = p[:, 0] / p[:, 2], p[:, 1] / p[:, 2]
+        inside = (p[:, 2] > 1e-6) & (x >= 1.0) & (x < width - 1.0) & (y >= 1.0) & (y < height - 1.0)
+    error = np.full(inside.shape, np.inf)
+    point = np.nonzero(inside)[1]
+    error[inside] = _colours(views.images[i], row, col, point, views.images[j], y[inside], x[inside])
+    best, seen = error.min(0), inside.any(0)
     # What lands outside at every depth speaks against a reading only where most of it does.
     return float(best[seen].mean()) if seen.sum() >= max(LEAST_POINTS, 0.3 * len(row)) else float("inf")
 
@@ -96,14 +94,17 @@ def _colours(
     first: NDArray[np.uint8],
     row: NDArray[np.int64],
     col: NDArray[np.int64],
+    point: NDArray[np.int64],  # which of these lies at each of the next
     second: NDArray[np.uint8],
     y: NDArray[np.float64],
     x: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Mean difference of a few pixels around each point."""
-    y, x = y.astype(int), x.astype(int)
-    parts = [np.abs(first[row + v, col + u].astype(float) - second[y + v, x + u]).mean(1) for v, u in PATCH]
-    return np.mean(parts, 0)
+    around, across = np.array(PATCH).T
+    ours = first[row[:, None] + around, col[:, None] + across].astype(np.int16)
+    theirs = second[y.astype(int)[:, None] + around, x.astype(int)[:, None] + across]
+    found: NDArray[np.float64] = (np.abs(ours[point] - theirs).sum(2) / 3.0).mean(1)
+    return found
 
 
 def _mean(values: dict[tuple[int, int], float], pairs: list[tuple[int, int]]) -> float:

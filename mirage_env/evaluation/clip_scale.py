@@ -61,11 +61,12 @@ def fit_scale(
     small = F.interpolate(frames_from_uint8(images[[0, *later]]), size, mode="area")
     near = F.interpolate(depth[None, None].float().cpu(), size, mode="nearest")[0, 0].double()
     views = [cameras[i].resized(*size) for i in (0, *later)]
-    still = _misfits(small, near, views, 0.0)
+    sights = _sights(small, near, views)
+    still = _misfits(small[0], near, sights, 0.0)
 
     def misfit(scale: float) -> float:
         """Mean over the later frames, each against its own without translation; infinite where none has a say."""
-        ratios = (_misfits(small, near, views, scale) / still)[torch.isfinite(still)]
+        ratios = (_misfits(small[0], near, sights, scale) / still)[torch.isfinite(still)]
         ratios = ratios[torch.isfinite(ratios)]
         return float(ratios.mean()) if len(ratios) else float("inf")
 
@@ -81,22 +82,44 @@ def fit_scale(
     return FittedScale(metres, gain) if gain >= LEAST_GAIN else FittedScale(1.0, max(gain, 0.0))
 
 
-def _misfits(images: Tensor, depth: Tensor, views: Sequence[Camera], scale: float) -> Tensor:  # [later frames]
-    """Mean colour difference of the first image's pixels in every later one; NaN where too few land inside."""
+@dataclass(frozen=True, eq=False)
+class _Sight:
+    """The first frame's pixels as a later frame sees them, for any scale of the step between the two."""
+
+    image: Tensor  # [3, h, w] of the later frame
+    K: Tensor  # [3, 3]
+    turned: Tensor  # [3, h * w] points in its axes, metres, before the step
+    step: Tensor  # [3, 1] units of the clip
+
+
+def _sights(images: Tensor, depth: Tensor, views: Sequence[Camera]) -> list[_Sight]:
+    """Of every later frame; what the scale does not change is computed once for all that are tried."""
     height, width = depth.shape
     v, u = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     pixels = torch.stack([u, v, torch.ones_like(u)]).flatten(1).double()
-    valid = torch.isfinite(depth).flatten()
     points = torch.linalg.inv(torch.tensor(views[0].K_image)) @ pixels * depth.flatten().nan_to_num(posinf=1.0)
     found = []
     for image, view in zip(images[1:], views[1:], strict=True):
         T = torch.from_numpy(view.T_cam_world @ views[0].T_world_cam)
-        moved = T[:3, :3] @ points + scale * T[:3, 3:]
-        place = (torch.tensor(view.K_image) @ moved)[:2] / moved[2].clamp_min(1e-6)
+        found.append(_Sight(image, torch.tensor(view.K_image), T[:3, :3] @ points, T[:3, 3:]))
+    return found
+
+
+def _misfits(first: Tensor, depth: Tensor, sights: Sequence[_Sight], scale: float) -> Tensor:  # [later frames]
+    """Mean colour difference of the first image's pixels in every later one; NaN where too few land inside."""
+    height, width = depth.shape
+    valid = torch.isfinite(depth).flatten()
+    share, colours = float(valid.double().mean()), first.flatten(1)
+    found = []
+    for sight in sights:
+        moved = sight.turned + scale * sight.step
+        place = (sight.K @ moved)[:2] / moved[2].clamp_min(1e-6)
         inside = valid & (moved[2] > 1e-6) & (place >= 0).all(0) & (place[0] < width) & (place[1] < height)
+        if not inside.any() or float(inside.double().mean()) < LEAST_INSIDE * share:
+            found.append(torch.tensor(torch.nan))
+            continue
         grid = torch.stack([2.0 * place[0] / width - 1.0, 2.0 * place[1] / height - 1.0], -1).float()
-        seen = F.grid_sample(image[None], grid[None, None], align_corners=False, padding_mode="border")[0, :, 0]
-        misfit = (seen - images[0].flatten(1)).abs().mean(0).clamp_max(WORST)
-        enough = float(inside.double().mean()) >= LEAST_INSIDE * float(valid.double().mean())
-        found.append(misfit[inside].mean() if enough and inside.any() else torch.tensor(torch.nan))
+        seen = F.grid_sample(sight.image[None], grid[None, None], align_corners=False, padding_mode="border")[0, :, 0]
+        misfit = (seen - colours).abs().mean(0).clamp_max(WORST)
+        found.append(misfit[inside].mean())
     return torch.stack(found).double()
