@@ -116,7 +116,7 @@ def scale_from_motion(views: Views) -> MetricScale:
 
 
 def _scores(views: Views, pairs: Sequence[tuple[int, int]], factors: Array) -> Array:  # [pairs, factors]
-    return np.array([[_agreement(views, i, j, float(f)) for f in factors] for i, j in pairs])
+    return np.array([_agreements(views, i, j, factors) for i, j in pairs])
 
 
 def _overlapping(count: int) -> list[tuple[int, int]]:
@@ -145,24 +145,30 @@ def _peak(scores: Array, factors: Array) -> tuple[float, bool]:
     return float(factors[best] * ratio**shift), bool(b > 0.2 and b > total[0] + 0.02)
 
 
-def _agreement(views: Views, i: int, j: int, factor: float) -> float:
-    """Mean agreement of the points of one view with the depth of another, in [0, 1], with positions times a factor."""
+def _agreements(views: Views, i: int, j: int, factors: Array) -> list[float]:
+    """Mean agreement of the points of one view with the depth of another, in [0, 1], with positions times each factor.
+
+    What no factor changes is computed once for all of them.
+    """
     height, width = views.depth.shape[1:]
     v, u = (a.ravel() for a in np.meshgrid(_spread(height), _spread(width), indexing="ij"))
     depth = views.depth[i, v, u].astype(np.float64)
     known = (depth > 0.0) & np.isfinite(depth)
     if known.sum() < LEAST:
-        return 0.0
+        return [0.0] * len(factors)
     rays = np.linalg.solve(views.intrinsics(i), np.stack([u + 0.5, v + 0.5, np.ones(len(u))])[:, known])
-    T = inverse(views.poses[j]) @ views.poses[i]
-    points = T[:3, :3] @ (rays * depth[known]) + factor * T[:3, 3:]
-    with np.errstate(all="ignore"):
-        x, y = (views.intrinsics(j) @ points)[:2] / points[2]
-        inside = (points[2] > 1e-3) & (x >= 0.0) & (x < width) & (y >= 0.0) & (y < height)
-    there = views.depth[j, y[inside].astype(int), x[inside].astype(int)].astype(np.float64)
-    valid = (there > 0.0) & np.isfinite(there)
-    error = there[valid] / points[2, inside][valid] - 1.0
-    return float((1.0 / (1.0 + (error / SHARPNESS) ** 2)).sum()) / points.shape[1]
+    T, K = inverse(views.poses[j]) @ views.poses[i], views.intrinsics(j)
+    still, found = T[:3, :3] @ (rays * depth[known]), []
+    for factor in factors:
+        points = still + factor * T[:3, 3:]
+        with np.errstate(all="ignore"):
+            x, y = (K @ points)[:2] / points[2]
+            inside = (points[2] > 1e-3) & (x >= 0.0) & (x < width) & (y >= 0.0) & (y < height)
+        there = views.depth[j, y[inside].astype(int), x[inside].astype(int)].astype(np.float64)
+        valid = (there > 0.0) & np.isfinite(there)
+        error = there[valid] / points[2, inside][valid] - 1.0
+        found.append(float((1.0 / (1.0 + (error / SHARPNESS) ** 2)).sum()) / points.shape[1])
+    return found
 
 
 def _spread(side: int) -> NDArray[np.int64]:
