@@ -39,5 +39,6 @@ def small_pictures() -> Iterator[None]:
         patch.setattr(world_model_loader, "load_world_model", load)
         patch.setattr(mirage_env, "load_world_model", load, raising=False)
         patch.setattr(rooms, "__defaults__", ((SIDE, SIDE), *rooms.__defaults__[1:]))  # type: ignore[index]
+        patch.setattr(Room, "generate", staticmethod(cache(Room.generate)))  # pages begin in the same few
         patch.setattr(cameras, "__defaults__", (SIDE, SIDE, *cameras.__defaults__[2:]))  # type: ignore[index]
         yield

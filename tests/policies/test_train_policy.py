@@ -12,6 +12,7 @@ import small_training
 from clean_processes import clean_processes
 from gymnasium.spaces import Box, Dict
 from stable_baselines3.common.env_checker import check_env
+from task_worlds import rooms_made_once  # noqa: F401 (episodes begin in the same few rooms)
 
 import mirage_env  # noqa: F401 (registers the ids)
 from mirage_env.cli import main
