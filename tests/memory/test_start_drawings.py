@@ -3,6 +3,7 @@
 import copy
 import gc
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -160,7 +161,7 @@ def test_from_aside_the_picture_is_shifted_as_its_true_depth_says_and_beyond_it_
     estimated, pixels
 ):
     model = MODELS[estimated]
-    painted, shown = over(STATE, [aside(pixels)], model)
+    painted, shown = over(world(), [aside(pixels)], model)
     there = torch.arange(32) + pixels
     inside = (there >= 0) & (there < 32)
     sure = inside & ((there >= 2) | (pixels >= 0)) & ((there < 30) | (pixels <= 0))
@@ -168,12 +169,17 @@ def test_from_aside_the_picture_is_shifted_as_its_true_depth_says_and_beyond_it_
     assert torch.equal(shown[0][..., ~inside], painted[0][..., ~inside])
 
 
-STATE = begun()
+@cache
+def world():
+    """A world that every test may look at."""
+    return begun()
+
+
 MODELS = {metres: drawing_model(depth=Wall(metres)) for metres in (METRES, 1.5 * METRES, 0.7 * METRES)}
 
 
 def test_who_looks_the_other_way_sees_what_was_painted_bit_by_bit():
-    painted, shown = over(STATE, [moved(yaw=3.1), moved(yaw=2.0)])
+    painted, shown = over(world(), [moved(yaw=3.1), moved(yaw=2.0)])
     assert torch.equal(painted, shown)
 
 
@@ -249,7 +255,7 @@ def test_off_a_world_walks_as_if_there_were_no_drawings(monkeypatch):
 def test_cells_that_show_a_mover_stay_as_they_were_painted():
     movers = np.full((2, 4, 4), -1, np.int32)
     movers[0, 1:3, 1] = 0
-    painted, shown = over(STATE, [CAMERA] * 4, readout=told(views=2), movers=movers)  # two frames of each latent
+    painted, shown = over(world(), [CAMERA] * 4, readout=told(views=2), movers=movers)  # two frames of each latent
     for i in range(4):
         assert torch.equal(shown[i, :, 8:24, 8:16], painted[i, :, 8:24, 8:16]) == (i < 2)
     outside = torch.ones(32, 32, dtype=torch.bool)
@@ -261,18 +267,18 @@ def test_cells_that_show_a_mover_stay_as_they_were_painted():
 @pytest.mark.parametrize(("age", "observed", "better"), [(0.9, 1.0, True), (1.0, 1.0, False), (0.0, 0.0, False)])
 def test_what_a_camera_saw_later_stays_painted(age, observed, better):
     readout = told(age=age, observed=observed)
-    painted, shown = over(observing(STATE), [CAMERA], readout=readout)
+    painted, shown = over(observing(world()), [CAMERA], readout=readout)
     if better:
         assert torch.equal(painted, shown)
     else:
         assert (shown - PICTURE).abs().max() < STORED
     for frames in (0, 1):  # nothing but the start view was truly seen: the rest is imagined
-        _, shown = over(observing(STATE, frames), [CAMERA], readout=readout)
+        _, shown = over(observing(world(), frames), [CAMERA], readout=readout)
         assert (shown - PICTURE).abs().max() < STORED
 
 
 def test_cells_that_are_known_better_are_left_and_others_drawn():
-    readout, state = told(age=1.0, views=2), observing(STATE)
+    readout, state = told(age=1.0, views=2), observing(world())
     readout.age[0, :, :2] = 0.0
     painted, shown = over(state, [CAMERA] * 4, readout=readout)
     assert torch.equal(painted[:2, ..., :16], shown[:2, ..., :16])
