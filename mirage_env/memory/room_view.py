@@ -10,9 +10,10 @@ there, so that they are whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -52,8 +53,10 @@ BELOW = 0.1
 CUBE = math.radians(94.0)
 """Field of view of the six pictures of a room: neighbours overlap a little."""
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 Range = tuple[float, float]
+Mirror = Callable[[Array], Array]
+"""Finds places in view [N, 3] of the same surface, or of one like it, for places out of view."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,56 +164,71 @@ class RoomView:
 
     def _picture(self, kind: int, places: Array, wall: int) -> Tensor:  # [h, w, 3] -> [3, h, w]
         """Colour the places of a surface."""
-        image, share = self._pictures[kind]
-        left, shown, first = torch.ones(1, 1, *places.shape[:2]), torch.zeros(1, 3, *places.shape[:2]), None
-        for source in self._sources(kind, places, wall):
-            grid = self._pixels(source)
-            first = grid if first is None else first
-            weight = left * _at(share, grid)
-            shown, left = shown + weight * _at(image, grid), left - weight
-            if not (left > 0.01).any():
+        (image, share), flat = self._pictures[kind], places.reshape(-1, 3).astype(np.float32)
+        shown, left, rest = torch.zeros(3, len(flat)), torch.ones(len(flat)), np.arange(len(flat))
+        mirrors = self._along_walls(wall) if kind == WALL else self._at_borders(kind)
+        mirrors = mirrors if share.any() else []
+        for mirrored in mirrors:
+            at = self._pixels(mirrored(flat[rest]))
+            weight = left[rest] * _seen(share, at)[0]
+            shown[:, rest] += weight * _seen(image, at)
+            left[rest] -= weight
+            rest = rest[left[rest].numpy() > 0.01]
+            if not len(rest):
                 break
-        rest = self.image.mean((2, 3), keepdim=True) if first is None else _at(image, first)
-        return (shown + left * rest)[0]
+        some = np.flatnonzero(left.numpy() > 0.0)
+        colours = _seen(image, self._pixels(mirrors[0](flat[some]))) if mirrors else self.image.mean((2, 3)).T
+        shown[:, some] += left[some] * colours
+        return shown.reshape(3, *places.shape[:2])
 
-    def _sources(self, kind: int, places: Array, wall: int) -> Iterator[Array]:
-        """Places of the same kind of surface that may be shown at some places, the best first [h, w, 3]."""
-        if kind == WALL:
-            yield from self._along_walls(places, wall)
-            return
-        azimuth, level = np.arctan2(places[..., 0], places[..., 1]), np.hypot(places[..., 0], places[..., 1])
+    def _at_borders(self, kind: int) -> list[Mirror]:
+        """Mirrors of floor, ceiling or sky at the borders of the view, the best first."""
         (left, right), top, bottom = self._borders
         span, around = right - left, 2.0 * math.pi - (right - left)
         times = 2 * round(0.5 * (around / span - 1.0)) + 1  # an odd number of mirror images: the circle closes
-        beyond = (azimuth - right) % (2.0 * math.pi)
-        folded = np.where(beyond >= around, azimuth, _fold(right + beyond * times * span / around, left, right))
-        if kind == SKY:
-            rise = _fold(np.arctan2(-places[..., 2], level), 0.0, max(math.atan(-top), BELOW))
-            yield np.dstack([np.sin(folded), np.cos(folded), -np.tan(rise)])
-            return
         height, slope = (self.layout.floor, bottom) if kind == FLOOR else (-self.layout.top, top)
-        aside = _fold(folded + 0.5 * span, left, right)
-        for own in (folded, left + right - folded, aside, left + right - aside):
-            for times_nearer in NEARER:
-                ahead = level * np.cos(own)
-                if height * slope > 0.0:  # the border sees it
-                    mirror = times_nearer * height / slope
-                    ahead = np.where(ahead < mirror, 2.0 * mirror - ahead, ahead)
-                yield np.dstack([level * np.sin(own), ahead, np.full(level.shape, height)])
+        nearest = height / slope if height * slope > 0.0 else -math.inf  # where the border sees it
 
-    def _along_walls(self, places: Array, wall: int) -> Iterator[Array]:
+        def folded(places: Array) -> tuple[Array, Array]:
+            azimuth, level = np.arctan2(places[:, 0], places[:, 1]), np.hypot(places[:, 0], places[:, 1])
+            beyond = (azimuth - right) % (2.0 * math.pi)
+            inside = beyond >= around
+            return np.where(inside, azimuth, _fold(right + beyond * times * span / around, left, right)), level
+
+        def sky(places: Array) -> Array:
+            azimuth, level = folded(places)
+            rise = _fold(np.arctan2(-places[:, 2], level), 0.0, max(math.atan(-top), BELOW))
+            return np.stack([np.sin(azimuth), np.cos(azimuth), -np.tan(rise)], 1)
+
+        def plane(places: Array, turned: float, flipped: bool, times_nearest: float) -> Array:
+            azimuth, level = folded(places)
+            azimuth = _fold(azimuth + turned, left, right)
+            azimuth = left + right - azimuth if flipped else azimuth
+            ahead, mirror = level * np.cos(azimuth), times_nearest * nearest
+            ahead = np.where(ahead < mirror, 2.0 * mirror - ahead, ahead)
+            return np.stack([level * np.sin(azimuth), ahead, np.full(len(places), height)], 1)
+
+        ways = product((0.0, 0.5 * span), (False, True), NEARER)
+        return [sky] if kind == SKY else [partial(plane, turned=t, flipped=f, times_nearest=n) for t, f, n in ways]
+
+    def _along_walls(self, wall: int) -> list[Mirror]:
+        """Mirrors along walls at the ends of what is in view of them, the best first."""
         box, strips = self.layout, self._strips
-        along = places[..., :2] @ box.along[wall]
-        for of in sorted(strips, key=lambda other: (other != wall, -strips[other][2])):
-            left, right, _ = strips[of]
-            folded = _fold(along, left, right)
-            for own in (folded, left + right - folded):
-                yield np.dstack([box.normals[of] * box.distances[of] + own[..., None] * box.along[of], places[..., 2]])
 
-    def _pixels(self, places: Array) -> Tensor:  # [h, w, 3] -> [1, h, w, 2] within [-1, 1] in the picture
-        seen = places @ (self.layout.axes @ self.camera.T_world_cam[:3, :3] @ self.camera.K_image.T)
-        pixels = seen[..., :2] / np.maximum(seen[..., 2:], 1e-6) / (self.camera.width, self.camera.height) * 2.0 - 1.0
-        return torch.from_numpy(np.where(seen[..., 2:] > 1e-6, pixels, -9.0).clip(-9.0, 9.0)).float()[None]
+        def along(places: Array, of: int, flipped: bool) -> Array:
+            left, right, _ = strips[of]
+            x = _fold(places[:, :2] @ box.along[wall], left, right)
+            x = left + right - x if flipped else x
+            return np.column_stack([box.normals[of] * box.distances[of] + x[:, None] * box.along[of], places[:, 2]])
+
+        best = sorted(strips, key=lambda other: (other != wall, -strips[other][2]))
+        return [partial(along, of=of, flipped=flipped) for of in best for flipped in (False, True)]
+
+    def _pixels(self, places: Array) -> Tensor:  # [N, 3] -> [N, 2] within [-1, 1] in the picture
+        to_pixels = self.layout.axes @ self.camera.T_world_cam[:3, :3] @ self.camera.K_image.T
+        seen = torch.from_numpy(places.astype(np.float32)) @ torch.from_numpy(to_pixels).float()
+        pixels = seen[:, :2] / seen[:, 2:].clamp_min(1e-6) / seen.new_tensor([self.camera.width, self.camera.height])
+        return (2.0 * pixels - 1.0).clamp(-9.0, 9.0)
 
     @cached_property
     def _borders(self) -> tuple[Range, float, float]:
@@ -245,8 +263,6 @@ class RoomView:
             other = F.max_pool2d(torch.from_numpy(kinds != kind)[None, None].float(), 3, 1, 1)
             there = F.interpolate(1.0 - other, size)
             image = fill_holes(self.image.permute(0, 2, 3, 1).numpy(), there[0].numpy() > 0.0)
-            if not there.any():
-                image = self.image.mean((2, 3)).expand(*image.shape).numpy()
             share = (2.0 * F.avg_pool2d(there, SOFT, 1, SOFT // 2, count_include_pad=False) - 1.0).clamp(0.0, 1.0)
             made.append((torch.from_numpy(image).permute(0, 3, 1, 2), share))
         return made
@@ -281,8 +297,8 @@ class _Plane:
         return self.middle + x[..., None] * self.across + y[..., None] * self.down
 
 
-def _at(image: Tensor, grid: Tensor) -> Tensor:
-    return F.grid_sample(image, grid, padding_mode="border", align_corners=False)
+def _seen(image: Tensor, at: Tensor) -> Tensor:  # [1, C, H, W], [N, 2] -> [C, N]
+    return F.grid_sample(image, at[None, None], padding_mode="border", align_corners=False)[0, :, 0]
 
 
 def _fold(x: Array, low: float, high: float) -> Array:
