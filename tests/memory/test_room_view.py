@@ -11,7 +11,9 @@ from tiny import tiny_world_model
 
 from mirage_env.config.world import FilterConfig, MemoryConfig
 from mirage_env.interfaces import STATIC
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.lifting import depth_to_grid, lift
+from mirage_env.memory.rgb import RgbMemory
 from mirage_env.memory.room_view import BROADEST, RoomView
 from mirage_env.memory.view_mesh import drawn
 from mirage_env.models.small.refiner import BareReadout
@@ -153,10 +155,12 @@ def test_the_cube_sees_all_of_the_room_in_every_direction():
 
 
 @torch.no_grad()
-def test_a_world_shows_its_walls_straight_and_a_copy_of_it_the_same_bits():
+@pytest.mark.parametrize("factory", [LatentMemory.empty, RgbMemory.factory(tiny_world_model().codec)])
+def test_a_world_shows_its_walls_straight_and_a_copy_of_it_the_same_bits(factory):
     tiny = tiny_world_model()
     config = replace(tiny.config.at((128, 128)), memory=CONFIG.memory, filters=FilterConfig(edge_share=1.0))
-    model, start = replace(tiny, config=config, refiner=BareReadout()), START.resized(128, 128)
+    model = replace(tiny, config=config, refiner=BareReadout(), memory_factory=factory)
+    start = START.resized(128, 128)
     metres, image = rendered(start, 128)
     pixels = ((image[0].permute(1, 2, 0) + 1.0) * 127.5).numpy().astype(np.uint8)
     memory = model.start(pixels, start, metres.numpy().astype(np.float64), labels=np.full((128, 128), STATIC))[1].memory
