@@ -134,7 +134,8 @@ def _guessed(
     view = start_of(memory, start, codec, refiner, config)
     image = codec.decode(view.latents)
     room = RoomView.of(image, view.depth, view.camera, view.depth, config)
-    pictures = mirror_images(image, view.depth, view.camera, config) if room is None else room.cube((view.depth.shape[0], view.depth.shape[1]))
+    rows, columns = view.depth.shape
+    pictures = room.cube((rows, columns)) if room else mirror_images(image, view.depth, view.camera, config)
     features = codec.encode(torch.stack([picture for picture, *_ in pictures]).to(image))
     views = [(metres, camera) for _, metres, camera in pictures]
     if room is None:
