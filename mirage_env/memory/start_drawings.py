@@ -2,10 +2,10 @@
 
 A world that begins with one picture shows that picture most of the time, moved. What its tokens lose, edges within a
 cell and whatever is finer, is drawn over the frames: the picture, decoded from the tokens at the camera they were
-written from, on the surface that the depth network sees in it and the tokens agree with (`view_mesh.py`). What may lie
-beyond its borders (`mirrored.py`) is drawn in the same way. All of it follows from the tokens, so nothing is kept with
-a world but them; the generator still paints whole frames from what the memory shows, and what it paints stays where
-nothing is drawn, and where something moves.
+written from, on the surface that the depth network sees in it and the tokens agree with (`view_mesh.py`). The room
+around it (`room_view.py`), or mirror images of it, and the portraits of movers (`mover_drawings.py`) are drawn in the
+same way. All of it follows from tokens and portraits, so nothing is kept with a world but them; the generator still
+paints whole frames from what the memory shows, and what it paints stays where nothing is drawn.
 
 What was imagined is an echo of all that and knows nothing better. Where cameras truly saw more after the start, what
 the memory has of that is left as it is painted: it was measured from several places, and the start view from one.
@@ -30,7 +30,7 @@ from mirage_env.memory.behind_movers import Cuttings, filled, widened
 from mirage_env.memory.latent import SKY_SHARE, LatentMemory
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.mirror_images import mirror_images
-from mirage_env.memory.mirrored import start_of
+from mirage_env.memory.mirrored import Start, start_of
 from mirage_env.memory.mover_drawings import MoverDrawings
 from mirage_env.memory.mover_portraits import Portrait
 from mirage_env.memory.movers import Movers, Shown, moments
@@ -111,14 +111,13 @@ class StartDrawings:
         def pixels(cells: Tensor) -> Tensor:  # [K, h, w] -> [F, H, W]
             return F.interpolate(cells[:, None].float(), size)[:, 0].repeat_interleave(many, 0)
 
-        portrayed = np.array([*(mover.portrait is not None for mover in state.movers), False])
         still = torch.from_numpy(movers < 0)
         later = ((readout.observed > 0) & (readout.age < state.chunk + 1 - 1e-3)).cpu() & still
-        painted = torch.from_numpy((movers >= 0) & ~portrayed[movers])
         known = later & (memory.true_frames > 1)
+        portrayed = np.array([*(mover.portrait is not None for mover in state.movers), False])
+        painted = torch.from_numpy((movers >= 0) & ~portrayed[movers])
         stands = torch.where((readout.observed > 0).cpu() & still, NEARER * readout.depth.cpu(), math.inf)
-        hidden = ~_wide(~_wide((layer == 0) | (pixels(stands) < depth), BETWEEN), BETWEEN)
-        hidden &= (layer > 0) & (depth < (model.config.memory.sky / 2.0 or math.inf))  # sky is not before anything
+        hidden = _hidden(layer, depth, pixels(stands), model.config.memory.sky)
         better = torch.maximum(pixels(painted | known), hidden.float())[:, None]
         within = -F.max_pool2d(-(shown[:, None] * (1.0 - better)), 3, 1, 1)
         share = F.avg_pool2d(F.pad(within, (1, 1, 1, 1), mode="replicate"), 3, 1).to(frames)
@@ -144,6 +143,12 @@ class StartDrawings:
         return made
 
 
+def _hidden(layer: Tensor, depth: Tensor, stands: Tensor, sky: float) -> Tensor:  # [F, H, W] -> [F, H, W] bool
+    """Where guesses are drawn, but what is seen, or what stands at such a depth, is before them or around them."""
+    before = ~_wide(~_wide((layer == 0) | (stands < depth), BETWEEN), BETWEEN)
+    return before & (layer > 0) & (depth < (sky / 2.0 or math.inf))  # a guess of the sky may stay
+
+
 def _wide(mask: Tensor, side: int) -> Tensor:  # [N, h, w] bool
     """Mask of all that lies in such a square around what is in the mask."""
     return F.max_pool2d(mask.float(), side, 1, side // 2) > 0
@@ -166,53 +171,66 @@ def _closed(images: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:  # [T, 3, H
 def _meshes(model: WorldModel, memory: LatentMemory, portraits: Sequence[Portrait]) -> Layers:
     """Decode the start view where it was seen from, see its depth, and make meshes of it and of the guesses."""
     config, block = model.config, memory.blocks[0]
-    size, farthest = config.image_size, SKY_SHARE * config.memory.sky or math.inf
     start = start_of(memory, block, model.codec, model.refiner, config)
-    known = start.readout.observed[:, None] > 0
-    latents, cut = torch.where(known, model.refiner.refine(start.readout), start.back), torch.zeros(memory.grid) > 0
-    if portraits:
-        moving = Cuttings.of(portraits, start.camera, memory.grid)
-        latents, cut = torch.where(moving.cells, moving.latents, latents), moving.cells[0, 0]
-    image = model.codec.decode(latents).float()
-    if portraits:
-        hole = widened(moving.outline, size, RINGS)
-        image = filled(image[0].cpu(), hole)[None].to(image)
+    image, cut = _still(model, start, portraits, memory.grid)
     labels = model.segmenter.segment(image)[0].cpu()
     metres = model.depth.estimate(image, [start.camera], known=start.readout.surface(config.far))[0].float().cpu()
-    image = image.cpu()
+    image, size = image.cpu(), config.image_size
     grid, plain = (2 * memory.grid[0], 2 * memory.grid[1]), replace(memory.readout, quarters=False)
     quarters = replace(memory, blocks=(block,), grid=grid, readout=plain).read([start.camera], now=0).to(CPU)
 
-    def pixels(mask: Tensor) -> Tensor:  # [1, 2 h, 2 w] bool -> [H, W]
+    def pixels(mask: Tensor) -> Tensor:  # [1, m, n] bool -> [H, W]
         return F.interpolate(mask[:, None].float(), size)[0, 0] > 0
 
+    farthest = SKY_SHARE * config.memory.sky or math.inf
     far = (quarters.observed > 0) & (quarters.depth * _lengths(start.camera, grid) >= farthest)
     beside_sky = pixels(_wide(far, 3))
     sky = (beside_sky & (labels == SKY)) | ~pixels(_wide(~far, 3))
-    metres = metres * _correction(metres, quarters, far)
-    pure = ~_wide(~sky[None], OUTLINE)[0]
     there = pixels(_without_gaps(quarters.observed > 0)) | pixels(cut[None])
-    there &= ~_wide((labels == MOVER)[None], OUTLINE)[0]
-    there &= sky | beside_sky | (labels != SKY)
-    line, radius = Skyline.of(metres, sky, image[0]), config.memory.sky / _lengths(start.camera, size)
-    sharp = sharp_edges(torch.where(line.things > 0.0, line.things, radius), image[0])
-    things = torch.where(there & (line.things > 0.0), sharp, 0.0)
-    seen = [ViewMesh.of(line.image, things, start.camera, line.cover)]
-    few = (size[0] // COARSE, size[1] // COARSE)
-    above = F.avg_pool2d((line.sky & there)[None].float(), COARSE)[0] == 1.0
-    if above.any():
-        far_away = torch.where(above, config.memory.sky / _lengths(start.camera, few), 0.0)
-        seen.append(ViewMesh.of(line.sky_image, far_away, start.camera))
-    nearest = torch.where(there, torch.where(line.cover > 0.5, sharp, radius), 0.0)
-    coarse = depth_to_grid(nearest, few)
+    there &= ~_wide((labels == MOVER)[None], OUTLINE)[0] & (sky | beside_sky | (labels != SKY))
+    metres = metres * _correction(metres, quarters, far)
+    seen, coarse = _seen(image[0], metres, sky, there, start.camera, config.memory.sky)
     room = RoomView.of(image, coarse, start.camera, start.depth, config) if config.memory.mirrored else None
     if room is not None:
-        return tuple(seen), tuple(room.meshes())
+        return seen, tuple(room.meshes())
     pictures = mirror_images(image, coarse, start.camera, config) if config.memory.mirrored else []
-    guessed = [ViewMesh.of(*picture) for picture in pictures]
-    if (pure & there).any():
-        guessed.append(ViewMesh.of(*_sky_behind(image[0], pure & there, config.memory.sky, start.camera)))
-    return tuple(seen), tuple(guessed)
+    pure = there & ~_wide(~sky[None], OUTLINE)[0]
+    pictures += [_sky_behind(image[0], pure, config.memory.sky, start.camera)] if pure.any() else []
+    return seen, tuple(ViewMesh.of(*picture) for picture in pictures)
+
+
+def _still(
+    model: WorldModel, start: Start, portraits: Sequence[Portrait], grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:  # [1, 3, H, W], [h, w] bool
+    """The picture of a start view without what moves in it, and the cells that portraits of this have."""
+    known = start.readout.observed[:, None] > 0
+    latents = torch.where(known, model.refiner.refine(start.readout), start.back)
+    if not portraits:
+        return model.codec.decode(latents).float(), torch.zeros(grid, dtype=torch.bool)
+    moving = Cuttings.of(portraits, start.camera, grid)
+    image = model.codec.decode(torch.where(moving.cells, moving.latents, latents)).float()
+    hole = widened(moving.outline, model.config.image_size, RINGS)
+    return filled(image[0].cpu(), hole)[None].to(image), moving.cells[0, 0]
+
+
+def _seen(
+    image: Tensor,  # [3, H, W]
+    metres: Tensor,  # [H, W]
+    sky: Tensor,  # [H, W] bool
+    there: Tensor,  # [H, W] bool, pixels that the tokens know
+    camera: Camera,
+    radius: float,  # metres to the sky
+) -> tuple[tuple[ViewMesh, ...], Tensor]:
+    """Meshes of what is seen, things and sky, and its depth at a part of the resolution, 0 where none is known."""
+    size, few = (len(image[0]), len(image[0, 0])), (len(image[0]) // COARSE, len(image[0, 0]) // COARSE)
+    line, away = Skyline.of(metres, sky, image), radius / _lengths(camera, size)
+    sharp = sharp_edges(torch.where(line.things > 0.0, line.things, away), image)
+    seen = [ViewMesh.of(line.image, torch.where(there & (line.things > 0.0), sharp, 0.0), camera, line.cover)]
+    above = F.avg_pool2d((line.sky & there)[None].float(), COARSE)[0] == 1.0
+    if above.any():
+        seen.append(ViewMesh.of(line.sky_image, torch.where(above, radius / _lengths(camera, few), 0.0), camera))
+    nearest = torch.where(there, torch.where(line.cover > 0.5, sharp, away), 0.0)
+    return tuple(seen), depth_to_grid(nearest, few)
 
 
 def _sky_behind(image: Tensor, sky: Tensor, radius: float, camera: Camera) -> tuple[Tensor, Tensor, Camera]:
