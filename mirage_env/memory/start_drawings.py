@@ -151,7 +151,8 @@ def _hidden(layer: Tensor, depth: Tensor, stands: Tensor, sky: float) -> Tensor:
 
 def _wide(mask: Tensor, side: int) -> Tensor:  # [N, h, w] bool
     """Mask of all that lies in such a square around what is in the mask."""
-    return F.max_pool2d(mask.float(), side, 1, side // 2) > 0
+    rows = F.max_pool2d(mask.float(), (side, 1), 1, (side // 2, 0))
+    return F.max_pool2d(rows, (1, side), 1, (0, side // 2)) > 0
 
 
 def _without_gaps(mask: Tensor) -> Tensor:  # [N, h, w] bool
