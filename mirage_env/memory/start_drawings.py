@@ -144,7 +144,7 @@ class StartDrawings:
 
 
 def _hidden(layer: Tensor, depth: Tensor, stands: Tensor, sky: float) -> Tensor:  # [F, H, W] -> [F, H, W] bool
-    """Where guesses are drawn, but what is seen, or what stands at such a depth, is before them or around them."""
+    """Mask of guesses that lie behind or between what is seen, or what stands at such a depth."""
     before = ~_wide(~_wide((layer == 0) | (stands < depth), BETWEEN), BETWEEN)
     return before & (layer > 0) & (depth < (sky / 2.0 or math.inf))  # a guess of the sky may stay
 
