@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mirage_env.camera import Camera
 from mirage_env.memory.mover_portraits import SAMPLES, Portrait
@@ -63,8 +62,3 @@ def filled(image: Tensor, hole: Tensor) -> Tensor:  # [3, H, W], [H, W] bool -> 
     weight = torch.from_numpy(share).to(image)
     between = (1.0 - weight) * image.gather(2, sides[0]) + weight * image.gather(2, sides[1])
     return torch.where(torch.from_numpy(empty & (has_left | has_right)), between, image)
-
-
-def widened(mask: Tensor, size: tuple[int, int], side: int) -> Tensor:  # [1, 1, m, n] bool -> [H, W] bool
-    """The mask at a size of H x W pixels, and what lies in such a square around it."""
-    return F.max_pool2d(F.interpolate(mask.float(), size), side, 1, side // 2)[0, 0] > 0

@@ -15,13 +15,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import LatentCodec, Memory, Readout, ReadoutRefiner
 from mirage_env.memory.behind import behind
 from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.masks import widened
 from mirage_env.memory.mirror_images import mirror_images
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.memory.room_view import RoomView
@@ -114,7 +114,7 @@ def start_of(
     readout = replace(memory, blocks=(start,)).read([camera], now=0)
     plain, seen = refiner.refine(readout), readout.depth[0].cpu()
     # Movers leave holes. Cells beside a hole show their outline: feet and half heads would stand there again.
-    seen = torch.where(F.max_pool2d((seen == 0.0).float()[None], 3, 1, 1)[0] > 0, 0.0, seen)
+    seen = torch.where(widened((seen == 0.0)[None], 3)[0], 0.0, seen)
     column, hidden = (torch.from_numpy(found) for found in behind(seen.numpy()))
     flipped = codec.encode(codec.decode(plain).flip(-1))
     back = flipped.gather(-1, (seen.shape[-1] - 1 - column).to(flipped.device).expand_as(flipped)).to(plain)

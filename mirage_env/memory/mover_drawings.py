@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from mirage_env.camera import Camera
 from mirage_env.interfaces import LatentCodec
 from mirage_env.memory.lifting import lift
+from mirage_env.memory.masks import widened
 from mirage_env.memory.mover_portraits import Portrait
 from mirage_env.memory.movers import Mover
 from mirage_env.memory.view_mesh import ViewMesh, drawn, drawn_before
@@ -98,7 +99,7 @@ def _mesh(portrait: Portrait, model: WorldModel) -> ViewMesh:
     normal = camera.position - (camera.position @ up) * up
     metres = (-camera.position @ normal / np.minimum(rays @ normal, -1e-9)).reshape(size)
     share = F.avg_pool2d(F.pad(own, (1, 1, 1, 1), mode="replicate"), 3, 1)[0]
-    wide = F.max_pool2d(own, 5, 1, 2)[0, 0] > 0
+    wide = widened(own, 5)[0, 0]
     there = wide.numpy() & (metres > 0.0) & (metres < 2.0 * model.config.far)
     return ViewMesh.of(torch.cat([image, share]), torch.from_numpy(np.where(there, metres, 0.0)).float(), camera)
 

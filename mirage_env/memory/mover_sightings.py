@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from mirage_env.camera import Camera
 from mirage_env.interfaces import MOVER
 from mirage_env.memory.lifting import depth_to_grid, footprint, lift
+from mirage_env.memory.masks import widened
 from mirage_env.memory.mover_portraits import Portrait, portrait_of
 from mirage_env.memory.movers import MOST_TOKENS
 from mirage_env.memory.true_views import aside, shifts, window
@@ -92,7 +93,7 @@ def sightings(
 
 def _touching(number: int, masks: Sequence[NDArray[np.bool_]]) -> frozenset[int]:  # [h, w]
     """Find those of some parts of a picture that one of them touches."""
-    wide = F.max_pool2d(torch.from_numpy(masks[number])[None].float(), 3, 1, 1)[0].numpy() > 0
+    wide = widened(torch.from_numpy(masks[number])[None], 3)[0].numpy()
     return frozenset(j for j, mask in enumerate(masks) if j != number and (mask & wide).any())
 
 
@@ -137,7 +138,7 @@ class _Lattice:
         found = torch.stack(own)
         while True:
             free = moving & ~found.any(0)
-            grown = found | (free & (F.max_pool2d(found.float(), 3, 1, 1) > 0))
+            grown = found | (free & widened(found, 3))
             if torch.equal(grown, found):
                 return list(found)
             found = grown

@@ -187,15 +187,22 @@ def _upper_ends(
     return 0.5 * (heights[1:] + heights[:-1])[wall[1:] & sky[:-1]]
 
 
+def is_level(
+    distance: NDArray[np.floating],  # [h, w] metres, seen from above; 0 where nothing is known
+    height: NDArray[np.floating],  # [h, w] metres, up or down
+) -> NDArray[np.bool_]:  # [h, w]
+    """Mask of what lies level: from row to row it is farther away more than it is higher or lower."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        farther, lower = (np.abs(np.gradient(of, axis=0) / of) for of in (distance, height))
+    return np.asarray((farther > lower) & (distance > 0.0))
+
+
 def floor_and_ceiling(
     places: NDArray[np.float64],  # [h, w, 3] metres: right, ahead, down
 ) -> tuple[float, float]:
     """Metres down to the floor and up to the ceiling; infinite where none is in view."""
-    distance, height = np.hypot(places[..., 0], places[..., 1]), places[..., 2]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        farther, lower = (np.abs(np.gradient(of, axis=0) / of) for of in (distance, height))
-        level = (farther > lower) & (distance > 0.0)  # from row to row of an upright surface it is the other way round
-    found = []
+    height, found = places[..., 2], []
+    level = is_level(np.hypot(places[..., 0], places[..., 1]), height)
     for sign in (1.0, -1.0):
         ours = sign * height[level & (sign * height > 0.0)]
         ours = ours[ours > 0.8 * np.quantile(ours, 0.9)] if len(ours) else ours

@@ -25,9 +25,10 @@ from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.memory.latent import SKY_SHARE
 from mirage_env.memory.lifting import depth_to_grid
+from mirage_env.memory.masks import opened, widened
 from mirage_env.memory.mirror_images import Picture, mirrored_cameras
 from mirage_env.memory.rgb import fill_holes
-from mirage_env.memory.room_layout import RoomLayout, directions
+from mirage_env.memory.room_layout import RoomLayout, directions, is_level
 from mirage_env.memory.view_mesh import ViewMesh, drawn
 
 WALL, FLOOR, CEILING, SKY = range(4)
@@ -150,9 +151,8 @@ class RoomView:
     def _cut_things(self) -> list[ViewMesh]:
         """Mirror the things that stand at the left and at the right border."""
         views = mirrored_cameras(self.camera)
-        other = torch.from_numpy((self._kinds[0] != THING) | (self.depth.numpy() == 0.0))
-        solid = 1.0 - F.max_pool2d(other[None].float(), THINNEST, 1, THINNEST // 2)
-        found, things = [], F.max_pool2d(solid, THINNEST, 1, THINNEST // 2)[0].numpy() > 0.0
+        standing = torch.from_numpy((self._kinds[0] == THING) & (self.depth.numpy() > 0.0))
+        found, things = [], opened(standing[None], THINNEST)[0].numpy()
         broadest = int(BROADEST * things.shape[1])
         for (axes, view), step in ((views[0], 1), (views[len(views) // 2], -1)):
             cut = np.zeros_like(things)
@@ -245,13 +245,9 @@ class RoomView:
         (to_wall, wall), to_level = self.layout.to_walls(rays), self.layout.to_levels(rays)
         far, fall = metres * np.hypot(rays[..., 0], rays[..., 1]), metres * rays[..., 2]
         kind = np.where(to_wall < to_level, WALL, np.where(fall > 0.0, FLOOR, CEILING))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = far / np.minimum(to_wall, to_level)
-            farther, lower = (np.abs(np.gradient(of, axis=0) / of) for of in (far, fall))
-        flat = farther > lower  # from row to row of an upright surface it is the other way round
-        kind = np.where(
-            (np.abs(share - 1.0) < ALIKE) & ((kind == WALL) != flat), kind, np.where(share < 1.0, THING, OTHER)
-        )
+        share = far / np.minimum(to_wall, to_level)
+        own = (np.abs(share - 1.0) < ALIKE) & ((kind == WALL) != is_level(far, fall))
+        kind = np.where(own, kind, np.where(share < 1.0, THING, OTHER))
         sky = metres * np.linalg.norm(rays, axis=-1) >= self.farthest
         return np.where(sky, SKY, kind), wall, rays
 
@@ -260,8 +256,7 @@ class RoomView:
         """The picture as it shows one kind of surface alone [1, 3, H, W], and where it does [1, 1, H, W] in [0, 1]."""
         kinds, size, made = self._kinds[0], self.image.shape[-2:], []
         for kind in (WALL, FLOOR, CEILING, SKY):
-            other = F.max_pool2d(torch.from_numpy(kinds != kind)[None, None].float(), 3, 1, 1)
-            there = F.interpolate(1.0 - other, size)
+            there = F.interpolate((~widened(torch.from_numpy(kinds != kind)[None, None], 3)).float(), size)
             image = fill_holes(self.image.permute(0, 2, 3, 1).numpy(), there[0].numpy() > 0.0)
             share = (2.0 * F.avg_pool2d(there, SOFT, 1, SOFT // 2, count_include_pad=False) - 1.0).clamp(0.0, 1.0)
             made.append((torch.from_numpy(image).permute(0, 3, 1, 2), share))

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mirage_env.memory.masks import mean_colour, widened
+
 BORDER = 7
 """Side of the square of pixels around a border of the labels in which the line is looked for."""
 AROUND = 9
@@ -42,8 +44,8 @@ class Skyline:
     ) -> Skyline:
         """Find the line between sky and things, which is near the border of the labels, where colours change."""
         labels, picture = sky[None, None], image[None]
-        border = _wide(labels, BORDER) & _wide(~labels, BORDER)
-        colours = [_mean_colour(picture, ~_wide(other, 3)) for other in (labels, ~labels)]
+        border = widened(labels, BORDER) & widened(~labels, BORDER)
+        colours = [mean_colour(picture, ~widened(other, 3), AROUND) for other in (labels, ~labels)]
         (thing, thing_there), (above, sky_there) = colours
         share = F.avg_pool2d((~labels).float(), 3, 1, 1, count_include_pad=False)
         share = torch.where(thing_there & sky_there, _share_of_colours(picture, thing, above, share), share)
@@ -51,15 +53,11 @@ class Skyline:
         ours = cover > 0.5
         return Skyline(
             cover[0, 0],
-            _grown(metres[None, None], ~labels, labels)[0, 0] * _wide(~labels, 2 * BEYOND + 1)[0, 0],
+            _grown(metres[None, None], ~labels, labels)[0, 0] * widened(~labels, 2 * BEYOND + 1)[0, 0],
             _gone_on(picture, ours)[0],
-            _wide(~ours, BEYOND + 1)[0, 0],
+            widened(~ours, BEYOND + 1)[0, 0],
             _gone_on(picture, ~ours)[0],
         )
-
-
-def _wide(mask: Tensor, side: int) -> Tensor:  # [1, 1, H, W] bool
-    return F.max_pool2d(mask.float(), side, 1, side // 2) > 0
 
 
 def _smooth(x: Tensor) -> Tensor:  # [1, 1, H, W]
@@ -76,18 +74,11 @@ def _share_of_colours(image: Tensor, thing: Tensor, sky: Tensor, share: Tensor) 
 
 def _gone_on(image: Tensor, own: Tensor) -> Tensor:
     """Colours of the pixels of a surface as they go on beyond it; the outermost are mixed ones, and are left out."""
-    inner = ~_wide(~own, 3)
-    mean, known = _mean_colour(image, inner)
+    inner = ~widened(~own, 3)
+    mean, known = mean_colour(image, inner, AROUND)
     thin = own & ~known
     mean = torch.where(known & ~inner, mean, image)
     return _grown(mean, known | thin, ~(known | thin))
-
-
-def _mean_colour(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # [1, 3, H, W], [1, 1, H, W] bool
-    """Mean colour of the pixels of a mask around each pixel, and whether there are any."""
-    share = F.avg_pool2d(mask.float(), AROUND, 1, AROUND // 2)
-    total = F.avg_pool2d(image * mask, AROUND, 1, AROUND // 2)
-    return total / share.clamp_min(1e-6), share > 0
 
 
 def _grown(values: Tensor, known: Tensor, missing: Tensor) -> Tensor:

@@ -26,9 +26,10 @@ from torch.nn import functional as F
 
 from mirage_env.camera import Camera
 from mirage_env.interfaces import MOVER, SKY, Readout
-from mirage_env.memory.behind_movers import Cuttings, filled, widened
+from mirage_env.memory.behind_movers import Cuttings, filled
 from mirage_env.memory.latent import SKY_SHARE, LatentMemory
 from mirage_env.memory.lifting import depth_to_grid
+from mirage_env.memory.masks import closed, widened
 from mirage_env.memory.mirror_images import mirror_images
 from mirage_env.memory.mirrored import Start, start_of
 from mirage_env.memory.mover_drawings import MoverDrawings
@@ -105,7 +106,7 @@ class StartDrawings:
             return frames
         meshes = self._of(model, memory, state.movers)
         pictures, layer, depth = drawn(meshes.layers, cameras)
-        images, shown = _closed(pictures, layer >= 0)
+        images, shown = _without_gaps(pictures, layer >= 0)
         size, many = frames.shape[-2:], len(frames) // len(movers)
 
         def pixels(cells: Tensor) -> Tensor:  # [K, h, w] -> [F, H, W]
@@ -145,24 +146,13 @@ class StartDrawings:
 
 def _hidden(layer: Tensor, depth: Tensor, stands: Tensor, sky: float) -> Tensor:  # [F, H, W] -> [F, H, W] bool
     """Mask of guesses that lie behind or between what is seen, or what stands at such a depth."""
-    before = ~_wide(~_wide((layer == 0) | (stands < depth), BETWEEN), BETWEEN)
+    before = closed((layer == 0) | (stands < depth), BETWEEN)
     return before & (layer > 0) & (depth < (sky / 2.0 or math.inf))  # a guess of the sky may stay
 
 
-def _wide(mask: Tensor, side: int) -> Tensor:  # [N, h, w] bool
-    """Mask of all that lies in such a square around what is in the mask."""
-    rows = F.max_pool2d(mask.float(), (side, 1), 1, (side // 2, 0))
-    return F.max_pool2d(rows, (1, side), 1, (0, side // 2)) > 0
-
-
-def _without_gaps(mask: Tensor) -> Tensor:  # [N, h, w] bool
-    """The mask, and gaps in it that are narrower than `GAP`."""
-    return ~_wide(~_wide(mask, GAP), GAP)
-
-
-def _closed(images: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:  # [T, 3, H, W], [T, H, W] bool
+def _without_gaps(images: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:  # [T, 3, H, W], [T, H, W] bool
     """The views without narrow gaps between surfaces: these show the colours around them."""
-    whole = _without_gaps(shown)
+    whole = closed(shown, GAP)
     if (whole == shown).all():
         return images, shown
     filled = fill_holes(images.permute(0, 2, 3, 1).numpy(), shown.numpy())
@@ -185,17 +175,17 @@ def _meshes(model: WorldModel, memory: LatentMemory, portraits: Sequence[Portrai
 
     farthest = SKY_SHARE * config.memory.sky or math.inf
     far = (quarters.observed > 0) & (quarters.depth * _lengths(start.camera, grid) >= farthest)
-    beside_sky = pixels(_wide(far, 3))
-    sky = (beside_sky & (labels == SKY)) | ~pixels(_wide(~far, 3))
-    there = pixels(_without_gaps(quarters.observed > 0)) | pixels(cut[None])
-    there &= ~_wide((labels == MOVER)[None], OUTLINE)[0] & (sky | beside_sky | (labels != SKY))
+    beside_sky = pixels(widened(far, 3))
+    sky = (beside_sky & (labels == SKY)) | ~pixels(widened(~far, 3))
+    there = pixels(closed(quarters.observed > 0, GAP)) | pixels(cut[None])
+    there &= ~widened((labels == MOVER)[None], OUTLINE)[0] & (sky | beside_sky | (labels != SKY))
     metres = metres * _correction(metres, quarters, far)
     seen, coarse = _seen(image[0], metres, sky, there, start.camera, config.memory.sky)
     room = RoomView.of(image, coarse, start.camera, start.depth, config) if config.memory.mirrored else None
     if room is not None:
         return seen, tuple(room.meshes())
     pictures = mirror_images(image, coarse, start.camera, config) if config.memory.mirrored else []
-    pure = there & ~_wide(~sky[None], OUTLINE)[0]
+    pure = there & ~widened(~sky[None], OUTLINE)[0]
     pictures += [_sky_behind(image[0], pure, config.memory.sky, start.camera)] if pure.any() else []
     return seen, tuple(ViewMesh.of(*picture) for picture in pictures)
 
@@ -210,7 +200,7 @@ def _still(
         return model.codec.decode(latents).float(), torch.zeros(grid, dtype=torch.bool)
     moving = Cuttings.of(portraits, start.camera, grid)
     image = model.codec.decode(torch.where(moving.cells, moving.latents, latents)).float()
-    hole = widened(moving.outline, model.config.image_size, RINGS)
+    hole = widened(F.interpolate(moving.outline.float(), model.config.image_size), RINGS)[0, 0]
     return filled(image[0].cpu(), hole)[None].to(image), moving.cells[0, 0]
 
 

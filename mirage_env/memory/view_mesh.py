@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mirage_env.camera import Camera
+from mirage_env.memory.masks import mean_colour, widened
 from mirage_env.readout.triangles_numba import Drawn, draw_triangles, nothing_drawn
 
 JUMP = 0.06
@@ -111,14 +112,14 @@ def sharp_edges(
     near, far = _most(inverse, EDGE), -_most(-inverse, EDGE)
     slope = _most(inverse, WIDE) + _most(-inverse, WIDE) > 1.5 * (near - far)
     edge = (near > BLURRED * far) & ~slope
-    sides = [_mean_colour(image[None], edge & side) for side in _sure(inverse, near, far)]
+    sides = [mean_colour(image[None], edge & side, WIDE) for side in _sure(inverse, near, far)]
     (at_near, has_near), (at_far, has_far) = sides
     like_near = ((image - at_near) ** 2).sum(1, True) < ((image - at_far) ** 2).sum(1, True)
     nearer = torch.where(has_near & has_far, like_near, inverse - far > near - inverse)
     nearer = F.avg_pool2d(nearer.float(), 3, 1, 1) > 0.5  # as most pixels around it: an outline has no teeth
     sharp = torch.where(edge, torch.where(nearer, near, far), inverse)
     # Triangles end in the middle of a pixel, and the next one still shows half of what is near.
-    beside, rim = _most(sharp, 3), (_most(edge.float(), 3) > 0) & ~slope
+    beside, rim = _most(sharp, 3), widened(edge, 3) & ~slope
     return (1.0 / torch.where(rim & (beside > BLURRED * sharp), beside, sharp))[0, 0]
 
 
@@ -128,13 +129,6 @@ def _most(x: Tensor, side: int) -> Tensor:
 
 def _sure(inverse: Tensor, near: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
     return inverse > (1.0 - SURE) * near, inverse < (1.0 + SURE) * far
-
-
-def _mean_colour(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # [1, 3, H, W], [1, 1, H, W] bool
-    """Mean colour of the pixels of a mask around each pixel, and whether there are any."""
-    share = F.avg_pool2d(mask.float(), WIDE, 1, WIDE // 2)
-    total = F.avg_pool2d(image * mask, WIDE, 1, WIDE // 2)
-    return total / share.clamp_min(1e-6), share > 0
 
 
 def drawn(

@@ -51,6 +51,26 @@ class Breathing:
         return metres if known is None else metres * self.factor
 
 
+class Plane:
+    """A wall that faces every camera, so many metres away (`DepthEstimator`)."""
+
+    def __init__(self, metres: float) -> None:
+        self.metres = metres
+
+    def estimate(self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None) -> Tensor:
+        return torch.full((len(images), *images.shape[-2:]), self.metres)
+
+
+PAINTED = 0.25
+
+
+class Grey:
+    """Paints everything grey, `PAINTED` in latents (`ChunkGenerator`)."""
+
+    def generate(self, known: Tensor, clean: int = 1, **_: Any) -> Tensor:
+        return torch.cat([known[:, :clean], torch.full_like(known[:, clean:], PAINTED)], 1)
+
+
 class Wall:
     """A slightly slanted wall before every camera (`DepthEstimator`). Random weights see edges everywhere."""
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins import Labels
+from stand_ins import PAINTED, Grey, Labels, Plane
 from tiny import tiny_world_model
 from torch.nn import functional as F
 from worlds import KEEP_ALL
@@ -29,7 +29,6 @@ from mirage_env.store import load_world, save_world
 SIDE, CELLS, WALL, NEAR = 64, 8, 3.0, 2.0
 CAMERA = Camera.from_fov(1.2, SIDE, SIDE)
 FOCAL = float(CAMERA.K_image[0, 0])
-PAINTED = 0.25
 CLOSE = 0.03
 """Features are kept in 8 bits."""
 
@@ -50,20 +49,6 @@ class Pixels:
         return self.decode(latents)
 
 
-class Grey:
-    """Paints everything grey (`ChunkGenerator`)."""
-
-    def generate(self, known, readout, rays, preceding, generators, clean=1, **_):
-        return torch.cat([known[:, :clean], torch.full_like(known[:, clean:], PAINTED)], 1)
-
-
-class Wall:
-    """Sees a wall (`DepthEstimator`)."""
-
-    def estimate(self, images, cameras, known=None):
-        return torch.full((len(images), *images.shape[-2:]), WALL)
-
-
 TINY = tiny_world_model()
 
 
@@ -75,7 +60,7 @@ def drawing_model(mirrored=False, **changes):
         "codec": Pixels(),
         "refiner": BareReadout(),
         "generator": Grey(),
-        "depth": Wall(),
+        "depth": Plane(WALL),
         "segmenter": Labels(torch.zeros(SIDE, SIDE, dtype=torch.long)),
     }
     return replace(TINY, config=config, drawings=StartDrawings(), **parts)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins import Labels
+from stand_ins import PAINTED, Grey, Labels, Plane
 from tiny import tiny_world_model
 from torch.nn import functional as F
 from worlds import KEEP_ALL
@@ -30,7 +30,6 @@ from mirage_env.store import load_world, save_world
 CAMERA = Camera.from_fov(1.2, 32, 32)
 FOCAL = float(CAMERA.K_image[0, 0])
 METRES = 2.0
-PAINTED = 0.25
 
 
 class Colours:
@@ -49,23 +48,6 @@ class Colours:
         return self.decode(latents)
 
 
-class Grey:
-    """Paints everything grey (`ChunkGenerator`)."""
-
-    def generate(self, known, readout, rays, preceding, generators, clean=1, **_):
-        return torch.cat([known[:, :clean], torch.full_like(known[:, clean:], PAINTED)], 1)
-
-
-class Wall:
-    """Sees a wall, perhaps at a wrong distance (`DepthEstimator`)."""
-
-    def __init__(self, metres=METRES):
-        self.metres = metres
-
-    def estimate(self, images, cameras, known=None):
-        return torch.full((len(images), *images.shape[-2:]), self.metres)
-
-
 TINY = tiny_world_model()
 
 
@@ -73,7 +55,13 @@ def drawing_model(sky=0.0, mirrored=False, drawn=True, **parts):
     """A model whose pictures are colours of cells and whose generator paints grey."""
     memory = MemoryConfig(shifts=2, sky=sky, mirrored=mirrored, drawn=drawn)
     config = replace(TINY.config, latent_channels=3, memory=memory, filters=KEEP_ALL)
-    usual = {"codec": Colours(), "refiner": BareReadout(), "generator": Grey(), "depth": Wall(), "segmenter": Labels()}
+    usual = {
+        "codec": Colours(),
+        "refiner": BareReadout(),
+        "generator": Grey(),
+        "depth": Plane(METRES),
+        "segmenter": Labels(),
+    }
     return replace(TINY, config=config, drawings=StartDrawings(), **{**usual, **parts})
 
 
@@ -175,7 +163,7 @@ def world():
     return begun()
 
 
-MODELS = {metres: drawing_model(depth=Wall(metres)) for metres in (METRES, 1.5 * METRES, 0.7 * METRES)}
+MODELS = {metres: drawing_model(depth=Plane(metres)) for metres in (METRES, 1.5 * METRES, 0.7 * METRES)}
 
 
 def test_who_looks_the_other_way_sees_what_was_painted_bit_by_bit():
@@ -447,7 +435,7 @@ def gap(width, side=24):
 @pytest.mark.parametrize("width", [1, 3, GAP - 1])
 def test_narrow_gaps_show_what_is_around_them(width):
     images, there = gap(width)
-    closed, shown = start_drawings._closed(images, there)
+    closed, shown = start_drawings._without_gaps(images, there)
     assert shown.all()
     assert (closed.movedim(1, -1)[~there].abs() <= 0.2).all()
     assert (closed.movedim(1, -1)[~there] != 0.0).any()
@@ -457,6 +445,6 @@ def test_narrow_gaps_show_what_is_around_them(width):
 @pytest.mark.parametrize("width", [0, GAP, 9])
 def test_wide_gaps_stay_open(width):
     images, there = gap(width)
-    closed, shown = start_drawings._closed(images, there)
+    closed, shown = start_drawings._without_gaps(images, there)
     assert closed is images
     assert shown is there
