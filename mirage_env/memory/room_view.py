@@ -1,10 +1,8 @@
 """A view of a room, and the room around it: walls, floor, ceiling and sky, with what the view shows of them.
 
-What is out of view of a surface is shown as what is in view of it, mirrored. Walls go on along themselves; one that is
-out of view altogether looks like the one of which most is seen. Floor, ceiling and sky go on at the borders of the view
-as in a mirror there: no seam is seen, and the circle is full. Where a mirror shows what stands before a surface,
-another one is asked; what none of them shows takes the colours beside it. Things that the border cuts are mirrored
-there, so that they are whole.
+What is out of view of a surface is shown as what is in view of it, mirrored (`room_mirrors.py`). Where a mirror shows
+what stands before a surface, another one is asked; what none of them shows takes the colours beside it. Things that the
+border cuts are mirrored there, so that they are whole.
 """
 
 from __future__ import annotations
@@ -12,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import product
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -29,16 +26,14 @@ from mirage_env.memory.masks import opened, widened
 from mirage_env.memory.mirror_images import Picture, mirrored_cameras
 from mirage_env.memory.rgb import fill_holes
 from mirage_env.memory.room_layout import RoomLayout, directions, is_level
+from mirage_env.memory.room_mirrors import BELOW, CEILING, FLOOR, SKY, WALL, Array, Mirrors, Strip
 from mirage_env.memory.view_mesh import ViewMesh, drawn
 
-WALL, FLOOR, CEILING, SKY = range(4)
 THING, OTHER = -1, -2
 ALIKE = 0.08
 """What is seen so much nearer or farther than a surface, at most, is part of it."""
 STRIP = 0.35
 """Length over distance of what must be in view of a wall to go on with."""
-NEARER = (1.0, 1.4, 2.0)
-"""Mirrors of floor and ceiling stand at the border of the view, and so many times as far away."""
 THINNEST = 3
 """Depths across what is taken for a thing, at least."""
 BROADEST = 0.25
@@ -49,15 +44,10 @@ PER_VERTEX = 8
 """Texels from vertex to vertex."""
 LARGEST = 512
 """Texels along a surface, at most."""
-BELOW = 0.1
-"""Radians by which the sky goes on below the horizon."""
 CUBE = math.radians(94.0)
 """Field of view of the six pictures of a room: neighbours overlap a little."""
 
-Array = NDArray[np.floating]
 Range = tuple[float, float]
-Mirror = Callable[[Array], Array]
-"""Finds places in view [N, 3] of the same surface, or of one like it, for places out of view."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +156,7 @@ class RoomView:
         """Colour the places of a surface."""
         (image, share), flat = self._pictures[kind], places.reshape(-1, 3).astype(np.float32)
         shown, left, rest = torch.zeros(3, len(flat)), torch.ones(len(flat)), np.arange(len(flat))
-        mirrors = self._along_walls(wall) if kind == WALL else self._at_borders(kind)
-        mirrors = mirrors if share.any() else []
+        mirrors = self._mirrors.of(kind, wall) if share.any() else []
         for mirrored in mirrors:
             at = self._pixels(mirrored(flat[rest]))
             weight = left[rest] * _seen(share, at)[0]
@@ -181,49 +170,6 @@ class RoomView:
         shown[:, some] += left[some] * colours
         return shown.reshape(3, *places.shape[:2])
 
-    def _at_borders(self, kind: int) -> list[Mirror]:
-        """Mirrors of floor, ceiling or sky at the borders of the view, the best first."""
-        (left, right), top, bottom = self._borders
-        span, around = right - left, 2.0 * math.pi - (right - left)
-        times = 2 * round(0.5 * (around / span - 1.0)) + 1  # an odd number of mirror images: the circle closes
-        height, slope = (self.layout.floor, bottom) if kind == FLOOR else (-self.layout.top, top)
-        nearest = height / slope if height * slope > 0.0 else -math.inf  # where the border sees it
-
-        def folded(places: Array) -> tuple[Array, Array]:
-            azimuth, level = np.arctan2(places[:, 0], places[:, 1]), np.hypot(places[:, 0], places[:, 1])
-            beyond = (azimuth - right) % (2.0 * math.pi)
-            inside = beyond >= around
-            return np.where(inside, azimuth, _fold(right + beyond * times * span / around, left, right)), level
-
-        def sky(places: Array) -> Array:
-            azimuth, level = folded(places)
-            rise = _fold(np.arctan2(-places[:, 2], level), 0.0, max(math.atan(-top), BELOW))
-            return np.stack([np.sin(azimuth), np.cos(azimuth), -np.tan(rise)], 1)
-
-        def plane(places: Array, turned: float, flipped: bool, times_nearest: float) -> Array:
-            azimuth, level = folded(places)
-            azimuth = _fold(azimuth + turned, left, right)
-            azimuth = left + right - azimuth if flipped else azimuth
-            ahead, mirror = level * np.cos(azimuth), times_nearest * nearest
-            ahead = np.where(ahead < mirror, 2.0 * mirror - ahead, ahead)
-            return np.stack([level * np.sin(azimuth), ahead, np.full(len(places), height)], 1)
-
-        ways = product((0.0, 0.5 * span), (False, True), NEARER)
-        return [sky] if kind == SKY else [partial(plane, turned=t, flipped=f, times_nearest=n) for t, f, n in ways]
-
-    def _along_walls(self, wall: int) -> list[Mirror]:
-        """Mirrors along walls at the ends of what is in view of them, the best first."""
-        box, strips = self.layout, self._strips
-
-        def along(places: Array, of: int, flipped: bool) -> Array:
-            left, right, _ = strips[of]
-            x = _fold(places[:, :2] @ box.along[wall], left, right)
-            x = left + right - x if flipped else x
-            return np.column_stack([box.normals[of] * box.distances[of] + x[:, None] * box.along[of], places[:, 2]])
-
-        best = sorted(strips, key=lambda other: (other != wall, -strips[other][2]))
-        return [partial(along, of=of, flipped=flipped) for of in best for flipped in (False, True)]
-
     def _pixels(self, places: Array) -> Tensor:  # [N, 3] -> [N, 2] within [-1, 1] in the picture
         to_pixels = self.layout.axes @ self.camera.T_world_cam[:3, :3] @ self.camera.K_image.T
         seen = torch.from_numpy(places.astype(np.float32)) @ torch.from_numpy(to_pixels).float()
@@ -231,12 +177,8 @@ class RoomView:
         return (2.0 * pixels - 1.0).clamp(-9.0, 9.0)
 
     @cached_property
-    def _borders(self) -> tuple[Range, float, float]:
-        """Azimuths of the left and the right border, and slopes, downwards, of the upper and the lower one."""
-        beside, above = (directions(self.camera, self.layout.axes, *size) for size in ((1, 2), (2, 1)))
-        ends = np.stack([1.5 * beside[0] - 0.5 * beside[0, ::-1], 1.5 * above[:, 0] - 0.5 * above[::-1, 0]])
-        azimuths, slopes = np.arctan2(ends[0, :, 0], ends[0, :, 1]), ends[1, :, 2] / ends[1, :, 1]
-        return (float(azimuths[0]), float(azimuths[1])), float(slopes[0]), float(slopes[1])
+    def _mirrors(self) -> Mirrors:
+        return Mirrors(self.layout, self.camera, self._strips)
 
     @cached_property
     def _kinds(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
@@ -263,7 +205,7 @@ class RoomView:
         return made
 
     @cached_property
-    def _strips(self) -> dict[int, tuple[float, float, int]]:
+    def _strips(self) -> dict[int, Strip]:
         """Parts of walls that are in view: from where to where along each, metres, and by how many depths."""
         (kinds, walls, rays), box = self._kinds, self.layout
         found = {}
@@ -294,9 +236,3 @@ class _Plane:
 
 def _seen(image: Tensor, at: Tensor) -> Tensor:  # [1, C, H, W], [N, 2] -> [C, N]
     return F.grid_sample(image, at[None, None], padding_mode="border", align_corners=False)[0, :, 0]
-
-
-def _fold(x: Array, low: float, high: float) -> Array:
-    """Mirror numbers at both ends of a range into it."""
-    span = high - low
-    return low + span - np.abs((x - low) % (2.0 * span) - span)
