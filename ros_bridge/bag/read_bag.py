@@ -275,5 +275,5 @@ class _DepthReader:
 
 def _nearest(stamps: Stamps, stamp: int) -> int:
     """Index of the stamp nearest to another, in sorted stamps."""
-    right = int(np.searchsorted(stamps, stamp))
-    return min((i for i in (right - 1, right) if 0 <= i < len(stamps)), key=lambda i: abs(int(stamps[i]) - stamp))
+    before = max(int(np.searchsorted(stamps, stamp)) - 1, 0)
+    return before + int(np.abs(stamps[before : before + 2] - stamp).argmin())
