@@ -36,12 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
-FIRST = ("test_quality", "test_docs", "test_packaging", "ros_bridge/test_bag", "policies/test_rollout")
+FIRST = ("test_quality", "test_docs", "ros_bridge/test_bag", "policies/test_rollout", "test_packaging")
 FIRST += ("training/test_full_size_training", "viewer/test_page", "ros_bridge/test_world_node")
 FIRST += ("ros_bridge/test_world_node_robot", "ros_bridge/test_command", "training/test_sharpening")
 """The files that take longest, most of all first: none of them is left for one process at the end.
 
-While one process checks types the other compiles kernels, which then are there for all.
+While one process checks types the other compiles kernels, which then are there for all. The environment of the wheel
+is given a copy of them: its tests come when they are there, else it would compile all of them again.
 """
 
 

@@ -227,90 +227,11 @@ def test_wheel_holds_the_packages_and_nothing_else(distributions):
 
 
 LARGEST_WHEEL = 45 * 2**20
-FROM_THE_WHEEL = f"""{WITHOUT_PICTURES}
-from importlib.metadata import version
-import gymnasium, mirage_env
-from mirage_env.cli import main
-assert mirage_env.__file__.startswith(sys.argv[1]), mirage_env.__file__
-assert mirage_env.__version__ == version("mirage-env")
-for module in (mirage_env, mirage_env.envs, mirage_env.store, mirage_env.memory, mirage_env.viz, mirage_env.episodes):
-    for name in dir(module):
-        getattr(module, name)
-exec(sys.argv[2])
-import warnings
-from gymnasium.utils.env_checker import check_env
-with warnings.catch_warnings(action="ignore"):
-    small = gymnasium.make("Mirage/World-v0", image_size=(64, 64), chunk_frames=1)
-    check_env(small.unwrapped, skip_render_check=True)
-for name in pictures:
-    del sys.modules[name]
-sys.exit(main(sys.argv[3:]))
-"""
-"""Everything but drawing works without what only pictures need, the Python of the README first of all."""
-
-
-@pytest.fixture
-def bare_environment(built, tmp_path) -> Path:
-    """Python of an environment that has the wheel, installed by pip, and its dependencies; not this checkout."""
-    python = tmp_path / "bare/bin/python"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
-    [site] = (tmp_path / "bare").glob("lib/python*/site-packages")
-    (site / "dependencies.pth").write_text("\n".join(site_packages()))  # .pth files of those folders are not read
-    [wheel] = built.glob("*.whl")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--isolated",
-        "--python",
-        str(python),
-        "install",
-        "--no-deps",
-        "--no-index",
-        str(wheel),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    share_kernels(site)
-    return python
-
-
-def share_kernels(site: Path) -> None:
-    """Give installed packages the kernels that this checkout has compiled: those they would compile are the same."""
-    for package in PACKAGES:
-        for index in (ROOT / package).rglob("__pycache__/*.nbi"):
-            module = index.parents[1] / f"{index.name.partition('.')[0]}.py"
-            installed = site / module.relative_to(ROOT)
-            if not module.exists() or module.read_bytes() != installed.read_bytes():
-                continue
-            os.utime(installed, ns=(module.stat().st_atime_ns, module.stat().st_mtime_ns))  # an index belongs to a time
-            for file in index.parent.glob(f"{index.stem}.*"):
-                (installed.parent / "__pycache__").mkdir(exist_ok=True)
-                shutil.copy2(file, installed.parent / "__pycache__")
 
 
 def test_wheel_is_small(built):
     [wheel] = built.glob("*.whl")
     assert wheel.stat().st_size < LARGEST_WHEEL
-
-
-def test_wheel_alone_runs_the_readme_and_check_env_and_its_first_command_makes_the_picture(bare_environment, tmp_path):
-    code, prefix = code_block("python"), bare_environment.parents[1]
-    assert len(code.splitlines()) <= 10
-    assert code.count("range(8)") == 1
-    code = code.replace("range(8)", "range(2)")  # the walk below takes eight steps of that size
-    words = next(
-        words for words in commands_of(code_block("first command"), tmp_path / "shell") if words[0] == "mirage"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [str(bare_environment), "-W", "error", "-c", FROM_THE_WHEEL, str(prefix), code, *words[1:]]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "my_world.zarr").exists()
-    assert (tmp_path / "walk/walk.mp4").is_file()
-    sheets = (tmp_path / "walk/contact_sheet.png", ROOT / "docs/walk.png")
-    made, shown = (np.asarray(Image.open(path), np.float64) for path in sheets)
-    error = np.sqrt(((made - shown) ** 2).mean())
-    assert error < 3.0, "the model has changed: copy walk/contact_sheet.png of the README's command to docs/walk.png"
 
 
 def test_sdist_holds_what_a_build_and_a_test_need(distributions):
@@ -429,3 +350,86 @@ def test_files_name_no_machine(pattern, what):
         lines = content.decode().splitlines()
         found += [f"{path}:{n}: {line.strip()}" for n, line in enumerate(lines, 1) if re.search(pattern, line)]
     assert not found, f"{what}: " + "\n".join(found)
+
+
+# Last of this file: by then other processes have compiled most of the kernels.
+
+FROM_THE_WHEEL = f"""{WITHOUT_PICTURES}
+from importlib.metadata import version
+import gymnasium, mirage_env
+from mirage_env.cli import main
+assert mirage_env.__file__.startswith(sys.argv[1]), mirage_env.__file__
+assert mirage_env.__version__ == version("mirage-env")
+for module in (mirage_env, mirage_env.envs, mirage_env.store, mirage_env.memory, mirage_env.viz, mirage_env.episodes):
+    for name in dir(module):
+        getattr(module, name)
+exec(sys.argv[2])
+import warnings
+from gymnasium.utils.env_checker import check_env
+with warnings.catch_warnings(action="ignore"):
+    small = gymnasium.make("Mirage/World-v0", image_size=(64, 64), chunk_frames=1)
+    check_env(small.unwrapped, skip_render_check=True)
+for name in pictures:
+    del sys.modules[name]
+sys.exit(main(sys.argv[3:]))
+"""
+"""Everything but drawing works without what only pictures need, the Python of the README first of all."""
+
+
+@pytest.fixture
+def bare_environment(built, tmp_path) -> Path:
+    """Python of an environment that has the wheel, installed by pip, and its dependencies; not this checkout."""
+    python = tmp_path / "bare/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    [site] = (tmp_path / "bare").glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text("\n".join(site_packages()))  # .pth files of those folders are not read
+    [wheel] = built.glob("*.whl")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--isolated",
+        "--python",
+        str(python),
+        "install",
+        "--no-deps",
+        "--no-index",
+        str(wheel),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    share_kernels(site)
+    return python
+
+
+def share_kernels(site: Path) -> None:
+    """Give installed packages the kernels that this checkout has compiled: those they would compile are the same."""
+    for package in PACKAGES:
+        for index in (ROOT / package).rglob("__pycache__/*.nbi"):
+            module = index.parents[1] / f"{index.name.partition('.')[0]}.py"
+            installed = site / module.relative_to(ROOT)
+            if not module.exists() or module.read_bytes() != installed.read_bytes():
+                continue
+            os.utime(installed, ns=(module.stat().st_atime_ns, module.stat().st_mtime_ns))  # an index belongs to a time
+            for file in index.parent.glob(f"{index.stem}.*"):
+                (installed.parent / "__pycache__").mkdir(exist_ok=True)
+                shutil.copy2(file, installed.parent / "__pycache__")
+
+
+def test_wheel_alone_runs_the_readme_and_check_env_and_its_first_command_makes_the_picture(bare_environment, tmp_path):
+    code, prefix = code_block("python"), bare_environment.parents[1]
+    assert len(code.splitlines()) <= 10
+    assert code.count("range(8)") == 1
+    code = code.replace("range(8)", "range(2)")  # the walk below takes eight steps of that size
+    words = next(
+        words for words in commands_of(code_block("first command"), tmp_path / "shell") if words[0] == "mirage"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(bare_environment), "-W", "error", "-c", FROM_THE_WHEEL, str(prefix), code, *words[1:]]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "my_world.zarr").exists()
+    assert (tmp_path / "walk/walk.mp4").is_file()
+    sheets = (tmp_path / "walk/contact_sheet.png", ROOT / "docs/walk.png")
+    made, shown = (np.asarray(Image.open(path), np.float64) for path in sheets)
+    error = np.sqrt(((made - shown) ** 2).mean())
+    assert error < 3.0, "the model has changed: copy walk/contact_sheet.png of the README's command to docs/walk.png"
