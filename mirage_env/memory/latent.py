@@ -49,8 +49,6 @@ class PointMemory:
     blocks: tuple[MemoryBlock, ...] = ()  # oldest first
     frames: int = 0
     """Views written so far; numbers the frames that tokens remember."""
-    true_frames: int = 0
-    """Those of them that a camera truly saw, where true views are written whole."""
     backend: BackendName = "auto"
     device: torch.device = backends.CPU
     """Where the readout is computed and comes out; blocks are copied there once."""
@@ -64,6 +62,15 @@ class PointMemory:
     def nbytes(self) -> int:
         """Bytes of all blocks, everything included."""
         return sum(b.nbytes for b in self.blocks)
+
+    @property
+    def true_rows(self) -> NDArray[np.int32]:
+        """Numbers of the views that a camera truly saw and that the memory still has tokens of, ascending.
+
+        Asking for them reads every block of a world that was loaded lazily.
+        """
+        rows = [b.frames.row[b.frames.true] for b in self.blocks]
+        return np.unique(np.concatenate([np.zeros(0, np.int32), *rows]))
 
     @property
     def features(self) -> FeatureType:
@@ -181,8 +188,7 @@ class PointMemory:
             blocks = (*blocks, pack(replace(tokens, confidence=confidence), born, self.features))
         blocks = _within(self.layout.max_bytes, _merged(self.layout.merge_tokens, blocks))
         views = len(cameras) // max(shifts, 1)
-        true = self.true_frames + (views if shifts else 0)
-        return replace(self, blocks=blocks, frames=self.frames + views, true_frames=true)
+        return replace(self, blocks=blocks, frames=self.frames + views)
 
     def _new_tokens(
         self,
@@ -196,7 +202,7 @@ class PointMemory:
         """Select what is new in each view against the memory before and, unless dense, the views before it."""
         views: list[Tokens] = []
         written: list[MemoryBlock] = []
-        frames = Frames.of(cameras, self.grid, self.frames, max(shifts, 1))
+        frames = Frames.of(cameras, self.grid, self.frames, max(shifts, 1), true=shifts > 0)
         metres = depth.numpy()
         if shifts:
             write = keep & ~shown_closely(before, metres, self.gate)

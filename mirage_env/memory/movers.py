@@ -122,7 +122,7 @@ class Mover:
     def tokens(self, viewer: NDArray[np.float64]) -> MemoryBlock:  # [3] metres from its place
         """Its tokens as if its place were the origin, turned to who looks as its portrait is."""
         cells = np.zeros(len(self.offset), np.int64)
-        nowhere = Frames(np.zeros(1, np.int32), np.eye(4)[None], np.eye(3)[None])
+        nowhere = Frames(np.zeros(1, np.int32), np.eye(4)[None], np.eye(3)[None], np.zeros(1, np.bool_))
         turned = self.offset.astype(np.float64)
         if self.portrait is not None:
             turned = turned @ self.portrait.facing(viewer).T

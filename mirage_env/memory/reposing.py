@@ -18,7 +18,7 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.memory.latent import PointMemory
 from mirage_env.memory.movers import FARTHEST, Mover
 from mirage_env.poses import inverse, rigid
-from mirage_env.tokens.blocks import Frames, MemoryBlock
+from mirage_env.tokens.blocks import MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _reposed(block: MemoryBlock, corrections: Mapping[int, Correction], columns:
         return block
     poses = np.array([_pose(corrections, int(r), T) for r, T in zip(rows, block.frames.T_world_cam, strict=True)])
     scale = np.array([corrections[int(r)].depth_scale if int(r) in corrections else 1.0 for r in rows])
-    frames = Frames(rows, poses, block.frames.K_latent)
+    frames = replace(block.frames, T_world_cam=poses)
     moved = np.isin(rows, list(corrections))[block.frame]
     positions = block.positions()
     positions[moved] = _lifted(block, poses, scale, columns)[moved]

@@ -114,7 +114,7 @@ class StartDrawings:
 
         still = torch.from_numpy(movers < 0)
         later = ((readout.observed > 0) & (readout.age < state.chunk + 1 - 1e-3)).cpu() & still
-        known = later & (memory.true_frames > 1)
+        known = later & (len(memory.true_rows) > 1)
         portrayed = np.array([*(mover.portrait is not None for mover in state.movers), False])
         painted = torch.from_numpy((movers >= 0) & ~portrayed[movers])
         stands = torch.where((readout.observed > 0).cpu() & still, NEARER * readout.depth.cpu(), math.inf)

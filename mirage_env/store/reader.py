@@ -95,8 +95,7 @@ class Opened:
         if not lazy:
             blocks = loaded(blocks, self.place.workers)
         marker = self.marker
-        views = (marker.frames, marker.true_frames)
-        return Contents(self.root, marker.chunk, *views, blocks, self.track(images), resumable)
+        return Contents(self.root, marker.chunk, marker.frames, blocks, self.track(images), resumable)
 
     def _block(self, entry: Entry, log: Log) -> MemoryBlock:
         try:

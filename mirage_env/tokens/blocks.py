@@ -34,21 +34,23 @@ class Frames:
     row: NDArray[np.int32]  # [F] number of the frame since the world began: the start view is 0
     T_world_cam: NDArray[np.float64]  # [F, 4, 4]
     K_latent: NDArray[np.float64]  # [F, 3, 3]
+    true: NDArray[np.bool_]  # [F] a camera truly saw it; the others were imagined
 
     @property
     def nbytes(self) -> int:
-        return self.row.nbytes + self.T_world_cam.nbytes + self.K_latent.nbytes
+        return self.row.nbytes + self.T_world_cam.nbytes + self.K_latent.nbytes + self.true.nbytes
 
     def __getitem__(self, index: NDArray[Any] | slice) -> Frames:
-        return Frames(self.row[index], self.T_world_cam[index], self.K_latent[index])
+        return Frames(self.row[index], self.T_world_cam[index], self.K_latent[index], self.true[index])
 
     @staticmethod
-    def of(cameras: Sequence[Camera], grid: tuple[int, int], first: int, shifts: int = 1) -> Frames:
-        """Frames numbered from `first`; of a view at several shifts all have its number."""
+    def of(cameras: Sequence[Camera], grid: tuple[int, int], first: int, shifts: int = 1, true: bool = False) -> Frames:
+        """Frames numbered from `first`, all true or all imagined; of a view at several shifts all have its number."""
         return Frames(
             (first + np.arange(len(cameras)) // shifts).astype(np.int32),
             np.array([c.T_world_cam for c in cameras]).reshape(-1, 4, 4),
             np.array([c.K_at(*grid) for c in cameras]).reshape(-1, 3, 3),
+            np.full(len(cameras), true),
         )
 
     @staticmethod
@@ -57,6 +59,7 @@ class Frames:
             np.concatenate([p.row for p in parts]),
             np.concatenate([p.T_world_cam for p in parts]),
             np.concatenate([p.K_latent for p in parts]),
+            np.concatenate([p.true for p in parts]),
         )
 
 

@@ -48,13 +48,14 @@ def made_up(n: int, memory: LatentMemory, points: int = 300, keep: int = KEPT) -
 def block_of(n: int, camera: Camera, points: int) -> MemoryBlock:
     """Tokens whose features, places and cells are those of step n."""
     rng = np.random.default_rng(n)
+    frames = Frames.of([camera] * FRAMES, (4, 4), FRAMES * n)
     tokens = Tokens(
         positions=n + rng.random((points, 3)),
         feature=rng.normal(size=(points, 8)).astype(np.float32),
         footprint=np.full(points, 0.5 + n % 3, np.float32),
         frame=rng.integers(0, FRAMES, points),
         cell=rng.integers(0, 16, points),
-        frames=Frames.of([camera] * FRAMES, (4, 4), FRAMES * n),
+        frames=replace(frames, true=rng.random(FRAMES) < 0.5),
     )
     return pack(tokens, n, "int8")
 
@@ -129,7 +130,7 @@ def same_block(a: MemoryBlock, b: MemoryBlock) -> bool:
     """Whether two blocks are equal to the bit."""
     names = [field.name for field in fields(MemoryBlock) if field.name != "frames"]
     pairs = [(getattr(a, name), getattr(b, name)) for name in names]
-    pairs += [(getattr(a.frames, name), getattr(b.frames, name)) for name in ("row", "T_world_cam", "K_latent")]
+    pairs += [(getattr(a.frames, name), getattr(b.frames, name)) for name in (f.name for f in fields(Frames))]
     return all(x.dtype == y.dtype and np.array_equal(x, y) for x, y in pairs)
 
 

@@ -61,12 +61,17 @@ class Forger:
         values[0, -1] = _row_checksum(row, values[0])
         self.set_rows(self.columns["blocks"], row, values)
 
+    def entry(self, row: int) -> Entry:
+        """A row of the table of blocks."""
+        return Entry.decode(row, self.values(self.columns["blocks"], row, 1)[0])
+
     def in_block(self, row: int, name: str, value: Any, at: int = 0) -> None:
         """Another number in an array of a block."""
-        entry = Entry.decode(row, self.values(self.columns["blocks"], row, 1)[0])
+        entry = self.entry(row)
         wanted = entry.rows(self.columns)
         found = {rows.column.name: self.values(rows.column, rows.start, rows.count) for rows in wanted}
-        found[name].flat[at % found[name].size] = value
+        changed = found[name].view(np.uint8) if found[name].dtype == np.bool_ else found[name]
+        changed.flat[at % changed.size] = value
         start = next(rows.start for rows in wanted if rows.column.name == name)
         self.set_rows(self.columns[name], start, found[name])
         part = next(number for number, begin in enumerate(PARTS) if name.startswith(begin))
@@ -111,8 +116,7 @@ def lie(cache: Path, rng: random.Random) -> None:
             name = rng.choice([key for key in NAMES if f"state/{key}" in forger.columns])
             forger.in_state(name, odd(forger.columns[f"state/{name}"].dtype, rng), at)
         case _:
-            entry = Entry.decode(row, forger.values(forger.columns["blocks"], row, 1)[0])
-            column = rng.choice(entry.rows(forger.columns)).column
+            column = rng.choice(forger.entry(row).rows(forger.columns)).column
             forger.in_block(row, column.name, odd(column.dtype, rng), at)
 
 
@@ -120,5 +124,5 @@ def odd(dtype: np.dtype[Any], rng: random.Random) -> Any:
     """A number of that type at the edge of its range."""
     if dtype.kind == "f":
         return rng.choice([np.nan, np.inf, -np.inf, 0.0, -1.0, float(np.finfo(dtype).max), float(np.finfo(dtype).tiny)])
-    limits = np.iinfo(dtype)
+    limits = np.iinfo(np.uint8 if dtype == np.bool_ else dtype)
     return rng.choice([limits.min, limits.max, 0, 1, limits.max // 2])

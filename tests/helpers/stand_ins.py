@@ -20,6 +20,17 @@ from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.world_model import WorldModel
 
 
+def truly_seen(memory: LatentMemory, views: int) -> LatentMemory:
+    """The memory of a start view as if so many views were truly seen: this one, and others far from everything."""
+    start, *others = memory.blocks
+    if not views:
+        start = replace(start, frames=replace(start.frames, true=np.zeros_like(start.frames.true)))
+    for n in range(1, views):
+        frames = replace(start.frames, row=start.frames.row + np.int32(n))
+        others.append(replace(start, anchor=start.anchor - [0.0, 0.0, 1e6 * n], frames=frames))
+    return replace(memory, blocks=(start, *others))
+
+
 class Recorder:
     """Passes every call on to a real part and remembers it."""
 

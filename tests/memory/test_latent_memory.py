@@ -1,12 +1,15 @@
 """The latent memory: what is written from a view is read from it, and nothing else changes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import reference
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from mirage_env.camera import Camera
@@ -59,10 +62,12 @@ def boxes_before_a_wall(rng: np.random.Generator) -> Tensor:  # [1, H, W]
     return torch.from_numpy(depth).float()[None]
 
 
-def write(memory: LatentMemory, camera: Camera, depth: Tensor | float, seed: int = 0, born: int = 0, keep=None):
+def write(
+    memory: LatentMemory, camera: Camera, depth: Tensor | float, seed: int = 0, born: int = 0, keep=None, shifts=0
+):
     depth = torch.full((1, 48, 64), depth) if isinstance(depth, float) else depth
     keep = torch.ones(1, *GRID, dtype=torch.bool) if keep is None else keep
-    return memory.write(tokens(seed), torch.zeros(1, 3, 48, 64), depth, keep, [camera], born)
+    return memory.write(tokens(seed), torch.zeros(1, 3, 48, 64), depth, keep, [camera], born, shifts=shifts)
 
 
 def walk(memory: LatentMemory, chunks: int, views: int = 2, origin=(0.0, 0.0, 0.0)) -> LatentMemory:
@@ -249,6 +254,46 @@ def test_tokens_know_the_frame_and_the_cell_they_were_written_from():
             assert [u / z, v / z] == pytest.approx([cell % 8 + 0.5, cell // 8 + 0.5], abs=1e-3)
 
 
+def flags(memory: LatentMemory) -> dict[int, set[bool]]:
+    """What the tokens of each view say of it: whether a camera truly saw it."""
+    found: dict[int, set[bool]] = {}
+    for block in memory.blocks:
+        for frame in block.frame:
+            found.setdefault(int(block.frames.row[frame]), set()).add(bool(block.frames.true[frame]))
+    return found
+
+
+@settings(max_examples=20)
+@given(true=st.lists(st.booleans(), min_size=1, max_size=8), merge=st.sampled_from([0, 8192]), fork=st.booleans())
+def test_every_token_knows_whether_a_camera_truly_saw_its_view(true, merge, fork):
+    """True views come at three shifts, imagined ones one by one; what a fork writes changes nothing."""
+    memory = empty(layout=MemoryConfig(merge_tokens=merge, shifts=2))
+    for row, seen in enumerate(true):
+        views = 3 if seen else 1
+        cameras = [camera_at((0.1 * i, 0.0, 0.0), (0.0, 0.7 * row, 0.0)) for i in range(views)]
+        depth, keep = torch.full((views, 48, 64), 3.0), torch.ones(views, *GRID, dtype=torch.bool)
+        before, more = memory, (torch.zeros(views, 3, 48, 64), depth, keep, cameras, row)
+        memory = before.write(tokens(row, views), *more, shifts=3 if seen else 0)
+        if fork:
+            before.write(tokens(row, views), *more, shifts=0 if seen else 3)
+    assert memory.frames == len(true)
+    assert flags(memory) == {row: {seen} for row, seen in enumerate(true)}
+    assert memory.true_rows.tolist() == [row for row, seen in enumerate(true) if seen]
+    assert memory.true_rows.dtype == np.int32
+
+
+def test_true_views_without_a_token_left_are_not_among_the_true_rows():
+    assert empty().true_rows.tolist() == []
+    memory = islands(5, true=(1, 2, 4))
+    assert memory.true_rows.tolist() == [1, 2, 4]
+    thinned = replace(memory, blocks=tuple(b.keep(b.cell % 2 > 0) for b in memory.blocks))
+    assert thinned.true_rows.tolist() == [1, 2, 4]
+    layout = MemoryConfig(merge_tokens=0, max_bytes=3 * memory.blocks[0].nbytes)
+    after = write(replace(memory, layout=layout), camera_at((900.0, 0.0, 0.0)), 3.0, born=5)
+    assert [b.newest for b in after.blocks] == [0, 4, 5]
+    assert after.true_rows.tolist() == [4]
+
+
 def test_forks_share_the_past_and_do_not_see_each_other():
     trunk = walk(empty(layout=MemoryConfig(merge_tokens=0)), chunks=3)
     before = contents(trunk)
@@ -286,7 +331,7 @@ def test_points_and_bytes_are_counted(features, channel_bytes):
     assert memory.points == 48
     per_token = channel_bytes + 6 + 2 + 2 + 2 + 1  # place, footprint, frame, cell, confidence
     tiles, frames, anchor = 1, 1, 24
-    assert memory.nbytes == 48 * per_token + tiles * (24 + 4) + (tiles + 1) * 4 + frames * (4 + 128 + 72) + anchor
+    assert memory.nbytes == 48 * per_token + tiles * (24 + 4) + (tiles + 1) * 4 + frames * (4 + 128 + 72 + 1) + anchor
 
 
 # The gate
@@ -391,11 +436,11 @@ def test_blocks_too_far_from_each_other_for_exact_merging_stay_apart():
 # Eviction
 
 
-def islands(count: int) -> LatentMemory:
-    """Blocks of equal size that no other view sees; the first is the start view."""
+def islands(count: int, true: Sequence[int] = ()) -> LatentMemory:
+    """Blocks of equal size that no other view sees; the first is the start view. Some are of true views."""
     memory = empty(layout=MemoryConfig(merge_tokens=0))
     for born in range(count):
-        memory = write(memory, camera_at((100.0 * born, 0.0, 0.0)), 3.0, born=born)
+        memory = write(memory, camera_at((100.0 * born, 0.0, 0.0)), 3.0, born=born, shifts=int(born in true))
     return memory
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins import PAINTED, Grey, Labels, Plane
+from stand_ins import PAINTED, Grey, Labels, Plane, truly_seen
 from tiny import tiny_world_model
 from torch.nn import functional as F
 from worlds import KEEP_ALL
@@ -167,7 +167,7 @@ def test_behind_a_wall_of_the_start_view_it_is_hidden(metres, hidden):
     ("metres", "true", "hidden"), [(1.0, True, True), (1.0, False, False), (2.5, True, False), (2.5, False, False)]
 )
 def test_behind_what_was_truly_seen_since_it_is_hidden_and_not_behind_echoes_of_what_is_drawn(metres, true, hidden):
-    state = replace(STATE, memory=replace(STATE.memory, true_frames=2 if true else 1))
+    state = replace(STATE, memory=truly_seen(STATE.memory, 2 if true else 1))
     later = STATE.memory.read([CAMERA], 1)
     later = replace(later, age=0.0 * later.age, depth=0.0 * later.depth + metres, observed=0.0 * later.observed + 1.0)
     wall, first = shown(state, CAMERA, readout=later)[0], shown(STATE, CAMERA)[0]

@@ -112,6 +112,22 @@ def test_births_and_evidence_travel_with_the_tokens():
     assert listed(after) == listed(memory)
 
 
+@pytest.mark.parametrize("features", ["int8", "float16"])
+def test_what_a_camera_truly_saw_stays_true_wherever_it_is_moved(features):
+    memory, views, latents = written(0, features)
+    far = [v.moved(pose_from_rotation_vector([0, 50.0, 0], [0, 0, 0])) for v in views]
+    keep, depth = torch.ones(VIEWS, *GRID, dtype=torch.bool), torch.full((VIEWS, 48, 64), 2.0)
+    memory = memory.write(latents, torch.zeros(VIEWS, 3, 48, 64), depth, keep, far, 2, shifts=1)
+    assert len(memory.blocks) == 1
+    assert memory.true_rows.tolist() == [3, 4, 5]
+    pose = pose_from_rotation_vector([3, 1, 0], [0, 0.3, 0])
+    for moved in ([1], [4], [1, 4], range(6)):
+        after = repose(memory, {i: Correction(pose, 1.5) for i in moved})
+        (block,) = after.blocks
+        np.testing.assert_array_equal(block.frames.true, block.frames.row >= 3)
+        assert sorted(set(block.frames.row)) == list(range(6))
+
+
 def test_a_world_moves_with_its_last_frame():
     model = walled_world_model()
     _, state = model.start(picture())

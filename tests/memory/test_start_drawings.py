@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins import PAINTED, Grey, Labels, Plane
+from stand_ins import PAINTED, Grey, Labels, Plane, truly_seen
 from tiny import tiny_world_model
 from torch.nn import functional as F
 from worlds import KEEP_ALL
@@ -117,7 +117,7 @@ def told(age=0.0, observed=1.0, views=1):
 
 def observing(state, frames=2):
     """The world as if so many true views had been written."""
-    return replace(state, memory=replace(state.memory, true_frames=frames))
+    return replace(state, memory=truly_seen(state.memory, frames))
 
 
 # What is drawn
@@ -288,11 +288,11 @@ def test_a_true_view_from_closer_by_is_not_drawn_over_and_an_imagined_one_is():
     state, near = begun(), moved(z=1.2)
     other = np.full((32, 32, 3), 30, np.uint8)
     seen = MODEL.observe(state, [other], [near], [np.full((32, 32), METRES - 1.2)])[1]
-    assert (state.memory.true_frames, seen.memory.true_frames) == (1, 2)
+    assert (len(state.memory.true_rows), len(seen.memory.true_rows)) == (1, 2)
     assert (stepped(seen, near) == PAINTED).all()
     assert (stepped(seen, CAMERA)[:, 0] - PICTURE[:, 0]).abs().max() < 2 * STORED
     imagined = MODEL.step(MODEL.step(state, [near] * 4)[1], [near] * 4)[1]
-    assert imagined.memory.true_frames == 1
+    assert len(imagined.memory.true_rows) == 1
     assert torch.equal(stepped(imagined, near), stepped(state, near))
     assert not (stepped(imagined, near) == PAINTED).any()
 
@@ -375,7 +375,7 @@ def test_a_saved_world_goes_on_with_the_bits_of_the_one_in_memory(tmp_path, obse
         state = model.observe(state, [view], [moved(z=0.9, yaw=0.3)], [np.full((32, 32), 1.4)])[1]
     save_world(tmp_path / "world.zarr", state, model)
     loaded, path = load_world(tmp_path / "world.zarr", model), [moved(z=0.25 * i, yaw=0.1 * i) for i in range(1, 5)]
-    assert loaded.memory.true_frames == state.memory.true_frames == 1 + observed
+    assert len(loaded.memory.true_rows) == len(state.memory.true_rows) == 1 + observed
     for _ in range(2):
         (expected, state), (chunk, loaded) = model.step(state, path), model.step(loaded, path)
         assert torch.equal(chunk.frames, expected.frames)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from endless_writer import CONFIG, made_up, same_movers
+from endless_writer import CONFIG, made_up, same_block, same_movers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins import path, picture, walled_world_model
@@ -39,7 +39,7 @@ def assert_same(one, other):
                 mine, theirs = getattr(block, field.name), getattr(twin, field.name)
                 assert mine.dtype == theirs.dtype
                 np.testing.assert_array_equal(mine, theirs)
-        for name in ("row", "T_world_cam", "K_latent"):
+        for name in ("row", "T_world_cam", "K_latent", "true"):
             np.testing.assert_array_equal(getattr(block.frames, name), getattr(twin.frames, name))
 
 
@@ -59,6 +59,15 @@ def test_movers_come_back_with_a_step():
     _, after = made_up(2, before.memory)
     assert len(after.movers) == 2
     assert same_movers(repeat_step(before, step_record(before, after)).movers, after.movers)
+
+
+def test_which_views_were_truly_seen_comes_back_with_a_step():
+    _, before = made_up(1, LatentMemory.empty(CONFIG))
+    _, after = made_up(2, before.memory)
+    again = repeat_step(before, step_record(before, after)).memory
+    assert len(after.memory.true_rows) > len(before.memory.true_rows) > 0
+    assert all(map(same_block, again.blocks, after.memory.blocks))
+    np.testing.assert_array_equal(again.true_rows, after.memory.true_rows)
 
 
 def test_blocks_that_stay_are_not_written_again(walked):

@@ -9,6 +9,7 @@ import socket
 import time
 import zipfile
 import zlib
+from dataclasses import replace
 
 import endless_writer
 import numpy as np
@@ -27,6 +28,7 @@ from mirage_env.errors import (
 from mirage_env.files import atomic
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.store import CacheWriter, compact, copy_cache, load_frames, load_world, open_cache, save_world
+from mirage_env.store.format.arrays import encode
 from mirage_env.store.format.commit_marker import KEY, MOST_RUNS
 
 
@@ -320,8 +322,7 @@ MARKERS = {
     "a negative state": {"state": -1},
     "a chunk beyond 32 bits": {"chunk": 2**31},
     "frames beyond 32 bits": {"frames": 2**40},
-    "more true frames than frames": {"frames": 3, "true_frames": 4},
-    "fewer true frames than none": {"true_frames": -1},
+    "a count of true frames": {"true_frames": 1},
     "true as a number": {"serial": True},
     "text as a number": {"serial": "1"},
     "no writer": {"writer": "../../x"},
@@ -389,6 +390,8 @@ NUMBERS = {
     "a row before the first": ("frames/row", -5, 0, "frames"),
     "a pose of inf": ("frames/pose", np.inf, 0, "poses"),
     "a lens of nan": ("frames/intrinsics", np.nan, 0, "poses"),
+    "a flag of 7": ("frames/true", 7, 0, "flags"),
+    "a last flag of 255": ("frames/true", 255, -1, "flags"),
 }
 
 
@@ -401,6 +404,49 @@ def test_numbers_of_a_block_that_lie_are_refused_by_name(cache, lie):
     assert isinstance(error, CacheCorruptError)
     assert "make no sense" in str(error)
     assert says in str(error)
+
+
+FRAME_ARRAYS = ["frames/row", "frames/true", "frames/pose"]
+
+
+@pytest.mark.parametrize("name", FRAME_ARRAYS)
+@pytest.mark.parametrize("lie", ["wider numbers", "more rows"])
+def test_file_of_other_numbers_or_of_more_rows_is_refused_by_name(cache, name, lie):
+    forger = Forger(cache)
+    entry = forger.entry(forger.rows[-1])
+    column = forger.columns[name]
+    wider = np.dtype("<f8") if column.dtype.itemsize < 8 else np.dtype("<c16")
+    other = replace(column, dtype=wider) if lie == "wider numbers" else replace(column, rows=column.rows + 1)
+    (key,) = column.keys(entry.frame.start, entry.frame.count)
+    (cache / key).write_bytes(encode(other, np.ones((other.rows, *other.shape), other.dtype)))
+    error = refusal(lambda path: load_world(path, MODEL), cache)
+    assert isinstance(error, CacheCorruptError)
+    assert f"{key} cannot be unpacked" in str(error)
+
+
+@pytest.mark.parametrize("name", FRAME_ARRAYS)
+def test_frames_that_are_missing_or_not_as_written_are_refused(cache, name):
+    forger = Forger(cache)
+    entry, column = forger.entry(forger.rows[-1]), forger.columns[name]
+    found = forger.values(column, entry.frame.start, entry.frame.count)
+    found.flat[0] = not found.flat[0]
+    forger.set_rows(column, entry.frame.start, found)
+    assert "its frames do not have their checksum" in str(refusal(lambda path: load_world(path, MODEL), cache))
+    (key,) = column.keys(entry.frame.start, entry.frame.count)
+    (cache / key).unlink()
+    assert f"{key} is missing" in str(refusal(lambda path: load_world(path, MODEL), cache))
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"), [("row", r"int32\[n"), ("true", r"bool\[n"), ("T_world_cam", r"float64\[n")]
+)
+def test_frames_of_another_type_are_not_written(tmp_path, name, takes):
+    state, model, chunks = first()
+    (block,) = state.memory.blocks
+    frames = replace(block.frames, **{name: getattr(block.frames, name).astype(np.uint8)})
+    memory = replace(state.memory, blocks=(replace(block, frames=frames),))
+    with pytest.raises(ValueError, match=rf"frames/\w+ takes {takes}.* not uint8"):
+        save_world(tmp_path / "world.zarr", replace(state, memory=memory), model, chunks)
 
 
 def test_state_and_path_that_lie_are_refused(cache, tmp_path):

@@ -160,20 +160,21 @@ def test_settings_of_a_memory_that_are_not_its_models_are_kept(tmp_path, model):
     assert_same_world(load_world(tmp_path / "world.zarr", model), state)
 
 
-def test_views_that_a_camera_truly_saw_are_counted(tmp_path):
+def test_which_views_a_camera_truly_saw_is_kept(tmp_path):
     model = open_minded_model()
     model = replace(model, config=replace(model.config, memory=replace(model.config.memory, shifts=2)))
     chunk, state = start(model)
     image, depth = np.zeros((32, 32, 3), np.uint8), np.full((32, 32), 3.0)
     with CacheWriter.create(tmp_path / "world.zarr", state, model) as writer:
-        for true in (1, 2, 2):
-            if true > state.memory.true_frames:
+        for true in ([0], [0, 5], [0, 5], [0, 5, 10]):
+            if len(true) > len(state.memory.true_rows):
                 chunk, state = model.observe(state, [image], cameras_from(state.camera, model)[:1], [depth])
             else:
                 chunk, state = model.step(state, cameras_from(state.camera, model))
             writer.append(state, chunk)
             writer.flush()
-            assert load_world(writer.path, model).memory.true_frames == state.memory.true_frames == true
+            found = load_world(writer.path, model).memory.true_rows
+            assert found.tolist() == state.memory.true_rows.tolist() == true
     save_world(tmp_path / "saved.zarr", state, model)
     for path in (writer.path, tmp_path / "saved.zarr"):
         assert_same_world(load_world(path, model), state)

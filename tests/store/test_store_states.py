@@ -35,7 +35,7 @@ class Slow:
 
 def tokens_of(block):
     """Every token of a block, as plain numbers."""
-    rows = block.frames.row[block.frame].tolist()
+    rows, true = block.frames.row[block.frame].tolist(), block.frames.true[block.frame].tolist()
     parts = (
         block.positions().tolist(),
         block.values().tolist(),
@@ -44,6 +44,7 @@ def tokens_of(block):
         block.cell.tolist(),
         block.confidence.tolist(),
         rows,
+        true,
     )
     return [repr(token) for token in zip(*parts, strict=True)]
 

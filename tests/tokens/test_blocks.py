@@ -79,7 +79,7 @@ def test_features_of_zero_stay_zero():
 @given(seed=st.integers(0, 1000), count=st.integers(1, 300))
 def test_every_token_keeps_what_belongs_to_it(seed, count):
     rng = np.random.default_rng(seed)
-    frames = Frames.of([CAMERA] * 5, GRID, 10)
+    frames = replace(Frames.of([CAMERA] * 5, GRID, 10), true=rng.random(5) < 0.5)
     tokens = tokens_of(
         rng.uniform(-4.0, 4.0, (count, 3)),
         rng.uniform(0.1, 1.0, count),
@@ -91,9 +91,19 @@ def test_every_token_keeps_what_belongs_to_it(seed, count):
     assert sorted(block.cell) == list(range(count))
     np.testing.assert_array_equal(block.footprint, tokens.footprint[block.cell].astype(np.float16))
     np.testing.assert_array_equal(block.frames.row[block.frame], 10 + tokens.frame[block.cell])
+    np.testing.assert_array_equal(block.frames.true[block.frame], frames.true[tokens.frame[block.cell]])
     np.testing.assert_array_equal(block.confidence, tokens.confidence[block.cell])
     assert (block.births() == 3).all()
     assert (block.newest, block.pinned) == (3, False)
+
+
+@pytest.mark.parametrize("true", [False, True])
+def test_all_shifts_of_a_view_are_true_or_none(true):
+    frames = Frames.of([CAMERA] * 4, GRID, 7, shifts=2, true=true)
+    assert frames.row.tolist() == [7, 7, 8, 8]
+    assert frames.true.dtype == np.bool_
+    assert frames.true.tolist() == [true] * 4
+    assert not Frames.of([CAMERA], GRID, 0).true.any()
 
 
 def test_tokens_of_one_place_keep_the_order_they_are_given_in():
@@ -124,18 +134,23 @@ def test_keeping_some_tokens_changes_nothing_of_them(seed, share):
 
 
 def test_keeping_drops_frames_that_no_token_remembers(rng):
-    frames = Frames.of([CAMERA] * 3, GRID, 0)
+    frames = replace(Frames.of([CAMERA] * 3, GRID, 0), true=np.array([False, False, True]))
     tokens = tokens_of(rng.uniform(-1, 1, (30, 3)), np.ones(30), frame=np.repeat([0, 1, 2], 10), frames=frames)
     block = pack(tokens, 0)
     kept = block.keep(block.frames.row[block.frame] != 1)
     np.testing.assert_array_equal(kept.frames.row, [0, 2])
+    np.testing.assert_array_equal(kept.frames.true, [False, True])
     np.testing.assert_array_equal(kept.frames.row[kept.frame], tokens.frame[kept.cell])
 
 
 @given(seed=st.integers(0, 1000), shift=st.integers(-60, 60))
 def test_joining_moves_no_token_to_the_bit(seed, shift):
     rng = np.random.default_rng(seed)
-    parts = [block_of(rng.uniform(-4, 4, (n, 3)) + i * shift, np.ones(n), born=i) for i, n in enumerate((90, 1, 130))]
+    views = [Frames.of([CAMERA], GRID, i, true=rng.random() < 0.5) for i in range(3)]
+    parts = [
+        block_of(rng.uniform(-4, 4, (n, 3)) + i * shift, np.ones(n), born=i, frames=views[i])
+        for i, n in enumerate((90, 1, 130))
+    ]
     assert all(older.may_join(newer) for older, newer in pairwise(parts))
     joined = MemoryBlock.join(parts)
     newest_first = parts[::-1]
@@ -146,6 +161,7 @@ def test_joining_moves_no_token_to_the_bit(seed, shift):
     assert (joined.newest, joined.pinned) == (2, True)
     rows = np.concatenate([p.frames.row[p.frame] for p in newest_first])
     np.testing.assert_array_equal(joined.frames.row[joined.frame], rows)
+    np.testing.assert_array_equal(joined.frames.true, [view.true[0] for view in reversed(views)])
 
 
 @pytest.mark.parametrize("winner", ["best_fit", "nearest"])
@@ -170,7 +186,8 @@ def test_blocks_with_other_features_or_too_many_frames_do_not_join(rng):
     small, _ = numbered(rng, 20)
     half, _ = numbered(rng, 20, features="float16")
     assert not small.may_join(half)
-    frames = Frames(np.zeros(60_000, np.int32), np.zeros((60_000, 4, 4)), np.zeros((60_000, 3, 3)))
+    many = 60_000
+    frames = Frames(np.zeros(many, np.int32), np.zeros((many, 4, 4)), np.zeros((many, 3, 3)), np.zeros(many, np.bool_))
     assert not replace(small, frames=frames).may_join(replace(small, frames=frames))
 
 

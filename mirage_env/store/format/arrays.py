@@ -140,6 +140,7 @@ def columns(
         _column("tiles/box", "tile", "<f4", (6,), 256, "corner_and_step", "low corner, metres per unit", "m"),
         _column("tiles/index", "tile", "<i4", (2,), 256, "end_and_birth", "end of the tile in its block; its chunk"),
         _column("frames/row", "frame", "<i4", (), 64, "", "number of the frame since the world began"),
+        _column("frames/true", "frame", "?", (), 64, "", "a camera truly saw it; the others were imagined"),
         _column("frames/pose", "frame", "<f8", (4, 4), 64, "row column", "T_world_cam, OpenCV axes", "m"),
         _column("frames/intrinsics", "frame", "<f8", (3, 3), 64, "k_row k_column", "K_latent", "cell"),
         _column("blocks", "table", "<f8", (TABLE_COLUMNS,), 256, "number", "the table of blocks, docs/store.md"),

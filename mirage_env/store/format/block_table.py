@@ -21,7 +21,7 @@ HALF, FULL = "tokens/feature_half", "tokens/feature"
 FIELDS = frozenset(f.name for f in fields(MemoryBlock))
 MOST_FRAMES = 2**16
 """Of a block: tokens count them in 16 bits."""
-FRAME_BYTES = 4 + 16 * 8 + 9 * 8
+FRAME_BYTES = 4 + 16 * 8 + 9 * 8 + 1
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ def parts_of(block: MemoryBlock) -> tuple[Part, Part, Part]:
     }
     frames: Part = {
         "frames/row": block.frames.row,
+        "frames/true": block.frames.true,
         "frames/pose": block.frames.T_world_cam,
         "frames/intrinsics": block.frames.K_latent,
     }
@@ -191,7 +192,7 @@ def read_block(
         frame=source[:, 0].astype(np.uint16),
         cell=source[:, 1].astype(np.uint32) if entry.wide else source[:, 1].astype(np.uint16),
         confidence=confidence,
-        frames=Frames(found["frames/row"].copy(), found["frames/pose"].copy(), found["frames/intrinsics"].copy()),
+        frames=Frames(*(found[f"frames/{name}"].copy() for name in ("row", "pose", "intrinsics", "true"))),
     )
     _check(block, entry, cells)
     return block
@@ -202,10 +203,11 @@ PARTS = ("tokens/", "tiles/", "frames/", "evidence/")
 
 def _check(block: MemoryBlock, entry: Entry, cells: int) -> None:
     """Refuse what would lead the readout out of its arrays, whatever its checksums."""
-    sizes = np.diff(block.first)
+    sizes, flags = np.diff(block.first), block.frames.true.view(np.uint8)
     sound = {
         "tiles": len(sizes) > 0 and sizes.min() > 0 and sizes.max() <= TILE and block.first[-1] == len(block),
         "frames": len(block.frames.row) > int(block.frame.max(initial=0)) and block.frames.row.min(initial=0) >= 0,
+        "flags": int(flags.max(initial=0)) <= 1,  # any other byte is neither true nor false
         "cells": int(block.cell.max(initial=0)) < cells,
         "boxes": bool(np.isfinite(block.low).all() and np.isfinite(block.step).all() and (block.step >= 0).all()),
         "footprints": bool(np.isfinite(block.footprint).all() and (block.footprint > 0).all()),

@@ -43,8 +43,6 @@ class Marker:
     """Chunks generated."""
     frames: int
     """Views written to the memory."""
-    true_frames: int
-    """Those that a camera truly saw, where true views are written whole."""
     state: int
     """Row of `state/*` that counts."""
     blocks: Runs
@@ -93,7 +91,7 @@ class Marker:
         numbers = [self.serial, self.state, *rows, *self.next.values()]
         sound = {
             "numbers": all(type(n) is int and 0 <= n < MOST_ROWS for n in numbers),
-            "chunk or frames": 0 <= self.chunk < 2**31 and 0 <= self.true_frames <= self.frames < 2**31,
+            "chunk or frames": 0 <= self.chunk < 2**31 and 0 <= self.frames < 2**31,
             "writer": re.fullmatch("[0-9a-f]{32}", self.writer) is not None,
             "names": set(self.next) == set(CURSORS) and set(self.crc32) == set(CHECKED),
             "checksums": all(type(n) is int and 0 <= n < 2**32 for n in self.crc32.values()),

@@ -190,7 +190,6 @@ def first_commit(contents: Contents, columns: Mapping[str, Column], writer: str)
         writer=writer,
         chunk=contents.chunk,
         frames=contents.frames,
-        true_frames=contents.true_frames,
         state=0,
         blocks=(),
         path=(),
@@ -245,8 +244,7 @@ def next_commit(
     gone = [(block, entry) for block, entry in known if entry.token.start not in kept]
     freed += [key for _, entry in gone for key in entry_keys(entry, columns)]
     unread = [block for block, _ in gone if isinstance(block, LazyBlock)]
-    numbers = {name: getattr(contents, name) for name in ("chunk", "frames", "true_frames")}
-    return draft.finished(freed, unread, logged & kept, **numbers)
+    return draft.finished(freed, unread, logged & kept, chunk=contents.chunk, frames=contents.frames)
 
 
 def compaction(

@@ -98,8 +98,6 @@ class Contents:
     chunk: int
     frames: int
     """Views written to the memory."""
-    true_frames: int
-    """Those that a camera truly saw."""
     blocks: Sequence[MemoryBlock]
     path: Track
     resumable: Resumable
@@ -130,7 +128,7 @@ class Contents:
     @staticmethod
     def stored(root: Root, chunk: int, memory: LatentMemory, path: Track, resumable: Resumable) -> Contents:
         """The contents of a world with that memory."""
-        return Contents(root, chunk, memory.frames, memory.true_frames, memory.blocks, path, resumable)
+        return Contents(root, chunk, memory.frames, memory.blocks, path, resumable)
 
     def world(self, model: WorldModel) -> WorldState:
         """The world, if that model made it.
@@ -157,7 +155,6 @@ class Contents:
             layout=_part(MemoryConfig, settings.layout, "layout") or config.memory,
             blocks=tuple(self.blocks),
             frames=self.frames,
-            true_frames=self.true_frames,
         )
         _check_noise(noise)
         camera = Camera(self.path.poses[-1], self.path.intrinsics[-1], *config.image_size)
