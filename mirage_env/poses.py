@@ -257,3 +257,13 @@ def _away_from_zero(angle: Any) -> tuple[Any, Any]:
     """Mask of small angles, and the angles with 1 in the place of those, by which one may divide."""
     small = angle < SMALL_ANGLE
     return small, _library(angle).where(small, _library(angle).ones_like(angle), angle)
+
+
+def gaps(
+    first: NDArray[np.float64],  # [N, 4, 4]
+    second: NDArray[np.float64],  # [M, 4, 4]
+) -> NDArray[np.float64]:  # [N, M]
+    """Metres plus radians between every two poses of two lists."""
+    metres = np.linalg.norm(first[:, None, :3, 3] - second[:, :3, 3], axis=-1)
+    cosines = (np.einsum("nij,mij->nm", first[:, :3, :3], second[:, :3, :3]) - 1.0) / 2.0
+    return np.asarray(metres + np.arccos(cosines.clip(-1.0, 1.0)))

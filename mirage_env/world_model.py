@@ -40,8 +40,8 @@ from mirage_env.memory.movers import marked, read_with_movers
 from mirage_env.memory.references import chosen, reference_latents, remembered
 from mirage_env.memory.shown_frames import encoded, last_frames
 from mirage_env.memory.standing import held, standing
-from mirage_env.memory.start_drawings import StartDrawings
 from mirage_env.memory.true_views import written_start
+from mirage_env.memory.view_drawings import ViewDrawings
 from mirage_env.readout.zbuffer import Splat
 from mirage_env.world_state import Chunk, WorldState, in_groups
 
@@ -64,7 +64,7 @@ class WorldModel:
     memory_factory: Callable[[WorldModelConfig], Memory] = LatentMemory.empty
     start_views: StartViews | None = None  # of the world that the networks were trained on
     mirror: Mirror = field(default_factory=Mirror)  # what worlds may be where they were never seen
-    drawings: StartDrawings = field(default_factory=StartDrawings)  # start views, as they are seen from elsewhere
+    drawings: ViewDrawings = field(default_factory=ViewDrawings)  # true views, as they are seen from elsewhere
 
     @torch.inference_mode()
     def start(

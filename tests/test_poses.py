@@ -12,6 +12,7 @@ from rigid_motions import motions
 from mirage_env.errors import InvalidPoseError
 from mirage_env.poses import (
     exp,
+    gaps,
     interpolate,
     inverse,
     log,
@@ -300,3 +301,13 @@ def test_the_angle_of_a_motion_is_the_length_of_its_rotation_vector(T):
     angle = rotation_angle(T)
     assert angle == pytest.approx(float(np.linalg.norm(log(T)[3:])), abs=1e-12)
     assert 0.0 <= angle <= math.pi + 1e-12
+
+
+def test_gaps_are_metres_plus_radians():
+    first, second = (exp(twists((n,), seed=n)) for n in (5, 3))
+    found = gaps(first, second)
+    for i, a in enumerate(first):
+        for j, b in enumerate(second):
+            metres = float(np.linalg.norm(a[:3, 3] - b[:3, 3]))
+            assert found[i, j] == pytest.approx(metres + rotation_angle(inverse(a) @ b), abs=1e-6)
+    assert np.allclose(np.diag(gaps(first, first)), 0.0, atol=1e-6)

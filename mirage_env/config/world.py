@@ -115,7 +115,7 @@ class MemoryConfig:
     (`memory/mirrored.py`)."""
     drawn: bool = False
     """Frames show the start view itself, moved, pixel by pixel, where nothing else is known to be
-    (`memory/start_drawings.py`)."""
+    (`memory/view_drawings.py`)."""
 
     def __post_init__(self) -> None:
         one_of(("int8", "float16"), features=self.features)

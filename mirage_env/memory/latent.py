@@ -64,15 +64,6 @@ class PointMemory:
         return sum(b.nbytes for b in self.blocks)
 
     @property
-    def true_rows(self) -> NDArray[np.int32]:
-        """Numbers of the views that a camera truly saw and that the memory still has tokens of, ascending.
-
-        Asking for them reads every block of a world that was loaded lazily.
-        """
-        rows = [b.frames.row[b.frames.true] for b in self.blocks]
-        return np.unique(np.concatenate([np.zeros(0, np.int32), *rows]))
-
-    @property
     def features(self) -> FeatureType:
         """Number type of the features."""
         return self.layout.features

@@ -101,17 +101,16 @@ class Start:
 
 @torch.no_grad()
 def start_of(
-    memory: LatentMemory | RgbMemory,
-    start: MemoryBlock,
+    memory: LatentMemory | RgbMemory,  # of the tokens of one true view alone
     codec: LatentCodec,
     refiner: ReadoutRefiner,
     config: WorldModelConfig,
 ) -> Start:
-    """Read the start view where it was written from."""
-    (height, width), (rows, columns) = config.image_size, memory.grid
-    K = start.frames.K_latent[0] * np.array([[width / columns], [height / rows], [1.0]])
-    camera = Camera(start.frames.T_world_cam[0], K, height, width)
-    readout = replace(memory, blocks=(start,)).read([camera], now=0)
+    """Read the start view, or another true one, where it was written from."""
+    (height, width), (rows, columns), frames = config.image_size, memory.grid, memory.blocks[0].frames
+    K = frames.K_latent[0] * np.array([[width / columns], [height / rows], [1.0]])
+    camera = Camera(frames.T_world_cam[0], K, height, width)
+    readout = memory.read([camera], now=0)
     plain, seen = refiner.refine(readout), readout.depth[0].cpu()
     # Movers leave holes. Cells beside a hole show their outline: feet and half heads would stand there again.
     seen = torch.where(widened((seen == 0.0)[None], 3)[0], 0.0, seen)
@@ -131,7 +130,7 @@ def _guessed(
     config: WorldModelConfig,
 ) -> LatentMemory:
     """Write what is seen of the room, or the start view, as its tokens show it, and its mirror images in turn."""
-    view = start_of(memory, start, codec, refiner, config)
+    view = start_of(replace(memory, blocks=(start,)), codec, refiner, config)
     image = codec.decode(view.latents)
     room = RoomView.of(image, view.depth, view.camera, view.depth, config)
     rows, columns = view.depth.shape

@@ -7,7 +7,6 @@ memory that the chunk's cameras see: intersection over union of the tiles of whi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from mirage_env.camera import Camera
 from mirage_env.interfaces import Memory, Reference
 from mirage_env.memory.latent import PointMemory
-from mirage_env.poses import rotation_angle
+from mirage_env.poses import gaps
 from mirage_env.readout.zbuffer import Splat
 
 LEAST_OVERLAP = 0.04
@@ -66,8 +65,8 @@ def remembered(bank: Bank, new: Reference, most: int) -> Bank:
     """The bank with one more view; beyond `BANK * most` it loses the one that is nearest to the view before it."""
     bank = (*bank, new) if most else ()
     while len(bank) > BANK * most:
-        gaps = [_gap(a.camera, b.camera) for a, b in pairwise(bank[:-1])]
-        nearest = 1 + int(np.argmin(gaps))
+        poses = np.stack([view.camera.T_world_cam for view in bank[:-1]])
+        nearest = 1 + int(np.diag(gaps(poses[:-1], poses[1:])).argmin())
         bank = (*bank[:nearest], *bank[nearest + 1 :])
     return bank
 
@@ -88,9 +87,3 @@ def intersection_over_union(
 ) -> NDArray[np.float64]:  # [V] in [0, 1]; 0 where both are empty
     """Overlap of each bitmap with one."""
     return (bitmaps & bitmap).sum(1) / np.maximum((bitmaps | bitmap).sum(1), 1)
-
-
-def _gap(a: Camera, b: Camera) -> float:
-    """Metres plus radians between two cameras."""
-    T_a_b = a.T_cam_world @ b.T_world_cam
-    return float(np.linalg.norm(T_a_b[:3, 3])) + rotation_angle(T_a_b)

@@ -43,6 +43,8 @@ class Skyline:
         image: Tensor,  # [3, H, W]
     ) -> Skyline:
         """Find the line between sky and things, which is near the border of the labels, where colours change."""
+        if not sky.any():
+            return Skyline(torch.ones_like(metres), metres, image, sky, image)
         labels, picture = sky[None, None], image[None]
         border = widened(labels, BORDER) & widened(~labels, BORDER)
         colours = [mean_colour(picture, ~widened(other, 3), AROUND) for other in (labels, ~labels)]

@@ -201,12 +201,12 @@ needs_generated_types = pytest.mark.skipif(not can_generate(), reason="no genera
 
 def generated_types(folder: Path) -> Path:
     """Generate and compile the packages of `DEFINITIONS` below a folder, to be put on PYTHONPATH."""
-    parser, scanner = importlib.import_module("rosidl_parser.parser"), importlib.import_module("em").Scanner
+    parser, empy = importlib.import_module("rosidl_parser.parser"), importlib.import_module("em")
     with pytest.MonkeyPatch.context() as patch:
         # Six generators read each file and scan their templates anew for each, which takes most of their time.
         patch.setattr(parser, "parse_idl_string", cache(parser.parse_idl_string))
         for search in ("complex", "next"):
-            patch.setattr(scanner, search, _remembered(getattr(scanner, search)))
+            patch.setattr(empy.Scanner, search, _remembered(getattr(empy.Scanner, search), empy.ParseError))
         missing = [package for package in DEFINITIONS if find_spec(package) is None]
         for package in missing:
             _generate(package, DEFINITIONS[package], folder / package, folder)
@@ -215,7 +215,7 @@ def generated_types(folder: Path) -> Path:
     return folder
 
 
-def _remembered(search: Callable[..., int]) -> Callable[..., int]:
+def _remembered(search: Callable[..., int], nothing: type[Exception]) -> Callable[..., int]:
     """A method of empy's scanner that looks for the end of something, once for each place of a text."""
     found: dict[tuple[object, ...], int | Exception] = {}
 
@@ -224,7 +224,7 @@ def _remembered(search: Callable[..., int]) -> Callable[..., int]:
         if key not in found:
             try:
                 found[key] = search(self, *arguments)
-            except Exception as there_is_none:
+            except nothing as there_is_none:
                 found[key] = there_is_none
         end = found[key]
         if isinstance(end, Exception):

@@ -15,19 +15,26 @@ from mirage_env.camera import Camera, between
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import STATIC, StartView
 from mirage_env.memory.floor import falling
-from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.latent import LatentMemory, PointMemory
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.world_model import WorldModel
 
 
+def true_rows(memory: PointMemory) -> list[int]:
+    """Numbers of the views that a camera truly saw and that the memory still has tokens of, ascending."""
+    return sorted({int(row) for block in memory.blocks for row in block.frames.row[block.frames.true]})
+
+
 def truly_seen(memory: LatentMemory, views: int) -> LatentMemory:
-    """The memory of a start view as if so many views were truly seen: this one, and others far from everything."""
+    """The memory of a start view as if so many views were truly seen: this one, and others of what is far behind it."""
     start, *others = memory.blocks
     if not views:
         start = replace(start, frames=replace(start.frames, true=np.zeros_like(start.frames.true)))
     for n in range(1, views):
         frames = replace(start.frames, row=start.frames.row + np.int32(n))
-        others.append(replace(start, anchor=start.anchor - [0.0, 0.0, 1e6 * n], frames=frames))
+        others.append(
+            replace(start, anchor=start.anchor + np.array([0.0, 0.0, 50.0]), born=start.born + n, frames=frames)
+        )
     return replace(memory, blocks=(start, *others))
 
 

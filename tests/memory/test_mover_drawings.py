@@ -21,7 +21,7 @@ from mirage_env.memory.mover_portraits import MOST_CELLS, portrait_of
 from mirage_env.memory.mover_sightings import sightings
 from mirage_env.memory.movers import with_movers
 from mirage_env.memory.reposing import Correction, repose_world
-from mirage_env.memory.start_drawings import StartDrawings
+from mirage_env.memory.view_drawings import ViewDrawings
 from mirage_env.models.small.refiner import BareReadout
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.store import load_world, save_world
@@ -63,7 +63,7 @@ def drawing_model(mirrored=False, **changes):
         "depth": Plane(WALL),
         "segmenter": Labels(torch.zeros(SIDE, SIDE, dtype=torch.long)),
     }
-    return replace(TINY, config=config, drawings=StartDrawings(), **parts)
+    return replace(TINY, config=config, drawings=ViewDrawings(), **parts)
 
 
 MODEL = drawing_model()
@@ -352,7 +352,7 @@ def test_a_saved_world_and_a_copy_go_on_with_the_bits_of_the_one_in_memory(tmp_p
     save_world(tmp_path / "world.zarr", state, model)
     expected = model.step(model.step(state, ahead[1])[1], ahead[2])[0].frames
     for again in (load_world(tmp_path / "world.zarr", model), copy.deepcopy(state)):
-        other = replace(model, drawings=StartDrawings())
+        other = replace(model, drawings=ViewDrawings())
         frames = other.step(other.step(again, ahead[1])[1], ahead[2])[0].frames
         assert torch.equal(frames, expected)
 

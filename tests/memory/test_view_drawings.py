@@ -1,16 +1,17 @@
-"""Start views drawn over frames: pixel by pixel where nothing is known better, and the painted bits elsewhere."""
+"""True views drawn over frames: pixel by pixel, the nearest first, and the painted bits where none shows anything."""
 
 import copy
 import gc
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins import PAINTED, Grey, Labels, Plane, truly_seen
+from stand_ins import PAINTED, Grey, Labels, Plane, true_rows
 from tiny import tiny_world_model
 from torch.nn import functional as F
 from worlds import KEEP_ALL
@@ -18,11 +19,12 @@ from worlds import KEEP_ALL
 from mirage_env.camera import Camera
 from mirage_env.config.world import MemoryConfig
 from mirage_env.interfaces import MOVER, SKY, Readout
-from mirage_env.memory import start_drawings
+from mirage_env.memory import view_drawings
 from mirage_env.memory.mirror_images import mirrored_cameras
 from mirage_env.memory.mirrored import start_of
 from mirage_env.memory.rgb import RgbMemory
-from mirage_env.memory.start_drawings import GAP, StartDrawings
+from mirage_env.memory.seen_views import GAP, SeenView
+from mirage_env.memory.view_drawings import KEPT, MOST, ViewDrawings, nearest_views
 from mirage_env.models.small.refiner import BareReadout
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.store import load_world, save_world
@@ -62,14 +64,14 @@ def drawing_model(sky=0.0, mirrored=False, drawn=True, **parts):
         "depth": Plane(METRES),
         "segmenter": Labels(),
     }
-    return replace(TINY, config=config, drawings=StartDrawings(), **{**usual, **parts})
+    return replace(TINY, config=config, drawings=ViewDrawings(), **{**usual, **parts})
 
 
 def real_model(**changes):
     """The tiny networks, whose readout is shown as it is stored."""
     memory = MemoryConfig(shifts=2, sky=100.0, mirrored=True, drawn=True)
     config = replace(TINY.config, memory=replace(memory, **changes), filters=KEEP_ALL)
-    return replace(TINY, config=config, refiner=BareReadout(), drawings=StartDrawings())
+    return replace(TINY, config=config, refiner=BareReadout(), drawings=ViewDrawings())
 
 
 MODEL = drawing_model()
@@ -115,11 +117,6 @@ def told(age=0.0, observed=1.0, views=1):
     return Readout(torch.zeros(views, 3, 4, 4), observed, depth, torch.zeros(views, 2, 4, 4), 0.0 * age, age)
 
 
-def observing(state, frames=2):
-    """The world as if so many true views had been written."""
-    return replace(state, memory=truly_seen(state.memory, frames))
-
-
 # What is drawn
 
 
@@ -135,7 +132,7 @@ def test_the_start_camera_shows_the_start_view_to_its_very_borders():
 def test_with_real_networks_the_start_camera_shows_the_start_view_as_it_is_decoded():
     model = real_model()
     state = begun(model)
-    start = start_of(state.memory, state.memory.blocks[0], model.codec, model.refiner, model.config)
+    start = start_of(state.memory, model.codec, model.refiner, model.config)
     expected = model.codec.decode(start.readout.latent)[0]
     assert (start.readout.observed > 0).all()
     assert (stepped(state, CAMERA, model) - expected.clamp(-1.0, 1.0)).abs().max() < 0.01
@@ -218,7 +215,7 @@ def _several(frames):
 
 @pytest.mark.parametrize("case", ["off", "colours", "empty", "no start view", "several"])
 def test_other_models_and_memories_are_left_alone(case, monkeypatch):
-    monkeypatch.setattr(start_drawings, "_meshes", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr(SeenView, "of", lambda *_: pytest.fail("drawn"))
     model = drawing_model(drawn=case != "off")
     model = replace(model, memory_factory=RgbMemory.factory(model.codec)) if case == "colours" else model
     change = {"empty": empty, "no start view": unpinned, "several": joined}.get(case, lambda state: state)
@@ -231,7 +228,7 @@ def test_off_a_world_walks_as_if_there_were_no_drawings(monkeypatch):
     model, views = real_model(drawn=False), [aside(i) for i in range(1, 5)]
     state = begun(model)
     frames = model.step(state, views)[0].frames
-    monkeypatch.setattr(StartDrawings, "over", lambda _, frames, *rest: frames)
+    monkeypatch.setattr(ViewDrawings, "over", lambda _, frames, *rest: frames)
     on = real_model()
     assert torch.equal(on.step(state, views)[0].frames, frames)
     assert torch.equal(model.step(state, views)[0].frames, frames)
@@ -252,49 +249,128 @@ def test_cells_that_show_a_mover_stay_as_they_were_painted():
     assert (shown[2:] - PICTURE).abs().max() < STORED
 
 
-@pytest.mark.parametrize(("age", "observed", "better"), [(0.9, 1.0, True), (1.0, 1.0, False), (0.0, 0.0, False)])
-def test_what_a_camera_saw_later_stays_painted(age, observed, better):
-    readout = told(age=age, observed=observed)
-    painted, shown = over(observing(world()), [CAMERA], readout=readout)
-    if better:
-        assert torch.equal(painted, shown)
-    else:
-        assert (shown - PICTURE).abs().max() < STORED
-    for frames in (0, 1):  # nothing but the start view was truly seen: the rest is imagined
-        _, shown = over(observing(world(), frames), [CAMERA], readout=readout)
-        assert (shown - PICTURE).abs().max() < STORED
-
-
-def test_cells_that_are_known_better_are_left_and_others_drawn():
-    readout, state = told(age=1.0, views=2), observing(world())
-    readout.age[0, :, :2] = 0.0
-    painted, shown = over(state, [CAMERA] * 4, readout=readout)
-    assert torch.equal(painted[:2, ..., :16], shown[:2, ..., :16])
-    assert (shown[:2] - PICTURE)[..., 18:].abs().max() < STORED
-    assert (shown[2:] - PICTURE).abs().max() < STORED
-    blend = (shown[0] - painted[0])[..., 16:18] / (PICTURE - painted[0])[..., 16:18]
-    assert torch.allclose(blend.median(-2).values, torch.tensor([1 / 3, 2 / 3]), atol=0.05)
-
-
-def test_a_guess_gives_way_to_what_was_truly_seen_there():
+def test_a_guess_gives_way_to_what_was_truly_seen_there(monkeypatch):
     model = drawing_model(mirrored=True)
     state, view = begun(model), mirrored_cameras(CAMERA)[0][1]
-    for frames, better in ((2, True), (1, False)):
-        painted, shown = over(observing(state, frames), [view], model, told(age=0.0))
+    seen, imagined = looked(state, view, 30, METRES, model), model.step(state, [view] * 4)[1]
+    beside = view.moved(pose_from_rotation_vector([METRES / FOCAL, 0.0, 0.0], [0.0, 0.0, 0.0]))
+    assert (over(seen, [beside], model)[1][..., :-4] - grey(30)).abs().max() < STORED
+    monkeypatch.setattr(view_drawings, "nearest_views", lambda *_: [0])  # as if nearer ones had been drawn
+    for after, better in ((seen, True), (imagined, False)):
+        painted, shown = over(after, [beside], model)
         assert torch.isclose(painted, shown).all(1).float().mean().round() == better
 
 
-def test_a_true_view_from_closer_by_is_not_drawn_over_and_an_imagined_one_is():
+def test_what_cameras_truly_saw_is_drawn_and_what_was_imagined_is_not():
     state, near = begun(), moved(z=1.2)
-    other = np.full((32, 32, 3), 30, np.uint8)
-    seen = MODEL.observe(state, [other], [near], [np.full((32, 32), METRES - 1.2)])[1]
-    assert (len(state.memory.true_rows), len(seen.memory.true_rows)) == (1, 2)
-    assert (stepped(seen, near) == PAINTED).all()
-    assert (stepped(seen, CAMERA)[:, 0] - PICTURE[:, 0]).abs().max() < 2 * STORED
+    seen = looked(state, near, 30)
+    assert (true_rows(state.memory), true_rows(seen.memory)) == ([0], [0, 1])
+    assert (stepped(seen, moved(x=0.05, z=1.2))[..., :-4] - grey(30)).abs().max() < STORED
+    assert (stepped(seen, near) == PAINTED).all()  # its very tokens are shown there: that cannot be drawn better
+    assert (stepped(seen, CAMERA) - PICTURE).abs().max() < 2 * STORED
     imagined = MODEL.step(MODEL.step(state, [near] * 4)[1], [near] * 4)[1]
-    assert len(imagined.memory.true_rows) == 1
+    assert true_rows(imagined.memory) == [0]
     assert torch.equal(stepped(imagined, near), stepped(state, near))
     assert not (stepped(imagined, near) == PAINTED).any()
+
+
+def test_of_two_views_the_nearer_one_is_drawn_and_where_it_shows_nothing_the_other():
+    state, wall = looked(begun(), aside(18), 30), torch.arange(50)
+    for pixels in (4, 7, 11, 14):
+        shown = over(state, [aside(pixels)])[1][0]
+        there = wall[pixels : pixels + 32]
+        end = 32 if pixels < 9 else 18  # of what the start view shows first
+        ours, theirs = there < end - 2, there > end + 2
+        assert (shown[..., ours] - PICTURE[..., there[ours]]).abs().max() < 2 * STORED
+        assert (shown[..., theirs] - grey(30)).abs().max() < STORED
+    frames = over(state, [CAMERA, aside(19), CAMERA])[1]  # every frame has an order of its own
+    assert torch.equal(frames[0], frames[2])
+    assert (frames[1, ..., :-4] - grey(30)).abs().max() < STORED
+
+
+@pytest.mark.parametrize("cells", [1, 2, 3])
+def test_what_was_truly_seen_to_stand_nearer_hides_other_views_where_it_is_broad(cells):
+    state, readout = looked(begun(), aside(18), 30), told(age=1.0)
+    readout.offset[:] = 0.4  # seen from aside
+    readout.depth[0, :, 1 : 1 + cells] = METRES / 2
+    painted, shown = over(state, [aside(4)], readout=readout)
+    same = torch.isclose(painted, shown).all(1)[0]
+    assert same[:, 10:30].all() if cells == 3 else not same.any()
+
+
+def test_blocks_out_of_view_are_not_read():
+    state = begun()
+    block = state.memory.blocks[0]
+    unread = SimpleNamespace(bounds=block.bounds - 1e4)  # as of a world that lies in a file
+    far = replace(state, memory=replace(state.memory, blocks=(block, unread)))
+    assert torch.equal(*(over(s, [CAMERA], readout=told(age=1.0))[1] for s in (far, state)))
+
+
+def test_a_view_is_drawn_without_the_movers_that_it_has_portraits_of(monkeypatch):
+    made, make = {}, SeenView.of
+
+    def noted(model, memory, portraits):
+        made[int(memory.blocks[0].frames.row[0])] = [portrait.frame for portrait in portraits]
+        return make(model, memory, portraits)
+
+    monkeypatch.setattr(SeenView, "of", staticmethod(noted))
+    model, labels = drawing_model(), np.zeros((32, 32), np.int64)
+    model = replace(model, config=replace(model.config, memory=replace(model.config.memory, movers=4)))
+    labels[8:24, 8:24] = MOVER
+    view, depth = np.full((32, 32, 3), 30, np.uint8), np.full((32, 32), METRES)
+    state = model.observe(begun(model), [view], [aside(18)], [depth], [labels])[1]
+    assert [mover.portrait.frame for mover in state.movers] == [1]
+    over(state, [aside(19)], model)
+    assert made == {0: [], 1: [1]}
+
+
+def test_cells_that_an_observed_view_did_not_write_are_not_drawn():
+    metres = np.full((32, 32), METRES)
+    metres[8:16, 16:24] = 0.0  # not measured
+    state = looked(begun(), aside(18), 30, metres)
+    painted, shown = over(state, [aside(19)])
+    same = torch.isclose(painted, shown).all(1)[0]
+    assert same[9:15, 16:22].all()
+    same[7:17, 14:24] = False
+    assert not same[:, :-4].any()
+
+
+def looked(state, camera, value, metres=None, model=MODEL):
+    """The world after a camera saw a grey wall."""
+    view = np.full((32, 32, 3), value, np.uint8)
+    depth = np.full((32, 32), METRES - float(camera.position[2]) if metres is None else metres)
+    return model.observe(state, [view], [camera], [depth])[1]
+
+
+def grey(value):
+    return value / 127.5 - 1.0
+
+
+@given(st.lists(st.integers(-40, 40), min_size=1, max_size=6), st.lists(st.integers(-40, 40), min_size=1, max_size=4))
+def test_the_views_that_are_drawn_are_near_the_cameras(places, wanted):
+    start = world().memory
+    blocks = [start.blocks[0]]
+    for number, place in enumerate(places, 1):
+        T = np.repeat(moved(x=float(place)).T_world_cam[None], len(start.blocks[0].frames.row), 0)
+        row = np.full_like(start.blocks[0].frames.row, number)
+        blocks.append(replace(start.blocks[0], frames=replace(start.blocks[0].frames, row=row, T_world_cam=T)))
+    memory, all_places = replace(start, blocks=tuple(blocks)), np.array([0, *places], float)
+    chosen = nearest_views(memory, [moved(x=float(x)) for x in wanted])
+    assert len(chosen) == len(set(chosen)) == min(MOST, len(all_places))
+    apart = np.abs(all_places[:, None] - np.array(wanted, float))
+    if len(wanted) == 1:
+        assert np.allclose(apart[chosen, 0], np.sort(apart[:, 0])[: len(chosen)])
+    best = min(apart.sum(1))
+    assert np.isclose(apart[chosen[0]].sum(), best)
+    for n in range(1, len(chosen)):
+        gained = np.minimum(apart, apart[chosen[:n]].min(0)).sum(1)
+        assert gained[chosen[n]] <= np.delete(gained, chosen[:n]).min() + 0.01 * apart.sum()
+
+
+def test_what_was_imagined_is_no_view_to_be_drawn():
+    state = MODEL.step(begun(), [aside(20)] * 4)[1]
+    assert state.memory.frames > 1
+    assert nearest_views(state.memory, [aside(20)]) == [0]
 
 
 # Meshes
@@ -303,13 +379,13 @@ def test_a_true_view_from_closer_by_is_not_drawn_over_and_an_imagined_one_is():
 @pytest.fixture
 def made(monkeypatch):
     """Calls that make meshes."""
-    calls, make = [], start_drawings._meshes
+    calls, make = [], SeenView.of
 
     def counted(model, memory, portraits):
         calls.append(memory)
         return make(model, memory, portraits)
 
-    monkeypatch.setattr(start_drawings, "_meshes", counted)
+    monkeypatch.setattr(SeenView, "of", staticmethod(counted))
     return calls
 
 
@@ -332,6 +408,43 @@ def test_meshes_are_made_once_for_a_world_and_again_when_tokens_are_gone(made):
     assert len(made) == 3
 
 
+def test_forks_that_saw_different_things_share_no_meshes(made):
+    model = drawing_model()
+    state, there, beside = begun(model), aside(18), aside(19)
+    bright, dark = looked(state, there, 200, model=model), looked(state, there, 30, model=model)
+    for _ in range(2):
+        assert (over(bright, [beside], model)[1][..., :-4] - grey(200)).abs().max() < STORED
+        assert (over(dark, [beside], model)[1][..., :-4] - grey(30)).abs().max() < STORED
+    assert len(made) == 5  # the start view was made for both
+
+
+def test_a_view_whose_pose_was_corrected_is_drawn_where_it_is_now():
+    model, way = drawing_model(), np.array([0.0, 0.0, -0.5])
+    state = looked(begun(model), aside(18), 30, model=model)
+    before = over(state, [aside(19)], model)[1]
+    start, block = state.memory.blocks
+    T = block.frames.T_world_cam.copy()
+    T[:, :3, 3] += way
+    moved_block = replace(block, anchor=block.anchor + way, frames=replace(block.frames, T_world_cam=T))
+    corrected = replace(state, memory=replace(state.memory, blocks=(start, moved_block)))
+    after = over(corrected, [aside(19)], model)[1]
+    assert torch.equal(after, over(corrected, [aside(19)], replace(model, drawings=ViewDrawings()))[1])
+    assert not torch.equal(after, before)
+
+
+def test_meshes_of_a_few_views_are_kept_and_those_of_the_start_view(made):
+    model = drawing_model()
+    state = begun(model)
+    for n in range(1, KEPT + 5):
+        state = looked(state, moved(x=9.0 * n), 50, model=model)
+        over(state, [moved(x=9.0 * n)], model)
+        assert len(model.drawings._made[state.memory.blocks[0].frames]) <= KEPT + 1
+    count = len(made)
+    over(state, [CAMERA], model)
+    assert len(made) <= count + MOST - 1
+    assert all((memory.blocks[0].frames.row > 0).all() for memory in made[count:])
+
+
 def test_meshes_are_forgotten_with_their_world():
     model = drawing_model()
     state = begun(model)
@@ -348,7 +461,7 @@ def test_copies_of_a_model_begin_without_meshes_and_draw_the_same(made):
     expected = stepped(state, aside(3), model)
     for again in (copy.copy, copy.deepcopy):
         drawings = again(model.drawings)
-        assert isinstance(drawings, StartDrawings)
+        assert isinstance(drawings, ViewDrawings)
         assert not drawings._made
         assert torch.equal(stepped(state, aside(3), replace(model, drawings=drawings)), expected)
     assert len(made) == 3
@@ -375,7 +488,7 @@ def test_a_saved_world_goes_on_with_the_bits_of_the_one_in_memory(tmp_path, obse
         state = model.observe(state, [view], [moved(z=0.9, yaw=0.3)], [np.full((32, 32), 1.4)])[1]
     save_world(tmp_path / "world.zarr", state, model)
     loaded, path = load_world(tmp_path / "world.zarr", model), [moved(z=0.25 * i, yaw=0.1 * i) for i in range(1, 5)]
-    assert len(loaded.memory.true_rows) == len(state.memory.true_rows) == 1 + observed
+    assert len(true_rows(loaded.memory)) == len(true_rows(state.memory)) == 1 + observed
     for _ in range(2):
         (expected, state), (chunk, loaded) = model.step(state, path), model.step(loaded, path)
         assert torch.equal(chunk.frames, expected.frames)
@@ -402,6 +515,25 @@ def test_the_sky_stays_where_it_is_while_the_wall_passes():
     assert (shown[0, :, 18:, :22] - OUTSIDE[:, 18:, 8:30]).abs().max() < STORED
 
 
+class BlueIsSky:
+    """Labels as colours say (`StaticSegmenter`)."""
+
+    def segment(self, images):
+        return torch.where(images[:, 2] > images[:, 0] + 0.3, SKY, 0)
+
+
+def test_the_sky_of_the_nearest_view_hides_nothing_that_another_one_saw():
+    model, state = open_air()
+    model = replace(model, segmenter=BlueIsSky(), drawings=ViewDrawings())
+    wall = np.full((32, 32, 3), 30, np.uint8)  # to the right, and as high as the picture
+    still = [np.zeros((32, 32), np.int64)]
+    state = model.observe(state, [wall], [aside(40)], [np.full((32, 32), METRES)], still)[1]
+    shown = over(state, [aside(12)], model)[1][0]
+    assert nearest_views(state.memory, [aside(12)])[0] == 0
+    assert (shown[:, :14, 30:] - grey(30)).abs().max() < STORED  # where the start view saw sky
+    assert (shown[:, :14, :18] - OUTSIDE[:, :14, :18]).abs().max() < STORED
+
+
 def test_behind_what_stands_before_the_sky_it_goes_on_a_little():
     model, state = open_air()
     painted, shown = over(state, [moved(y=-4 * METRES / FOCAL)], model)  # the wall sinks by four pixels
@@ -413,7 +545,7 @@ def test_behind_what_stands_before_the_sky_it_goes_on_a_little():
 def test_sky_goes_on_as_the_mirror_image_of_itself():
     ends = torch.arange(32) % 20  # of the sky, in every column
     rows = torch.arange(32)[:, None]
-    image, depth, camera = start_drawings._sky_behind(noise := torch.rand(3, 32, 32), rows < ends, 50.0, CAMERA)
+    image, depth, camera = view_drawings._sky_behind(noise := torch.rand(3, 32, 32), rows < ends, 50.0, CAMERA)
     expected = (rows < ends + 2) & (ends > 0) & (2 * ends - 1 - rows >= 0) | (rows < ends)
     assert torch.equal(depth > 0.0, expected)
     rays = np.stack([(np.arange(32) + 0.5 - 16.0) / FOCAL] * 2)
@@ -435,7 +567,7 @@ def gap(width, side=24):
 @pytest.mark.parametrize("width", [1, 3, GAP - 1])
 def test_narrow_gaps_show_what_is_around_them(width):
     images, there = gap(width)
-    closed, shown = start_drawings._without_gaps(images, there)
+    closed, shown = view_drawings._without_gaps(images, there)
     assert shown.all()
     assert (closed.movedim(1, -1)[~there].abs() <= 0.2).all()
     assert (closed.movedim(1, -1)[~there] != 0.0).any()
@@ -445,6 +577,6 @@ def test_narrow_gaps_show_what_is_around_them(width):
 @pytest.mark.parametrize("width", [0, GAP, 9])
 def test_wide_gaps_stay_open(width):
     images, there = gap(width)
-    closed, shown = start_drawings._without_gaps(images, there)
+    closed, shown = view_drawings._without_gaps(images, there)
     assert closed is images
     assert shown is there

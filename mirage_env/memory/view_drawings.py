@@ -1,0 +1,258 @@
+"""True views as they are seen from elsewhere: drawn, where frames show nothing but what they showed.
+
+A world that begins with one picture shows that picture most of the time, moved; one that was looked at shows what the
+cameras saw. What tokens lose, edges within a cell and whatever is finer, is drawn over the frames: pictures, decoded
+from the tokens at the cameras they were written from, on the surfaces that are seen in them (`seen_views.py`). Of many
+true views those near the cameras are drawn, the nearest first; where it shows nothing the next one is seen, then a
+guess of the room around the start view (`room_view.py`), or mirror images of it. Portraits of movers are drawn in the
+same way (`mover_drawings.py`). All of it follows from tokens and portraits, so nothing is kept with a world but them.
+
+The generator still paints whole frames from what the memory shows, and what it paints stays where nothing is drawn, or
+only a guess of what cameras truly saw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import groupby
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from mirage_env.camera import Camera
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.masks import closed, opened
+from mirage_env.memory.mirror_images import mirror_images
+from mirage_env.memory.mover_drawings import MoverDrawings
+from mirage_env.memory.movers import Movers, Shown, moments
+from mirage_env.memory.rgb import fill_holes
+from mirage_env.memory.room_view import RoomView
+from mirage_env.memory.seen_views import GAP, SeenView, lengths
+from mirage_env.memory.view_mesh import ViewMesh, drawn
+from mirage_env.poses import gaps
+from mirage_env.tokens.blocks import Frames, MemoryBlock
+
+if TYPE_CHECKING:
+    from mirage_env.interfaces import Readout
+    from mirage_env.world_model import WorldModel
+    from mirage_env.world_state import WorldState
+
+MOST = 3
+"""Views that are drawn for a chunk."""
+KEPT = 8
+"""Views of a world whose meshes are kept."""
+SKY_BEHIND = 1 / 16
+"""Share of the picture's height by which sky goes on behind what stands before it."""
+NEARER = 1.12
+"""Nothing is drawn over what the memory knows to stand so many times nearer, from other views or behind a guess."""
+AROUND = 5
+"""Side of the square of cells around a cell."""
+BETWEEN = 17
+"""Guesses are not drawn between such things either, in gaps of less than so many pixels; and what was truly seen hides
+other views where it is that broad, for the outlines of cells are not those of things."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A view, and what the parts of a model guess of the rest."""
+
+    parts: tuple[object, ...]
+    """Its tokens, the networks that looked at it, the configuration, and portraits of its movers."""
+    view: SeenView
+    guess: tuple[ViewMesh, ...]
+    """Of the start view; of others none."""
+
+
+class ViewDrawings:
+    """Meshes of the true views of worlds, made once for each."""
+
+    def __init__(self) -> None:
+        self._made: WeakKeyDictionary[Frames, dict[int, _Made]] = WeakKeyDictionary()
+        self._movers = MoverDrawings()
+
+    def __reduce__(self) -> tuple[type[ViewDrawings], tuple[()]]:
+        """A copy of a model begins with none."""
+        return ViewDrawings, ()
+
+    @torch.no_grad()
+    def over(
+        self,
+        frames: Tensor,  # [F, 3, H, W]
+        model: WorldModel,
+        state: WorldState,
+        cameras: Sequence[Camera],  # F
+        readout: Readout,  # K views, of memory and movers
+        movers: Shown,  # [K, h, w] those among them
+    ) -> Tensor:  # [F, 3, H, W]
+        """The frames with true views drawn over them; without `MemoryConfig.drawn` they stay as they are."""
+        memory = state.memory
+        if not (model.config.memory.drawn and isinstance(memory, LatentMemory) and memory.blocks):
+            return frames
+        if not memory.blocks[0].pinned or memory.blocks[0].frames.row.any():  # no start view, or several
+            return frames
+        memory = replace(memory, blocks=(memory.blocks[0], *_in_view(memory, cameras)))  # no others need be loaded
+        start = self._of(0, model, memory, state.movers)
+        views = [self._of(row, model, memory, state.movers).view for row in nearest_views(memory, cameras)]
+        pictures, layer, depth = _drawn(views, start.guess, cameras)
+        images, shown = _without_gaps(pictures, layer >= 0)
+        size, many = frames.shape[-2:], len(frames) // len(movers)
+
+        def pixels(cells: Tensor) -> Tensor:  # [K, h, w] -> [F, H, W]
+            return F.interpolate(cells[:, None].float(), size)[:, 0].repeat_interleave(many, 0)
+
+        still, born = torch.from_numpy(movers < 0), (state.chunk + 1 - readout.age.cpu()).round().long()
+        observed = (readout.observed > 0).cpu() & still
+        known = observed & torch.isin(born, _true_chunks(memory))
+        portrayed = np.array([*(mover.portrait is not None for mover in state.movers), False])
+        painted = torch.from_numpy((movers >= 0) & ~portrayed[movers])
+        stands = pixels(torch.where(observed, NEARER * readout.depth.cpu(), math.inf)) < depth
+        guessed, far = layer == 2 * len(views), depth >= (model.config.memory.sky / 2.0 or math.inf)
+        before = closed(((layer >= 0) & ~guessed) | stands, BETWEEN) & ~far  # a guess of the sky may stay
+        hidden = (guessed & (before | (pixels(known) > 0))) | opened(stands & (pixels(known) > 0), BETWEEN)
+        exact = pixels(painted | _exact(readout, known, memory.gate.close)) > 0
+        within = -F.max_pool2d(-(shown & ~hidden & ~exact)[:, None].float(), 3, 1, 1)
+        share = F.avg_pool2d(F.pad(within, (1, 1, 1, 1), mode="replicate"), 3, 1).to(frames)
+        frames = share * images.to(frames) + (1.0 - share) * frames
+        some = [mover for mover in state.movers if mover.portrait is not None]
+        if not some:
+            return frames
+        keys = moments(state.camera, cameras[many - 1 :: many], model.config)
+        seconds = np.interp(np.arange(1, len(frames) + 1) / many, np.arange(len(keys) + 1), [0.0, *keys])
+        solid = pixels(torch.where(observed & (born > 0), readout.depth.cpu(), torch.inf))
+        surface = torch.where(shown & ~hidden, depth, torch.minimum(depth, solid))  # not what was imagined of that
+        first = (start.view.meshes, start.view.camera.T_world_cam)
+        return self._movers.over(frames, model, some, *first, cameras, seconds, surface)
+
+    def _of(self, row: int, model: WorldModel, memory: LatentMemory, movers: Movers) -> _Made:
+        """The view of that number, and if it is the start view what is guessed of the rest."""
+        kept = self._made.setdefault(memory.blocks[0].frames, {})  # new evidence makes a new block of the same frames
+        own = of_view(memory, row)
+        portraits = [mover.portrait for mover in movers if mover.portrait is not None and mover.portrait.frame == row]
+        parts = (_fingerprint(own), model.codec, model.refiner, model.depth, model.segmenter, model.config, *portraits)
+        made = kept.pop(row, None)
+        if made is None or made.parts != parts:
+            view = SeenView.of(model, own, portraits)
+            made = _Made(parts, view, () if row else _guess(view, model))
+        kept[row] = made
+        for old in [number for number in kept if number][:-KEPT]:
+            del kept[old]
+        return made
+
+
+def _in_view(memory: LatentMemory, cameras: Sequence[Camera]) -> tuple[MemoryBlock, ...]:
+    """Blocks after the first that cameras may see a token of."""
+    return tuple(memory.blocks[i] for i in memory.visible(cameras) if i)
+
+
+def nearest_views(memory: LatentMemory, cameras: Sequence[Camera]) -> list[int]:
+    """Numbers of the true views, at most `MOST`, from which what cameras see was seen best: from nearby.
+
+    Each is the one that brings the cameras nearest to any of them, the last ones included.
+    """
+    views: dict[int, NDArray[np.float64]] = {}
+    for block in memory.blocks:
+        for index in np.flatnonzero(block.frames.true | (block.frames.row == 0)):
+            views.setdefault(int(block.frames.row[index]), block.frames.T_world_cam[index])
+    rows, chosen = list(views), list[int]()
+    apart = gaps(np.stack(list(views.values())), _poses(cameras))
+    nearest = np.full(len(cameras), apart.max() + 1.0)
+    for _ in rows[:MOST]:
+        sums = np.minimum(nearest, apart).sum(1) + 1e-3 * apart.sum(1)
+        sums[chosen] = np.inf
+        chosen.append(int(sums.argmin()))
+        nearest = np.minimum(nearest, apart[chosen[-1]])
+    return [rows[i] for i in chosen]
+
+
+def _poses(cameras: Sequence[Camera]) -> NDArray[np.float64]:  # [V, 4, 4]
+    return np.stack([camera.T_world_cam for camera in cameras])
+
+
+def of_view(memory: LatentMemory, row: int) -> LatentMemory:
+    """The memory of the tokens alone that one view wrote."""
+    parts = [(block, block.frames.row[block.frame] == row) for block in memory.blocks if row in block.frames.row]
+    return replace(memory, blocks=tuple(block if own.all() else block.keep(own) for block, own in parts))
+
+
+def _fingerprint(memory: LatentMemory) -> bytes:
+    """Digest of what tokens show and where they are."""
+    digest = blake2b()
+    for block in memory.blocks:
+        for array in (
+            block.feature,
+            block.gain,
+            block.xyz,
+            block.low,
+            block.step,
+            block.anchor,
+            block.frames.T_world_cam,
+        ):
+            digest.update(np.ascontiguousarray(array))
+    return digest.digest()
+
+
+def _true_chunks(memory: LatentMemory) -> Tensor:
+    """Numbers of the chunks after the start in which cameras truly saw something."""
+    true = [block.births()[block.frames.true[block.frame]] for block in memory.blocks]
+    chunks = np.unique(np.concatenate(true))
+    return torch.from_numpy(chunks[chunks > 0]).long()
+
+
+def _drawn(
+    views: Sequence[SeenView], guess: tuple[ViewMesh, ...], cameras: Sequence[Camera]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`drawn` of views, for every camera the nearest one first, and then of what is guessed."""
+    apart = gaps(_poses(cameras), _poses([view.camera for view in views]))
+    orders, parts = apart.argsort(1, kind="stable").tolist(), []
+    for order, run in groupby(range(len(cameras)), key=lambda t: orders[t]):
+        things, skies = [views[i].meshes[:1] for i in order], [views[i].meshes[1:] for i in order]
+        layers = [*things, *skies, guess]  # what one view saw of the sky may stand behind what another one saw
+        parts.append(drawn(layers, [cameras[t] for t in run]))
+    pictures, layer, depth = (torch.cat(part) for part in zip(*parts, strict=True))
+    return pictures, layer, depth
+
+
+def _exact(readout: Readout, known: Tensor, close: float) -> Tensor:  # [K, h, w] bool
+    """Mask of cells that the memory shows, for the most part of those around them, just as cameras truly saw them."""
+    aside = readout.offset.abs().amax(1) + readout.scale.abs()
+    same = ((aside.cpu() <= close) & known)[:, None].float()
+    return F.avg_pool2d(same, AROUND, 1, AROUND // 2, count_include_pad=False)[:, 0] > 0.5
+
+
+def _without_gaps(images: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:  # [T, 3, H, W], [T, H, W] bool
+    """The views without narrow gaps between surfaces: these show the colours around them."""
+    whole = closed(shown, GAP)
+    if (whole == shown).all():
+        return images, shown
+    filled = fill_holes(images.permute(0, 2, 3, 1).numpy(), shown.numpy())
+    return torch.from_numpy(filled).permute(0, 3, 1, 2), whole
+
+
+def _guess(start: SeenView, model: WorldModel) -> tuple[ViewMesh, ...]:
+    """Meshes of what is guessed of the rest: the room around the view, or mirror images of it."""
+    config, radius = model.config, model.config.memory.sky
+    if config.memory.mirrored:
+        room = RoomView.of(start.image, start.coarse, start.camera, start.cells, config)
+        if room is not None:
+            return tuple(room.meshes())
+    pictures = mirror_images(start.image, start.coarse, start.camera, config) if config.memory.mirrored else []
+    pictures += [_sky_behind(start.image[0], start.pure, radius, start.camera)] if start.pure.any() else []
+    return tuple(ViewMesh.of(*picture) for picture in pictures)
+
+
+def _sky_behind(image: Tensor, sky: Tensor, radius: float, camera: Camera) -> tuple[Tensor, Tensor, Camera]:
+    """Sky behind what stands before it: below where it ends in a column it goes on a little, mirrored there."""
+    rows = torch.arange(len(sky))[:, None]
+    end = sky.cumprod(0).sum(0)  # of each column, from the top
+    mirrored = torch.where(rows < end, rows, 2 * end - 1 - rows)
+    beyond = (mirrored >= 0) & (rows < end + SKY_BEHIND * len(sky)) & (end > 0)
+    depth = torch.where(beyond, radius / lengths(camera, (sky.shape[0], sky.shape[1])), 0.0)
+    return image.gather(1, mirrored.clamp_min(0).expand_as(image)), depth, camera
