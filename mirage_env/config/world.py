@@ -114,8 +114,7 @@ class MemoryConfig:
     """Where nothing was ever seen, the generator is shown the room around the start view, or that view, mirrored
     (`memory/mirrored.py`)."""
     drawn: bool = False
-    """Frames show the start view itself, moved, pixel by pixel, where nothing else is known to be
-    (`memory/view_drawings.py`)."""
+    """Frames show the very pixels of what cameras truly saw, moved (`memory/view_drawings.py`)."""
 
     def __post_init__(self) -> None:
         one_of(("int8", "float16"), features=self.features)

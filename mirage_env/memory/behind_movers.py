@@ -1,4 +1,4 @@
-"""The start view without what moves in it: movers are cut out, and what is beside them goes on behind them.
+"""A true view without what moves in it: movers are cut out, and what is beside them goes on behind them.
 
 Portraits (`mover_portraits.py`) have the cells around a mover that the static memory has not, and its outline. What
 lies within that nobody has seen. In every row the pixels at its left and right go on, mirrored at the outline, and the

@@ -93,7 +93,7 @@ class SeenView:
 def _still(
     model: WorldModel, start: Start, portraits: Sequence[Portrait], grid: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:  # [1, 3, H, W], [h, w] bool
-    """The picture of a start view without what moves in it, and the cells that portraits of this have."""
+    """The picture of a view without what moves in it, and the cells that portraits of this have."""
     known = start.readout.observed[:, None] > 0
     latents = torch.where(known, model.refiner.refine(start.readout), start.back)
     if not portraits:

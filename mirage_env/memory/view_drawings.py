@@ -186,16 +186,9 @@ def _fingerprint(memory: LatentMemory) -> bytes:
     """Digest of what tokens show and where they are."""
     digest = blake2b()
     for block in memory.blocks:
-        for array in (
-            block.feature,
-            block.gain,
-            block.xyz,
-            block.low,
-            block.step,
-            block.anchor,
-            block.frames.T_world_cam,
-        ):
-            digest.update(np.ascontiguousarray(array))
+        boxes = (block.anchor, block.low, block.step, block.frames.T_world_cam)
+        for array in (block.feature, block.gain, block.xyz, *boxes):
+            digest.update(array.tobytes())
     return digest.digest()
 
 
