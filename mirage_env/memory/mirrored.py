@@ -89,7 +89,7 @@ class _Made:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """The start view of a world, as its tokens show it where it was seen from."""
+    """The start view of a world, or another true one, as its tokens show it where it was seen from."""
 
     camera: Camera
     readout: Readout  # one view, of these tokens alone

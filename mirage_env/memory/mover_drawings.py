@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,6 +23,7 @@ from mirage_env.memory.lifting import lift
 from mirage_env.memory.masks import widened
 from mirage_env.memory.mover_portraits import Portrait
 from mirage_env.memory.movers import Mover
+from mirage_env.memory.seen_views import SeenView
 from mirage_env.memory.view_mesh import ViewMesh, drawn, drawn_before
 
 if TYPE_CHECKING:
@@ -37,23 +37,20 @@ class MoverDrawings:
     """Meshes of portraits, made once for each."""
 
     def __init__(self) -> None:
-        self._made: WeakKeyDictionary[Portrait, tuple[LatentCodec, tuple[ViewMesh, ...], ViewMesh]] = (
-            WeakKeyDictionary()
-        )
+        self._made: WeakKeyDictionary[Portrait, tuple[LatentCodec, SeenView, ViewMesh]] = WeakKeyDictionary()
 
     def over(
         self,
         frames: Tensor,  # [F, 3, H, W]
         model: WorldModel,
         movers: Sequence[Mover],  # with portraits
-        start: tuple[ViewMesh, ...],  # the start view
-        first: NDArray[np.float64],  # [4, 4] pose that it was seen from
+        start: SeenView,
         cameras: Sequence[Camera],  # F
         seconds: Sequence[float],  # F, from now
         depth: Tensor,  # [F, H, W] metres, of what stands before or behind them; infinite where nothing is
     ) -> Tensor:  # [F, 3, H, W]
         """The frames with movers drawn over them."""
-        meshes = [self._of(model, mover, start, first) for mover in movers]
+        meshes = [self._of(model, mover, start) for mover in movers]
         result = []
         for frame, camera, time, surface in zip(frames, cameras, seconds, depth, strict=True):
             standing = [_standing(*both, camera, time) for both in zip(meshes, movers, strict=True)]
@@ -62,15 +59,15 @@ class MoverDrawings:
             result.append(share * image + (1.0 - share) * frame)
         return torch.stack(result)
 
-    def _of(self, model: WorldModel, mover: Mover, start: tuple[ViewMesh, ...], first: NDArray[np.float64]) -> ViewMesh:
+    def _of(self, model: WorldModel, mover: Mover, start: SeenView) -> ViewMesh:
         portrait = mover.portrait
         assert portrait is not None
         made = self._made.get(portrait)
         if made is None or made[0] is not model.codec or made[1] is not start:
             mesh = _mesh(portrait, model)
             if portrait.frame == 0:
-                seen_from = portrait.camera.at(first).resized(*mesh.image.shape[-2:])
-                mesh = _upon(mesh, portrait.camera, drawn([start], [seen_from])[2][0])
+                seen_from = portrait.camera.at(start.camera.T_world_cam).resized(*mesh.image.shape[-2:])
+                mesh = _upon(mesh, portrait.camera, drawn([start.meshes], [seen_from])[2][0])
             made = self._made[portrait] = (model.codec, start, mesh)
         return made[2]
 

@@ -101,24 +101,23 @@ class ViewDrawings:
         memory = replace(memory, blocks=(memory.blocks[0], *_in_view(memory, cameras)))  # no others need be loaded
         start = self._of(0, model, memory, state.movers)
         views = [self._of(row, model, memory, state.movers).view for row in nearest_views(memory, cameras)]
-        pictures, layer, depth = _drawn(views, start.guess, cameras)
-        images, shown = _without_gaps(pictures, layer >= 0)
+        pictures, seen, guessed, depth = _drawn(views, start.guess, cameras)
+        images, shown = _without_gaps(pictures, seen | guessed)
         size, many = frames.shape[-2:], len(frames) // len(movers)
 
-        def pixels(cells: Tensor) -> Tensor:  # [K, h, w] -> [F, H, W]
-            return F.interpolate(cells[:, None].float(), size)[:, 0].repeat_interleave(many, 0)
+        def pixels(cells: Tensor) -> Tensor:  # [K, h, w] bool or metres -> [F, H, W]
+            wide = F.interpolate(cells[:, None].float(), size)[:, 0].repeat_interleave(many, 0)
+            return wide > 0 if cells.dtype == torch.bool else wide
 
         still, born = torch.from_numpy(movers < 0), (state.chunk + 1 - readout.age.cpu()).round().long()
-        observed = (readout.observed > 0).cpu() & still
-        known = observed & torch.isin(born, _true_chunks(memory))
+        observed, metres = (readout.observed > 0).cpu() & still, readout.depth.cpu()
+        true = observed & torch.isin(born, _true_chunks(memory))
         portrayed = np.array([*(mover.portrait is not None for mover in state.movers), False])
-        painted = torch.from_numpy((movers >= 0) & ~portrayed[movers])
-        stands = pixels(torch.where(observed, NEARER * readout.depth.cpu(), math.inf)) < depth
-        guessed, far = layer == 2 * len(views), depth >= (model.config.memory.sky / 2.0 or math.inf)
-        before = closed(((layer >= 0) & ~guessed) | stands, BETWEEN) & ~far  # a guess of the sky may stay
-        hidden = (guessed & (before | (pixels(known) > 0))) | opened(stands & (pixels(known) > 0), BETWEEN)
-        exact = pixels(painted | _exact(readout, known, memory.gate.close)) > 0
-        within = -F.max_pool2d(-(shown & ~hidden & ~exact)[:, None].float(), 3, 1, 1)
+        painted = torch.from_numpy((movers >= 0) & ~portrayed[movers]) | _exact(readout, true, memory.gate.close)
+        stands, known = pixels(torch.where(observed, NEARER * metres, math.inf)) < depth, pixels(true)
+        sky = depth >= (model.config.memory.sky / 2.0 or math.inf)  # a guess of it may stay
+        hidden = guessed & (known | (closed(seen | stands, BETWEEN) & ~sky)) | opened(known & stands, BETWEEN)
+        within = -F.max_pool2d(-(shown & ~hidden & ~pixels(painted))[:, None].float(), 3, 1, 1)
         share = F.avg_pool2d(F.pad(within, (1, 1, 1, 1), mode="replicate"), 3, 1).to(frames)
         frames = share * images.to(frames) + (1.0 - share) * frames
         some = [mover for mover in state.movers if mover.portrait is not None]
@@ -126,15 +125,14 @@ class ViewDrawings:
             return frames
         keys = moments(state.camera, cameras[many - 1 :: many], model.config)
         seconds = np.interp(np.arange(1, len(frames) + 1) / many, np.arange(len(keys) + 1), [0.0, *keys])
-        solid = pixels(torch.where(observed & (born > 0), readout.depth.cpu(), torch.inf))
+        solid = pixels(torch.where(observed & (born > 0), metres, math.inf))
         surface = torch.where(shown & ~hidden, depth, torch.minimum(depth, solid))  # not what was imagined of that
-        first = (start.view.meshes, start.view.camera.T_world_cam)
-        return self._movers.over(frames, model, some, *first, cameras, seconds, surface)
+        return self._movers.over(frames, model, some, start.view, cameras, seconds, surface)
 
     def _of(self, row: int, model: WorldModel, memory: LatentMemory, movers: Movers) -> _Made:
         """The view of that number, and if it is the start view what is guessed of the rest."""
         kept = self._made.setdefault(memory.blocks[0].frames, {})  # new evidence makes a new block of the same frames
-        own = of_view(memory, row)
+        own = _of_view(memory, row)
         portraits = [mover.portrait for mover in movers if mover.portrait is not None and mover.portrait.frame == row]
         parts = (_fingerprint(own), model.codec, model.refiner, model.depth, model.segmenter, model.config, *portraits)
         made = kept.pop(row, None)
@@ -142,8 +140,8 @@ class ViewDrawings:
             view = SeenView.of(model, own, portraits)
             made = _Made(parts, view, () if row else _guess(view, model))
         kept[row] = made
-        for old in [number for number in kept if number][:-KEPT]:
-            del kept[old]
+        for old in [number for number in list(kept) if number][:-KEPT]:
+            kept.pop(old, None)  # threads may share a model
         return made
 
 
@@ -176,7 +174,7 @@ def _poses(cameras: Sequence[Camera]) -> NDArray[np.float64]:  # [V, 4, 4]
     return np.stack([camera.T_world_cam for camera in cameras])
 
 
-def of_view(memory: LatentMemory, row: int) -> LatentMemory:
+def _of_view(memory: LatentMemory, row: int) -> LatentMemory:
     """The memory of the tokens alone that one view wrote."""
     parts = [(block, block.frames.row[block.frame] == row) for block in memory.blocks if row in block.frames.row]
     return replace(memory, blocks=tuple(block if own.all() else block.keep(own) for block, own in parts))
@@ -201,16 +199,18 @@ def _true_chunks(memory: LatentMemory) -> Tensor:
 
 def _drawn(
     views: Sequence[SeenView], guess: tuple[ViewMesh, ...], cameras: Sequence[Camera]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`drawn` of views, for every camera the nearest one first, and then of what is guessed."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [T, 3, H, W], 2 x [T, H, W] bool, [T, H, W] metres
+    """Draw views, for every camera the nearest one first, and then what is guessed: images, where each is, depth."""
     apart = gaps(_poses(cameras), _poses([view.camera for view in views]))
     orders, parts = apart.argsort(1, kind="stable").tolist(), []
     for order, run in groupby(range(len(cameras)), key=lambda t: orders[t]):
         things, skies = [views[i].meshes[:1] for i in order], [views[i].meshes[1:] for i in order]
         layers = [*things, *skies, guess]  # what one view saw of the sky may stand behind what another one saw
-        parts.append(drawn(layers, [cameras[t] for t in run]))
-    pictures, layer, depth = (torch.cat(part) for part in zip(*parts, strict=True))
-    return pictures, layer, depth
+        images, layer, depth = drawn(layers, [cameras[t] for t in run])
+        guessed = layer == len(layers) - 1
+        parts.append((images, (layer >= 0) & ~guessed, guessed, depth))
+    pictures, seen, guessed, depth = (torch.cat(part) for part in zip(*parts, strict=True))
+    return pictures, seen, guessed, depth
 
 
 def _exact(readout: Readout, known: Tensor, close: float) -> Tensor:  # [K, h, w] bool

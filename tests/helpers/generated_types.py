@@ -19,12 +19,10 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import pytest
 from repository import ROOT
@@ -201,37 +199,16 @@ needs_generated_types = pytest.mark.skipif(not can_generate(), reason="no genera
 
 def generated_types(folder: Path) -> Path:
     """Generate and compile the packages of `DEFINITIONS` below a folder, to be put on PYTHONPATH."""
-    parser, empy = importlib.import_module("rosidl_parser.parser"), importlib.import_module("em")
+    parser = importlib.import_module("rosidl_parser.parser")
     with pytest.MonkeyPatch.context() as patch:
-        # Six generators read each file and scan their templates anew for each, which takes most of their time.
+        # Six generators read each file, and reading it takes most of their time.
         patch.setattr(parser, "parse_idl_string", cache(parser.parse_idl_string))
-        for search in ("complex", "next"):
-            patch.setattr(empy.Scanner, search, _remembered(getattr(empy.Scanner, search), empy.ParseError))
         missing = [package for package in DEFINITIONS if find_spec(package) is None]
         for package in missing:
             _generate(package, DEFINITIONS[package], folder / package, folder)
     if missing:
         _compile(missing, folder)
     return folder
-
-
-def _remembered(search: Callable[..., int], nothing: type[Exception]) -> Callable[..., int]:
-    """A method of empy's scanner that looks for the end of something, once for each place of a text."""
-    found: dict[tuple[object, ...], int | Exception] = {}
-
-    def search_once(self: Any, *arguments: object) -> int:
-        key = (self.buffer, self.head + self.pointer, *arguments)
-        if key not in found:
-            try:
-                found[key] = search(self, *arguments)
-            except nothing as there_is_none:
-                found[key] = there_is_none
-        end = found[key]
-        if isinstance(end, Exception):
-            raise end.with_traceback(None)
-        return end
-
-    return search_once
 
 
 def _generate(package: str, files: dict[str, str], out: Path, root: Path) -> None:
