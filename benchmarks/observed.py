@@ -3,8 +3,9 @@
     python benchmarks/observed.py --worlds 12 --every 8 --json observed.json
 
 A walk of 24 frames through a test room: every so many of its frames is truly seen, the first as the start view, the
-others observed, with the model's own depth and labels. Then the camera goes back along the last 16, a quarter of a
-metre to the right, in two chunks. PSNR where nothing moves, and LPIPS, against the true room.
+others observed, with the model's own labels and depth, or with the true depth as a depth camera measures it. Then the
+camera goes back along the last 16, a quarter of a metre to the right, in two chunks. PSNR where nothing moves, and
+LPIPS, against the true room.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--every", type=int, default=8, help="frames of the walk from one true view to the next")
     parser.add_argument("--size", type=int, default=256, help="image height and width, pixels")
+    parser.add_argument("--measured", action="store_true", help="views come with their depth")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--sheets", type=Path, default=None, help="folder for a picture of each world")
     options = parser.parse_args()
@@ -65,8 +67,10 @@ def main() -> None:
         still = torch.from_numpy(np.stack([~view.mover for view in true]))[:, None]
         sheet = [truth]
         for name, variant in variants(model).items():
-            _, state = variant.start(views[first].image, walk[first], seed=seed)
-            _, state = variant.observe(state, [views[i].image for i in rest], [walk[i] for i in rest])
+            depth = {i: views[i].depth if options.measured else None for i in (first, *rest)}
+            _, state = variant.start(views[first].image, walk[first], depth[first], seed=seed)
+            seen = [depth[i] for i in rest] if options.measured else None
+            _, state = variant.observe(state, [views[i].image for i in rest], [walk[i] for i in rest], seen)
             frames, seconds = [], []
             for k in range(0, BACK, 8):
                 begun = time.perf_counter()
@@ -84,7 +88,7 @@ def main() -> None:
             Image.fromarray(frames_to_uint8(torch.cat(columns, 2)[None])[0]).save(
                 options.sheets / f"world_{seed:02d}.png"
             )
-    result = {"worlds": options.worlds, "every": options.every, "split": options.split}
+    result = {"worlds": options.worlds, "every": options.every, "split": options.split, "measured": options.measured}
     for name, found in rows.items():
         psnr, distance, *seconds = np.array(found).T
         result[name] = {

@@ -27,7 +27,7 @@ from mirage_env.memory.mover_portraits import Portrait
 from mirage_env.memory.standing import standing
 from mirage_env.readout import backends
 from mirage_env.readout.zbuffer import Rule, Splat, gather
-from mirage_env.tokens.blocks import Frames, MemoryBlock
+from mirage_env.tokens.blocks import NO_DEPTH, Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ class Mover:
     def tokens(self, viewer: NDArray[np.float64]) -> MemoryBlock:  # [3] metres from its place
         """Its tokens as if its place were the origin, turned to who looks as its portrait is."""
         cells = np.zeros(len(self.offset), np.int64)
-        nowhere = Frames(np.zeros(1, np.int32), np.eye(4)[None], np.eye(3)[None], np.zeros(1, np.bool_))
+        no = np.zeros(1, np.bool_)
+        nowhere = Frames(np.zeros(1, np.int32), np.eye(4)[None], np.eye(3)[None], no, no, NO_DEPTH)
         turned = self.offset.astype(np.float64)
         if self.portrait is not None:
             turned = turned @ self.portrait.facing(viewer).T

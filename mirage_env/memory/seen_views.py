@@ -2,7 +2,8 @@
 
 What its tokens lose, edges within a cell and whatever is finer, is there again: the view is decoded from the tokens at
 the camera they were written from, depth network and segmenter look at it, and the depth is brought to that of the
-tokens, which may have been measured.
+tokens. Where depth was measured the view stands as it was measured, and what is farther goes on behind its outlines
+(`beyond_outlines.py`): an estimate does not say well enough where they are.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from mirage_env.camera import Camera
 from mirage_env.interfaces import MOVER, SKY, Readout
 from mirage_env.memory.behind_movers import Cuttings, filled
+from mirage_env.memory.beyond_outlines import STEP, beyond_outlines
 from mirage_env.memory.latent import SKY_SHARE, LatentMemory
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.masks import closed, widened
@@ -52,6 +54,8 @@ class SeenView:
     image: Tensor  # [1, 3, H, W] what stands still in it
     meshes: tuple[ViewMesh, ...]
     """Of things and of the sky."""
+    beyond: ViewMesh
+    """Of surfaces that go on behind others, where depth was measured."""
     coarse: Tensor  # [H / 2, W / 2] metres to what is nearest, 0 where nothing is known
     cells: Tensor  # [h, w] metres, on the grid of the memory, or to what lies behind where nothing is known
     pure: Tensor  # [H, W] bool, pixels that show nothing but sky
@@ -67,8 +71,9 @@ class SeenView:
         start = start_of(memory, model.codec, model.refiner, config)
         image, cut = _still(model, start, portraits, memory.grid)
         labels = model.segmenter.segment(image)[0].cpu()
-        metres = model.depth.estimate(image, [start.camera], known=start.readout.surface(config.far))[0].float().cpu()
-        image, size = image.cpu(), config.image_size
+        known, size = start.readout.surface(config.far), config.image_size
+        metres = model.depth.estimate(image, [start.camera], known=known)[0].float().cpu()
+        image = image.cpu()
         grid, plain = (2 * memory.grid[0], 2 * memory.grid[1]), replace(memory.readout, quarters=False)
         quarters = replace(memory, grid=grid, readout=plain).read([start.camera], now=0).to(CPU)
 
@@ -84,10 +89,11 @@ class SeenView:
             there &= pixels(start.readout.observed.cpu() > 0)
         there |= pixels(cut[None])
         there &= ~widened((labels == MOVER)[None], OUTLINE)[0] & (sky | beside_sky | (labels != SKY))
-        metres = metres * _correction(metres, quarters, far)
-        meshes, coarse = _meshes(image[0], metres, sky, there, start.camera, config.memory.sky)
+        measured = torch.where(pixels(cut[None]), 0.0, _measured(memory, size))  # not of what moved away
+        metres = torch.where(measured > 0.0, measured, metres * _correction(metres, quarters, far))
+        meshes, beyond, coarse = _meshes(image[0], metres, measured > 0.0, sky, there, start.camera, config.memory.sky)
         pure = there & ~widened(~sky[None], OUTLINE)[0]
-        return SeenView(start.camera, image, meshes, coarse, start.depth, pure)
+        return SeenView(start.camera, image, meshes, beyond, coarse, start.depth, pure)
 
 
 def _still(
@@ -107,21 +113,31 @@ def _still(
 def _meshes(
     image: Tensor,  # [3, H, W]
     metres: Tensor,  # [H, W]
+    measured: Tensor,  # [H, W] bool, not estimated
     sky: Tensor,  # [H, W] bool
     there: Tensor,  # [H, W] bool, pixels that the tokens know
     camera: Camera,
     radius: float,  # metres to the sky
-) -> tuple[tuple[ViewMesh, ...], Tensor]:
-    """Meshes of what is seen, things and sky, and its depth at a part of the resolution, 0 where none is known."""
+) -> tuple[tuple[ViewMesh, ...], ViewMesh, Tensor]:
+    """Meshes of things and sky, and of what goes on behind them; depth at a part of the resolution, 0 where unknown."""
     size, few = (len(image[0]), len(image[0, 0])), (len(image[0]) // COARSE, len(image[0, 0]) // COARSE)
     line, away = Skyline.of(metres, sky, image), radius / lengths(camera, size)
-    sharp = sharp_edges(torch.where(line.things > 0.0, line.things, away), image)
+    depth = torch.where(line.things > 0.0, line.things, away)
+    near = -F.max_pool2d(-depth[None], 3, 1, 1)[0]  # pixels beside an outline show some of what is near
+    sharp = torch.where(measured, torch.where(STEP * near < depth, near, depth), sharp_edges(depth, image))
     seen = [ViewMesh.of(line.image, torch.where(there & (line.things > 0.0), sharp, 0.0), camera, line.cover)]
+    beyond = beyond_outlines(line.image, torch.where(measured & there & ~sky & (line.cover > 0.5), sharp, 0.0))
     above = F.avg_pool2d((line.sky & there)[None].float(), COARSE)[0] == 1.0
     if above.any():
         seen.append(ViewMesh.of(line.sky_image, torch.where(above, radius / lengths(camera, few), 0.0), camera))
     nearest = torch.where(there, torch.where(line.cover > 0.5, sharp, away), 0.0)
-    return tuple(seen), depth_to_grid(nearest, few)
+    return tuple(seen), ViewMesh.of(*beyond, camera), depth_to_grid(nearest, few)
+
+
+def _measured(memory: LatentMemory, size: tuple[int, int]) -> Tensor:  # [H, W] metres, 0 = none
+    """Depth of the one view of a memory as it was measured."""
+    maps = [torch.from_numpy(depth).float() for block in memory.blocks for depth in block.frames.depth]
+    return maps[0] if maps else torch.zeros(size)
 
 
 def lengths(camera: Camera, grid: tuple[int, int]) -> Tensor:  # [h, w]

@@ -205,7 +205,8 @@ def _drawn(
     orders, parts = apart.argsort(1, kind="stable").tolist(), []
     for order, run in groupby(range(len(cameras)), key=lambda t: orders[t]):
         things, skies = [views[i].meshes[:1] for i in order], [views[i].meshes[1:] for i in order]
-        layers = [*things, *skies, guess]  # what one view saw of the sky may stand behind what another one saw
+        # What one view saw of the sky may stand behind what another one saw.
+        layers = [*things, *skies, [views[i].beyond for i in order], guess]
         images, layer, depth = drawn(layers, [cameras[t] for t in run])
         guessed = layer == len(layers) - 1
         parts.append((images, (layer >= 0) & ~guessed, guessed, depth))

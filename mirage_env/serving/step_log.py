@@ -23,7 +23,7 @@ from mirage_env.world_state import WorldState
 
 BLOCK = ("anchor", "first", "low", "step", "born", "xyz", "footprint", "feature", "gain", "frame", "cell", "confidence")
 REST = tuple(f.name for f in fields(Resumable))
-FRAMES = ("row", "T_world_cam", "K_latent", "true")
+FRAMES = tuple(f.name for f in fields(Frames))
 
 
 def step_record(before: WorldState, after: WorldState) -> bytes:

@@ -25,7 +25,7 @@ def read_info(opened: Opened) -> CacheInfo:
         chunks=opened.marker.chunk,
         blocks=len(entries),
         points=sum(entry.token.count for entry in entries),
-        nbytes=sum(entry.nbytes(channels) for entry in entries),
+        nbytes=sum(entry.nbytes(channels, root.image_size) for entry in entries),
         stored_bytes=opened.place.stored_bytes(),
         bounds=np.stack([bounds[:, 0].min(0), bounds[:, 1].max(0)]) if entries else None,
         cameras=opened.track().cameras(root.image_size),

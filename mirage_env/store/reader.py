@@ -81,12 +81,12 @@ class Opened:
     def blocks(self, entries: Sequence[Entry]) -> list[LazyBlock]:
         """Blocks that are read when they are needed."""
         log = self.log()
-        channels = self.columns["tokens/feature"].shape[0]
+        channels, size = self.columns["tokens/feature"].shape[0], self.columns["depth/map"].shape
 
         def read(entry: Entry) -> Callable[[], MemoryBlock]:
             return lambda: self._block(entry, log.of(entry))
 
-        return [LazyBlock.of(entry, channels, read(entry)) for entry in entries]
+        return [LazyBlock.of(entry, channels, size, read(entry)) for entry in entries]
 
     def contents(self, lazy: bool, images: bool = False) -> Contents:
         """The world."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from mirage_env.camera import Camera
 
 TILE = 64
 """Most tokens of a tile."""
+NO_DEPTH: NDArray[np.float16] = np.zeros((0, 0, 0), np.float16)
+"""Of frames none of which was measured."""
 FeatureType = Literal["int8", "float16", "integer"]
 """8 bits with a gain per token; half precision; or whole numbers from -128 to 127 as they are (colours)."""
 
@@ -35,13 +37,23 @@ class Frames:
     T_world_cam: NDArray[np.float64]  # [F, 4, 4]
     K_latent: NDArray[np.float64]  # [F, 3, 3]
     true: NDArray[np.bool_]  # [F] a camera truly saw it; the others were imagined
+    measured: NDArray[np.bool_]  # [F] its depth was measured, and is kept as it was
+    depth: NDArray[np.float16]  # [D, H, W] metres, of the D measured ones in order; 0 = none
 
     @property
     def nbytes(self) -> int:
-        return self.row.nbytes + self.T_world_cam.nbytes + self.K_latent.nbytes + self.true.nbytes
+        return sum(array.nbytes for array in vars(self).values())
 
-    def __getitem__(self, index: NDArray[Any] | slice) -> Frames:
-        return Frames(self.row[index], self.T_world_cam[index], self.K_latent[index], self.true[index])
+    def __getitem__(self, index: NDArray[np.integer]) -> Frames:
+        maps = (np.cumsum(self.measured) - 1)[index][self.measured[index]]
+        return Frames(
+            self.row[index],
+            self.T_world_cam[index],
+            self.K_latent[index],
+            self.true[index],
+            self.measured[index],
+            self.depth[maps] if len(maps) else NO_DEPTH,
+        )
 
     @staticmethod
     def of(cameras: Sequence[Camera], grid: tuple[int, int], first: int, shifts: int = 1, true: bool = False) -> Frames:
@@ -51,7 +63,18 @@ class Frames:
             np.array([c.T_world_cam for c in cameras]).reshape(-1, 4, 4),
             np.array([c.K_at(*grid) for c in cameras]).reshape(-1, 3, 3),
             np.full(len(cameras), true),
+            np.zeros(len(cameras), np.bool_),
+            NO_DEPTH,
         )
+
+    def with_depth(self, row: int, depth: NDArray[np.float16]) -> Frames:  # [H, W] metres, 0 = none
+        """The same frames; the first of that number has this depth now."""
+        at = int(np.flatnonzero(self.row == row)[0])
+        maps = np.split(self.depth, len(self.depth)) if len(self.depth) else []
+        maps.insert(int(self.measured[:at].sum()), depth[None])
+        measured = self.measured.copy()
+        measured[at] = True
+        return replace(self, measured=measured, depth=np.concatenate(maps))
 
     @staticmethod
     def join(parts: Sequence[Frames]) -> Frames:
@@ -60,6 +83,8 @@ class Frames:
             np.concatenate([p.T_world_cam for p in parts]),
             np.concatenate([p.K_latent for p in parts]),
             np.concatenate([p.true for p in parts]),
+            np.concatenate([p.measured for p in parts]),
+            np.concatenate([p.depth for p in parts if len(p.depth)]) if any(len(p.depth) for p in parts) else NO_DEPTH,
         )
 
 

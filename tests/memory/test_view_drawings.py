@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import math
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from mirage_env.camera import Camera
 from mirage_env.config.world import MemoryConfig
 from mirage_env.interfaces import MOVER, SKY, Readout
 from mirage_env.memory import view_drawings
+from mirage_env.memory.beyond_outlines import PURE
 from mirage_env.memory.mirror_images import mirrored_cameras
 from mirage_env.memory.mirrored import start_of
 from mirage_env.memory.rgb import RgbMemory
@@ -492,6 +494,79 @@ def test_a_saved_world_goes_on_with_the_bits_of_the_one_in_memory(tmp_path, obse
     for _ in range(2):
         (expected, state), (chunk, loaded) = model.step(state, path), model.step(loaded, path)
         assert torch.equal(chunk.frames, expected.frames)
+
+
+# Measured depth
+
+
+def with_box(near, columns=slice(11, 21)):
+    """Depth of a box before a wall, whose sides lie within cells."""
+    depth = np.full((32, 32), METRES)
+    depth[:, columns] = near
+    return depth
+
+
+NEVER = drawing_model(depth=Plane(math.nan))
+"""Whoever asks its depth network is told nothing."""
+
+
+@pytest.mark.parametrize("right", [2, 4])
+def test_measured_outlines_are_drawn_where_they_were_measured_and_what_is_behind_goes_on(right):
+    state = begun(NEVER, with_box(METRES / 2.0))  # moves twice as far as the wall
+    shown = over(state, [aside(right)], NEVER)[1][0]
+    box = slice(11 - 2 * right, 21 - 2 * right)
+    assert (shown[:, :, box] - PICTURE[:, :, 11:21]).abs().max() < STORED
+    assert (shown[:, :, 23 - right : 29 - right] - PICTURE[:, :, 23:29]).abs().max() < STORED
+    # Between them is wall that no view has shown: mirrored where a pixel shows nothing but wall. The box is a pixel
+    # broader than it was measured: that one shows some of both.
+    between = range(23 - 2 * right, 22 - right)
+    mirrored = [2 * (22 + PURE) - (x + right) for x in between]
+    assert (shown[:, :, list(between)] - PICTURE[:, :, mirrored]).abs().max() < STORED
+
+
+def test_where_nothing_was_measured_depth_is_estimated():
+    depth = with_box(METRES)
+    depth[9:12, 9:12] = 0.0
+    shown = over(begun(depth=depth), [aside(3)])[1]
+    assert (shown[0, :, :, :27] - PICTURE[:, :, 3:30]).abs().max() < STORED
+
+
+def test_views_that_are_observed_with_their_depth_are_drawn_by_it():
+    state = looked(begun(NEVER), moved(y=0.2), 30, with_box(METRES / 2.0), NEVER)
+    first, second = (block.frames for block in state.memory.blocks)
+    assert (first.row[first.measured].tolist(), second.row[second.measured].tolist()) == ([0], [1])
+    assert (first.depth == METRES).all()
+    assert np.array_equal(second.depth[0], with_box(METRES / 2.0))
+    assert not over(state, [moved(y=0.2, x=0.1)], NEVER)[1].isnan().any()
+
+
+def test_a_depth_that_was_estimated_is_not_kept_nor_one_that_nothing_is_drawn_by():
+    estimated = MODEL.start(IMAGE, CAMERA)[1]
+    estimated = MODEL.observe(estimated, [IMAGE], [aside(18)])[1]
+    painted = begun(drawing_model(drawn=False))
+    pixels = begun(replace(MODEL, memory_factory=RgbMemory.factory(Colours())))
+    for state in (estimated, painted, pixels):
+        assert not any(block.frames.measured.any() or len(block.frames.depth) for block in state.memory.blocks)
+
+
+def test_what_is_behind_a_mover_does_not_stand_where_it_stood():
+    model, labels = drawing_model(), np.zeros((32, 32), np.int64)
+    memory = replace(model.config.memory, movers=4)
+    model = replace(model, config=replace(model.config, memory=memory, filters=TINY.config.filters))
+    labels[8:24, 8:24] = MOVER
+    state = begun(model, np.where(labels == MOVER, METRES / 4.0, METRES), labels)
+    (mover,) = state.movers
+    view = SeenView.of(model, view_drawings._of_view(state.memory, 0), [mover.portrait])
+    assert torch.allclose(view.coarse[view.coarse > 0.0], torch.tensor(METRES))
+
+
+def test_missing_depths_are_kept_as_none_and_those_beyond_half_precision_as_far():
+    depth = with_box(1e6)
+    depth[0, 25], depth[1, 25], depth[2, 25] = np.nan, np.inf, 0.0
+    kept = begun(depth=depth).memory.blocks[0].frames.depth[0].astype(np.float32)
+    assert (kept[:3, 25] == 0.0).all()
+    assert (kept[3:, 22:] == METRES).all()
+    assert (kept[:, 11:21] == 60000.0).all()
 
 
 # Sky and slits

@@ -1,6 +1,6 @@
 """Records of steps: the state after one comes back bit for bit, and nothing else is believed."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import numpy as np
@@ -39,7 +39,7 @@ def assert_same(one, other):
                 mine, theirs = getattr(block, field.name), getattr(twin, field.name)
                 assert mine.dtype == theirs.dtype
                 np.testing.assert_array_equal(mine, theirs)
-        for name in ("row", "T_world_cam", "K_latent", "true"):
+        for name in (field.name for field in fields(block.frames)):
             np.testing.assert_array_equal(getattr(block.frames, name), getattr(twin.frames, name))
 
 
@@ -59,6 +59,17 @@ def test_movers_come_back_with_a_step():
     _, after = made_up(2, before.memory)
     assert len(after.movers) == 2
     assert same_movers(repeat_step(before, step_record(before, after)).movers, after.movers)
+
+
+def test_measured_depth_comes_back_with_a_step():
+    _, before = made_up(1, LatentMemory.empty(CONFIG))
+    _, after = made_up(2, before.memory)
+    *older, block = after.memory.blocks
+    frames = block.frames.with_depth(int(block.frames.row[-1]), np.full((4, 4), 1.5, np.float16))
+    after = replace(after, memory=replace(after.memory, blocks=(*older, replace(block, frames=frames))))
+    again = repeat_step(before, step_record(before, after)).memory.blocks[-1].frames
+    assert again.measured.sum() == 1
+    assert np.array_equal(again.depth, frames.depth)
 
 
 def test_which_views_were_truly_seen_comes_back_with_a_step():

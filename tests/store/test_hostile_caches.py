@@ -354,10 +354,12 @@ ROWS = {
     "half a token": (1, 100.5),
     "2^50 frames": (5, 2.0**50),
     "tokens from 2^51 on": (0, 2.0**51),
-    "kind 99": (9, 99.0),
-    "a birth of 2^40": (7, 2.0**40),
-    "a bound of nan": (18, np.nan),
-    "an anchor of inf": (15, np.inf),
+    "2^50 depth maps": (7, 2.0**50),
+    "more depth maps than frames": (7, 1000.0),
+    "kind 99": (11, 99.0),
+    "a birth of 2^40": (9, 2.0**40),
+    "a bound of nan": (21, np.nan),
+    "an anchor of inf": (18, np.inf),
 }
 
 
@@ -392,6 +394,14 @@ NUMBERS = {
     "a lens of nan": ("frames/intrinsics", np.nan, 0, "poses"),
     "a flag of 7": ("frames/true", 7, 0, "flags"),
     "a last flag of 255": ("frames/true", 255, -1, "flags"),
+    "a measured one of 2": ("frames/measured", 2, 0, "flags"),
+    "a measured one without a depth": ("frames/measured", 1, 0, "depth"),
+}
+DEPTHS = {
+    "a depth of nan": ("depth/map", np.nan, 5, "depth"),
+    "a depth of inf": ("depth/map", np.inf, -1, "depth"),
+    "a depth behind the camera": ("depth/map", -1.0, 0, "depth"),
+    "a depth of no frame": ("frames/measured", 0, 0, "depth"),
 }
 
 
@@ -406,7 +416,23 @@ def test_numbers_of_a_block_that_lie_are_refused_by_name(cache, lie):
     assert says in str(error)
 
 
-FRAME_ARRAYS = ["frames/row", "frames/true", "frames/pose"]
+@pytest.mark.parametrize("lie", DEPTHS)
+def test_depth_that_lies_is_refused_by_name(tmp_path, lie):
+    state, model, chunks = first()
+    start = state.memory.blocks[0]
+    size = model.config.image_size
+    frames = start.frames.with_depth(0, np.full(size, 2.0, np.float16))
+    memory = replace(state.memory, blocks=(replace(start, frames=frames),))
+    path = tmp_path / "world.zarr"
+    save_world(path, replace(state, memory=memory), model, chunks)
+    assert (load_world(path, model).memory.blocks[0].frames.depth == 2.0).all()
+    name, value, at, says = DEPTHS[lie]
+    forger = Forger(path)
+    forger.in_block(forger.rows[0], name, value, at)
+    assert f"its {says} make no sense" in str(refusal(lambda path: load_world(path, model), path))
+
+
+FRAME_ARRAYS = ["frames/row", "frames/true", "frames/measured", "frames/pose"]
 
 
 @pytest.mark.parametrize("name", FRAME_ARRAYS)

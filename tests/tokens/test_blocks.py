@@ -13,7 +13,7 @@ from mirage_env.camera import Camera
 from mirage_env.config.world import ReadoutConfig
 from mirage_env.readout.zbuffer import Rule
 from mirage_env.readout.zbuffer_numba import splat_numba
-from mirage_env.tokens.blocks import TILE, Frames, MemoryBlock
+from mirage_env.tokens.blocks import NO_DEPTH, TILE, Frames, MemoryBlock
 from mirage_env.tokens.packing import pack
 
 CAMERA = Camera.from_fov(1.3, 32, 48)
@@ -187,7 +187,8 @@ def test_blocks_with_other_features_or_too_many_frames_do_not_join(rng):
     half, _ = numbered(rng, 20, features="float16")
     assert not small.may_join(half)
     many = 60_000
-    frames = Frames(np.zeros(many, np.int32), np.zeros((many, 4, 4)), np.zeros((many, 3, 3)), np.zeros(many, np.bool_))
+    none = np.zeros(many, np.bool_)
+    frames = Frames(np.zeros(many, np.int32), np.zeros((many, 4, 4)), np.zeros((many, 3, 3)), none, none, NO_DEPTH)
     assert not replace(small, frames=frames).may_join(replace(small, frames=frames))
 
 
@@ -223,3 +224,40 @@ def test_new_evidence_shares_the_tokens(rng):
     assert seen.feature is block.feature
     assert (seen.confidence == 1).all()
     assert (block.confidence == 0).all()
+
+
+def measured(numbers: list[int], depths: dict[int, float]) -> Frames:
+    """Frames of such numbers, some of them with a depth."""
+    frames = Frames.of([CAMERA] * len(numbers), GRID, 0, true=True)
+    frames = replace(frames, row=np.array(numbers, np.int32))
+    for row, metres in depths.items():
+        frames = frames.with_depth(row, np.full((4, 6), metres, np.float16))
+    return frames
+
+
+def depths_of(frames: Frames) -> dict[int, float]:
+    assert len(frames.depth) == frames.measured.sum()
+    return dict(zip(frames.row[frames.measured].tolist(), [depth.max() for depth in frames.depth], strict=True))
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=8, unique=True),
+    st.permutations(range(8)),
+    st.integers(0, 255),
+    st.integers(0, 255),
+)
+def test_measured_depths_stay_with_their_frames(numbers, order, has, kept):
+    depths = {row: 1.0 + row for i, row in enumerate(numbers) if has >> i & 1}
+    frames = measured(numbers, dict(sorted(depths.items(), key=lambda item: order[numbers.index(item[0])])))
+    assert depths_of(frames) == depths
+    some = np.array([i for i in range(len(numbers)) if kept >> i & 1], np.int64)
+    part = frames[some]
+    assert depths_of(part) == {row: depths[row] for row in part.row.tolist() if row in depths}
+    other = measured([40, 41], {41: 0.5})
+    assert depths_of(Frames.join([part, other])) == {**depths_of(part), 41: 0.5}
+    assert frames.nbytes - replace(frames, depth=NO_DEPTH).nbytes == 2 * 4 * 6 * len(depths)
+
+
+def test_of_frames_of_one_number_the_first_is_measured():
+    frames = measured([3, 3, 3, 5], {3: 2.0, 5: 4.0})
+    assert frames.measured.tolist() == [True, False, False, True]

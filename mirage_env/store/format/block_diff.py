@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.store.format.block_table import Entry, fingerprint
+from mirage_env.store.format.block_table import Entry, Print, fingerprint
 from mirage_env.tokens.blocks import MemoryBlock
 
 Known = tuple[tuple[MemoryBlock, Entry], ...]
@@ -29,7 +29,7 @@ class Stored:
         return {id(vars(block)["xyz"]): (block, entry) for block, entry in self._others if "xyz" in vars(block)}
 
     @cached_property
-    def _by_print(self) -> dict[tuple[int, tuple[int, int, int]], tuple[MemoryBlock, Entry]]:
+    def _by_print(self) -> dict[tuple[int, Print], tuple[MemoryBlock, Entry]]:
         return {(entry.token.count, entry.print): (block, entry) for block, entry in self._others}
 
     @cached_property

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
@@ -12,16 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_env.store.format.arrays import MOST_ROWS, TABLE_COLUMNS, Budget, Column, Files, Rows, fetch
-from mirage_env.tokens.blocks import TILE, FeatureType, Frames, MemoryBlock
+from mirage_env.tokens.blocks import NO_DEPTH, TILE, FeatureType, Frames, MemoryBlock
 
 FEATURES: tuple[FeatureType, ...] = get_args(FeatureType)
 Part = dict[str, NDArray[Any]]
 """Values by name of column."""
+Print = tuple[int, int, int, int]
 HALF, FULL = "tokens/feature_half", "tokens/feature"
+FRAMES = {
+    "frames/row": "row",
+    "frames/true": "true",
+    "frames/measured": "measured",
+    "frames/pose": "T_world_cam",
+    "frames/intrinsics": "K_latent",
+}
+"""Arrays of frames and what they are in `Frames`."""
 FIELDS = frozenset(f.name for f in fields(MemoryBlock))
 MOST_FRAMES = 2**16
 """Of a block: tokens count them in 16 bits."""
-FRAME_BYTES = 4 + 16 * 8 + 9 * 8 + 1
+FRAME_BYTES = 4 + 16 * 8 + 9 * 8 + 2
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Entry:
     token: Span
     tile: Span
     frame: Span
+    depth: Span
     evidence: int
     """First row of `evidence/base`; as many rows as tokens."""
     since: int
@@ -49,14 +60,14 @@ class Entry:
     features: FeatureType
     wide: bool
     """Cells are uint32."""
-    print: tuple[int, int, int]
-    """CRC-32 of tokens, tiles and frames: blocks with the same are the same, up to their evidence."""
+    print: Print
+    """CRC-32 of tokens, tiles, frames and their depth: blocks with the same are the same, up to their evidence."""
     evidence_crc32: int
     anchor: NDArray[np.float64]  # [3]
     bounds: NDArray[np.float64]  # [2, 3]
 
     def encode(self) -> NDArray[np.float64]:  # [TABLE_COLUMNS]
-        spans = [n for span in (self.token, self.tile, self.frame) for n in (span.start, span.count)]
+        spans = [n for span in (self.token, self.tile, self.frame, self.depth) for n in (span.start, span.count)]
         kind = FEATURES.index(self.features) + len(FEATURES) * self.wide
         numbers = [*spans, self.evidence, self.newest, self.oldest, kind, *self.print, self.evidence_crc32, self.since]
         row = np.array([*numbers, *self.anchor, *self.bounds.ravel(), 0.0])
@@ -72,38 +83,40 @@ class Entry:
         """
         if not np.isfinite(values).all() or values[-1] != _row_checksum(row, values):
             raise ValueError(f"row {row} of the table of blocks does not have its checksum")
-        whole = values[:15]
+        whole = values[:18]
         if (whole < 0).any() or (whole >= MOST_ROWS).any() or (whole != np.floor(whole)).any():
             raise ValueError(f"row {row} of the table of blocks has numbers that count nothing")
         n = [int(value) for value in whole]
-        if n[9] >= 2 * len(FEATURES) or max(n[10:14]) >= 2**32 or max(n[7:9]) >= 2**31:
+        if n[11] >= 2 * len(FEATURES) or max(n[12:17]) >= 2**32 or max(n[9:11]) >= 2**31:
             raise ValueError(f"row {row} of the table of blocks has a kind, checksum or birth that there is not")
-        if not 0 < n[3] <= n[1] <= n[3] * TILE or not 0 < n[5] <= MOST_FRAMES:
+        if not 0 < n[3] <= n[1] <= n[3] * TILE or not n[7] <= n[5] <= MOST_FRAMES or not n[5]:
             raise ValueError(
-                f"row {row} of the table of blocks has {n[1]} tokens in {n[3]} tiles and {n[5]} frames, which cannot be"
+                f"row {row} of the table of blocks has {n[1]} tokens in {n[3]} tiles and {n[5]} frames, "
+                f"{n[7]} of them with a depth, which cannot be"
             )
-        wide, kind = divmod(n[9], len(FEATURES))
+        wide, kind = divmod(n[11], len(FEATURES))
         return Entry(
             row=row,
             token=Span(n[0], n[1]),
             tile=Span(n[2], n[3]),
             frame=Span(n[4], n[5]),
-            evidence=n[6],
-            since=n[14],
-            newest=n[7],
-            oldest=n[8],
+            depth=Span(n[6], n[7]),
+            evidence=n[8],
+            since=n[17],
+            newest=n[9],
+            oldest=n[10],
             features=FEATURES[kind],
             wide=bool(wide),
-            print=(n[10], n[11], n[12]),
-            evidence_crc32=n[13],
-            anchor=values[15:18],
-            bounds=values[18:24].reshape(2, 3),
+            print=(n[12], n[13], n[14], n[15]),
+            evidence_crc32=n[16],
+            anchor=values[18:21],
+            bounds=values[21:27].reshape(2, 3),
         )
 
     def rows(self, columns: Mapping[str, Column]) -> list[Rows]:
         """Everything that is the block's own in the arrays."""
         unused = FULL if self.features == "float16" else HALF
-        spans = {"token": self.token, "tile": self.tile, "frame": self.frame}
+        spans = {"token": self.token, "tile": self.tile, "frame": self.frame, "depth": self.depth}
         spans["evidence"] = Span(self.evidence, self.token.count)
         return [
             Rows(column, spans[column.cursor].start, spans[column.cursor].count)
@@ -111,15 +124,16 @@ class Entry:
             if column.cursor in spans and column.name != unused
         ]
 
-    def nbytes(self, channels: int) -> int:
+    def nbytes(self, channels: int, image_size: Sequence[int]) -> int:
         """`MemoryBlock.nbytes`, without reading it."""
         feature = {"float16": 2 * channels, "int8": channels + 2, "integer": channels}[self.features]
+        frames = FRAME_BYTES * self.frame.count + 2 * math.prod(image_size) * self.depth.count
         token = 6 + 2 + 2 + (4 if self.wide else 2) + 1 + feature
-        return 24 + 4 + 32 * self.tile.count + token * self.token.count + FRAME_BYTES * self.frame.count
+        return 24 + 4 + 32 * self.tile.count + token * self.token.count + frames
 
 
-def parts_of(block: MemoryBlock) -> tuple[Part, Part, Part]:
-    """Tokens, tiles and frames of a block as the arrays hold them."""
+def parts_of(block: MemoryBlock) -> tuple[Part, Part, Part, Part]:
+    """Tokens, tiles, frames and their depth of a block as the arrays hold them."""
     gain = block.gain if len(block.gain) else np.zeros(len(block), np.float16)
     tokens: Part = {
         "tokens/position": np.ascontiguousarray(block.xyz.T),
@@ -131,13 +145,8 @@ def parts_of(block: MemoryBlock) -> tuple[Part, Part, Part]:
         "tiles/box": np.concatenate([block.low, block.step], axis=1),
         "tiles/index": np.stack([block.first[1:], block.born], axis=1),
     }
-    frames: Part = {
-        "frames/row": block.frames.row,
-        "frames/true": block.frames.true,
-        "frames/pose": block.frames.T_world_cam,
-        "frames/intrinsics": block.frames.K_latent,
-    }
-    return tokens, tiles, frames
+    frames: Part = {name: getattr(block.frames, field) for name, field in FRAMES.items()}
+    return tokens, tiles, frames, {"depth/map": block.frames.depth}
 
 
 def checksum(part: Part) -> int:
@@ -148,12 +157,12 @@ def checksum(part: Part) -> int:
     return crc
 
 
-def fingerprint(block: MemoryBlock) -> tuple[int, tuple[int, int, int]]:
+def fingerprint(block: MemoryBlock) -> tuple[int, Print]:
     """Number of tokens and checksums: the same for equal blocks, read or not."""
     if isinstance(block, LazyBlock) and (entry := block.unread) is not None:
         return entry.token.count, entry.print
-    tokens, tiles, frames = parts_of(block)
-    return len(block), (checksum(tokens), checksum(tiles), checksum(frames))
+    tokens, tiles, frames, depth = map(checksum, parts_of(block))
+    return len(block), (tokens, tiles, frames, depth)
 
 
 Log = tuple[NDArray[np.int64], NDArray[np.uint8]]
@@ -179,6 +188,7 @@ def read_block(
     changed, latest = log
     confidence[changed] = latest
     size, source, box = found["tokens/size"], found["tokens/source"], found["tiles/box"]
+    depth = found["depth/map"].copy() if entry.depth.count else NO_DEPTH
     block = MemoryBlock(
         anchor=entry.anchor,
         first=np.concatenate([[0], index[:, 0]]).astype(np.int32),
@@ -192,22 +202,24 @@ def read_block(
         frame=source[:, 0].astype(np.uint16),
         cell=source[:, 1].astype(np.uint32) if entry.wide else source[:, 1].astype(np.uint16),
         confidence=confidence,
-        frames=Frames(*(found[f"frames/{name}"].copy() for name in ("row", "pose", "intrinsics", "true"))),
+        frames=Frames(**{field: found[name].copy() for name, field in FRAMES.items()}, depth=depth),
     )
     _check(block, entry, cells)
     return block
 
 
-PARTS = ("tokens/", "tiles/", "frames/", "evidence/")
+PARTS = ("tokens/", "tiles/", "frames/", "depth/", "evidence/")
 
 
 def _check(block: MemoryBlock, entry: Entry, cells: int) -> None:
     """Refuse what would lead the readout out of its arrays, whatever its checksums."""
-    sizes, flags = np.diff(block.first), block.frames.true.view(np.uint8)
+    sizes, frames, maps = np.diff(block.first), block.frames, block.frames.depth
+    flags = np.concatenate([frames.true, frames.measured]).view(np.uint8)
     sound = {
         "tiles": len(sizes) > 0 and sizes.min() > 0 and sizes.max() <= TILE and block.first[-1] == len(block),
         "frames": len(block.frames.row) > int(block.frame.max(initial=0)) and block.frames.row.min(initial=0) >= 0,
         "flags": int(flags.max(initial=0)) <= 1,  # any other byte is neither true nor false
+        "depth": len(maps) == frames.measured.sum() and bool(((maps >= 0) & (maps < np.inf)).all()),
         "cells": int(block.cell.max(initial=0)) < cells,
         "boxes": bool(np.isfinite(block.low).all() and np.isfinite(block.step).all() and (block.step >= 0).all()),
         "footprints": bool(np.isfinite(block.footprint).all() and (block.footprint > 0).all()),
@@ -227,10 +239,10 @@ class LazyBlock(MemoryBlock):
     _read: Callable[[], MemoryBlock]
 
     @staticmethod
-    def of(entry: Entry, channels: int, read: Callable[[], MemoryBlock]) -> LazyBlock:
+    def of(entry: Entry, channels: int, image_size: Sequence[int], read: Callable[[], MemoryBlock]) -> LazyBlock:
         """The block of an entry; `read` gives its arrays."""
         block = object.__new__(LazyBlock)
-        known = {"_entry": entry, "_read": read, "bounds": entry.bounds, "nbytes": entry.nbytes(channels)}
+        known = {"_entry": entry, "_read": read, "bounds": entry.bounds, "nbytes": entry.nbytes(channels, image_size)}
         vars(block).update(known)
         return block
 

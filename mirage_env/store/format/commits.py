@@ -29,7 +29,7 @@ from mirage_env.store.format.zarr_metadata import metadata_files
 from mirage_env.store.resume_state import Resumable, state_checksum
 from mirage_env.tokens.blocks import MemoryBlock
 
-ALIGNED = {"token": TOKEN_ROWS, "evidence": TOKEN_ROWS, "tile": 256, "frame": 64, "log": 4096, "table": 256}
+ALIGNED = {"token": TOKEN_ROWS, "evidence": TOKEN_ROWS, "tile": 256, "frame": 64, "depth": 1, "log": 4096, "table": 256}
 """Rows that begin a file, by cursor."""
 LOGGED_SHARE = 16
 """Where more than one token of so many has new evidence, that of the whole block takes fewer bytes than the log."""
@@ -82,27 +82,30 @@ class _Draft:
     def add_block(self, block: MemoryBlock) -> Entry:
         """Write a block; its entry gets its row with the table."""
         spans, prints = [], []
-        counts = {"token": len(block), "tile": len(block.low), "frame": len(block.frames.row)}
+        frames = block.frames
+        counts = {"token": len(block), "tile": len(block.low), "frame": len(frames.row), "depth": len(frames.depth)}
         for (cursor, count), part in zip(counts.items(), parts_of(block), strict=True):
             span = Span(self.reserve(cursor, count), count)
             for name, values in part.items():
-                self.put(name, span.start, values)
+                if count:
+                    self.put(name, span.start, values)
             spans.append(span)
             prints.append(checksum(part))
         start, crc32 = self.add_evidence(block)
-        token, tile, frame = spans
+        token, tile, frame, depth = spans
         return Entry(
             row=-1,
             token=token,
             tile=tile,
             frame=frame,
+            depth=depth,
             evidence=start,
             since=self.next["log"],
             newest=int(block.born[0]),
             oldest=int(block.born[-1]),
             features=block.features,
             wide=block.cell.dtype == np.uint32,
-            print=(prints[0], prints[1], prints[2]),
+            print=(prints[0], prints[1], prints[2], prints[3]),
             evidence_crc32=crc32,
             anchor=block.anchor,
             bounds=block.bounds,

@@ -1,0 +1,99 @@
+"""Surfaces go on a little behind what stands before them, mirrored at its outline.
+
+Where a camera moves aside, strips behind outlines come into view that no picture shows, and tokens there lie on the
+outlines and show both surfaces. What is beside an outline is what most likely lies behind it (layered depth images:
+Shade et al. 1998; Shih et al., "3D Photography using Context-aware Layered Depth Inpainting", 2020).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from torch import Tensor
+
+STEP = 1.12
+"""Far over near depth of neighbours, from which on one surface stands before another one."""
+REACH = 24
+"""Pixels by which a surface goes on behind another one."""
+PURE = 3
+"""Pixels beside an outline that show some of both surfaces."""
+BENT = 1.25
+"""A surface that goes on as a plane comes no nearer and goes no farther than by such a factor."""
+
+
+def beyond_outlines(
+    image: Tensor,  # [3, H, W]
+    depth: Tensor,  # [H, W] metres, 0 where nothing is known
+) -> tuple[Tensor, Tensor]:  # [3, H, W], [H, W] metres, 0 where no surface goes on
+    """Picture and depth of the surfaces that go on behind others, and of the pixels at which they begin."""
+    metres = depth.numpy().astype(np.float64)
+    inverse = np.where(metres > 0.0, 1.0 / np.where(metres > 0.0, metres, 1.0), 0.0)
+    place, far = _gone_on(inverse, _sources(inverse))
+    return image.flatten(1)[:, torch.from_numpy(place)], torch.from_numpy(far).float()
+
+
+@njit(cache=True, nogil=True)
+def _sources(inverse: NDArray[np.float64]) -> NDArray[np.int64]:  # [H, W] -> [H, W] row * W + column
+    """The pixel beside an outline from which a surface goes on to each pixel, nearest of several; -1 for none."""
+    height, width = inverse.shape
+    source = np.full((height, width), -1)
+    front = [(0, 0)][:0]
+    for y in range(height):
+        for x in range(width):
+            for down, right in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+                v, u = y + down, x + right
+                if 0 <= v < height and 0 <= u < width and inverse[v, u] > STEP * inverse[y, x] > 0.0:
+                    source[y, x] = y * width + x
+            if source[y, x] >= 0:
+                front.append((y, x))
+    for _ in range(REACH):
+        coming = [(0, 0)][:0]
+        for y, x in front:
+            own = source[y, x]
+            a, b = own // width, own % width
+            for v in range(max(y - 1, 0), min(y + 2, height)):
+                for u in range(max(x - 1, 0), min(x + 2, width)):
+                    if inverse[v, u] <= STEP * inverse[a, b]:  # nothing that stands before it
+                        continue
+                    old = source[v, u]
+                    if old < 0:
+                        coming.append((v, u))
+                    elif (v - a) ** 2 + (u - b) ** 2 >= (v - old // width) ** 2 + (u - old % width) ** 2:
+                        continue
+                    source[v, u] = own
+        front = coming
+    return source
+
+
+@njit(cache=True, nogil=True)
+def _gone_on(
+    inverse: NDArray[np.float64],  # [H, W]
+    source: NDArray[np.int64],  # [H, W]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:  # [H, W], [H, W] metres
+    """Pixel whose colour each pixel gets, and how far away the surface is that goes on there; 0 where none does."""
+    height, width = inverse.shape
+    place, far = np.arange(height * width).reshape(height, width), np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            if source[y, x] < 0:
+                continue
+            a, b = source[y, x] // width, source[y, x] % width
+            apart = np.hypot(a - y, b - x)
+            if apart == 0.0:
+                far[y, x] = 1.0 / inverse[a, b]
+                continue
+            # The mirror stands where a pixel shows nothing but the one surface.
+            mirror, more = inverse[a, b], 1.0 + PURE / apart
+            q, p = round(y + more * (a - y)), round(x + more * (b - x))
+            if 0 <= q < height and 0 <= p < width and mirror / BENT < inverse[q, p] < mirror * STEP:
+                a, b, mirror = q, p, inverse[q, p]
+            v, u = 2 * a - y, 2 * b - x
+            there = 0 <= v < height and 0 <= u < width and mirror / BENT < inverse[v, u] < mirror * BENT
+            if not there:
+                v, u = a, b
+            goes_on = min(max(2.0 * mirror - inverse[v, u], mirror / BENT), mirror * BENT)  # as a plane does
+            if STEP * goes_on <= inverse[y, x]:
+                place[y, x], far[y, x] = v * width + u, 1.0 / goes_on
+    return place, far
