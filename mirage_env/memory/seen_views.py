@@ -54,8 +54,8 @@ class SeenView:
     image: Tensor  # [1, 3, H, W] what stands still in it
     meshes: tuple[ViewMesh, ...]
     """Of things and of the sky."""
-    beyond: ViewMesh
-    """Of surfaces that go on behind others, where depth was measured."""
+    beyond: ViewMesh | None
+    """Of surfaces that go on behind others; None where depth was not measured."""
     coarse: Tensor  # [H / 2, W / 2] metres to what is nearest, 0 where nothing is known
     cells: Tensor  # [h, w] metres, on the grid of the memory, or to what lies behind where nothing is known
     pure: Tensor  # [H, W] bool, pixels that show nothing but sky
@@ -118,7 +118,7 @@ def _meshes(
     there: Tensor,  # [H, W] bool, pixels that the tokens know
     camera: Camera,
     radius: float,  # metres to the sky
-) -> tuple[tuple[ViewMesh, ...], ViewMesh, Tensor]:
+) -> tuple[tuple[ViewMesh, ...], ViewMesh | None, Tensor]:
     """Meshes of things and sky, and of what goes on behind them; depth at a part of the resolution, 0 where unknown."""
     size, few = (len(image[0]), len(image[0, 0])), (len(image[0]) // COARSE, len(image[0, 0]) // COARSE)
     line, away = Skyline.of(metres, sky, image), radius / lengths(camera, size)
@@ -126,12 +126,13 @@ def _meshes(
     near = -F.max_pool2d(-depth[None], 3, 1, 1)[0]  # pixels beside an outline show some of what is near
     sharp = torch.where(measured, torch.where(STEP * near < depth, near, depth), sharp_edges(depth, image))
     seen = [ViewMesh.of(line.image, torch.where(there & (line.things > 0.0), sharp, 0.0), camera, line.cover)]
-    beyond = beyond_outlines(line.image, torch.where(measured & there & ~sky & (line.cover > 0.5), sharp, 0.0))
+    sure = measured & there & ~sky & (line.cover > 0.5)
+    beyond = ViewMesh.of(*beyond_outlines(line.image, torch.where(sure, sharp, 0.0)), camera) if sure.any() else None
     above = F.avg_pool2d((line.sky & there)[None].float(), COARSE)[0] == 1.0
     if above.any():
         seen.append(ViewMesh.of(line.sky_image, torch.where(above, radius / lengths(camera, few), 0.0), camera))
     nearest = torch.where(there, torch.where(line.cover > 0.5, sharp, away), 0.0)
-    return tuple(seen), ViewMesh.of(*beyond, camera), depth_to_grid(nearest, few)
+    return tuple(seen), beyond, depth_to_grid(nearest, few)
 
 
 def _measured(memory: LatentMemory, size: tuple[int, int]) -> Tensor:  # [H, W] metres, 0 = none

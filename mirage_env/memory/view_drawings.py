@@ -102,6 +102,9 @@ class ViewDrawings:
         start = self._of(0, model, memory, state.movers)
         views = [self._of(row, model, memory, state.movers).view for row in nearest_views(memory, cameras)]
         pictures, seen, guessed, depth = _drawn(views, start.guess, cameras)
+        if any(view.beyond is not None for view in views):  # outlines are known: what is open along them are seams
+            filled, seen = _without_gaps(pictures, seen)
+            pictures, guessed = torch.where(seen[:, None], filled, pictures), guessed & ~seen
         images, shown = _without_gaps(pictures, seen | guessed)
         size, many = frames.shape[-2:], len(frames) // len(movers)
 
@@ -206,7 +209,7 @@ def _drawn(
     for order, run in groupby(range(len(cameras)), key=lambda t: orders[t]):
         things, skies = [views[i].meshes[:1] for i in order], [views[i].meshes[1:] for i in order]
         # What one view saw of the sky may stand behind what another one saw.
-        layers = [*things, *skies, [views[i].beyond for i in order], guess]
+        layers = [*things, *skies, [mesh for i in order if (mesh := views[i].beyond) is not None], guess]
         images, layer, depth = drawn(layers, [cameras[t] for t in run])
         guessed = layer == len(layers) - 1
         parts.append((images, (layer >= 0) & ~guessed, guessed, depth))

@@ -77,6 +77,6 @@ def test_what_goes_on_lies_behind_what_is_seen_and_near_the_depth_beside_it(seed
     there = metres > 0.0
     begins = there & (metres == depth)
     assert (metres[there & ~begins] >= STEP * depth[there & ~begins] * 0.999).all()
-    known = [metres_ for metres_ in (0.7, 1.0, 2.0, 2.2, 5.0)]
+    known = (0.7, 1.0, 2.0, 2.2, 5.0)
     apart = torch.stack([(metres / k - 1.0).abs() for k in known]).amin(0)
     assert (apart[there] <= BENT - 1.0 + 1e-3).all()

@@ -524,6 +524,25 @@ def test_measured_outlines_are_drawn_where_they_were_measured_and_what_is_behind
     assert (shown[:, :, list(between)] - PICTURE[:, :, mirrored]).abs().max() < STORED
 
 
+@pytest.mark.parametrize("measured", [True, False])
+def test_seams_along_measured_outlines_show_what_is_around_them(measured, monkeypatch):
+    def drawn(views, guess, cameras):
+        guessed = torch.zeros(1, 32, 32, dtype=torch.bool)
+        guessed[:, :, 15:17] = True
+        return (
+            torch.where(guessed[:, None], -1.0, 0.5).expand(1, 3, 32, 32),
+            ~guessed,
+            guessed,
+            torch.full((1, 32, 32), METRES),
+        )
+
+    monkeypatch.setattr(view_drawings, "_drawn", drawn)
+    state = begun() if measured else MODEL.start(IMAGE, CAMERA)[1]
+    painted, shown = over(state, [CAMERA], readout=told(age=1.0))
+    assert ((shown[0, :, 4:28, 15:17] - 0.5).abs().max() < 0.01) == measured
+    assert torch.equal(shown[0, :, :, 15:17], painted[0, :, :, 15:17]) != measured
+
+
 def test_where_nothing_was_measured_depth_is_estimated():
     depth = with_box(METRES)
     depth[9:12, 9:12] = 0.0
