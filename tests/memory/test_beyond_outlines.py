@@ -1,6 +1,7 @@
 """Surfaces behind outlines: where they go on, how far away, and in which colours."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +62,36 @@ def test_of_three_surfaces_each_goes_on_behind_the_nearer_one_beside_it():
     assert metres[0, 35] == 4.0  # the wall, behind the box
     assert metres[0, 41] == 2.0  # the box, behind the nearest
     assert (metres[:, 30:] >= depth[:, 30:]).all()
+
+
+def test_a_surface_that_comes_nearer_goes_on_until_it_would_stand_before_what_hides_it():
+    inverse = (0.3 + 0.005 * COLUMNS).double()  # .45 beside the box
+    inverse[:, 30:] = 0.55
+    _, metres = beyond_outlines(PICTURE, 1.0 / inverse)
+    there = metres[0] > 0.0
+    assert there[30:33].all()
+    assert not there[40:43].any()
+    assert (metres[:, 30:][metres[:, 30:] > 0.0] >= 0.999 * STEP / 0.55).all()
+
+
+def test_a_surface_that_turns_away_goes_on_at_a_finite_distance():
+    inverse = (0.9 - 0.028 * COLUMNS).double()  # .09 beside the box, and below 0 behind it
+    inverse[:, 30:] = 1.0
+    _, metres = beyond_outlines(PICTURE, 1.0 / inverse)
+    behind = metres[:, 30 : 30 + REACH]
+    assert (behind > 0.0).all()
+    mirror = inverse[0, 29 - PURE] if inverse[0, 29 - PURE] < STEP * inverse[0, 29] else inverse[0, 29]
+    assert (behind <= 1.001 * BENT / mirror).all()
+
+
+@pytest.mark.parametrize("strip", [2, 10])
+def test_a_strip_between_two_boxes_goes_on_in_no_colours_but_its_own(strip):
+    depth = wall_and_box(box=slice(0, SIZE))
+    depth[:, 30 : 30 + strip] = 3.0
+    picture, metres = beyond_outlines(PICTURE, depth)
+    there = metres[0] > 0.0
+    assert there.sum() == strip + 2 * REACH or there.sum() == 2 + 2 * REACH
+    assert ((picture[0, 0, there] >= 30) & (picture[0, 0, there] < 30 + strip)).all()
 
 
 def test_no_surface_goes_on_behind_what_hardly_stands_before_it_or_from_where_nothing_is_known():

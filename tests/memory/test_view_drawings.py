@@ -559,6 +559,15 @@ def test_views_that_are_observed_with_their_depth_are_drawn_by_it():
     assert not over(state, [moved(y=0.2, x=0.1)], NEVER)[1].isnan().any()
 
 
+def test_views_that_are_observed_together_keep_each_its_own_depth():
+    depths = [np.full((32, 32), METRES), with_box(METRES / 2.0)]
+    cameras = [moved(x=5.0), moved(x=-5.0)]
+    state = MODEL.observe(begun(), 2 * [IMAGE], cameras, depths)[1]
+    frames = state.memory.blocks[-1].frames
+    assert frames.row[frames.measured].tolist() == [1, 2]
+    assert np.array_equal(frames.depth, depths)
+
+
 def test_a_depth_that_was_estimated_is_not_kept_nor_one_that_nothing_is_drawn_by():
     estimated = MODEL.start(IMAGE, CAMERA)[1]
     estimated = MODEL.observe(estimated, [IMAGE], [aside(18)])[1]
