@@ -85,7 +85,7 @@ class WorldModel:
             image: RGB of the configured image size.
             camera: where it was taken, in pixels of the picture; at the world's origin with the field of view of EXIF
                 or of the configuration if not given.
-            depth: true z-depth, metres; 0 or NaN where it was not measured, inf where there is none (sky).
+            depth: true z-depth, metres; 0 or NaN where it was not measured, as of the sky, or inf there.
             seed, prompt: of the world's noise; what the world should look like, for models that read text.
             labels, negative_prompt, guidance_scale: what the segmenter sees, and the model's own, if not given.
             camera_height: metres above a level floor, to which estimated depth is fitted; None: not known.

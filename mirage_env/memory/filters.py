@@ -31,7 +31,7 @@ def keep_cells(
     goes with what most of it shows (`lifting.depth_to_grid`). Dropped, it would be drawn anew in every view, and
     straight edges against the sky would be stairs.
     """
-    unknown = depth == 0.0
+    unknown = (depth == 0.0) & ~((labels == SKY) & sky)  # depth cameras measure none of the sky
     valid = torch.isfinite(depth) & (depth > near) & (depth < far)
     dynamic = _share(labels == MOVER if sky else labels != STATIC, grid) > config.dynamic_share
     invalid = _share(~valid & ~unknown & (labels == STATIC), grid) > 0.0

@@ -99,3 +99,13 @@ def test_views_are_filtered_one_by_one(rng):
     for t in range(3):
         alone = keep_cells(depth[t : t + 1], labels[t : t + 1], GRID, FilterConfig(), NEAR, FAR)[0]
         assert torch.equal(together[t], alone)
+
+
+@pytest.mark.parametrize("nothing", [0.0, np.inf, 1000.0])
+def test_sky_that_is_remembered_is_kept_whatever_a_depth_camera_says_of_it(nothing):
+    depth, labels = np.full((16, 32), 2.0), np.full((16, 32), STATIC)
+    labels[:8], depth[:8] = SKY, nothing
+    views, config = [torch.from_numpy(x[None]) for x in (depth, labels)], FilterConfig(edge_share=1.0)
+    kept = [keep_cells(*views, (2, 4), config, NEAR, FAR, sky) for sky in (True, False)]
+    assert kept[0].all()
+    assert kept[1].tolist() == [[[False] * 4, [True] * 4]]

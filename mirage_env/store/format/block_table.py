@@ -19,6 +19,7 @@ FEATURES: tuple[FeatureType, ...] = get_args(FeatureType)
 Part = dict[str, NDArray[Any]]
 """Values by name of column."""
 Print = tuple[int, int, int, int]
+"""Checksums of what a block is made of."""
 HALF, FULL = "tokens/feature_half", "tokens/feature"
 FRAMES = {
     "frames/row": "row",
