@@ -13,8 +13,8 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-STEP = 1.12
-"""Far over near depth of neighbours, from which on one surface stands before another one."""
+from mirage_env.memory.view_mesh import BLURRED
+
 REACH = 24
 """Pixels by which a surface goes on behind another one."""
 PURE = 3
@@ -44,7 +44,7 @@ def _sources(inverse: NDArray[np.float64]) -> NDArray[np.int64]:  # [H, W] -> [H
         for x in range(width):
             for down, right in ((0, 1), (1, 0), (0, -1), (-1, 0)):
                 v, u = y + down, x + right
-                if 0 <= v < height and 0 <= u < width and inverse[v, u] > STEP * inverse[y, x] > 0.0:
+                if 0 <= v < height and 0 <= u < width and inverse[v, u] > BLURRED * inverse[y, x] > 0.0:
                     source[y, x] = y * width + x
             if source[y, x] >= 0:
                 front.append((y, x))
@@ -55,7 +55,7 @@ def _sources(inverse: NDArray[np.float64]) -> NDArray[np.int64]:  # [H, W] -> [H
             a, b = own // width, own % width
             for v in range(max(y - 1, 0), min(y + 2, height)):
                 for u in range(max(x - 1, 0), min(x + 2, width)):
-                    if inverse[v, u] <= STEP * inverse[a, b]:  # nothing that stands before it
+                    if inverse[v, u] <= BLURRED * inverse[a, b]:  # nothing that stands before it
                         continue
                     old = source[v, u]
                     if old < 0:
@@ -87,13 +87,13 @@ def _gone_on(
             # The mirror stands where a pixel shows nothing but the one surface.
             mirror, more = inverse[a, b], 1.0 + PURE / apart
             q, p = round(y + more * (a - y)), round(x + more * (b - x))
-            if 0 <= q < height and 0 <= p < width and mirror / BENT < inverse[q, p] < mirror * STEP:
+            if 0 <= q < height and 0 <= p < width and mirror / BENT < inverse[q, p] < mirror * BLURRED:
                 a, b, mirror = q, p, inverse[q, p]
             v, u = 2 * a - y, 2 * b - x
             there = 0 <= v < height and 0 <= u < width and mirror / BENT < inverse[v, u] < mirror * BENT
             if not there:
                 v, u = a, b
             goes_on = min(max(2.0 * mirror - inverse[v, u], mirror / BENT), mirror * BENT)  # as a plane does
-            if STEP * goes_on <= inverse[y, x]:
+            if BLURRED * goes_on <= inverse[y, x]:
                 place[y, x], far[y, x] = v * width + u, 1.0 / goes_on
     return place, far

@@ -21,14 +21,14 @@ from torch.nn import functional as F
 from mirage_env.camera import Camera
 from mirage_env.interfaces import MOVER, SKY, Readout
 from mirage_env.memory.behind_movers import Cuttings, filled
-from mirage_env.memory.beyond_outlines import STEP, beyond_outlines
+from mirage_env.memory.beyond_outlines import beyond_outlines
 from mirage_env.memory.latent import SKY_SHARE, LatentMemory
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.masks import closed, widened
 from mirage_env.memory.mirrored import Start, start_of
 from mirage_env.memory.mover_portraits import Portrait
 from mirage_env.memory.skyline import Skyline
-from mirage_env.memory.view_mesh import ViewMesh, sharp_edges
+from mirage_env.memory.view_mesh import ViewMesh, broader_outlines, sharp_edges
 from mirage_env.readout.backends import CPU
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ def _meshes(
     size, few = (len(image[0]), len(image[0, 0])), (len(image[0]) // COARSE, len(image[0, 0]) // COARSE)
     line, away = Skyline.of(metres, sky, image), radius / lengths(camera, size)
     depth = torch.where(line.things > 0.0, line.things, away)
-    near = -F.max_pool2d(-depth[None], 3, 1, 1)[0]  # pixels beside an outline show some of what is near
-    sharp = torch.where(measured, torch.where(STEP * near < depth, near, depth), sharp_edges(depth, image))
+    sharp = torch.where(measured, broader_outlines(depth), sharp_edges(depth, image))
     seen = [ViewMesh.of(line.image, torch.where(there & (line.things > 0.0), sharp, 0.0), camera, line.cover)]
     sure = measured & there & ~sky & (line.cover > 0.5)
     beyond = ViewMesh.of(*beyond_outlines(line.image, torch.where(sure, sharp, 0.0)), camera) if sure.any() else None

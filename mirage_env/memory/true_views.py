@@ -8,6 +8,7 @@ Measured at 256 x 256 with 2 x 2 shifts: +1.9 dB of the bare readout, +1.0 dB of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -26,6 +27,8 @@ MemoryT = TypeVar("MemoryT", bound=Memory)
 
 FARTHEST = 60000.0
 """Metres, of half precision."""
+NEW_SHARE = 1 / 8
+"""Of the cells of a view, from which on its measured depth is kept."""
 EVEN = 1.08
 """Depth of a cell over that of a moved one upon it, up to which the moved one is written: below the readout's
 tolerance (`ReadoutConfig.depth_tolerance`), within which the better fit is shown and not the nearer."""
@@ -60,14 +63,15 @@ def written_start(memory: MemoryT, codec: LatentCodec, views: Views, per_side: i
     return written, latents  # type: ignore[return-value]
 
 
-def measured(
+def with_depth(
     memory: MemoryT,
     depth: Tensor | None,  # [F, H, W] metres; 0 or infinite where there is none
     first: int,
 ) -> MemoryT:
     """The memory with the depth of the true views that were written last, if that was measured, as it was measured.
 
-    Tokens keep one depth for a cell; where surfaces end within cells only the measurement says (`seen_views.py`).
+    Tokens keep one depth for a cell; where surfaces end within cells only the measurement says (`seen_views.py`). Views
+    of which hardly a cell was new have none: who stands and looks does not fill the memory.
 
     Args:
         memory: that the views were written to.
@@ -78,8 +82,9 @@ def measured(
         return memory
     *older, block = memory.blocks
     maps = torch.where(torch.isfinite(depth) & (depth > 0.0), depth, 0.0).clamp_max(FARTHEST).half().cpu().numpy()
-    for row in np.intersect1d(first + np.arange(len(maps)), block.frames.row).tolist():
-        block = replace(block, frames=block.frames.with_depth(row, maps[row - first]))
+    written = np.bincount(block.frames.row[block.frame], minlength=first + len(maps))[first:]
+    for view in np.flatnonzero(written >= NEW_SHARE * math.prod(memory.grid)).tolist():
+        block = replace(block, frames=block.frames.with_depth(first + view, maps[view]))
     return replace(memory, blocks=(*older, block))
 
 

@@ -118,9 +118,18 @@ def sharp_edges(
     nearer = torch.where(has_near & has_far, like_near, inverse - far > near - inverse)
     nearer = F.avg_pool2d(nearer.float(), 3, 1, 1) > 0.5  # as most pixels around it: an outline has no teeth
     sharp = torch.where(edge, torch.where(nearer, near, far), inverse)
-    # Triangles end in the middle of a pixel, and the next one still shows half of what is near.
-    beside, rim = _most(sharp, 3), widened(edge, 3) & ~slope
-    return (1.0 / torch.where(rim & (beside > BLURRED * sharp), beside, sharp))[0, 0]
+    return (1.0 / torch.where(widened(edge, 3) & ~slope, _broader(sharp), sharp))[0, 0]
+
+
+def broader_outlines(depth: Tensor) -> Tensor:  # [H, W] metres
+    """Depth whose edges are sharp, with what is near a pixel broader: that one still shows half of it."""
+    return (1.0 / _broader(1.0 / depth[None, None]))[0, 0]
+
+
+def _broader(inverse: Tensor) -> Tensor:
+    """Triangles end in the middle of a pixel, and the next one still shows half of what is near."""
+    beside = _most(inverse, 3)
+    return torch.where(beside > BLURRED * inverse, beside, inverse)
 
 
 def _most(x: Tensor, side: int) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirage_env.memory.beyond_outlines import BENT, PURE, REACH, STEP, beyond_outlines
+from mirage_env.memory.beyond_outlines import BENT, PURE, REACH, beyond_outlines
+from mirage_env.memory.view_mesh import BLURRED
 
 SIZE = 64
 COLUMNS = torch.arange(SIZE).expand(SIZE, SIZE)
@@ -71,7 +72,7 @@ def test_a_surface_that_comes_nearer_goes_on_until_it_would_stand_before_what_hi
     there = metres[0] > 0.0
     assert there[30:33].all()
     assert not there[40:43].any()
-    assert (metres[:, 30:][metres[:, 30:] > 0.0] >= 0.999 * STEP / 0.55).all()
+    assert (metres[:, 30:][metres[:, 30:] > 0.0] >= 0.999 * BLURRED / 0.55).all()
 
 
 def test_a_surface_that_turns_away_goes_on_at_a_finite_distance():
@@ -80,7 +81,7 @@ def test_a_surface_that_turns_away_goes_on_at_a_finite_distance():
     _, metres = beyond_outlines(PICTURE, 1.0 / inverse)
     behind = metres[:, 30 : 30 + REACH]
     assert (behind > 0.0).all()
-    mirror = inverse[0, 29 - PURE] if inverse[0, 29 - PURE] < STEP * inverse[0, 29] else inverse[0, 29]
+    mirror = inverse[0, 29 - PURE] if inverse[0, 29 - PURE] < BLURRED * inverse[0, 29] else inverse[0, 29]
     assert (behind <= 1.001 * BENT / mirror).all()
 
 
@@ -95,7 +96,7 @@ def test_a_strip_between_two_boxes_goes_on_in_no_colours_but_its_own(strip):
 
 
 def test_no_surface_goes_on_behind_what_hardly_stands_before_it_or_from_where_nothing_is_known():
-    assert (beyond_outlines(PICTURE, wall_and_box(near=3.0 / (STEP - 0.01)))[1] == 0.0).all()
+    assert (beyond_outlines(PICTURE, wall_and_box(near=3.0 / (BLURRED - 0.01)))[1] == 0.0).all()
     assert (beyond_outlines(PICTURE, wall_and_box(far=0.0))[1] == 0.0).all()
     assert (beyond_outlines(PICTURE, torch.zeros(SIZE, SIZE))[1] == 0.0).all()
 
@@ -107,7 +108,7 @@ def test_what_goes_on_lies_behind_what_is_seen_and_near_the_depth_beside_it(seed
     _, metres = beyond_outlines(PICTURE, depth)
     there = metres > 0.0
     begins = there & (metres == depth)
-    assert (metres[there & ~begins] >= STEP * depth[there & ~begins] * 0.999).all()
+    assert (metres[there & ~begins] >= BLURRED * depth[there & ~begins] * 0.999).all()
     known = (0.7, 1.0, 2.0, 2.2, 5.0)
     apart = torch.stack([(metres / k - 1.0).abs() for k in known]).amin(0)
     assert (apart[there] <= BENT - 1.0 + 1e-3).all()

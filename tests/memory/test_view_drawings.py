@@ -568,6 +568,14 @@ def test_views_that_are_observed_together_keep_each_its_own_depth():
     assert np.array_equal(frames.depth, depths)
 
 
+def test_who_stands_and_looks_fills_no_memory_with_depth():
+    state, depth = begun(), np.full((32, 32), METRES)
+    depth[8:16, 8:16] = METRES / 2.0  # one cell of sixteen is new
+    after = MODEL.observe(state, [IMAGE], [CAMERA], [depth])[1]
+    assert len(true_rows(after.memory)) == 2
+    assert sum(len(block.frames.depth) for block in after.memory.blocks) == 1  # of the start view
+
+
 def test_a_depth_that_was_estimated_is_not_kept_nor_one_that_nothing_is_drawn_by():
     estimated = MODEL.start(IMAGE, CAMERA)[1]
     estimated = MODEL.observe(estimated, [IMAGE], [aside(18)])[1]
