@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 KEYS = {"AWS_ACCESS_KEY_ID": "mirage", "AWS_SECRET_ACCESS_KEY": "mirage-secret", "AWS_REGION": "us-east-1"}
@@ -36,13 +36,13 @@ def object_server(folder: Path) -> Iterator[str]:
         "actions": ["Admin", "Read", "Write", "List"],
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    kinds = ("s3", "master", "volume", "filer")
+    names = [f"{kind}.port{what}" for kind in ("s3", "master", "volume", "filer") for what in ("", ".grpc")]
     command = [weed, "-logtostderr=true", "server", f"-dir={folder}", "-s3", f"-s3.config={folder / 's3.json'}"]
     command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=20", "-master.volumeSizeLimitMB=64"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     with (folder / "log").open("wb") as log, ExitStack() as stack:
         for _ in range(5):  # a port that is free now may be taken before the server listens at it
-            ports = {f"{name}.port{kind}": _free_port() for name in kinds for kind in ("", ".grpc")}
+            ports = dict(zip(names, _free_ports(len(names)), strict=True))
             at = [f"-{name}={port}" for name, port in ports.items()]
             server = subprocess.Popen([*command, *at], stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)})
             stack.callback(_end, server, list(ports.values()))
@@ -90,7 +90,10 @@ def _make_bucket(address: str) -> None:
     obstore.delete(store, "first")
 
 
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    """Different ports that nobody has."""
+    with ExitStack() as stack:  # all are held until the last is found, or one may be found twice
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
