@@ -1,8 +1,9 @@
 """Obstacles that a learned world knows of: columns of its memory's voxels where something stands, and its movers.
 
 Every token is a measurement: the view that wrote it saw through to it. A voxel that more evidence speaks for than
-against is occupied (log odds and weights as in `export.occupancy`), and so is its column. A map of the floor forgets a
-table over which the camera looks; voxels do not. The memory is not read out for this: the nearest of several estimates
+against is occupied (log odds and weights as in `export.occupancy`), and so is its column; what stands there is where
+rays end in it on average, which is finer than a column is wide. A map of the floor forgets a table over which the
+camera looks; voxels do not. The memory is not read out for this: the nearest of several estimates
 of one surface hides the others, and what stands there seems to come closer with every view. What moves is not in the
 memory; it stands where it should be by then (`memory.movers`).
 """
@@ -37,7 +38,7 @@ class KnownObstacles:
     """Obstacles in the plan of a map (`contact.Obstacles`); what was never seen is free."""
 
     T_map_world: NDArray[np.float64]  # [2, 3] to the plan, without its origin
-    places: NDArray[np.float64]  # [M, 2] middles of occupied columns, metres
+    places: NDArray[np.float64]  # [M, 2] of what stands in occupied columns, metres
     up: NDArray[np.float64]  # [3]
     floor: float = 0.0
     """Its height along `up`, metres."""
@@ -96,7 +97,5 @@ def _obstacles(memory: PointMemory, height: float) -> KnownObstacles:
         side *= 2.0
     found = traced(rays, side, STEP, height, LAYER)
     rotation, origin = T_world_map[:3, :3], T_world_map[:3, 3] @ T_world_map[:3, :2]
-    rows_columns = np.argwhere(found.occupied())[:, ::-1]
-    places = (rows_columns + 0.5) * side + found.origin + origin
     up = rotation[:, 2]
-    return KnownObstacles(rotation.T[:2], places, up, float(T_world_map[:3, 3] @ up), side)
+    return KnownObstacles(rotation.T[:2], found.standing(rays) + origin, up, float(T_world_map[:3, 3] @ up), side)

@@ -44,10 +44,28 @@ class Voxels:
     seen: NDArray[np.bool_]  # [rows, columns] cells that a ray crosses or ends in, not above the highest
     origin: tuple[float, float]
     """Corner of cell (0, 0), metres."""
+    resolution: float
+    """Side of a cell, metres."""
+    heights: tuple[float, float]
+    """Of the lowest voxels and the space, metres."""
+    layer: float
+    """Height of a voxel, metres."""
 
     def occupied(self) -> NDArray[np.bool_]:  # [rows, columns]
         """Columns in which more speaks for something than against it."""
         return np.asarray((self.odds > 0.0).any(0))
+
+    def standing(self, rays: Rays) -> Array:  # [M, 2] metres
+        """Mean place of the ends of rays in the occupied voxels of each occupied column."""
+        low, high = self.heights
+        ends, weight = (of[(rays.end[:, 2] >= low) & (rays.end[:, 2] <= high)] for of in (rays.end, rays.weight))
+        column, row = np.floor((ends[:, :2] - self.origin) / self.resolution).astype(np.int64).T
+        level = np.minimum(((ends[:, 2] - low) / self.layer).astype(np.int64), len(self.odds) - 1)
+        there = self.odds[level, row, column] > 0.0
+        number = (row * self.seen.shape[1] + column)[there]
+        _, number = np.unique(number, return_inverse=True)
+        x, y = (np.bincount(number, weight[there] * along) for along in ends[there, :2].T)
+        return np.stack([x, y], 1) / np.bincount(number, weight[there])[:, None]
 
 
 def token_rays(memory: PointMemory, T_map_world: Matrix, resolution: float, confirmations: int = 0) -> Rays:
@@ -98,7 +116,7 @@ def traced(rays: Rays, resolution: float, low: float, high: float, layer: float 
     origin = corner * resolution
     numbers = (resolution, low, high, layer, SHORT, np.float32(HIT), np.float32(PASS))
     _trace(rays.start, rays.end, rays.weight, origin, *numbers, odds, seen)
-    return Voxels(odds, seen, (float(origin[0]), float(origin[1])))
+    return Voxels(odds, seen, (float(origin[0]), float(origin[1])), resolution, (low, high), layer)
 
 
 def _moved(points: Array, T: Matrix) -> Array:  # [N, 3]

@@ -18,6 +18,7 @@ from mirage_env.interfaces import MOVER, STATIC, Memory
 from mirage_env.memory.latent import PointMemory
 from mirage_env.memory.mover_sightings import Sighting, sightings
 from mirage_env.memory.movers import FARTHEST, MOST_SIGHTINGS, Mover, Movers, Shown, moments
+from mirage_env.readout.zbuffer import projections
 
 if TYPE_CHECKING:
     from mirage_env.world_state import Chunk, WorldState
@@ -29,7 +30,8 @@ FRESH, FULLER = 0.8, 1.5
 LOOKS = 2
 """True views of a chunk that must look at the place of a mover and not find it, to forget it; of one view, that one."""
 LEAST_SIGHTINGS = 3
-"""Views of a chunk that must show a mover which is new, or half of the views."""
+"""Views of a chunk that must show a mover which is new, or half of them: of true views, of those that look at its
+place, as who turns about sees nothing more than twice."""
 ECHO = 2
 """Cells around a mover that was shown, in which an imagined view tells nothing new."""
 
@@ -76,10 +78,11 @@ def tracked(movers: Movers, views: Views, memory: Memory, config: WorldModelConf
             else:
                 tracks[i] = _seen(tracks[i], sighting, second, views.cameras[t], frame)
                 times[i] += 1
-    least, now = min(LEAST_SIGHTINGS, (len(found) + 1) // 2), float(views.seconds[-1])
+    now = float(views.seconds[-1])
     after = [] if views.real else [mover.later(now) for mover in movers]
     for i, (mover, count) in enumerate(zip(tracks, times, strict=True)):
-        if i >= len(known) and count < least:
+        looks = _in_sight(views.cameras, mover) if views.real else len(found)
+        if i >= len(known) and count < min(LEAST_SIGHTINGS, (looks + 1) // 2):
             continue
         if count:
             after.append(replace(mover, free=free_way(mover, memory)).later(now))
@@ -148,6 +151,13 @@ def _seen(mover: Mover, sighting: Sighting, second: float, camera: Camera, frame
     if fuller:
         return replace(latest, track=track)
     return replace(mover, track=track, T_world_cam=camera.T_world_cam, frame=frame)
+
+
+def _in_sight(cameras: Sequence[Camera], mover: Mover) -> int:
+    """Views whose picture has the place where a mover was seen last, whether or not something hides it there."""
+    across, down, depth = (projections(cameras, (1, 1)) @ np.append(mover.track[-1, 1:], 1.0)).T
+    inside = (across >= 0.0) & (across < depth) & (down >= 0.0) & (down < depth)
+    return int(inside.sum())
 
 
 def _looked_at(shown: Shown, index: int, size: int) -> int:

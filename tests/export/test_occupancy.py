@@ -75,10 +75,13 @@ def test_measurement_counts_by_its_area(memory):
     assert rays.weight.max() <= views.max()
 
 
-def followed(ends, start=(0.05, 0.05, 1.3)):
+def rays_to(ends, start=(0.05, 0.05, 1.3)):
     ends = np.array(ends, float)
-    rays = Rays(np.tile(np.array(start), (len(ends), 1)), ends, np.ones(len(ends), np.float32))
-    found = traced(rays, 0.1, 0.2, 1.5)
+    return Rays(np.tile(np.array(start), (len(ends), 1)), ends, np.ones(len(ends), np.float32))
+
+
+def followed(ends):
+    found = traced(rays_to(ends), 0.1, 0.2, 1.5)
     return found, lambda x: (int((0.05 - found.origin[1]) / 0.1), int((x - found.origin[0]) / 0.1))
 
 
@@ -97,6 +100,21 @@ def test_rays_end_at_the_floor_and_say_nothing_of_what_is_above_the_highest():
     assert found.seen[cell(-0.35)]
     assert not found.seen[cell(-1.05)]
     assert not found.occupied().any()
+
+
+@pytest.mark.parametrize("distance", [1.21, 1.25, 1.29])
+def test_what_stands_in_a_column_stands_where_rays_end_and_not_in_its_middle(distance):
+    """Columns are 0.1 m wide; what is too low, too high or looked through is left out."""
+    y, z = (a.ravel() for a in np.meshgrid(np.arange(-0.475, 0.5, 0.05), [0.1, 0.6, 1.0, 1.9]))
+    aside = 0.02 * (-1.0) ** (distance > 1.25)
+    x = distance + np.where((z < 0.2) | (z > 1.5), aside, 0.005 * (-1.0) ** np.arange(len(y)))
+    ends = np.stack([x, y, z], 1)
+    rays = rays_to([*ends, [0.75, 0.05, 1.15]])  # the last ends where others go through
+    voxels = traced(rays, 0.1, 0.2, 1.5)
+    places = voxels.standing(rays)
+    assert len(places) == voxels.occupied().sum() == 10
+    np.testing.assert_allclose(places[:, 0], distance, atol=1e-6)
+    np.testing.assert_allclose(np.sort(places[:, 1]), np.arange(-0.45, 0.5, 0.1), atol=1e-6)
 
 
 def test_walls_are_occupied_and_what_lies_behind_them_is_unknown(room, grid):
