@@ -71,6 +71,39 @@ class _Made:
     """Of the start view; of others none."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What a memory shows at the pixels of F frames, its movers left out."""
+
+    true: Tensor  # [F, H, W] bool, what cameras truly saw
+    metres: Tensor  # [F, H, W] infinite where it shows nothing
+    solid: Tensor  # [F, H, W] metres to what was seen or imagined after the start view, infinite elsewhere
+    painted: Tensor  # [F, H, W] bool, what frames show as well: movers without a portrait, and what was seen just so
+
+    @staticmethod
+    def of(memory: LatentMemory, state: WorldState, readout: Readout, movers: Shown, frames: Tensor) -> _Known:
+        """Take it from a readout of K views, whose cells [K, h, w] show the movers of those numbers, -1 for none."""
+        size, many = frames.shape[-2:], len(frames) // len(movers)
+
+        def pixels(cells: Tensor) -> Tensor:  # [K, h, w] bool or metres -> [F, H, W]
+            wide = F.interpolate(cells[:, None].float(), size)[:, 0].repeat_interleave(many, 0)
+            return wide > 0 if cells.dtype == torch.bool else wide
+
+        born = (state.chunk + 1 - readout.age.cpu()).round().long()
+        observed, metres = (readout.observed > 0).cpu() & torch.from_numpy(movers < 0), readout.depth.cpu()
+        true = observed & torch.isin(born, _true_chunks(memory))
+        portrayed = np.array([*(mover.portrait is not None for mover in state.movers), False])
+        painted = torch.from_numpy((movers >= 0) & ~portrayed[movers]) | _exact(readout, true, memory.gate.close)
+        metres = torch.where(observed, metres, math.inf)
+        return _Known(pixels(true), pixels(metres), pixels(torch.where(born > 0, metres, math.inf)), pixels(painted))
+
+    def hides(self, seen: Tensor, guessed: Tensor, depth: Tensor, sky: float) -> Tensor:  # 3 x [F, H, W], metres
+        """Mask of what is not drawn: what lies behind, and guesses of what was seen or of gaps in what stands."""
+        stands = NEARER * self.metres < depth
+        between = closed(seen | stands, BETWEEN) & (depth < sky)  # a guess of the sky may stay
+        return guessed & (self.true | between) | opened(self.true & stands, BETWEEN)
+
+
 class ViewDrawings:
     """Meshes of the true views of worlds, made once for each."""
 
@@ -106,30 +139,16 @@ class ViewDrawings:
             filled, seen = _without_gaps(pictures, seen)
             pictures, guessed = torch.where(seen[:, None], filled, pictures), guessed & ~seen
         images, shown = _without_gaps(pictures, seen | guessed)
-        size, many = frames.shape[-2:], len(frames) // len(movers)
-
-        def pixels(cells: Tensor) -> Tensor:  # [K, h, w] bool or metres -> [F, H, W]
-            wide = F.interpolate(cells[:, None].float(), size)[:, 0].repeat_interleave(many, 0)
-            return wide > 0 if cells.dtype == torch.bool else wide
-
-        still, born = torch.from_numpy(movers < 0), (state.chunk + 1 - readout.age.cpu()).round().long()
-        observed, metres = (readout.observed > 0).cpu() & still, readout.depth.cpu()
-        true = observed & torch.isin(born, _true_chunks(memory))
-        portrayed = np.array([*(mover.portrait is not None for mover in state.movers), False])
-        painted = torch.from_numpy((movers >= 0) & ~portrayed[movers]) | _exact(readout, true, memory.gate.close)
-        stands, known = pixels(torch.where(observed, NEARER * metres, math.inf)) < depth, pixels(true)
-        sky = depth >= (model.config.memory.sky / 2.0 or math.inf)  # a guess of it may stay
-        hidden = guessed & (known | (closed(seen | stands, BETWEEN) & ~sky)) | opened(known & stands, BETWEEN)
-        within = -F.max_pool2d(-(shown & ~hidden & ~pixels(painted))[:, None].float(), 3, 1, 1)
-        share = F.avg_pool2d(F.pad(within, (1, 1, 1, 1), mode="replicate"), 3, 1).to(frames)
-        frames = share * images.to(frames) + (1.0 - share) * frames
+        known = _Known.of(memory, state, readout, movers, frames)
+        shown &= ~known.hides(seen, guessed, depth, sky=model.config.memory.sky / 2.0 or math.inf)
+        frames = _over(images, shown & ~known.painted, frames)
         some = [mover for mover in state.movers if mover.portrait is not None]
         if not some:
             return frames
+        many = len(frames) // len(movers)
         keys = moments(state.camera, cameras[many - 1 :: many], model.config)
         seconds = np.interp(np.arange(1, len(frames) + 1) / many, np.arange(len(keys) + 1), [0.0, *keys])
-        solid = pixels(torch.where(observed & (born > 0), metres, math.inf))
-        surface = torch.where(shown & ~hidden, depth, torch.minimum(depth, solid))  # not what was imagined of that
+        surface = torch.where(shown, depth, torch.minimum(depth, known.solid))
         return self._movers.over(frames, model, some, start.view, cameras, seconds, surface)
 
     def _of(self, row: int, model: WorldModel, memory: LatentMemory, movers: Movers) -> _Made:
@@ -215,6 +234,13 @@ def _drawn(
         parts.append((images, (layer >= 0) & ~guessed, guessed, depth))
     pictures, seen, guessed, depth = (torch.cat(part) for part in zip(*parts, strict=True))
     return pictures, seen, guessed, depth
+
+
+def _over(images: Tensor, shown: Tensor, frames: Tensor) -> Tensor:  # [F, 3, H, W], [F, H, W] bool, [F, 3, H, W]
+    """The frames with images where these are shown, a pixel less, and a soft border."""
+    within = -F.max_pool2d(-shown[:, None].float(), 3, 1, 1)
+    share = F.avg_pool2d(F.pad(within, (1, 1, 1, 1), mode="replicate"), 3, 1).to(frames)
+    return share * images.to(frames) + (1.0 - share) * frames
 
 
 def _exact(readout: Readout, known: Tensor, close: float) -> Tensor:  # [K, h, w] bool
