@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 # Before NumPy and torch start their threads: the arrays here are too small to share, and machines are shared.
@@ -36,6 +37,25 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Begin elsewhere than the other processes that share the work.
+
+    All of them import all tests, and a fresh checkout has none of them compiled: each finds what others have compiled.
+    """
+    report = yield
+    if collector.path == HERE:
+        worker, found = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), report.result
+        begin = int(worker[2:]) * len(found) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        report.result = [*found[begin:], *found[:begin]]
+    return report
+
+
 FIRST = ("test_quality", "test_docs", "ros_bridge/test_bag", "policies/test_rollout", "test_packaging")
 FIRST += ("training/test_full_size_training", "viewer/test_page", "ros_bridge/test_world_node")
 FIRST += ("ros_bridge/test_world_node_robot", "ros_bridge/test_command", "training/test_sharpening")
@@ -48,9 +68,8 @@ is given a copy of them: its tests come when they are there, else it would compi
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with `FIRST`, and then with the files beside this one."""
-    here = Path(__file__).parent
-    first = {here / f"{name}.py": place for place, name in enumerate(FIRST)}
-    items.sort(key=lambda item: first.get(item.path, len(first) + (item.path.parent != here)))
+    first = {HERE / f"{name}.py": place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: (first.get(item.path, len(first) + (item.path.parent != HERE)), item.path))
 
 
 def pytest_collection_finish() -> None:
