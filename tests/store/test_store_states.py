@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from endless_writer import CONFIG, MODEL, block_of, confirmed, made_up, same_block
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -16,6 +17,13 @@ from mirage_env.errors import CacheBusyError
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.store import CacheWriter, compact, load_world, open_cache, save_world
 from mirage_env.tokens.blocks import MemoryBlock
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _folder(tmp_path_factory):
+    """A place for the worlds that pytest removes, with that of other tests: thousands of files take seconds."""
+    Worlds.folder = tmp_path_factory.mktemp("worlds")
+
 
 KINDS = st.sampled_from(["new", "merge", "confirm", "forget", "thin", "same"])
 VIEW = Camera.from_fov(1.2, 32, 32)
@@ -75,10 +83,11 @@ class Worlds(RuleBasedStateMachine):
     """Worlds that walk, fork and are stored; writers that close, fail to close, and come back."""
 
     states = Bundle("states")
+    folder: Path
 
     @initialize(target=states)
     def begin(self):
-        self.root = Path(tempfile.mkdtemp())
+        self.root = Path(tempfile.mkdtemp(dir=self.folder))
         self.caches = 0
         self.slow = {}
         chunk, state = made_up(0, LatentMemory.empty(CONFIG), points=30)
@@ -174,7 +183,6 @@ class Worlds(RuleBasedStateMachine):
             self.writer.close()
             for state, slow in self.slow.values():
                 assert Slow.of(state) == slow, "a world changed after it was made"
-            shutil.rmtree(self.root)
 
 
 def refusal(call):
