@@ -73,7 +73,7 @@ class _Made:
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """What a memory shows at the pixels of F frames, its movers left out."""
+    """Content of a memory at the pixels of F frames, without movers."""
 
     true: Tensor  # [F, H, W] bool, what cameras truly saw
     metres: Tensor  # [F, H, W] infinite where it shows nothing
