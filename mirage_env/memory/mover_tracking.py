@@ -30,7 +30,7 @@ FRESH, FULLER = 0.8, 1.5
 LOOKS = 2
 """True views of a chunk that must look at the place of a mover and not find it, to forget it; of one view, that one."""
 LEAST_SIGHTINGS = 3
-"""Views of a chunk that must show a mover which is new, or half of them: of true views, of those that look at its
+"""Views of a chunk that must show a mover which is new, or most of them: of true views, of those that look at its
 place, as who turns about sees nothing more than twice."""
 ECHO = 2
 """Cells around a mover that was shown, in which an imagined view tells nothing new."""
@@ -82,7 +82,7 @@ def tracked(movers: Movers, views: Views, memory: Memory, config: WorldModelConf
     after = [] if views.real else [mover.later(now) for mover in movers]
     for i, (mover, count) in enumerate(zip(tracks, times, strict=True)):
         looks = _in_sight(views.cameras, mover) if views.real else len(found)
-        if i >= len(known) and count < min(LEAST_SIGHTINGS, (looks + 1) // 2):
+        if i >= len(known) and count < min(LEAST_SIGHTINGS, looks // 2 + 1):
             continue
         if count:
             after.append(replace(mover, free=free_way(mover, memory)).later(now))
