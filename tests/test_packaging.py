@@ -419,7 +419,7 @@ def test_wheel_alone_runs_the_readme_and_check_env_and_its_first_command_makes_t
     code, prefix = code_block("python"), bare_environment.parents[1]
     assert len(code.splitlines()) <= 10
     assert code.count("range(8)") == 1
-    code = code.replace("range(8)", "range(1)")  # the walk below takes eight steps of that size
+    code = code.replace("range(8)", "range(2)")  # the walk below takes eight steps of that size
     words = next(
         words for words in commands_of(code_block("first command"), tmp_path / "shell") if words[0] == "mirage"
     )

@@ -47,7 +47,7 @@ class Voxels:
     resolution: float
     """Side of a cell, metres."""
     heights: tuple[float, float]
-    """Of the lowest voxels and the space, metres."""
+    """Bottom and top of the space, metres."""
     layer: float
     """Height of a voxel, metres."""
 
@@ -56,7 +56,7 @@ class Voxels:
         return np.asarray((self.odds > 0.0).any(0))
 
     def standing(self, rays: Rays) -> Array:  # [M, 2] metres
-        """Mean place of the ends of rays in the occupied voxels of each occupied column."""
+        """Mean place, in each occupied column, of the ends in its occupied voxels of the rays that were traced."""
         low, high = self.heights
         ends, weight = (of[(rays.end[:, 2] >= low) & (rays.end[:, 2] <= high)] for of in (rays.end, rays.weight))
         column, row = np.floor((ends[:, :2] - self.origin) / self.resolution).astype(np.int64).T

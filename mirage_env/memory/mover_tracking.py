@@ -154,7 +154,7 @@ def _seen(mover: Mover, sighting: Sighting, second: float, camera: Camera, frame
 
 
 def _in_sight(cameras: Sequence[Camera], mover: Mover) -> int:
-    """Views whose picture has the place where a mover was seen last, whether or not something hides it there."""
+    """Number of views whose picture has the place where a mover was seen last, hidden there or not."""
     across, down, depth = (projections(cameras, (1, 1)) @ np.append(mover.track[-1, 1:], 1.0)).T
     inside = (across >= 0.0) & (across < depth) & (down >= 0.0) & (down < depth)
     return int(inside.sum())
