@@ -30,7 +30,7 @@ from mirage_env.interfaces import (
     StaticSegmenter,
 )
 from mirage_env.memory.depth_scale import align_depth
-from mirage_env.memory.filters import keep_cells, with_sky
+from mirage_env.memory.filters import keep_cells, labelled, with_sky
 from mirage_env.memory.floor import Floor, grounded
 from mirage_env.memory.latent import LatentMemory, splat_batch
 from mirage_env.memory.lifting import depth_to_grid
@@ -98,7 +98,7 @@ class WorldModel:
         view = fit_views([image], [camera], [depth], [labels], self.config.image_size, self.config.fov)
         (camera,), frames, floor = view.cameras, view.frames, Floor.below(view.cameras[0], camera_height)
         metres = grounded(self.depth, floor).estimate(frames, [camera]) if view.metres is None else view.metres
-        kinds = self.segmenter.segment(frames) if view.labels is None else view.labels
+        kinds = labelled(self.segmenter, frames, view.metres, self.config.far) if view.labels is None else view.labels
         keep, latents = self._keep(metres, kinds), self.codec.encode(frames)
         true = (latents, frames, with_sky(metres, kinds, [camera], self.config.memory.sky), keep, [camera])
         memory, dense = written_start(self.memory_factory(self.config), self.codec, true, self.config.memory.shifts)
@@ -218,7 +218,7 @@ class WorldModel:
         metres, labels = (None, None) if given is None else (given.metres, given.labels)
         known_depth = readout.surface(self.config.far)
         depth = self.depth.estimate(shown, seen_from, known=known_depth) if metres is None else metres
-        labels = self.segmenter.segment(shown) if labels is None else labels
+        labels = labelled(self.segmenter, shown, metres, self.config.far) if labels is None else labels
         keep, fit = self._keep(depth, labels), None
         if self.config.alignment.enabled and metres is None:
             cells = depth_to_grid(depth.float().cpu(), self.config.latent_size).numpy()

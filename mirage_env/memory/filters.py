@@ -10,8 +10,12 @@ from torch.nn import functional as F
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import FilterConfig
-from mirage_env.interfaces import MOVER, SKY, STATIC
+from mirage_env.interfaces import MOVER, SKY, STATIC, StaticSegmenter
 from mirage_env.memory.lifting import depth_edges
+from mirage_env.memory.masks import widened
+
+UNSURE = 17
+"""Side of the square of pixels around where labels of the sky end within which measured depth knows better."""
 
 
 def keep_cells(
@@ -26,11 +30,12 @@ def keep_cells(
     """keep = valid & static & not sky & not edge.
 
     A cell is dropped where more than `dynamic_share` of its pixels move or are sky, where more than `unknown_share`
-    have no depth (0), where the depth of any static pixel is outside (near, far) or not finite, or where more than
+    have no depth (0 or inf), where the depth of any static pixel is outside (near, far) or NaN, or where more than
     `edge_share` of its pixels lie on a depth jump above `edge_jump`. With `sky`, sky drops no cell; one at its border
     goes with what most of it shows (`lifting.depth_to_grid`). Dropped, it would be drawn anew in every view, and
     straight edges against the sky would be stairs.
     """
+    depth = torch.where(torch.isposinf(depth), 0.0, depth)
     unknown = (depth == 0.0) & ~((labels == SKY) & sky)  # depth cameras measure none of the sky
     valid = torch.isfinite(depth) & (depth > near) & (depth < far)
     dynamic = _share(labels == MOVER if sky else labels != STATIC, grid) > config.dynamic_share
@@ -39,6 +44,23 @@ def keep_cells(
     jump = depth_edges(torch.where(valid | unknown, depth, far)) > config.edge_jump
     edge = _share(jump, grid) > config.edge_share
     return ~(dynamic | invalid | edge)
+
+
+def labelled(
+    segmenter: StaticSegmenter,
+    frames: Tensor,  # [F, 3, H, W]
+    depth: Tensor | None,  # [F, H, W] metres, if measured; 0 or NaN where it was not, inf where no surface is
+    far: float,  # metres, beyond which no surface is
+) -> Tensor:  # [F, H, W] STATIC, MOVER, SKY
+    """Labels of frames; where depth was measured sky begins where surfaces end: a segmenter sees no single pixels."""
+    labels = segmenter.segment(frames)
+    if depth is None or not (labels == SKY).any():
+        return labels
+    sky, depth = labels == SKY, depth.to(labels.device)
+    unsure = widened(sky, UNSURE) & widened(~sky, UNSURE)
+    surface = (depth > 0.0) & (depth < far)
+    begins, ends = unsure & (labels == STATIC) & (depth >= far), unsure & sky & surface
+    return torch.where(begins, SKY, torch.where(ends, STATIC, labels))
 
 
 def with_sky(

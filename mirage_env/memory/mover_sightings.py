@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from mirage_env.camera import Camera
 from mirage_env.interfaces import MOVER
 from mirage_env.memory.lifting import depth_to_grid, footprint, lift
-from mirage_env.memory.masks import widened
+from mirage_env.memory.masks import components, widened
 from mirage_env.memory.mover_portraits import Portrait, portrait_of
 from mirage_env.memory.movers import MOST_TOKENS
 from mirage_env.memory.true_views import aside, shifts, window
@@ -29,8 +29,6 @@ SHARE = 0.35
 are lost."""
 LEAST_CELLS = 3
 """Of a mover; half as many, as an area, where sub-cell shifts show it."""
-JUMP = 1.25
-"""Depths of neighbouring cells of one mover differ by less than this factor."""
 THICK = 0.1
 """A mover reaches no further from its middle depth than this share; estimated depth runs out into what is behind."""
 
@@ -169,25 +167,3 @@ class _Lattice:
             cells=-(-len(own) // len(self.moves)),
             whole=whole,
         )
-
-
-def components(
-    cells: NDArray[np.bool_],  # [T, h, w]
-    depth: NDArray[np.float32],  # [T, h, w] metres
-) -> NDArray[np.int64]:  # [T, h, w]
-    """Number of the component of every cell: the smallest index of a cell that it is connected with in its view."""
-    _, h, w = cells.shape
-    number = np.where(cells, np.arange(h * w).reshape(h, w), h * w)
-    steps = [(0, 1), (1, 0), (1, 1), (1, -1)]
-    while True:
-        before = number.copy()
-        for down, right in steps:
-            a = (slice(None), slice(0, h - down), slice(max(-right, 0), w - max(right, 0)))
-            b = (slice(None), slice(down, h), slice(max(right, 0), w + min(right, 0)))
-            ratio = np.maximum(depth[a], depth[b]) < JUMP * np.minimum(depth[a], depth[b])
-            joined = cells[a] & cells[b] & ratio
-            least = np.minimum(number[a], number[b])
-            number[a] = np.where(joined, least, number[a])
-            number[b] = np.where(joined, np.minimum(least, number[b]), number[b])
-        if np.array_equal(before, number):
-            return number

@@ -22,9 +22,10 @@ from mirage_env.camera import Camera
 from mirage_env.interfaces import MOVER, SKY, Readout
 from mirage_env.memory.behind_movers import Cuttings, filled
 from mirage_env.memory.beyond_outlines import beyond_outlines
+from mirage_env.memory.filters import labelled
 from mirage_env.memory.latent import SKY_SHARE, LatentMemory
 from mirage_env.memory.lifting import depth_to_grid
-from mirage_env.memory.masks import closed, widened
+from mirage_env.memory.masks import closed, widened, without_specks
 from mirage_env.memory.mirrored import Start, start_of
 from mirage_env.memory.mover_portraits import Portrait
 from mirage_env.memory.skyline import Skyline
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from mirage_env.world_model import WorldModel
 
 OUTLINE = 5
-"""Side of the square around a pixel of a mover that is not of the picture behind it: outlines are blurred."""
+"""Side of the square around a pixel of a mover that is not of the picture behind it: outlines are blurred. What is
+nowhere so broad is no mover."""
 RINGS = 9
 """Side of the square around a pixel of a mover in which the picture behind it is not taken from a codec: it rings."""
 AGREES = 5
@@ -70,16 +72,17 @@ class SeenView:
         config = model.config
         start = start_of(memory, model.codec, model.refiner, config)
         image, cut = _still(model, start, portraits, memory.grid)
-        labels = model.segmenter.segment(image)[0].cpu()
         known, size = start.readout.surface(config.far), config.image_size
         metres = model.depth.estimate(image, [start.camera], known=known)[0].float().cpu()
-        image = image.cpu()
         grid, plain = (2 * memory.grid[0], 2 * memory.grid[1]), replace(memory.readout, quarters=False)
         quarters = replace(memory, grid=grid, readout=plain).read([start.camera], now=0).to(CPU)
 
         def pixels(mask: Tensor) -> Tensor:  # [1, m, n] bool -> [H, W]
             return F.interpolate(mask[:, None].float(), size)[0, 0] > 0
 
+        measured = torch.where(pixels(cut[None]), 0.0, _measured(memory, size))  # not of what moved away
+        labels, image = labelled(model.segmenter, image, measured[None], config.far)[0].cpu(), image.cpu()
+        measured = torch.where(measured.isfinite(), measured, 0.0)
         farthest = SKY_SHARE * config.memory.sky or math.inf
         far = (quarters.observed > 0) & (quarters.depth * lengths(start.camera, grid) >= farthest)
         beside_sky = pixels(widened(far, 3))
@@ -88,8 +91,8 @@ class SeenView:
         if len(memory.blocks[0].frames.row) == 1:  # at sub-cell shifts all that lies between tokens is known
             there &= pixels(start.readout.observed.cpu() > 0)
         there |= pixels(cut[None])
-        there &= ~widened((labels == MOVER)[None], OUTLINE)[0] & (sky | beside_sky | (labels != SKY))
-        measured = torch.where(pixels(cut[None]), 0.0, _measured(memory, size))  # not of what moved away
+        moving = widened(without_specks((labels == MOVER)[None], OUTLINE), OUTLINE)[0]
+        there &= ~moving & (sky | beside_sky | (labels != SKY))
         metres = torch.where(measured > 0.0, measured, metres * _correction(metres, quarters, far))
         meshes, beyond, coarse = _meshes(image[0], metres, measured > 0.0, sky, there, start.camera, config.memory.sky)
         pure = there & ~widened(~sky[None], OUTLINE)[0]
@@ -134,7 +137,7 @@ def _meshes(
     return tuple(seen), beyond, depth_to_grid(nearest, few)
 
 
-def _measured(memory: LatentMemory, size: tuple[int, int]) -> Tensor:  # [H, W] metres, 0 = none
+def _measured(memory: LatentMemory, size: tuple[int, int]) -> Tensor:  # [H, W] metres, 0 = none, inf = sky
     """Depth of the one view of a memory as it was measured."""
     maps = [torch.from_numpy(depth).float() for block in memory.blocks for depth in block.frames.depth]
     return maps[0] if maps else torch.zeros(size)

@@ -65,7 +65,7 @@ def written_start(memory: MemoryT, codec: LatentCodec, views: Views, per_side: i
 
 def with_depth(
     memory: MemoryT,
-    depth: Tensor | None,  # [F, H, W] metres; 0 or infinite where there is none
+    depth: Tensor | None,  # [F, H, W] metres; 0 or NaN where it was not measured, inf where no surface is
     first: int,
 ) -> MemoryT:
     """The memory with the depth of the true views that were written last, if that was measured, as it was measured.
@@ -81,7 +81,8 @@ def with_depth(
     if depth is None or not (isinstance(memory, LatentMemory) and memory.blocks and memory.layout.drawn):
         return memory
     *older, block = memory.blocks
-    maps = torch.where(torch.isfinite(depth) & (depth > 0.0), depth, 0.0).clamp_max(FARTHEST).half().cpu().numpy()
+    metres = torch.where(torch.isposinf(depth), depth, depth.nan_to_num(0.0).clamp(0.0, FARTHEST))
+    maps = metres.half().cpu().numpy()
     written = np.bincount(block.frames.row[block.frame], minlength=first + len(maps))[first:]
     for view in np.flatnonzero(written >= NEW_SHARE * math.prod(memory.grid)).tolist():
         block = replace(block, frames=block.frames.with_depth(first + view, maps[view]))

@@ -38,7 +38,7 @@ class Frames:
     K_latent: NDArray[np.float64]  # [F, 3, 3]
     true: NDArray[np.bool_]  # [F] a camera truly saw it; the others were imagined
     measured: NDArray[np.bool_]  # [F] its depth was measured, and is kept as it was
-    depth: NDArray[np.float16]  # [D, H, W] metres, of the D measured ones in order; 0 = none
+    depth: NDArray[np.float16]  # [D, H, W] metres, of the D measured ones in order; 0 = none, inf = sky
 
     @property
     def nbytes(self) -> int:
@@ -67,7 +67,7 @@ class Frames:
             NO_DEPTH,
         )
 
-    def with_depth(self, row: int, depth: NDArray[np.float16]) -> Frames:  # [H, W] metres, 0 = none
+    def with_depth(self, row: int, depth: NDArray[np.float16]) -> Frames:  # [H, W] metres, 0 = none, inf = sky
         """The same frames; the first of that number has this depth now."""
         at = int(np.flatnonzero(self.row == row)[0])
         maps = np.split(self.depth, len(self.depth)) if len(self.depth) else []

@@ -112,7 +112,7 @@ def keep_cells(
     """Cells of one view that may be remembered."""
     height, width = depth.shape
     valid = [[math.isfinite(d) and near < d < far for d in row] for row in depth]
-    unknown = depth == 0.0
+    unknown = (depth == 0.0) | (depth == math.inf)
     inverse = [
         [math.nan if unknown[y, x] else 1 / depth[y, x] if valid[y][x] else 1 / far for x in range(width)]
         for y in range(height)

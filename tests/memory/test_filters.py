@@ -7,7 +7,7 @@ import torch
 
 from mirage_env.config.world import FilterConfig
 from mirage_env.interfaces import MOVER, SKY, STATIC
-from mirage_env.memory.filters import keep_cells
+from mirage_env.memory.filters import keep_cells, labelled
 
 GRID = (4, 4)
 NEAR, FAR = 0.1, 50.0
@@ -50,7 +50,7 @@ def test_a_plain_static_wall_is_kept_whole():
     assert keep(np.full((32, 32), 3.0)).all()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -2.0, NEAR, FAR, 1e9])
+@pytest.mark.parametrize("value", [np.nan, -np.inf, -2.0, NEAR, FAR, 1e9])
 def test_one_pixel_of_invalid_depth_drops_its_cell(value):
     depth = np.full((32, 32), 3.0)
     depth[12, 21] = value
@@ -59,11 +59,12 @@ def test_one_pixel_of_invalid_depth_drops_its_cell(value):
     assert kept.sum() == 15
 
 
+@pytest.mark.parametrize("nothing", [0.0, np.inf])
 @pytest.mark.parametrize(("pixels", "is_kept"), [(1, True), (32, True), (33, False), (64, False)])
-def test_unmeasured_pixels_drop_a_cell_where_they_are_most_of_it_and_make_no_edge(pixels, is_kept):
+def test_unmeasured_pixels_drop_a_cell_where_they_are_most_of_it_and_make_no_edge(pixels, is_kept, nothing):
     depth = np.full((32, 32), 3.0)
     for i in range(pixels):
-        depth[8 + i // 8, 16 + i % 8] = 0.0  # in cell (1, 2)
+        depth[8 + i // 8, 16 + i % 8] = nothing  # in cell (1, 2)
     kept = keep(depth)
     assert kept[1, 2] == is_kept
     assert kept.sum() == 15 + is_kept
@@ -109,3 +110,38 @@ def test_sky_that_is_remembered_is_kept_whatever_a_depth_camera_says_of_it(nothi
     kept = [keep_cells(*views, (2, 4), config, NEAR, FAR, sky) for sky in (True, False)]
     assert kept[0].all()
     assert kept[1].tolist() == [[[False] * 4, [True] * 4]]
+
+
+class Coarse:
+    """Labels of squares of four pixels, sky where most of a square is (`StaticSegmenter`)."""
+
+    def __init__(self, labels: torch.Tensor) -> None:
+        self.labels = labels
+
+    def segment(self, images: torch.Tensor) -> torch.Tensor:
+        return self.labels.expand(len(images), -1, -1).clone()
+
+
+def test_sky_begins_where_measured_surfaces_end():
+    wall_top = 13 + torch.arange(64) // 9
+    wall = torch.arange(64)[:, None] >= wall_top
+    depth, rough = torch.where(wall, 3.0, torch.inf)[None], torch.full((64, 64), STATIC)
+    rough[: 4 * 4] = SKY  # too low at the left, too high at the right
+    frames = torch.zeros(1, 3, 64, 64)
+    found = labelled(Coarse(rough), frames, depth, FAR)
+    assert torch.equal(found[0] == SKY, ~wall)
+    assert torch.equal(labelled(Coarse(rough), frames, None, FAR)[0], rough)
+
+
+@pytest.mark.parametrize("nothing", [0.0, np.nan])
+def test_where_depth_was_not_measured_labels_stay_and_so_do_movers_and_what_is_far_from_the_sky(nothing):
+    rough = torch.full((64, 64), STATIC)
+    rough[:16], rough[16:20, 40:44] = SKY, MOVER
+    frames, holes = torch.zeros(1, 3, 64, 64), torch.full((1, 64, 64), nothing)
+    assert torch.equal(labelled(Coarse(rough), frames, holes, FAR)[0], rough)
+    endless = torch.full((1, 64, 64), torch.inf)
+    found = labelled(Coarse(rough), frames, endless, FAR)[0]
+    assert (found[16:20, 40:44] == MOVER).all()
+    assert (found[32:] == STATIC).all()  # a range that ends, as of a depth camera in a hall
+    near = torch.full((1, 64, 64), 3.0)
+    assert (labelled(Coarse(rough), frames, near, FAR)[0, :4] == SKY).all()  # glass, or a bird

@@ -16,7 +16,7 @@ from mirage_env.config.world import MOST_MOVERS, MemoryConfig, ReadoutConfig, Wo
 from mirage_env.errors import InvalidOptionError
 from mirage_env.interfaces import MOVER, STATIC
 from mirage_env.memory.latent import LatentMemory
-from mirage_env.memory.mover_sightings import components
+from mirage_env.memory.masks import components
 from mirage_env.memory.mover_tracking import Views, tracked
 from mirage_env.memory.movers import CALM, FARTHEST, FASTEST, MOST_SIGHTINGS, MOST_TOKENS, moments, with_movers
 from mirage_env.memory.reposing import Correction, repose_world

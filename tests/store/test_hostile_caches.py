@@ -399,7 +399,7 @@ NUMBERS = {
 }
 DEPTHS = {
     "a depth of nan": ("depth/map", np.nan, 5, "depth"),
-    "a depth of inf": ("depth/map", np.inf, -1, "depth"),
+    "a depth of minus inf": ("depth/map", -np.inf, -1, "depth"),
     "a depth behind the camera": ("depth/map", -1.0, 0, "depth"),
     "a depth of no frame": ("frames/measured", 0, 0, "depth"),
 }

@@ -144,7 +144,7 @@ def columns(
         _column("frames/measured", "frame", "?", (), 64, "", "its depth was measured: the next one of depth/map"),
         _column("frames/pose", "frame", "<f8", (4, 4), 64, "row column", "T_world_cam, OpenCV axes", "m"),
         _column("frames/intrinsics", "frame", "<f8", (3, 3), 64, "k_row k_column", "K_latent", "cell"),
-        _column("depth/map", "depth", "<f2", (H, W), 1, "y x", "measured depth of a view, 0 where there is none", "m"),
+        _column("depth/map", "depth", "<f2", (H, W), 1, "y x", "measured depth of a view, 0 = none, inf = sky", "m"),
         _column("blocks", "table", "<f8", (TABLE_COLUMNS,), 256, "number", "the table of blocks, docs/store.md"),
         _column("path/poses", "path", "<f8", (4, 4), 256, "row column", "T_world_cam, OpenCV axes", "m"),
         _column("path/intrinsics", "path", "<f8", (3, 3), 256, "k_row k_column", "K_image", "pixel"),

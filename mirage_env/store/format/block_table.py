@@ -220,7 +220,7 @@ def _check(block: MemoryBlock, entry: Entry, cells: int) -> None:
         "tiles": len(sizes) > 0 and sizes.min() > 0 and sizes.max() <= TILE and block.first[-1] == len(block),
         "frames": len(block.frames.row) > int(block.frame.max(initial=0)) and block.frames.row.min(initial=0) >= 0,
         "flags": int(flags.max(initial=0)) <= 1,  # any other byte is neither true nor false
-        "depth": len(maps) == frames.measured.sum() and bool(((maps >= 0) & (maps < np.inf)).all()),
+        "depth": len(maps) == frames.measured.sum() and bool((maps >= 0).all()),
         "cells": int(block.cell.max(initial=0)) < cells,
         "boxes": bool(np.isfinite(block.low).all() and np.isfinite(block.step).all() and (block.step >= 0).all()),
         "footprints": bool(np.isfinite(block.footprint).all() and (block.footprint > 0).all()),
