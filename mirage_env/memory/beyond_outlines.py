@@ -21,6 +21,8 @@ PURE = 3
 """Pixels beside an outline that show some of both surfaces."""
 BENT = 1.25
 """A surface that goes on as a plane comes no nearer and goes no farther than by such a factor."""
+BASE, FLAT = 4, 0.02
+"""Pixels beside an outline that tell how a plane goes on, and the share by which inverse depth may differ from that."""
 
 
 def beyond_outlines(
@@ -89,11 +91,40 @@ def _gone_on(
             q, p = round(y + more * (a - y)), round(x + more * (b - x))
             if 0 <= q < height and 0 <= p < width and mirror / BENT < inverse[q, p] < mirror * BLURRED:
                 a, b, mirror = q, p, inverse[q, p]
-            v, u = 2 * a - y, 2 * b - x
-            there = 0 <= v < height and 0 <= u < width and mirror / BENT < inverse[v, u] < mirror * BENT
-            if not there:
-                v, u = a, b
-            goes_on = min(max(2.0 * mirror - inverse[v, u], mirror / BENT), mirror * BENT)  # as a plane does
+            apart = np.hypot(a - y, b - x)
+            down, right = (a - y) / apart, (b - x) / apart
+            reach = _plane(inverse, a, b, down, right, apart)
+            along = apart % (2 * max(reach, 1))
+            along = min(along, 2 * reach - along)  # to and fro where the mirror shows another surface as well
+            goes_on = mirror
+            if reach > 0:
+                slope = (inverse[round(a + reach * down), round(b + reach * right)] - mirror) / reach
+                goes_on = min(max(mirror - apart * slope, mirror / BENT), mirror * BENT)  # as a plane does
+            v, u = round(a + along * down), round(b + along * right)
             if BLURRED * goes_on <= inverse[y, x]:
                 place[y, x], far[y, x] = v * width + u, 1.0 / goes_on
     return place, far
+
+
+@njit(cache=True, nogil=True)
+def _plane(
+    inverse: NDArray[np.float64],  # [H, W]
+    a: int,
+    b: int,
+    down: float,
+    right: float,
+    most: float,
+) -> int:
+    """Pixels from row a, column b on in a direction that show the plane which begins there, at most `most` of them."""
+    height, width = inverse.shape
+    reach, slope = 0, 0.0
+    for t in range(1, int(np.ceil(most)) + 1):
+        v, u = round(a + t * down), round(b + t * right)
+        if (
+            not (0 <= v < height and 0 <= u < width)
+            or abs(inverse[v, u] - inverse[a, b] - t * slope) > ((BENT - 1.0) if t <= BASE else FLAT) * inverse[a, b]
+        ):
+            break
+        reach = t
+        slope = (inverse[v, u] - inverse[a, b]) / t if t <= BASE else slope
+    return reach

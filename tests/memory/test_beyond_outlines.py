@@ -33,8 +33,7 @@ def test_behind_the_outline_it_is_mirrored_at_pixels_that_show_nothing_else():
     picture, _ = beyond_outlines(PICTURE, wall_and_box())
     mirror = 29 - PURE
     for behind in range(30, 30 + REACH):
-        expected = 2 * mirror - behind
-        assert (picture[0, :, behind] == (expected if expected >= 0 else mirror)).all()
+        assert (picture[0, :, behind] == abs(2 * mirror - behind)).all()  # and again at the border of the picture
     assert (picture[1, :, 30:] == torch.arange(SIZE)[:, None]).all()  # in its own row
 
 
@@ -49,6 +48,20 @@ def test_a_plane_goes_on_as_that_plane(across, down, top, left):
     behind[top : top + 12, left : left + 12] = True
     assert (metres[behind] > 0.0).all()
     assert torch.allclose(1.0 / metres[behind].double(), inverse[behind], atol=2e-3)
+
+
+@pytest.mark.parametrize("strip", [8, 12])
+def test_a_floor_goes_on_as_a_floor_in_its_own_colours_where_a_wall_stands_at_its_other_end(strip):
+    falls = 0.3 + 0.006 * (COLUMNS.T.double() - 30)  # inverse depth of a floor that comes nearer from row to row
+    inverse = torch.where(COLUMNS.T < 30 - strip, falls[30 - strip, 0], falls)  # and of a wall at its far end
+    inverse[30:] = 2.0  # a table hides the rest
+    picture, metres = beyond_outlines(PICTURE, 1.0 / inverse)
+    behind = slice(33, 30 + REACH)
+    expected = falls[behind, 9:-9].clamp_max(BENT * float(falls[29 - PURE, 0]))
+    assert torch.allclose(1.0 / metres[behind, 9:-9].double(), expected, rtol=0.03)
+    rows = picture[1, 30 : 30 + REACH, 9:-9]
+    assert (rows > 30 - strip - 5).all()
+    assert (rows < 30).all()
 
 
 def test_thin_things_hide_what_is_on_both_sides_of_them():
