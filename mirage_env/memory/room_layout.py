@@ -35,6 +35,10 @@ EXPLAINED = 0.5
 """Share of all upright cells that belong to walls of a box, at least."""
 BEHIND, CLEAR = 2.0, 1.1
 """A wall out of view is so many times the height of the camera away, or so many times the farthest that is seen."""
+BESIDE = 0.25
+"""Share of the picture's width, from each border on, by which a box is refined."""
+LEAST = 0.003
+"""Share of a picture that has to show a surface, for its place to be told from it."""
 LOW = 0.25
 """Quantile of the heights at which walls seem to end: what is too high would be seen against the sky."""
 USUAL_CEILING = 0.95
@@ -50,7 +54,8 @@ class RoomLayout:
     normals: NDArray[np.float64]  # [4, 2] directions towards the walls, each a quarter turn from the last
     distances: NDArray[np.float64]  # [4] metres to the walls
     floor: float  # metres down
-    top: float  # metres up to the ceiling, or in the open air to the upper ends of the walls
+    top: float  # metres up to the ceiling, or in the open air to about the upper ends of the walls
+    tops: NDArray[np.float64]  # [4] metres up to the upper end of each wall
     open_air: bool
 
     @staticmethod
@@ -83,16 +88,64 @@ class RoomLayout:
             return None
         guesses = np.maximum(CLEAR * np.quantile(away, 0.99, axis=0), BEHIND * floor)
         walls = np.where(walls > 0.0, walls, guesses)
-        box = RoomLayout(camera.position, axes, normals, walls, floor, math.inf, open_air)
-        to_walls, _ = box.to_walls(rays)
+        box = RoomLayout(camera.position, axes, normals, walls, floor, math.inf, np.full(4, math.inf), open_air)
         if open_air:
-            at_wall = solid & (np.abs(metres * level / to_walls - 1.0) < 2.0 * AGREE)
-            tops = _upper_ends(at_wall, sky, rise * to_walls)
+            tops, *_ = box._upper_ends(rays, metres, sky)
             top = float(np.quantile(tops, LOW)) if len(tops) else BEHIND * floor
         else:
             seen = float(np.quantile(height[solid], 0.99))
             top = ceiling if math.isfinite(ceiling) else max(USUAL_CEILING * floor, seen)
-        return replace(box, top=top)
+        return replace(box, top=top, tops=np.full(4, top))
+
+    def refined(
+        self,
+        depth: Tensor,  # [m, n] metres, of a finer grid; 0 where nothing is known
+        camera: Camera,
+        farthest: float,  # metres; what is farther is sky
+    ) -> RoomLayout:
+        """The box whose walls, floor, ceiling and upper ends are where a finer depth shows them, beside the borders.
+
+        There they go on out of view, and must not break.
+        """
+        rays, metres = directions(camera, self.axes, *depth.shape), depth.numpy()
+        (to_walls, wall), to_levels = self.to_walls(rays), self.to_levels(rays)
+        far, width = metres * np.hypot(rays[..., 0], rays[..., 1]), depth.shape[1]
+        flat, down = is_level(far, metres * rays[..., 2]), rays[..., 2] > 0.0
+        outer = np.abs(np.arange(width) + 0.5 - width / 2) > (0.5 - BESIDE) * width
+
+        def share(there: NDArray[np.bool_], to: NDArray[np.float64]) -> float:
+            there = there & (far > 0.0) & (np.abs(far / to - 1.0) < AGREE)
+            for some in (there & outer, there):
+                if some.sum() > LEAST * some.size:
+                    return float(np.median((far / to)[some]))
+            return 1.0
+
+        distances = [d * share(~flat & (wall == k), to_walls) for k, d in enumerate(self.distances)]
+        floor, top = self.floor * share(flat & down, to_levels), self.top * share(flat & ~down, to_levels)
+        box = replace(self, distances=np.array(distances), floor=floor, top=top, tops=np.full(4, top))
+        if not self.open_air:
+            return box
+        sky = metres * np.linalg.norm(rays, axis=-1) >= farthest
+        heights, walls, columns = box._upper_ends(rays, metres, sky)
+        if len(heights):
+            box = replace(box, top=float(np.quantile(heights, LOW)))
+        for k in np.unique(walls):
+            ours = walls == k
+            some = ours & outer[columns] if (ours & outer[columns]).any() else ours
+            box.tops[k] = np.median(heights[some])
+        return box
+
+    def _upper_ends(
+        self,
+        rays: NDArray[np.float64],  # [h, w, 3]
+        metres: NDArray[np.float64],  # [h, w]
+        sky: NDArray[np.bool_],  # [h, w]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:  # 3 x [N]
+        """Heights, metres, at which walls end below sky, the numbers of these walls, and the columns of the view."""
+        (to_walls, number), level = self.to_walls(rays), np.hypot(rays[..., 0], rays[..., 1])
+        wall = ~sky & (np.abs(metres * level / to_walls - 1.0) < 2.0 * AGREE)
+        heights, ends = -rays[..., 2] / level * to_walls, wall[1:] & sky[:-1]
+        return 0.5 * (heights[1:] + heights[:-1])[ends], number[1:][ends], np.nonzero(ends)[1]
 
     @property
     def along(self) -> NDArray[np.float64]:  # [4, 2]
@@ -176,15 +229,6 @@ def _enclosing(
     last = max(distance for distance, count in counts if count > least)
     best = max((count, distance) for distance, count in counts if distance > last / BEYOND)[1]
     return float(np.median(away[np.abs(away / best - 1.0) < AGREE]))
-
-
-def _upper_ends(
-    wall: NDArray[np.bool_],  # [h, w]
-    sky: NDArray[np.bool_],  # [h, w]
-    heights: NDArray[np.float64],  # [h, w] metres up, of the walls of the box
-) -> NDArray[np.float64]:
-    """Heights at which walls end in the columns in which sky is above them."""
-    return 0.5 * (heights[1:] + heights[:-1])[wall[1:] & sky[:-1]]
 
 
 def is_level(

@@ -46,7 +46,7 @@ class Mirrors:
 
     def _at_borders(self, kind: int) -> list[Mirror]:
         """Mirrors of floor, ceiling or sky at the borders of the view, the best first."""
-        (left, right), top, bottom = self._borders
+        (left, right), top, bottom = self.borders
         span, around = right - left, 2.0 * math.pi - (right - left)
         times = 2 * round(0.5 * (around / span - 1.0)) + 1  # an odd number of mirror images: the circle closes
         height, slope = (self.layout.floor, bottom) if kind == FLOOR else (-self.layout.top, top)
@@ -85,10 +85,10 @@ class Mirrors:
             return np.column_stack([box.normals[of] * box.distances[of] + x[:, None] * box.along[of], places[:, 2]])
 
         best = sorted(strips, key=lambda other: (other != wall, -strips[other][2]))
-        return [partial(along, of=of, flipped=flipped) for of in best for flipped in (False, True)]
+        return [partial(along, of=of, flipped=flipped) for of in best[:1] for flipped in (False, True)]
 
     @cached_property
-    def _borders(self) -> tuple[Range, float, float]:
+    def borders(self) -> tuple[Range, float, float]:
         """Azimuths of the left and the right border, and slopes, downwards, of the upper and the lower one."""
         beside, above = (directions(self.camera, self.layout.axes, *size) for size in ((1, 2), (2, 1)))
         ends = np.stack([1.5 * beside[0] - 0.5 * beside[0, ::-1], 1.5 * above[:, 0] - 0.5 * above[::-1, 0]])

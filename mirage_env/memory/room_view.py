@@ -2,7 +2,7 @@
 
 What is out of view of a surface is shown as what is in view of it, mirrored (`room_mirrors.py`). Where a mirror shows
 what stands before a surface, another one is asked; what none of them shows takes the colours beside it. Things that the
-border cuts are mirrored there, so that they are whole.
+border cuts are completed (`cut_things.py`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from torch.nn import functional as F
 
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
+from mirage_env.memory.cut_things import cut_things
 from mirage_env.memory.latent import SKY_SHARE
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.masks import opened, widened
-from mirage_env.memory.mirror_images import Picture, mirrored_cameras
+from mirage_env.memory.mirror_images import Picture
 from mirage_env.memory.rgb import fill_holes
 from mirage_env.memory.room_layout import RoomLayout, directions, is_level
 from mirage_env.memory.room_mirrors import BELOW, CEILING, FLOOR, SKY, WALL, Array, Mirrors, Strip
@@ -36,8 +37,6 @@ STRIP = 0.35
 """Length over distance of what must be in view of a wall to go on with."""
 THINNEST = 3
 """Depths across what is taken for a thing, at least."""
-BROADEST = 0.25
-"""Share of the picture's width, from its border on, that is shown of things which the border cuts."""
 SOFT = 9
 """Side of the square of pixels within which one mirror passes into another."""
 PER_VERTEX = 8
@@ -73,6 +72,8 @@ class RoomView:
         radius = config.memory.sky or config.far
         farthest = SKY_SHARE * config.memory.sky or math.inf
         layout = RoomLayout.of(cells, camera, farthest)
+        if layout is not None and depth is not cells:
+            layout = layout.refined(depth, camera, farthest)
         return None if layout is None else RoomView(layout, camera, image.cpu().float(), depth, farthest, radius)
 
     def cube(self, grid: tuple[int, int]) -> list[Picture]:
@@ -86,28 +87,37 @@ class RoomView:
             T_world_cam = np.eye(4)
             T_world_cam[:3, :3], T_world_cam[:3, 3] = np.stack(axes, 1), self.layout.position
             cameras.append(Camera(T_world_cam, K, height, width))
-        images, _, depth = drawn([self.meshes()], cameras)
+        images, _, depth = drawn([[*self.upright(), *self.level()]], cameras)
         metres = depth_to_grid(torch.where(depth.isfinite(), depth, 0.0), grid)
         return list(zip(images, metres, cameras, strict=True))
 
-    def meshes(self) -> list[ViewMesh]:
-        """All surfaces of the room, and things beyond the borders."""
-        box, texels = self.layout, float(self.camera.K_image[0, 0])
-        d, (e0, e1) = box.distances, box.normals[:2]
-        found = []
+    def upright(self) -> list[ViewMesh]:
+        """Walls, and things beyond the borders."""
+        box, texels, found = self.layout, float(self.camera.K_image[0, 0]), []
+        d = box.distances
         for wall, (normal, along) in enumerate(zip(box.normals, box.along, strict=True)):
             upright = _Plane(np.append(normal * d[wall], 0.0), np.append(along, 0.0), np.array([0.0, 0.0, 1.0]))
-            sides = (-d[(wall + 1) % 4], d[wall - 1]), (-box.top, box.floor)
+            sides = (-d[(wall + 1) % 4], d[wall - 1]), (-box.tops[wall], box.floor)
             found.append(self._mesh(WALL, upright.places, *sides, texels / d[wall], wall))
+        things = opened(torch.from_numpy(self._kinds[0] == THING)[None], THINNEST)[0]
+        depth = torch.where(things, self.depth, 0.0)
+        return [*found, *cut_things(self.image[0], depth, self.camera, box.axes, self._mirrors.borders[0])]
+
+    def lowered(self, mesh: ViewMesh) -> ViewMesh:
+        """A mesh up to where all walls of the view reach."""
+        return mesh.part(mesh.points @ self.layout.axes[2] + self.layout.top)
+
+    def level(self) -> list[ViewMesh]:
+        """Floor, and ceiling or sky."""
+        box, texels = self.layout, float(self.camera.K_image[0, 0])
+        d, (e0, e1) = box.distances, box.normals[:2]
         ground = _Plane(np.array([0.0, 0.0, box.floor]), np.append(e0, 0.0), np.append(e1, 0.0))
-        found.append(self._mesh(FLOOR, ground.places, (-d[2], d[0]), (d[1], -d[3]), texels / box.floor))
+        floor = self._mesh(FLOOR, ground.places, (-d[2], d[0]), (d[1], -d[3]), texels / box.floor)
         if box.open_air:
             turn, rise = (-math.pi, math.pi), (-math.pi / 2.0, BELOW)
-            found.append(self._mesh(SKY, self._in_the_sky, turn, rise, texels))
-        else:
-            above = _Plane(np.array([0.0, 0.0, -box.top]), np.append(e0, 0.0), np.append(e1, 0.0))
-            found.append(self._mesh(CEILING, above.places, (-d[2], d[0]), (-d[3], d[1]), texels / box.top))
-        return [*found, *self._cut_things()]
+            return [floor, self._mesh(SKY, self._in_the_sky, turn, rise, texels)]
+        above = _Plane(np.array([0.0, 0.0, -box.top]), np.append(e0, 0.0), np.append(e1, 0.0))
+        return [floor, self._mesh(CEILING, above.places, (-d[2], d[0]), (-d[3], d[1]), texels / box.top)]
 
     def _in_the_sky(self, azimuth: Array, fall: Array) -> Array:
         level = np.cos(fall)
@@ -137,20 +147,6 @@ class RoomView:
             np.ones((len(y) - 1, len(x) - 1, 2), np.bool_),
             np.ones((len(y), len(x)), np.float32),
         )
-
-    def _cut_things(self) -> list[ViewMesh]:
-        """Mirror the things that stand at the left and at the right border."""
-        views = mirrored_cameras(self.camera)
-        standing = torch.from_numpy((self._kinds[0] == THING) & (self.depth.numpy() > 0.0))
-        found, things = [], opened(standing[None], THINNEST)[0].numpy()
-        broadest = int(BROADEST * things.shape[1])
-        for (axes, view), step in ((views[0], 1), (views[len(views) // 2], -1)):
-            cut = np.zeros_like(things)
-            cut[:, ::step][:, :broadest] = np.logical_and.accumulate(things[:, ::step], 1)[:, :broadest]
-            if cut.any():
-                depth = torch.where(torch.from_numpy(cut), self.depth, 0.0)
-                found.append(ViewMesh.of(self.image[0].flip(axes), depth.flip(axes), view))
-        return found
 
     def _picture(self, kind: int, places: Array, wall: int) -> Tensor:  # [h, w, 3] -> [3, h, w]
         """Colour the places of a surface."""

@@ -69,6 +69,8 @@ class _Made:
     view: SeenView
     guess: tuple[ViewMesh, ...]
     """Of the start view; of others none."""
+    before_sky: tuple[ViewMesh, ...]
+    """Of that what stands beyond the borders of the start view: it hides sky that this shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +136,8 @@ class ViewDrawings:
         memory = replace(memory, blocks=(memory.blocks[0], *_in_view(memory, cameras)))  # no others need be loaded
         start = self._of(0, model, memory, state.movers)
         views = [self._of(row, model, memory, state.movers).view for row in nearest_views(memory, cameras)]
-        pictures, seen, guessed, depth = _drawn(views, start.guess, cameras)
+        before_sky = start.before_sky if all(view is start.view for view in views) else ()
+        pictures, seen, guessed, depth = _drawn(views, start.guess, before_sky, cameras)
         if any(view.beyond is not None for view in views):  # outlines are known: what is open along them are seams
             filled, seen = _without_gaps(pictures, seen)
             pictures, guessed = torch.where(seen[:, None], filled, pictures), guessed & ~seen
@@ -160,7 +163,7 @@ class ViewDrawings:
         made = kept.pop(row, None)
         if made is None or made.parts != parts:
             view = SeenView.of(model, own, portraits)
-            made = _Made(parts, view, () if row else _guess(view, model))
+            made = _Made(parts, view, *(((), ()) if row else _guess(view, model)))
         kept[row] = made
         for old in [number for number in list(kept) if number][:-KEPT]:
             kept.pop(old, None)  # threads may share a model
@@ -220,7 +223,10 @@ def _true_chunks(memory: LatentMemory) -> Tensor:
 
 
 def _drawn(
-    views: Sequence[SeenView], guess: tuple[ViewMesh, ...], cameras: Sequence[Camera]
+    views: Sequence[SeenView],
+    guess: tuple[ViewMesh, ...],
+    before_sky: tuple[ViewMesh, ...],
+    cameras: Sequence[Camera],  # T
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [T, 3, H, W], 2 x [T, H, W] bool, [T, H, W] metres
     """Draw views, for every camera the nearest one first, and then what is guessed: images, where each is, depth."""
     apart = gaps(_poses(cameras), _poses([view.camera for view in views]))
@@ -228,9 +234,10 @@ def _drawn(
     for order, run in groupby(range(len(cameras)), key=lambda t: orders[t]):
         things, skies = [views[i].meshes[:1] for i in order], [views[i].meshes[1:] for i in order]
         # What one view saw of the sky may stand behind what another one saw.
-        layers = [*things, *skies, [mesh for i in order if (mesh := views[i].beyond) is not None], guess]
+        beyond = [mesh for i in order if (mesh := views[i].beyond) is not None]
+        layers = [*things, before_sky, *skies, beyond, guess]
         images, layer, depth = drawn(layers, [cameras[t] for t in run])
-        guessed = layer == len(layers) - 1
+        guessed = (layer == len(things)) | (layer == len(layers) - 1)
         parts.append((images, (layer >= 0) & ~guessed, guessed, depth))
     pictures, seen, guessed, depth = (torch.cat(part) for part in zip(*parts, strict=True))
     return pictures, seen, guessed, depth
@@ -259,16 +266,17 @@ def _without_gaps(images: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:  # [T
     return torch.from_numpy(filled).permute(0, 3, 1, 2), whole
 
 
-def _guess(start: SeenView, model: WorldModel) -> tuple[ViewMesh, ...]:
-    """Meshes of what is guessed of the rest: the room around the view, or mirror images of it."""
+def _guess(start: SeenView, model: WorldModel) -> tuple[tuple[ViewMesh, ...], tuple[ViewMesh, ...]]:
+    """Meshes of what is guessed, the room around the view or mirror images of it, and of what stands beside the view."""
     config, radius = model.config, model.config.memory.sky
     if config.memory.mirrored:
         room = RoomView.of(start.image, start.coarse, start.camera, start.cells, config)
         if room is not None:
-            return tuple(room.meshes())
+            upright = room.upright()
+            return (*map(room.lowered, upright), *room.level()), tuple(m.beside(start.camera) for m in upright)
     pictures = mirror_images(start.image, start.coarse, start.camera, config) if config.memory.mirrored else []
     pictures += [_sky_behind(start.image[0], start.pure, radius, start.camera)] if start.pure.any() else []
-    return tuple(ViewMesh.of(*picture) for picture in pictures)
+    return tuple(ViewMesh.of(*picture) for picture in pictures), ()
 
 
 def _sky_behind(image: Tensor, sky: Tensor, radius: float, camera: Camera) -> tuple[Tensor, Tensor, Camera]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -30,6 +30,8 @@ EDGE, WIDE = 5, 9
 """Side of the square of pixels in which a blurred edge of depth lies, and of one in which a slope goes on."""
 BLURRED = 1.12
 """Far over near depth in such a square, from which on it holds an edge."""
+OVERLAP = 2.0
+"""Pixels within the border of a picture up to which a mesh goes on that lies beyond it."""
 SURE = 0.03
 """Inverse depth of a pixel that is surely on one side of an edge differs by such a share from the extreme there."""
 
@@ -70,6 +72,21 @@ class ViewMesh:
             _triangles(metres),
             np.ones(metres.shape, np.float32) if cover is None else cover.numpy(),
         )
+
+    def beside(self, camera: Camera) -> ViewMesh:
+        """The part of it that lies beyond the borders of a camera's picture, and a little more."""
+        offset = (self.anchor - camera.position).astype(np.float32)
+        seen = (self.points + offset) @ (camera.T_world_cam[:3, :3] @ camera.K_image.T).astype(np.float32)
+        ends = np.concatenate([seen[..., :2], (camera.width, camera.height) * seen[..., 2:] - seen[..., :2]], -1)
+        return self.part((OVERLAP * seen[..., 2] - ends.min(-1)) / camera.K_image[0, 0])
+
+    def part(self, within: NDArray[np.floating]) -> ViewMesh:  # [m, n] metres from what cuts it, linear in space
+        """The part of it where a distance is positive; it ends between vertices."""
+        apart = np.linalg.norm(np.diff(self.points, axis=1), axis=-1)[:-1][self.whole.any(-1)]
+        if not len(apart):
+            return self
+        cover = np.clip(0.5 + 0.5 * within / np.median(apart), 0.0, 1.0)
+        return replace(self, cover=np.minimum(self.cover, cover.astype(np.float32)))
 
     @cached_property
     def corners(self) -> NDArray[np.float64]:  # [8, 3] world, metres

@@ -128,3 +128,40 @@ def test_rays_meet_what_stepping_along_them_meets():
         beyond = (steps[:, 2] > layout.floor) | (steps[:, 2] < -layout.top)
         if beyond.any():
             assert np.hypot(*steps[np.argmax(beyond)][:2]) == pytest.approx(level, abs=0.01)
+
+
+@pytest.mark.parametrize("walls_end", [None, 0.7])
+def test_a_finer_depth_puts_the_box_where_it_is(walls_end):
+    camera = looking(0.5, 0.05)
+    fine = rendered(camera, 128, walls_end)[0]
+    rough = noisy(rendered(camera, 32, walls_end)[0]) * 1.03
+    layout = RoomLayout.of(rough, camera, FAR)
+    refined = layout.refined(fine, camera, FAR)
+    walls = in_world(refined)
+    assert (walls["+z"], walls["+x"]) == (pytest.approx(HIGH[2], rel=0.012), pytest.approx(HIGH[0], rel=0.012))
+    assert refined.floor == pytest.approx(HIGH[1], rel=0.005)
+    seen = [k for k in range(4) if refined.distances[k] != layout.distances[k]]
+    assert len(seen) == 2
+    assert refined.tops[seen] == pytest.approx(walls_end or -LOW[1], rel=0.02)
+    assert refined.top <= refined.tops[seen].max()
+    assert np.array_equal(refined.normals, layout.normals)
+
+
+def test_a_box_is_refined_where_it_goes_on_out_of_view():
+    camera = looking(0.0, -0.05)  # faces a wall that both borders cut
+    depth = rendered(camera, 128, 0.7)[0]
+    bent = torch.where(depth < FAR / 2.0, 1.02 * depth, depth)
+    bent[:, :24], bent[:, -24:] = depth[:, :24], depth[:, -24:]
+    layout = RoomLayout.of(depth[::4, ::4], camera, FAR).refined(bent, camera, FAR)
+    ahead = int(np.argmax(layout.normals[:, 1]))
+    assert layout.distances[ahead] == pytest.approx(HIGH[2], rel=0.003)
+    assert layout.floor == pytest.approx(HIGH[1], rel=0.003)
+    assert layout.tops[ahead] == pytest.approx(0.7, abs=0.03)  # half a pixel
+
+
+def test_a_wall_of_which_a_finer_depth_shows_nothing_stays_where_it_was():
+    camera = looking(0.5, 0.05)
+    layout = RoomLayout.of(rendered(camera, 32)[0], camera, FAR)
+    refined = layout.refined(torch.zeros(64, 64), camera, FAR)
+    assert np.array_equal(refined.distances, layout.distances)
+    assert (refined.floor, refined.top, refined.tops.tolist()) == (layout.floor, layout.top, layout.tops.tolist())

@@ -27,6 +27,7 @@ from mirage_env.memory.mirrored import start_of
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.memory.seen_views import GAP, SeenView
 from mirage_env.memory.view_drawings import KEPT, MOST, ViewDrawings, nearest_views
+from mirage_env.memory.view_mesh import ViewMesh
 from mirage_env.models.small.refiner import BareReadout
 from mirage_env.poses import pose_from_rotation_vector
 from mirage_env.store import load_world, save_world
@@ -182,13 +183,21 @@ def test_what_is_guessed_beside_the_view_is_drawn_where_the_model_mirrors():
 
 def test_a_little_thing_that_moved_in_the_start_view_is_not_drawn_nor_its_blurred_outline():
     labels = np.zeros((32, 32), np.int64)
-    labels[10:14, 18:22] = MOVER
+    labels[10:15, 18:23] = MOVER
     model = drawing_model(segmenter=Labels(torch.from_numpy(labels)))
     painted, shown = over(begun(model), [CAMERA], model)
     same = torch.isclose(painted, shown).all(1)[0]
-    assert torch.equal(painted[0, :, 8:16, 16:24], shown[0, :, 8:16, 16:24])
-    same[8:16, 16:24] = False
+    assert torch.equal(painted[0, :, 8:17, 16:25], shown[0, :, 8:17, 16:25])
+    same[8:17, 16:25] = False
     assert not same.any()
+
+
+def test_specks_of_movers_make_no_holes():
+    labels = np.zeros((32, 32), np.int64)
+    labels[10:14, 18:22] = labels[20:24, 4:8] = MOVER
+    model = drawing_model(segmenter=Labels(torch.from_numpy(labels)))
+    painted, shown = over(begun(model), [CAMERA], model)
+    assert not torch.isclose(painted, shown).all(1).any()
 
 
 # Off
@@ -526,7 +535,7 @@ def test_measured_outlines_are_drawn_where_they_were_measured_and_what_is_behind
 
 @pytest.mark.parametrize("measured", [True, False])
 def test_seams_along_measured_outlines_show_what_is_around_them(measured, monkeypatch):
-    def drawn(views, guess, cameras):
+    def drawn(views, guess, before_sky, cameras):
         guessed = torch.zeros(1, 32, 32, dtype=torch.bool)
         guessed[:, :, 15:17] = True
         return (
@@ -596,11 +605,11 @@ def test_what_is_behind_a_mover_does_not_stand_where_it_stood():
     assert torch.allclose(view.coarse[view.coarse > 0.0], torch.tensor(METRES))
 
 
-def test_missing_depths_are_kept_as_none_and_those_beyond_half_precision_as_far():
+def test_missing_depths_are_kept_as_none_no_surface_as_infinite_and_those_beyond_half_precision_as_far():
     depth = with_box(1e6)
     depth[0, 25], depth[1, 25], depth[2, 25] = np.nan, np.inf, 0.0
     kept = begun(depth=depth).memory.blocks[0].frames.depth[0].astype(np.float32)
-    assert (kept[:3, 25] == 0.0).all()
+    assert kept[:3, 25].tolist() == [0.0, np.inf, 0.0]
     assert (kept[3:, 22:] == METRES).all()
     assert (kept[:, 11:21] == 60000.0).all()
 
@@ -616,7 +625,7 @@ def open_air():
     labels = np.zeros((32, 32), np.int64)
     labels[:16] = SKY
     model = drawing_model(sky=1000.0, segmenter=Labels(torch.from_numpy(labels)))
-    return model, begun(model, labels=labels, image=SKYLINE)
+    return model, begun(model, labels=labels, image=SKYLINE, depth=np.where(labels == SKY, np.inf, METRES))
 
 
 def test_the_sky_stays_where_it_is_while_the_wall_passes():
@@ -691,3 +700,32 @@ def test_wide_gaps_stay_open(width):
     closed, shown = view_drawings._without_gaps(images, there)
     assert closed is images
     assert shown is there
+
+
+def standing(metres, colour, camera=CAMERA):
+    """A mesh as wide as a picture."""
+    return ViewMesh.of(torch.full((3, 32, 32), grey(colour)), torch.full((32, 32), metres), camera)
+
+
+def test_a_guess_beside_the_start_view_hides_its_sky_and_is_told_as_a_guess():
+    model, state = open_air()
+    view = model.drawings._of(0, model, state.memory, ()).view
+    before, guess = standing(METRES, 200), standing(2.0 * METRES, 100)
+    for before_sky, expected in (((before,), grey(200)), ((), OUTSIDE[:, :14, 2:30])):
+        pictures, seen, guessed, _ = view_drawings._drawn([view], (guess,), before_sky, [CAMERA])
+        assert (pictures[0, :, :14, 2:30] - expected).abs().max() < STORED
+        assert (guessed[0, :14] == bool(before_sky)).all()
+        assert torch.equal(seen, ~guessed)
+        assert (pictures[0, :, 18:] - OUTSIDE[:, 18:]).abs().max() < STORED  # the wall that it shows is before both
+
+
+def test_what_another_view_saw_of_the_sky_is_hidden_by_no_guess(monkeypatch):
+    asked, plain = [], view_drawings._drawn
+    monkeypatch.setattr(view_drawings, "_drawn", lambda *of: asked.append(of[2]) or plain(*of))
+    model, state = open_air()
+    made = model.drawings._of(0, model, state.memory, ())
+    model.drawings._made[state.memory.blocks[0].frames][0] = replace(made, before_sky=(standing(METRES, 200),))
+    over(state, [CAMERA], model)
+    state = model.observe(state, [SKYLINE], [aside(40)], [np.full((32, 32), METRES)], [np.zeros((32, 32), np.int64)])[1]
+    over(state, [CAMERA], model)
+    assert [len(before_sky) for before_sky in asked] == [1, 0]

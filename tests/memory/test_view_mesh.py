@@ -1,5 +1,7 @@
 """Views as meshes: drawn where they were seen from they are themselves, moved they are what a camera would see."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -282,3 +284,32 @@ def test_slopes_stay_as_they_are(across, down, seed):
     assert torch.allclose(sharp_edges(steep, noise(seed))[inner], steep[inner], rtol=1e-5)
     gentle = 1.0 / (1.0 + 0.01 * (1.0 / steep) / (1.0 / steep).max() * SIDE)
     assert torch.allclose(sharp_edges(gentle, noise(seed)), gentle, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pose", [np.eye(4), ANYWHERE])
+def test_what_lies_beside_a_picture_is_not_seen_in_it_and_ends_at_its_border(pose):
+    camera, wide = CAMERA.at(pose), Camera.from_fov(2.0, 3 * SIDE, 3 * SIDE, pose)
+    mesh = ViewMesh.of(torch.rand(3, 12, 12), torch.full((12, 12), 2.0), wide)
+    beside = mesh.beside(camera)
+    within = drawn([[beside]], [camera])[1][0]
+    inner = int(view_mesh.OVERLAP) + 1
+    assert not within[inner:-inner, inner:-inner].any()
+    _, all_shown = drawn([[mesh]], [wide])
+    _, shown = drawn([[beside]], [wide])
+    half = math.tan(1.1 / 2.0) / math.tan(1.0) * 1.5 * SIDE  # of the picture of `camera` in the other one
+    at = (torch.arange(3 * SIDE) + 0.5 - 1.5 * SIDE).abs()
+    outside = (at[:, None] > half + 1.0) | (at > half + 1.0)
+    assert (shown | ~all_shown | ~outside)[0].all()
+
+
+def test_the_part_of_a_mesh_ends_between_its_vertices():
+    mesh = ViewMesh.of(torch.rand(3, SIDE, SIDE), wall()[::4, ::4], CAMERA)
+    to_the_right = mesh.points[..., 0] - 0.1
+    _, shown = drawn([[mesh.part(to_the_right)]], [CAMERA])
+    columns = (torch.arange(SIDE) + 0.5 - SIDE / 2) / FOCAL * 2.0
+    assert shown[0, :, columns > 0.1].all()
+    assert not shown[0, :, columns < 0.1 - 2.0 / FOCAL].any()
+    again = mesh.part(to_the_right).part(0.5 - mesh.points[..., 0])
+    assert not drawn([[again]], [CAMERA])[1][0, :, columns > 0.5 + 2.0 / FOCAL].any()
+    nothing = ViewMesh.of(torch.rand(3, SIDE, SIDE), torch.zeros(8, 8), CAMERA)
+    assert nothing.part(np.ones((8, 8))) is nothing
