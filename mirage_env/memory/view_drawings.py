@@ -267,7 +267,7 @@ def _without_gaps(images: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:  # [T
 
 
 def _guess(start: SeenView, model: WorldModel) -> tuple[tuple[ViewMesh, ...], tuple[ViewMesh, ...]]:
-    """Meshes of what is guessed, the room around the view or mirror images of it, and of what stands beside the view."""
+    """Meshes of what is guessed, the room around the view or mirror images of it, and of what stands beside it."""
     config, radius = model.config, model.config.memory.sky
     if config.memory.mirrored:
         room = RoomView.of(start.image, start.coarse, start.camera, start.cells, config)
