@@ -77,7 +77,7 @@ def _gone_on(
         ((turn, sides(turn)) for turn in TURNS), key=lambda of: (of[1][2] - of[1][1]) * of[1][3]
     )
     near = NEAR * (last - first)
-    if np.quantile(beyond[there][along > last - near], MOST) < near:  # nothing but the border ends it
+    if np.quantile(beyond[there][along >= last - near], MOST) < near:  # nothing but the border ends it
         last = max(last, first + max(broad, min(float(np.ptp(mirrored[..., 2][there])), LONG)))
     away, aside = away + 2.0 * beyond, aside + 2.0 * beyond * math.tan(turn)
     ground = away[..., None] * outwards + aside[..., None] * across

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from box_rooms import looking, rays
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mirage_env.memory.cut_things import LONG, cut_things
 from mirage_env.memory.room_layout import upright_axes
@@ -115,3 +117,15 @@ def test_every_thing_goes_on_by_itself_and_what_no_border_cuts_does_not():
     alone = torch.where(depth == 4.0, depth, 0.0)
     (one,) = gone_on(alone)
     assert any(np.array_equal(one.points, mesh.points) for mesh in meshes)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 4))
+def test_whatever_stands_at_a_border_goes_on_in_finite_places(seed, side):
+    rng = np.random.default_rng(seed)
+    camera = looking(0.3, -0.25, 32, FOV)
+    depth = rng.choice([0.0, 0.0, 1.0, 1.1, 3.0], (32 // side, 32 // side)).repeat(side, 0).repeat(side, 1)
+    depth = torch.from_numpy(np.pad(depth, ((0, 32 - len(depth)), (32 - len(depth), 0)))).float()
+    depth[:, 1:-1] *= float(rng.integers(2))  # a single column at the border, too
+    for mesh in cut_things(RED[:, :32, :32], depth, camera, upright_axes(camera), BORDERS):
+        assert np.isfinite(mesh.points).all()
+        assert ((mesh.cover >= 0.0) & (mesh.cover <= 1.0)).all()
