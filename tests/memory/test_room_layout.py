@@ -159,6 +159,17 @@ def test_a_box_is_refined_where_it_goes_on_out_of_view():
     assert layout.tops[ahead] == pytest.approx(0.7, abs=0.03)  # half a pixel
 
 
+def test_walls_reach_up_to_where_they_end_beside_the_borders_and_all_of_them_to_where_few_end_lower():
+    camera = looking(0.0, -0.05)
+    depth, lower = (rendered(camera, 128, walls_end)[0] for walls_end in (0.9, 0.6))
+    layout = RoomLayout.of(depth[::4, ::4], camera, FAR)
+    ahead = int(np.argmax(layout.normals[:, 1]))
+    depth[:, 36:-36] = lower[:, 36:-36]  # most of a wall is lower, but not where it goes on
+    refined = layout.refined(depth, camera, FAR)
+    assert refined.tops[ahead] == pytest.approx(0.9, abs=0.04)
+    assert refined.top == pytest.approx(0.6, abs=0.04)
+
+
 def test_a_wall_of_which_a_finer_depth_shows_nothing_stays_where_it_was():
     camera = looking(0.5, 0.05)
     layout = RoomLayout.of(rendered(camera, 32)[0], camera, FAR)

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.lifting import depth_to_grid, lift
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.memory.room_view import RoomView
+from mirage_env.memory.view_drawings import _guess
 from mirage_env.memory.view_mesh import drawn
 from mirage_env.models.small.refiner import BareReadout
 
@@ -137,6 +139,30 @@ def test_a_wall_that_goes_on_shows_nothing_of_another_wall():
     right = torch.from_numpy(on_wall).view(192, 192)
     assert right.sum() > 1000
     assert (images[0][0][right] > 0.0).float().mean() < 0.03  # at the corner
+
+
+def test_the_room_is_where_pixels_show_it():
+    metres, image = rendered(START)
+    view = RoomView.of(image, metres, START, 1.03 * depth_to_grid(metres, (32, 32)), CONFIG)
+    assert sorted(view.layout.distances)[-1] == pytest.approx(HIGH[2], rel=0.01)
+    assert view.layout.floor == pytest.approx(HIGH[1], rel=0.01)
+
+
+def test_behind_what_the_view_shows_walls_are_no_higher_than_the_lowest_and_beside_it_as_high_as_they_are():
+    view = view_of(walls_end=0.7)
+    view = replace(view, layout=replace(view.layout, top=0.5, tops=np.full(4, 0.8)))
+    start = SimpleNamespace(image=view.image, coarse=view.depth, camera=START, cells=view.depth)
+    model, beside = SimpleNamespace(config=CONFIG), looking(YAW + 1.3, -0.05)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RoomView, "of", staticmethod(lambda *_: view))
+        guess, before_sky = _guess(start, model)
+    for meshes, top in ((guess, 0.5), (before_sky, 0.8)):
+        _, layer, metres = drawn([meshes], [beside])
+        places = lift(metres[0].nan_to_num(posinf=0.0), beside)[(layer[0] >= 0).numpy().ravel()]
+        solid = places[np.linalg.norm(places, axis=1) < FAR]
+        assert -solid[:, 1].min() == pytest.approx(top, abs=0.1)
+    within = drawn([before_sky], [START])[1][0, 4:-4, 4:-4]
+    assert not (within >= 0).any()
 
 
 def test_a_surface_of_which_nothing_is_seen_has_the_colours_of_the_view():

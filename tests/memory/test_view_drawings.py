@@ -552,9 +552,10 @@ def test_seams_along_measured_outlines_show_what_is_around_them(measured, monkey
     assert torch.equal(shown[0, :, :, 15:17], painted[0, :, :, 15:17]) != measured
 
 
-def test_where_nothing_was_measured_depth_is_estimated():
+@pytest.mark.parametrize("nothing", [0.0, np.inf])
+def test_where_nothing_was_measured_depth_is_estimated(nothing):
     depth = with_box(METRES)
-    depth[9:12, 9:12] = 0.0
+    depth[9:12, 9:12] = nothing
     shown = over(begun(depth=depth), [aside(3)])[1]
     assert (shown[0, :, :, :27] - PICTURE[:, :, 3:30]).abs().max() < STORED
 
@@ -631,6 +632,16 @@ def open_air():
 def test_the_sky_stays_where_it_is_while_the_wall_passes():
     model, state = open_air()
     _, shown = over(state, [aside(8)], model)
+    assert (shown[0, :, :14, :22] - OUTSIDE[:, :14, :22]).abs().max() < STORED
+    assert (shown[0, :, 18:, :22] - OUTSIDE[:, 18:, 8:30]).abs().max() < STORED
+
+
+def test_the_line_of_the_sky_is_where_depth_was_measured_and_not_where_labels_are():
+    rough = np.zeros((32, 32), np.int64)
+    rough[:12] = SKY
+    model = drawing_model(sky=1000.0, segmenter=Labels(torch.from_numpy(rough)))
+    depth = np.where(np.arange(32)[:, None] < 16, np.inf, METRES).repeat(32, 1)
+    shown = over(model.start(SKYLINE, CAMERA, depth)[1], [aside(8)], model)[1]
     assert (shown[0, :, :14, :22] - OUTSIDE[:, :14, :22]).abs().max() < STORED
     assert (shown[0, :, 18:, :22] - OUTSIDE[:, 18:, 8:30]).abs().max() < STORED
 

@@ -289,11 +289,13 @@ def test_slopes_stay_as_they_are(across, down, seed):
 @pytest.mark.parametrize("pose", [np.eye(4), ANYWHERE])
 def test_what_lies_beside_a_picture_is_not_seen_in_it_and_ends_at_its_border(pose):
     camera, wide = CAMERA.at(pose), Camera.from_fov(2.0, 3 * SIDE, 3 * SIDE, pose)
-    mesh = ViewMesh.of(torch.rand(3, 12, 12), torch.full((12, 12), 2.0), wide)
+    mesh = ViewMesh.of(torch.rand(3, 3 * SIDE, 3 * SIDE), torch.full((24, 24), 2.0), wide)
     beside = mesh.beside(camera)
     within = drawn([[beside]], [camera])[1][0]
     inner = int(view_mesh.OVERLAP) + 1
     assert not within[inner:-inner, inner:-inner].any()
+    assert within[8:-8, [0, -1]].all()  # no gap is left
+    assert within[[0, -1], 8:-8].all()
     _, all_shown = drawn([[mesh]], [wide])
     _, shown = drawn([[beside]], [wide])
     half = math.tan(1.1 / 2.0) / math.tan(1.0) * 1.5 * SIDE  # of the picture of `camera` in the other one
@@ -309,7 +311,8 @@ def test_the_part_of_a_mesh_ends_between_its_vertices():
     columns = (torch.arange(SIDE) + 0.5 - SIDE / 2) / FOCAL * 2.0
     assert shown[0, :, columns > 0.1].all()
     assert not shown[0, :, columns < 0.1 - 2.0 / FOCAL].any()
-    again = mesh.part(to_the_right).part(0.5 - mesh.points[..., 0])
-    assert not drawn([[again]], [CAMERA])[1][0, :, columns > 0.5 + 2.0 / FOCAL].any()
+    _, both = drawn([[mesh.part(to_the_right).part(0.5 - mesh.points[..., 0])]], [CAMERA])
+    assert torch.equal(both[0, :, columns < 0.4], shown[0, :, columns < 0.4])
+    assert not both[0, :, columns > 0.5 + 2.0 / FOCAL].any()
     nothing = ViewMesh.of(torch.rand(3, SIDE, SIDE), torch.zeros(8, 8), CAMERA)
     assert nothing.part(np.ones((8, 8))) is nothing
