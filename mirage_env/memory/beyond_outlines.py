@@ -94,10 +94,10 @@ def _gone_on(
             apart = np.hypot(a - y, b - x)
             down, right = (a - y) / apart, (b - x) / apart
             reach = _plane(inverse, a, b, down, right, apart)
-            along = apart % (2 * max(reach, 1))
-            along = min(along, 2 * reach - along)  # to and fro where the mirror shows another surface as well
-            goes_on = mirror
+            along, goes_on = 0.0, mirror
             if reach > 0:
+                along = apart % (2 * reach)
+                along = min(along, 2 * reach - along)  # to and fro where the mirror shows another surface as well
                 slope = (inverse[round(a + reach * down), round(b + reach * right)] - mirror) / reach
                 goes_on = min(max(mirror - apart * slope, mirror / BENT), mirror * BENT)  # as a plane does
             v, u = round(a + along * down), round(b + along * right)
@@ -120,11 +120,12 @@ def _plane(
     reach, slope = 0, 0.0
     for t in range(1, int(np.ceil(most)) + 1):
         v, u = round(a + t * down), round(b + t * right)
-        if (
-            not (0 <= v < height and 0 <= u < width)
-            or abs(inverse[v, u] - inverse[a, b] - t * slope) > ((BENT - 1.0) if t <= BASE else FLAT) * inverse[a, b]
-        ):
+        if not (0 <= v < height and 0 <= u < width):
+            break
+        off, most_off = abs(inverse[v, u] - inverse[a, b] - t * slope), BENT - 1.0 if t <= BASE else FLAT
+        if off > most_off * inverse[a, b]:
             break
         reach = t
-        slope = (inverse[v, u] - inverse[a, b]) / t if t <= BASE else slope
+        if t <= BASE:
+            slope = (inverse[v, u] - inverse[a, b]) / t
     return reach

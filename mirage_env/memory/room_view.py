@@ -87,25 +87,30 @@ class RoomView:
             T_world_cam = np.eye(4)
             T_world_cam[:3, :3], T_world_cam[:3, 3] = np.stack(axes, 1), self.layout.position
             cameras.append(Camera(T_world_cam, K, height, width))
-        images, _, depth = drawn([[*self.upright(), *self.level()]], cameras)
+        images, _, depth = drawn([[*self.walls(), *self.things(), *self.level()]], cameras)
         metres = depth_to_grid(torch.where(depth.isfinite(), depth, 0.0), grid)
         return list(zip(images, metres, cameras, strict=True))
 
-    def upright(self) -> list[ViewMesh]:
-        """Walls, and things beyond the borders."""
+    def walls(self) -> list[ViewMesh]:
+        """All four, as high as each of them is."""
         box, texels, found = self.layout, float(self.camera.K_image[0, 0]), []
         d = box.distances
         for wall, (normal, along) in enumerate(zip(box.normals, box.along, strict=True)):
             upright = _Plane(np.append(normal * d[wall], 0.0), np.append(along, 0.0), np.array([0.0, 0.0, 1.0]))
             sides = (-d[(wall + 1) % 4], d[wall - 1]), (-box.tops[wall], box.floor)
             found.append(self._mesh(WALL, upright.places, *sides, texels / d[wall], wall))
-        things = opened(torch.from_numpy(self._kinds[0] == THING)[None], THINNEST)[0]
-        depth = torch.where(things, self.depth, 0.0)
-        return [*found, *cut_things(self.image[0], depth, self.camera, box.axes, self._mirrors.borders[0])]
+        return found
 
-    def lowered(self, mesh: ViewMesh) -> ViewMesh:
-        """A mesh up to where all walls of the view reach."""
-        return mesh.part(mesh.points @ self.layout.axes[2] + self.layout.top)
+    def lowered(self, wall: ViewMesh) -> ViewMesh:
+        """A wall, in the open air up to where all walls of the view reach."""
+        box = self.layout
+        return wall.part(wall.points @ box.axes[2] + box.top) if box.open_air else wall
+
+    def things(self) -> list[ViewMesh]:
+        """Parts of things beyond the borders that cut them."""
+        there = opened(torch.from_numpy(self._kinds[0] == THING)[None], THINNEST)[0]
+        depth = torch.where(there, self.depth, 0.0)
+        return cut_things(self.image[0], depth, self.camera, self.layout.axes, self._mirrors.borders[0])
 
     def level(self) -> list[ViewMesh]:
         """Floor, and ceiling or sky."""

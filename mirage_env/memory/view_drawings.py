@@ -272,8 +272,9 @@ def _guess(start: SeenView, model: WorldModel) -> tuple[tuple[ViewMesh, ...], tu
     if config.memory.mirrored:
         room = RoomView.of(start.image, start.coarse, start.camera, start.cells, config)
         if room is not None:
-            upright = room.upright()
-            return (*map(room.lowered, upright), *room.level()), tuple(m.beside(start.camera) for m in upright)
+            walls, things = room.walls(), room.things()
+            beside = tuple(mesh.beside(start.camera) for mesh in (*walls, *things))
+            return (*map(room.lowered, walls), *things, *room.level()), beside
     pictures = mirror_images(start.image, start.coarse, start.camera, config) if config.memory.mirrored else []
     pictures += [_sky_behind(start.image[0], start.pure, radius, start.camera)] if start.pure.any() else []
     return tuple(ViewMesh.of(*picture) for picture in pictures), ()

@@ -35,7 +35,7 @@ def view_of(camera=START, walls_end=None, image=None, depth=None):
 
 
 def drawn_of(view, cameras):
-    images, number, depth = drawn([[*view.upright(), *view.level()]], cameras)
+    images, number, depth = drawn([[*view.walls(), *view.things(), *view.level()]], cameras)
     return images, number >= 0, depth
 
 
