@@ -24,8 +24,6 @@ from mirage_env.rooms import Room
 from mirage_env.viz import BLANK, memory_map
 
 Picture = NDArray[np.uint8]
-COLOURS = 256
-"""Colours of the palette that keeps the files small."""
 KEPT, KNOWN, LEFT_OUT = (70, 160, 90), (120, 130, 150), (226, 140, 60)
 
 
@@ -34,7 +32,7 @@ class Options:
     """Draw the pictures of the idea."""
 
     out: Path = Path("docs")
-    """Folder for idea_step.png, idea_fork.png and idea_return.png."""
+    """Folder for idea_step.webp, idea_fork.webp and idea_return.webp."""
     room: int = 7
     """Number of the test room."""
     model: str = "rooms"
@@ -49,9 +47,9 @@ def main(options: Options) -> None:
     view = room.render(camera)
     begun = model.start(view.image, camera, view.depth, seed=options.room)
     options.out.mkdir(parents=True, exist_ok=True)
-    draw_step(options.out / "idea_step.png", model, room, begun)
-    draw_fork(options.out / "idea_fork.png", model, room, begun[1])
-    draw_return(options.out / "idea_return.png", model, room, begun[1])
+    draw_step(options.out / "idea_step.webp", model, room, begun)
+    draw_fork(options.out / "idea_fork.webp", model, room, begun[1])
+    draw_return(options.out / "idea_return.webp", model, room, begun[1])
 
 
 def draw_step(place: Path, model: WorldModel, room: Room, begun: tuple[Chunk, WorldState]) -> None:
@@ -164,7 +162,7 @@ def draw(place: Path, rows: Sequence[Sequence[tuple[str, Picture]]]) -> None:
     figure.canvas.draw()
     image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
     plt.close(figure)
-    image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.FLOYDSTEINBERG).save(place, optimize=True)
+    image.save(place, quality=90)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.interfaces import MOVER, STATIC, Memory
 from mirage_env.memory.latent import PointMemory
+from mirage_env.memory.masks import widened
 from mirage_env.memory.mover_sightings import Sighting, sightings
 from mirage_env.memory.movers import FARTHEST, MOST_SIGHTINGS, Mover, Movers, Shown, moments
 from mirage_env.readout.zbuffer import projections
@@ -48,6 +49,7 @@ class Views:
     shown: Shown | None = None
     real: bool = False
     """True views, as against imagined ones."""
+    known: Tensor | None = None  # [T, h, w] bool, cells that the memory showed in imagined views
 
 
 def tracked(movers: Movers, views: Views, memory: Memory, config: WorldModelConfig) -> Movers:
@@ -95,11 +97,13 @@ def tracked(movers: Movers, views: Views, memory: Memory, config: WorldModelConf
 
 
 def _unshown(views: Views) -> Tensor:  # [T, H, W]
-    """Labels of imagined views without the movers that were shown there."""
+    """Labels of imagined views without the movers that were shown there, and what the memory knows to stand still."""
     if views.shown is None:
         return views.labels
-    echo = F.max_pool2d(torch.from_numpy(views.shown >= 0)[:, None].float(), 2 * ECHO + 1, 1, ECHO)
-    echo = F.interpolate(echo, views.labels.shape[-2:])[:, 0].to(views.labels.device) > 0
+    echo = widened(torch.from_numpy(views.shown >= 0), 2 * ECHO + 1)
+    if views.known is not None:
+        echo |= views.known.cpu()
+    echo = F.interpolate(echo[:, None].float(), views.labels.shape[-2:])[:, 0].to(views.labels.device) > 0
     return torch.where(echo & (views.labels == MOVER), STATIC, views.labels)
 
 
@@ -108,7 +112,8 @@ def movers_after(
 ) -> Movers:
     """The movers after a chunk whose key frames have those latents [K, C, h, w] and were written to that memory."""
     seconds = moments(state.camera, chunk.key_cameras, config, real=real)
-    views = Views(latents, chunk.depth, chunk.labels, chunk.key_cameras, seconds, chunk.movers, real)
+    known = chunk.readout.observed > 0
+    views = Views(latents, chunk.depth, chunk.labels, chunk.key_cameras, seconds, chunk.movers, real, known)
     return tracked(state.movers, views, memory, config)
 
 

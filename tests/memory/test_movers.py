@@ -56,7 +56,8 @@ def look(movers, frames, seconds=CHUNK, memory=EMPTY, real=True, cameras=None, c
     latents, depth, labels = (torch.stack(p) for p in zip(*parts, strict=True))
     blank = memory.read(cameras, 1)
     _, shown = with_movers(blank, movers, cameras, seconds, config)
-    return tracked(movers, Views(latents, depth, labels, cameras, seconds, shown, real), memory, config)
+    views = Views(latents, depth, labels, cameras, seconds, shown, real, blank.observed > 0)
+    return tracked(movers, views, memory, config)
 
 
 def going(start, velocity, color=RED, seconds=CHUNK):
@@ -185,6 +186,14 @@ def test_what_is_imagined_beside_the_known_movers_is_a_mover_too_while_there_is_
     assert [round(float(m.place()[0])) for m in after] == [-1, 1]
     full = replace(CONFIG, memory=MemoryConfig(movers=1))
     assert [round(float(m.place()[0])) for m in look(movers, beside, real=False, config=full)] == [-1]
+
+
+def test_no_imagined_view_makes_a_mover_of_what_the_memory_knows():
+    frames = going([0.0, 0.0, 3.0], [0.0, 0.0, 0.0])
+    assert len(look((), frames, real=False)) == 1
+    assert look((), frames, memory=wall_at(FRONT, 3.0), real=False) == ()
+    assert len(look((), frames, memory=wall_at(ASIDE, 3.0), real=False)) == 1  # it knows something else
+    assert len(look((), frames, memory=wall_at(FRONT, 3.0))) == 1  # a true one comes in before the wall
 
 
 def test_a_mover_that_is_out_of_view_or_hidden_is_kept():
