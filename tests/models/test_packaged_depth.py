@@ -77,15 +77,17 @@ SETTINGS = {
 }
 
 
-def test_pixels_that_the_model_does_not_trust_stay_out_of_the_memory():
+@pytest.mark.parametrize(("pixels", "is_kept"), [(1, True), (40, False)])
+def test_cells_that_the_model_does_not_trust_for_the_most_part_stay_out_of_the_memory(pixels, is_kept):
     estimator = PackagedDepth(torch.nn.Identity(), **SETTINGS)
     confidence = torch.full((1, H, W), 3.0)
-    confidence[0, 20, 30] = 1.9
+    for i in range(pixels):
+        confidence[0, 16 + i // 8, 24 + i % 8] = 1.9  # in cell (2, 3)
     depth = estimator.finished(torch.full((1, H, W), 4.0), torch.zeros(1, 3, H, W), None, confidence)
     static = torch.zeros(1, H, W, dtype=torch.int64)
     kept = keep_cells(depth, static, GRID, FilterConfig(edge_share=1.0), CONFIG.near, CONFIG.far)
-    assert not kept[0, 2, 3]
-    assert kept.sum() == kept.numel() - 1
+    assert kept[0, 2, 3] == is_kept
+    assert kept.sum() == kept.numel() - (not is_kept)
 
 
 def test_sky_is_far_and_so_stays_out_of_the_memory():
