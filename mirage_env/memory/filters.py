@@ -35,12 +35,12 @@ def keep_cells(
     goes with what most of it shows (`lifting.depth_to_grid`). Dropped, it would be drawn anew in every view, and
     straight edges against the sky would be stairs.
     """
-    depth = torch.where(torch.isposinf(depth), 0.0, depth)
     unknown = (depth == 0.0) & ~((labels == SKY) & sky)  # depth cameras measure none of the sky
+    nothing = torch.isposinf(depth) & (labels == STATIC)
     valid = torch.isfinite(depth) & (depth > near) & (depth < far)
     dynamic = _share(labels == MOVER if sky else labels != STATIC, grid) > config.dynamic_share
-    invalid = _share(~valid & ~unknown & (labels == STATIC), grid) > 0.0
-    invalid |= _share(unknown, grid) > config.unknown_share
+    invalid = _share(~valid & ~unknown & ~nothing & (labels == STATIC), grid) > 0.0
+    invalid |= _share(unknown | nothing, grid) > config.unknown_share
     jump = depth_edges(torch.where(valid | unknown, depth, far)) > config.edge_jump
     edge = _share(jump, grid) > config.edge_share
     return ~(dynamic | invalid | edge)

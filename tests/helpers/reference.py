@@ -112,7 +112,7 @@ def keep_cells(
     """Cells of one view that may be remembered."""
     height, width = depth.shape
     valid = [[math.isfinite(d) and near < d < far for d in row] for row in depth]
-    unknown = (depth == 0.0) | (depth == math.inf)
+    unknown, nothing = depth == 0.0, (depth == math.inf) & (labels == STATIC)
     inverse = [
         [math.nan if unknown[y, x] else 1 / depth[y, x] if valid[y][x] else 1 / far for x in range(width)]
         for y in range(height)
@@ -125,8 +125,8 @@ def keep_cells(
             for y in range(row * stride_y, (row + 1) * stride_y):
                 for x in range(col * stride_x, (col + 1) * stride_x):
                     moving += labels[y, x] != STATIC
-                    broken += labels[y, x] == STATIC and not valid[y][x] and not unknown[y, x]
-                    missing += unknown[y, x]
+                    broken += labels[y, x] == STATIC and not valid[y][x] and not (unknown[y, x] or nothing[y, x])
+                    missing += unknown[y, x] or nothing[y, x]
                     jumps = [0.0]
                     if 0 < x < width - 1:
                         jumps.append(abs(inverse[y][x + 1] - 2 * inverse[y][x] + inverse[y][x - 1]))

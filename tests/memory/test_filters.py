@@ -61,13 +61,16 @@ def test_one_pixel_of_invalid_depth_drops_its_cell(value):
 
 @pytest.mark.parametrize("nothing", [0.0, np.inf])
 @pytest.mark.parametrize(("pixels", "is_kept"), [(1, True), (32, True), (33, False), (64, False)])
-def test_unmeasured_pixels_drop_a_cell_where_they_are_most_of_it_and_make_no_edge(pixels, is_kept, nothing):
+def test_pixels_without_a_surface_drop_a_cell_where_they_are_most_of_it_and_holes_make_no_edge(
+    pixels, is_kept, nothing
+):
     depth = np.full((32, 32), 3.0)
     for i in range(pixels):
         depth[8 + i // 8, 16 + i % 8] = nothing  # in cell (1, 2)
-    kept = keep(depth)
+    kept = keep(depth, config=FilterConfig(edge_share=1.0) if nothing else FilterConfig())
     assert kept[1, 2] == is_kept
     assert kept.sum() == 15 + is_kept
+    assert (keep(depth).sum() == kept.sum()) == (nothing == 0.0)  # where a surface ends is an edge
 
 
 @pytest.mark.parametrize("label", [MOVER, SKY])
