@@ -9,7 +9,7 @@ is as long as it is broad, or high.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -68,17 +68,32 @@ def _gone_on(
     away, aside = -mirrored[..., :2] @ outwards, mirrored[..., :2] @ across  # of the thing itself
     beyond = -border[:2] @ outwards - away
 
-    def sides(turn: float) -> tuple[Array, float, float, float]:
-        along, beside = away * math.cos(turn) + aside * math.sin(turn), aside * math.cos(turn) - away * math.sin(turn)
-        (first, last), (left, right) = (np.quantile(of[there], ENDS) for of in (along, beside))
-        return along[there], first, last, right - left
-
-    turn, (along, first, last, broad) = min(
-        ((turn, sides(turn)) for turn in TURNS), key=lambda of: (of[1][2] - of[1][1]) * of[1][3]
-    )
-    near = NEAR * (last - first)
-    if np.quantile(beyond[there][along >= last - near], MOST) < near:  # nothing but the border ends it
-        last = max(last, first + max(broad, min(float(np.ptp(mirrored[..., 2][there])), LONG)))
+    boxes = {turn: _Box.of(turn, away[there], aside[there]) for turn in TURNS}
+    turn = min(boxes, key=lambda turn: boxes[turn].area)
+    box, last = boxes[turn], boxes[turn].last
+    near = NEAR * (box.last - box.first)
+    if np.quantile(beyond[there][box.along >= box.last - near], MOST) < near:  # nothing but the border ends it
+        last = max(last, box.first + max(box.broad, min(float(np.ptp(mirrored[..., 2][there])), LONG)))
     away, aside = away + 2.0 * beyond, aside + 2.0 * beyond * math.tan(turn)
     ground = away[..., None] * outwards + aside[..., None] * across
     return np.dstack([ground, mirrored[..., 2]]), last - away * math.cos(turn) - aside * math.sin(turn)
+
+
+@dataclass(frozen=True, eq=False)
+class _Box:
+    """A rectangle around a thing as seen from above."""
+
+    along: Array  # [N] metres of its places in the direction of one side
+    first: float  # metres, where that side begins
+    last: float  # metres, where it ends
+    broad: float  # metres, length of the other side
+
+    @staticmethod
+    def of(turn: float, away: Array, aside: Array) -> _Box:  # 2 x [N] metres
+        along, beside = away * math.cos(turn) + aside * math.sin(turn), aside * math.cos(turn) - away * math.sin(turn)
+        (first, last), (left, right) = (np.quantile(side, ENDS) for side in (along, beside))
+        return _Box(along, float(first), float(last), float(right - left))
+
+    @property
+    def area(self) -> float:
+        return (self.last - self.first) * self.broad

@@ -122,18 +122,17 @@ class RoomLayout:
 
         distances = [d * share(~flat & (wall == k), to_walls) for k, d in enumerate(self.distances)]
         floor, top = self.floor * share(flat & down, to_levels), self.top * share(flat & ~down, to_levels)
-        box = replace(self, distances=np.array(distances), floor=floor, top=top, tops=np.full(4, top))
+        tops = np.full(4, top)
+        box = replace(self, distances=np.array(distances), floor=floor, top=top, tops=tops)
         if not self.open_air:
             return box
         sky = metres * np.linalg.norm(rays, axis=-1) >= farthest
         heights, walls, columns = box._upper_ends(rays, metres, sky)
-        if len(heights):
-            box = replace(box, top=float(np.quantile(heights, LOW)))
         for k in np.unique(walls):
             ours = walls == k
             some = ours & outer[columns] if (ours & outer[columns]).any() else ours
-            box.tops[k] = np.median(heights[some])
-        return box
+            tops[k] = np.median(heights[some])
+        return replace(box, top=float(np.quantile(heights, LOW)) if len(heights) else top, tops=tops)
 
     def _upper_ends(
         self,

@@ -163,7 +163,8 @@ class ViewDrawings:
         made = kept.pop(row, None)
         if made is None or made.parts != parts:
             view = SeenView.of(model, own, portraits)
-            made = _Made(parts, view, *(((), ()) if row else _guess(view, model)))
+            guess, before_sky = ((), ()) if row else _guess(view, model)
+            made = _Made(parts, view, guess, before_sky)
         kept[row] = made
         for old in [number for number in list(kept) if number][:-KEPT]:
             kept.pop(old, None)  # threads may share a model
