@@ -1,14 +1,15 @@
-"""Preview of a chunk as soon as its frames are decoded, before its depth is known and it is written to memory."""
+"""Preview of a chunk as soon as its frames are drawn, before its depth is known and it is written to memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from mirage_env.camera import Camera
-from mirage_env.interfaces import LatentCodec
+from mirage_env.memory.view_drawings import ViewDrawings
 from mirage_env.world_model import WorldModel
 
 Show = Callable[[Tensor, Sequence[Camera]], None]
@@ -18,20 +19,18 @@ Show = Callable[[Tensor, Sequence[Camera]], None]
 def watched(model: WorldModel, cameras: Sequence[Camera], show: Show) -> WorldModel:
     """The same model, for one step along `cameras`: it shows the frames of the chunk when they are there.
 
-    Its codec passes on what it is given and what it makes, so the step is the same bit for bit.
+    Its drawings pass on what they are given and what they make, so the step is the same bit for bit.
     """
-    return replace(model, codec=_Codec(model.codec, tuple(cameras), show))
+    return replace(model, drawings=_Drawings(model.drawings, tuple(cameras), show))
 
 
-class _Codec:
-    """Shows the frames that it decodes (`LatentCodec`)."""
+class _Drawings(ViewDrawings):
+    """Shows the frames that it draws."""
 
-    def __init__(self, part: LatentCodec, cameras: tuple[Camera, ...], show: Show) -> None:
+    def __init__(self, part: ViewDrawings, cameras: tuple[Camera, ...], show: Show) -> None:
         self._part, self._cameras, self._show = part, cameras, show
-        self.encode, self.decode = part.encode, part.decode
-        self.encode_chunk, self.encode_video = part.encode_chunk, part.encode_video
 
-    def decode_chunk(self, latents: Tensor, first: Tensor) -> Tensor:
-        frames = self._part.decode_chunk(latents, first)
-        self._show(frames[-len(self._cameras) :], self._cameras)
-        return frames
+    def over(self, frames: Tensor, *about: Any) -> Tensor:
+        drawn = self._part.over(frames, *about)
+        self._show(drawn, self._cameras)
+        return drawn

@@ -23,6 +23,7 @@ from mirage_env.errors import (
     WorldFailedError,
     WorldNotFoundError,
 )
+from mirage_env.memory.view_drawings import ViewDrawings
 from mirage_env.serving import Address, AsyncClient, Client, Service, ServiceOptions, serving
 from mirage_env.store import load_world, open_cache
 from mirage_env.trajectories import PRESETS
@@ -98,8 +99,15 @@ def test_frames_are_shown_before_the_chunk_is_remembered(tmp_path):
     assert after.chunk == 1
 
 
-def test_being_watched_changes_nothing_of_a_step():
-    model, seen = walled_world_model(), []
+class Inverted(ViewDrawings):
+    """Draws every frame in the opposite colours."""
+
+    def over(self, frames, *_):
+        return -frames
+
+
+def test_being_watched_changes_nothing_of_a_step_and_shows_what_is_drawn():
+    model, seen = replace(walled_world_model(), drawings=Inverted()), []
     _, state = model.start(picture(1), START)
     way = path(START)
     chunk, after = model.step(state, way)
