@@ -40,7 +40,7 @@ from mirage_env.memory.movers import marked, read_with_movers
 from mirage_env.memory.references import chosen, reference_latents, remembered
 from mirage_env.memory.shown_frames import encoded, last_frames
 from mirage_env.memory.standing import held, standing
-from mirage_env.memory.true_views import with_depth, written_start
+from mirage_env.memory.true_views import with_views, written_start
 from mirage_env.memory.view_drawings import ViewDrawings
 from mirage_env.readout.zbuffer import Splat
 from mirage_env.world_state import Chunk, WorldState, in_groups
@@ -104,7 +104,7 @@ class WorldModel:
         memory, dense = written_start(self.memory_factory(self.config), self.codec, true, self.config.memory.shifts)
         readout, seen = memory.read([camera], now=0), Views(dense, metres, kinds, [camera], np.zeros(1), real=True)
         state = WorldState(
-            memory=with_depth(memory, view.metres, 0),
+            memory=with_views(memory, frames, view.metres),
             camera=camera,
             latents=(recent := latents.repeat(1 + self.config.preceding_latents, 1, 1, 1)),
             chunk=0,
@@ -197,7 +197,7 @@ class WorldModel:
         known, latents = self.refiner.refine(readout), self.codec.encode(frames)
         look = replace(self, depth=grounded(self.depth, state.floor))._look
         chunk = marked(look(frames, cameras, readout, known, latents, view), movers, real=True)
-        return chunk, self._remember(state, chunk, splat, real=True).with_depth(view.metres, state.memory.frames)
+        return chunk, self._remember(state, chunk, splat, real=True).with_views(frames, view.metres)
 
     def _known(self, front: Tensor, readout: Readout) -> Tensor:  # [T, C, h, w]
         """Refined readout of a chunk; it begins with the clean latents shared with the chunk before."""

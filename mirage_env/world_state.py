@@ -13,7 +13,7 @@ from mirage_env.interfaces import Guidance, Memory, Readout, Reference
 from mirage_env.memory.depth_scale import Alignment
 from mirage_env.memory.floor import Floor
 from mirage_env.memory.movers import Movers, Shown
-from mirage_env.memory.true_views import with_depth
+from mirage_env.memory.true_views import with_views
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +58,9 @@ class WorldState:
         """Index of the `latents` that precede the next chunk: P, or none if it is the first and has none."""
         return slice(-1) if self.chunk or in_first_chunk else slice(0)
 
-    def with_depth(self, depth: Tensor | None, first: int) -> WorldState:  # [F, H, W] metres
-        """The world with the measured depth of the true views that it was shown last, from that number on."""
-        return replace(self, memory=with_depth(self.memory, depth, first))
+    def with_views(self, images: Tensor, depth: Tensor | None) -> WorldState:  # [F, 3, H, W], [F, H, W]
+        """The world with pictures and measured depth of the F true views that it was shown last."""
+        return replace(self, memory=with_views(self.memory, images, depth))
 
     def shown_after(self, readout: Readout, new: int) -> Tensor | None:
         """`shown` after a chunk with a readout of K views, when K latents are remembered, or a still more."""

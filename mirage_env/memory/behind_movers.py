@@ -34,10 +34,10 @@ class Cuttings:
         cells = torch.zeros(1, 1, h, w, dtype=torch.bool)
         outline = torch.zeros(1, 1, SAMPLES * h, SAMPLES * w, dtype=torch.bool)
         for portrait in portraits:
-            left, top = (int(n) for n in np.round((K - portrait.camera.K_image)[:2, 2]).clip(-1.0, max(grid)))
-            rows, columns = portrait.feature.shape[:2]
-            if min(left, top) < 0 or left + columns > w or top + rows > h:
+            corner = portrait.corner(K, grid)
+            if corner is None:
                 continue  # not of this camera
+            (top, left), (rows, columns) = corner, portrait.feature.shape[:2]
             there = np.s_[..., top : top + rows, left : left + columns]
             latents[there] = torch.from_numpy(portrait.feature).permute(2, 0, 1)
             cells[there] = True

@@ -64,7 +64,7 @@ class MoverDrawings:
         assert portrait is not None
         made = self._made.get(portrait)
         if made is None or made[0] is not model.codec or made[1] is not start:
-            mesh = _mesh(portrait, model)
+            mesh = _mesh(portrait, _image(portrait, start, model), model.config.far)
             if portrait.frame == 0:
                 seen_from = portrait.camera.at(start.camera.T_world_cam).resized(*mesh.image.shape[-2:])
                 mesh = _upon(mesh, portrait.camera, drawn([start.meshes], [seen_from])[2][0])
@@ -79,17 +79,26 @@ def _upon(mesh: ViewMesh, camera: Camera, behind: Tensor) -> ViewMesh:  # [H, W]
     return replace(mesh, points=mesh.points * nearer[..., None].astype(np.float32))
 
 
-def _mesh(portrait: Portrait, model: WorldModel) -> ViewMesh:
-    """Decode a portrait and put it on its plane; the mover's place is the origin.
+def _image(portrait: Portrait, start: SeenView, model: WorldModel) -> Tensor:  # [3, m, n] pixels of its cells
+    """Cut a portrait out of the picture of the start view; decode one of another view, or where that was not kept."""
+    grid, (height, width) = model.config.latent_size, model.config.image_size
+    rows, columns = portrait.feature.shape[:2]
+    down, right = height // grid[0], width // grid[1]
+    corner = portrait.corner(start.camera.K_at(*grid), grid) if portrait.frame == 0 else None
+    if start.picture is not None and corner is not None:
+        top, left = corner
+        return start.picture[:, down * top : down * (top + rows), right * left : right * (left + columns)]
+    latent = torch.from_numpy(portrait.feature).permute(2, 0, 1)[None]
+    whole = F.pad(latent, (0, grid[1] - columns, 0, grid[0] - rows), mode="replicate")  # of the size the codec knows
+    return model.codec.decode(whole)[0, :, : down * rows, : right * columns].float().cpu()
+
+
+def _mesh(portrait: Portrait, image: Tensor, far: float) -> ViewMesh:  # [3, m, n], metres
+    """Put the image of a portrait on its plane; the mover's place is the origin.
 
     Its picture has a fourth channel: the share of what is shown there that is the mover.
     """
-    (h, w), (height, width) = model.config.latent_size, model.config.image_size
-    rows, columns = portrait.feature.shape[:2]
-    latent = torch.from_numpy(portrait.feature).permute(2, 0, 1)[None]
-    whole = F.pad(latent, (0, w - columns, 0, h - rows), mode="replicate")  # of the size that the codec knows
-    size = (rows * height // h, columns * width // w)
-    image = model.codec.decode(whole)[0, :, : size[0], : size[1]].float().cpu()
+    size = (image.shape[1], image.shape[2])
     own = F.interpolate(torch.from_numpy(portrait.outline)[None, None].float(), size)
     camera, up = portrait.camera.resized(*size), portrait.up
     rays = lift(torch.ones(size), camera) - camera.position
@@ -97,7 +106,7 @@ def _mesh(portrait: Portrait, model: WorldModel) -> ViewMesh:
     metres = (-camera.position @ normal / np.minimum(rays @ normal, -1e-9)).reshape(size)
     share = F.avg_pool2d(F.pad(own, (1, 1, 1, 1), mode="replicate"), 3, 1)[0]
     wide = widened(own, 5)[0, 0]
-    there = wide.numpy() & (metres > 0.0) & (metres < 2.0 * model.config.far)
+    there = wide.numpy() & (metres > 0.0) & (metres < 2.0 * far)
     return ViewMesh.of(torch.cat([image, share]), torch.from_numpy(np.where(there, metres, 0.0)).float(), camera)
 
 

@@ -35,6 +35,12 @@ class Portrait:
     frame: int = 0
     """Number of the view since the world began; 0 is the start view."""
 
+    def corner(self, K_latent: NDArray[np.float64], grid: tuple[int, int]) -> tuple[int, int] | None:  # [3, 3]
+        """Its first row and column of cells in a view of these; None where it does not lie in that."""
+        (rows, columns), (h, w) = self.feature.shape[:2], grid
+        left, top = (int(n) for n in np.round((K_latent - self.camera.K_image)[:2, 2]).clip(-1.0, max(grid)))
+        return (top, left) if min(left, top) >= 0 and left + columns <= w and top + rows <= h else None
+
     @property
     def up(self) -> NDArray[np.float64]:  # [3]
         """Unit vector that points up."""

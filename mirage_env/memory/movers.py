@@ -27,7 +27,7 @@ from mirage_env.memory.mover_portraits import Portrait
 from mirage_env.memory.standing import standing
 from mirage_env.readout import backends
 from mirage_env.readout.zbuffer import Rule, Splat, gather
-from mirage_env.tokens.blocks import NO_DEPTH, Frames, MemoryBlock
+from mirage_env.tokens.blocks import NO_DEPTH, NO_PICTURE, Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ class Mover:
     def tokens(self, viewer: NDArray[np.float64]) -> MemoryBlock:  # [3] metres from its place
         """Its tokens as if its place were the origin, turned to who looks as its portrait is."""
         cells = np.zeros(len(self.offset), np.int64)
-        no = np.zeros(1, np.bool_)
-        nowhere = Frames(np.zeros(1, np.int32), np.eye(4)[None], np.eye(3)[None], no, no, NO_DEPTH)
+        zero, no = np.zeros(1, np.int32), np.zeros(1, np.bool_)
+        nowhere = Frames(zero, np.eye(4)[None], np.eye(3)[None], no, no, NO_DEPTH, zero, NO_PICTURE)
         turned = self.offset.astype(np.float64)
         if self.portrait is not None:
             turned = turned @ self.portrait.facing(viewer).T

@@ -128,11 +128,16 @@ class RoomLayout:
             return box
         sky = metres * np.linalg.norm(rays, axis=-1) >= farthest
         heights, walls, columns = box._upper_ends(rays, metres, sky)
+        if not len(heights):
+            return box
+        ends = {}
         for k in np.unique(walls):
             ours = walls == k
             some = ours & outer[columns] if (ours & outer[columns]).any() else ours
-            tops[k] = np.median(heights[some])
-        return replace(box, top=float(np.quantile(heights, LOW)) if len(heights) else top, tops=tops)
+            ends[int(k)] = float(np.median(heights[some]))
+        usual = float(np.median(list(ends.values())))  # of walls whose upper end is out of view
+        tops = np.array([ends.get(k, usual) for k in range(4)])
+        return replace(box, top=float(np.quantile(heights, LOW)), tops=tops)
 
     def _upper_ends(
         self,

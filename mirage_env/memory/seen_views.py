@@ -1,9 +1,9 @@
 """One true view, made to be seen from elsewhere: its picture without what moves in it, on the surface that it shows.
 
-What its tokens lose, edges within a cell and whatever is finer, is there again: the view is decoded from the tokens at
-the camera they were written from, depth network and segmenter look at it, and the depth is brought to that of the
-tokens. Where depth was measured the view stands as it was measured, and what is farther goes on behind its outlines
-(`beyond_outlines.py`): an estimate does not say well enough where they are.
+What its tokens lose, edges within a cell and whatever is finer, is there again: depth network and segmenter look at the
+picture that was kept of it, and the depth is brought to that of the tokens. Where depth was measured the view stands as
+it was measured, and what is farther goes on behind its outlines (`beyond_outlines.py`): an estimate does not say well
+enough where they are.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from mirage_env.memory.masks import closed, widened, without_specks
 from mirage_env.memory.mirrored import Start, start_of
 from mirage_env.memory.mover_portraits import Portrait
 from mirage_env.memory.skyline import Skyline
+from mirage_env.memory.true_views import kept_picture
 from mirage_env.memory.view_mesh import ViewMesh, broader_outlines, sharp_edges
 from mirage_env.readout.backends import CPU
 
@@ -53,6 +54,7 @@ class SeenView:
     """A true view, and the meshes that show it to other cameras."""
 
     camera: Camera
+    picture: Tensor | None  # [3, H, W] as the camera saw it, if that was kept
     image: Tensor  # [1, 3, H, W] what stands still in it
     meshes: tuple[ViewMesh, ...]
     """Of things and of the sky."""
@@ -71,7 +73,8 @@ class SeenView:
         """Decode a view where it was seen from, see its depth, and make meshes of it."""
         config = model.config
         start = start_of(memory, model.codec, model.refiner, config)
-        image, cut = _still(model, start, portraits, memory.grid)
+        picture = kept_picture(memory)
+        image, cut = _still(model, start, portraits, memory.grid, picture)
         known, size = start.readout.surface(config.far), config.image_size
         metres = model.depth.estimate(image, [start.camera], known=known)[0].float().cpu()
         grid, plain = (2 * memory.grid[0], 2 * memory.grid[1]), replace(memory.readout, quarters=False)
@@ -96,19 +99,26 @@ class SeenView:
         metres = torch.where(measured > 0.0, measured, metres * _correction(metres, quarters, far))
         meshes, beyond, coarse = _meshes(image[0], metres, measured > 0.0, sky, there, start.camera, config.memory.sky)
         pure = there & ~widened(~sky[None], OUTLINE)[0]
-        return SeenView(start.camera, image, meshes, beyond, coarse, start.depth, pure)
+        return SeenView(start.camera, picture, image, meshes, beyond, coarse, start.depth, pure)
 
 
 def _still(
-    model: WorldModel, start: Start, portraits: Sequence[Portrait], grid: tuple[int, int]
+    model: WorldModel, start: Start, portraits: Sequence[Portrait], grid: tuple[int, int], picture: Tensor | None
 ) -> tuple[Tensor, Tensor]:  # [1, 3, H, W], [h, w] bool
-    """The picture of a view without what moves in it, and the cells that portraits of this have."""
-    known = start.readout.observed[:, None] > 0
-    latents = torch.where(known, model.refiner.refine(start.readout), start.back)
-    if not portraits:
-        return model.codec.decode(latents).float(), torch.zeros(grid, dtype=torch.bool)
-    moving = Cuttings.of(portraits, start.camera, grid)
-    image = model.codec.decode(torch.where(moving.cells, moving.latents, latents)).float()
+    """The picture of a view without what moves in it, and the cells that portraits of this have.
+
+    Of a view whose picture was not kept it is decoded from the tokens.
+    """
+    moving = Cuttings.of(portraits, start.camera, grid) if portraits else None
+    if picture is None:
+        known = start.readout.observed[:, None] > 0
+        latents = torch.where(known, model.refiner.refine(start.readout), start.back)
+        latents = latents if moving is None else torch.where(moving.cells, moving.latents, latents)
+        image = model.codec.decode(latents).float()
+    else:
+        image = picture[None].to(start.latents.device)
+    if moving is None:
+        return image, torch.zeros(grid, dtype=torch.bool)
     hole = widened(F.interpolate(moving.outline.float(), model.config.image_size), RINGS)[0, 0]
     return filled(image[0].cpu(), hole)[None].to(image), moving.cells[0, 0]
 

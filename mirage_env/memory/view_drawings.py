@@ -1,11 +1,11 @@
 """True views as they are seen from elsewhere: drawn, where frames show nothing but what they showed.
 
 A world that begins with one picture shows that picture most of the time, moved; one that was looked at shows what the
-cameras saw. What tokens lose, edges within a cell and whatever is finer, is drawn over the frames: pictures, decoded
-from the tokens at the cameras they were written from, on the surfaces that are seen in them (`seen_views.py`). Of many
+cameras saw. What tokens lose, edges within a cell and whatever is finer, is drawn over the frames: the pictures that
+were kept of true views, on the surfaces that are seen in them (`seen_views.py`). Of many
 true views those near the cameras are drawn, the nearest first; where it shows nothing the next one is seen, then a
 guess of the room around the start view (`room_view.py`), or mirror images of it. Portraits of movers are drawn in the
-same way (`mover_drawings.py`). All of it follows from tokens and portraits, so nothing is kept with a world but them.
+same way (`mover_drawings.py`). All of it follows from tokens, pictures and portraits: no more is kept with a world.
 
 The generator still paints whole frames from what the memory shows, and what it paints stays where nothing is drawn, or
 only a guess of what cameras truly saw.
@@ -207,11 +207,11 @@ def _of_view(memory: LatentMemory, row: int) -> LatentMemory:
 
 
 def _fingerprint(memory: LatentMemory) -> bytes:
-    """Digest of what tokens show and where they are."""
+    """Digest of what tokens and pictures show and where they are."""
     digest = blake2b()
     for block in memory.blocks:
         boxes = (block.anchor, block.low, block.step, block.frames.T_world_cam)
-        for array in (block.feature, block.gain, block.xyz, *boxes):
+        for array in (block.feature, block.gain, block.xyz, *boxes, block.frames.pictures):
             digest.update(array.tobytes())
     return digest.digest()
 

@@ -25,6 +25,8 @@ TILE = 64
 """Most tokens of a tile."""
 NO_DEPTH: NDArray[np.float16] = np.zeros((0, 0, 0), np.float16)
 """Of frames none of which was measured."""
+NO_PICTURE: NDArray[np.uint8] = np.zeros(0, np.uint8)
+"""Of frames none of which has one."""
 FeatureType = Literal["int8", "float16", "integer"]
 """8 bits with a gain per token; half precision; or whole numbers from -128 to 127 as they are (colours)."""
 
@@ -39,6 +41,8 @@ class Frames:
     true: NDArray[np.bool_]  # [F] a camera truly saw it; the others were imagined
     measured: NDArray[np.bool_]  # [F] its depth was measured, and is kept as it was
     depth: NDArray[np.float16]  # [D, H, W] metres, of the D measured ones in order; 0 = none, inf = sky
+    picture_bytes: NDArray[np.int32]  # [F] of a JPEG file of what the camera saw; 0 = none is kept
+    pictures: NDArray[np.uint8]  # [B] these files, one after the other
 
     @property
     def nbytes(self) -> int:
@@ -53,7 +57,14 @@ class Frames:
             self.true[index],
             self.measured[index],
             self.depth[maps] if len(maps) else NO_DEPTH,
+            self.picture_bytes[index],
+            np.concatenate([NO_PICTURE, *(self.picture(int(i)) for i in index)]),
         )
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """The JPEG file of a frame, empty where none is kept."""
+        end = int(self.picture_bytes[: index + 1].sum())
+        return self.pictures[end - int(self.picture_bytes[index]) : end]
 
     @staticmethod
     def of(cameras: Sequence[Camera], grid: tuple[int, int], first: int, shifts: int = 1, true: bool = False) -> Frames:
@@ -65,16 +76,28 @@ class Frames:
             np.full(len(cameras), true),
             np.zeros(len(cameras), np.bool_),
             NO_DEPTH,
+            np.zeros(len(cameras), np.int32),
+            NO_PICTURE,
         )
 
+    def with_picture(self, row: int, picture: NDArray[np.uint8]) -> Frames:  # [B] a JPEG file
+        """The same frames; the first of that number, which has none yet, has this picture now."""
+        at = self._first(row)
+        counts, before = self.picture_bytes.copy(), int(self.picture_bytes[:at].sum())
+        counts[at] = len(picture)
+        return replace(self, picture_bytes=counts, pictures=np.insert(self.pictures, before, picture))
+
     def with_depth(self, row: int, depth: NDArray[np.float16]) -> Frames:  # [H, W] metres, 0 = none, inf = sky
-        """The same frames; the first of that number has this depth now."""
-        at = int(np.flatnonzero(self.row == row)[0])
+        """The same frames; the first of that number, which has none yet, has this depth now."""
+        at = self._first(row)
         maps = np.split(self.depth, len(self.depth)) if len(self.depth) else []
         maps.insert(int(self.measured[:at].sum()), depth[None])
         measured = self.measured.copy()
         measured[at] = True
         return replace(self, measured=measured, depth=np.concatenate(maps))
+
+    def _first(self, row: int) -> int:
+        return int(np.flatnonzero(self.row == row)[0])
 
     @staticmethod
     def join(parts: Sequence[Frames]) -> Frames:
@@ -85,6 +108,8 @@ class Frames:
             np.concatenate([p.true for p in parts]),
             np.concatenate([p.measured for p in parts]),
             np.concatenate([p.depth for p in parts if len(p.depth)]) if any(len(p.depth) for p in parts) else NO_DEPTH,
+            np.concatenate([p.picture_bytes for p in parts]),
+            np.concatenate([p.pictures for p in parts]),
         )
 
 

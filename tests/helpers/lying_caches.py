@@ -76,7 +76,7 @@ class Forger:
         self.set_rows(self.columns[name], start, found[name])
         part = next(number for number, begin in enumerate(PARTS) if name.startswith(begin))
         crc32 = checksum({key: values for key, values in found.items() if key.startswith(PARTS[part])})
-        self.in_table(row, 12 + part, float(crc32))
+        self.in_table(row, 14 + part, float(crc32))
 
     def in_track(self, name: str, value: Any, at: int = 0) -> None:
         """Another number in the path: `poses`, `intrinsics` or `images`."""

@@ -17,12 +17,22 @@ from mirage_env.interfaces import STATIC, StartView
 from mirage_env.memory.floor import falling
 from mirage_env.memory.latent import LatentMemory, PointMemory
 from mirage_env.poses import pose_from_rotation_vector
+from mirage_env.tokens.blocks import NO_PICTURE, Frames
 from mirage_env.world_model import WorldModel
 
 
 def true_rows(memory: PointMemory) -> list[int]:
     """Numbers of the views that a camera truly saw and that the memory still has tokens of, ascending."""
     return sorted({int(row) for block in memory.blocks for row in block.frames.row[block.frames.true]})
+
+
+def without_pictures(memory: LatentMemory) -> LatentMemory:
+    """The memory with tokens alone."""
+
+    def bare(frames: Frames) -> Frames:
+        return replace(frames, picture_bytes=0 * frames.picture_bytes, pictures=NO_PICTURE)
+
+    return replace(memory, blocks=tuple(replace(block, frames=bare(block.frames)) for block in memory.blocks))
 
 
 def truly_seen(memory: LatentMemory, views: int) -> LatentMemory:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins import PAINTED, Grey, Labels, Plane, truly_seen
+from stand_ins import PAINTED, Grey, Labels, Plane, truly_seen, without_pictures
 from tiny import tiny_world_model
 from torch.nn import functional as F
 from worlds import KEEP_ALL
@@ -21,6 +21,7 @@ from mirage_env.memory.mover_portraits import MOST_CELLS, portrait_of
 from mirage_env.memory.mover_sightings import sightings
 from mirage_env.memory.movers import with_movers
 from mirage_env.memory.reposing import Correction, repose_world
+from mirage_env.memory.true_views import kept_picture
 from mirage_env.memory.view_drawings import ViewDrawings
 from mirage_env.models.small.refiner import BareReadout
 from mirage_env.poses import pose_from_rotation_vector
@@ -86,6 +87,9 @@ def begun(model=MODEL, ball=BALL, image=IMAGE):
 STATE = begun()
 (BALL_OF_STATE,) = STATE.movers
 PLACE = BALL_OF_STATE.place()
+KEPT = kept_picture(STATE.memory)
+"""`IMAGE` as a memory keeps it: JPEG bends edges a little."""
+BENT = 4 * CLOSE
 
 
 def shown(state, *cameras, model=MODEL, readout=None):
@@ -123,9 +127,12 @@ def around(angle):
 
 
 def test_the_start_camera_shows_a_mover_and_its_outline_as_the_picture_does():
-    error = (shown(STATE, CAMERA)[0] - pixels(IMAGE)).abs()
-    assert error[:, ~wide(~BALL, 1)].max() < 1e-4  # as the codec keeps it
+    assert (KEPT - pixels(IMAGE)).abs().mean() < CLOSE / 2
+    error = (shown(STATE, CAMERA)[0] - KEPT).abs()
+    assert error[:, ~wide(~BALL, 1)].max() < 1e-4  # as the picture has it
     assert error[:, ~wide(BALL, 5)].max() < CLOSE
+    decoded = replace(STATE, memory=without_pictures(STATE.memory))
+    assert (shown(decoded, CAMERA)[0] - pixels(IMAGE)).abs()[:, ~wide(~BALL, 1)].max() < 1e-4  # as the codec has it
     assert -10 * torch.log10((error[:, torch.from_numpy(BALL)] ** 2).mean() / 4) > 25.0
     cells = F.avg_pool2d(torch.from_numpy(BALL)[None].float(), 8)
     assert ((cells > 0.0) & (cells < 0.35)).any()  # which are nobody's tokens
@@ -138,11 +145,11 @@ def test_it_is_drawn_where_its_place_is_and_nothing_of_the_background_travels_wi
     place = (PLACE + np.array([right * NEAR / FOCAL, 0.0, 0.0])) / nearer  # on the same ray, so as large as it is near
     frame, without = (shown(state, CAMERA)[0] for state in (at(place), at([0.0, 0.0, -9.0])))
     if nearer == 1.0:
-        mine, wanted = torch.from_numpy(np.roll(BALL, right, 1)), pixels(np.roll(IMAGE, right, 1))
+        mine, wanted = torch.from_numpy(np.roll(BALL, right, 1)), KEPT.roll(right, 2)
         assert (frame - wanted).abs()[:, ~wide(~mine.numpy(), 1)].mean() < 0.01
         rest = ~wide(mine.numpy(), 3)
         assert (frame - without).abs()[:, rest].max() < 0.01
-        assert (frame - pixels(IMAGE)).abs()[:, rest & ~wide(BALL, 5)].max() < 2 * CLOSE
+        assert (frame - KEPT).abs()[:, rest & ~wide(BALL, 5)].max() < CLOSE
     else:
         there = (frame - without).abs().amax(0) > 0.05
         assert float(there.sum()) == pytest.approx(np.pi * (10.0 + 1.0) ** 2 * nearer**2, rel=0.1)
@@ -199,7 +206,7 @@ def test_what_stands_on_the_floor_before_its_plane_is_not_hidden_by_the_floor():
     state = model.start(IMAGE, CAMERA, depth, labels=np.where(both, MOVER, 0))[1]
     assert floor[58, 29] < 0.9 * NEAR
     assert len(state.movers) == 1
-    image = pixels(IMAGE)[:, ~wide(~both, 1)]
+    image = KEPT[:, ~wide(~both, 1)]
     assert (shown(state, CAMERA, model=model)[0][:, ~wide(~both, 1)] - image).abs().max() < 0.01
 
 
@@ -319,7 +326,8 @@ def test_facing_turns_about_the_upright_alone(level, height):
 def test_where_it_stood_the_wall_goes_on(ball):
     striped = np.where(ROWS[..., None] % 16 < 8, 200, np.array([40, 90, 140])).astype(np.uint8)
     state = at([0.0, 0.0, -9.0], begun(ball=ball, image=np.where(ball[..., None], ON_IT, striped)))
-    assert (shown(state, CAMERA)[0] - pixels(striped)).abs().max() < CLOSE
+    error = (shown(state, CAMERA)[0] - pixels(striped)).abs()
+    assert (error.max() < BENT) & (error.mean() < CLOSE / 2)
 
 
 def test_a_hole_is_filled_from_both_sides_and_the_rest_stays():

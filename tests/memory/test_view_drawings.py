@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins import PAINTED, Grey, Labels, Plane, true_rows
+from stand_ins import PAINTED, Grey, Labels, Plane, true_rows, without_pictures
 from tiny import tiny_world_model
 from torch.nn import functional as F
 from worlds import KEEP_ALL
@@ -26,6 +26,7 @@ from mirage_env.memory.mirror_images import mirrored_cameras
 from mirage_env.memory.mirrored import start_of
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.memory.seen_views import GAP, SeenView
+from mirage_env.memory.true_views import kept_picture
 from mirage_env.memory.view_drawings import KEPT, MOST, ViewDrawings, nearest_views
 from mirage_env.memory.view_mesh import ViewMesh
 from mirage_env.models.small.refiner import BareReadout
@@ -132,13 +133,15 @@ def test_the_start_camera_shows_the_start_view_to_its_very_borders():
 
 
 @torch.no_grad()
-def test_with_real_networks_the_start_camera_shows_the_start_view_as_it_is_decoded():
+def test_with_real_networks_the_start_camera_shows_the_picture_and_without_one_what_tokens_say():
     model = real_model()
     state = begun(model)
+    assert (stepped(state, CAMERA, model) - PICTURE).abs().max() < STORED
     start = start_of(state.memory, model.codec, model.refiner, model.config)
     expected = model.codec.decode(start.readout.latent)[0]
     assert (start.readout.observed > 0).all()
-    assert (stepped(state, CAMERA, model) - expected.clamp(-1.0, 1.0)).abs().max() < 0.01
+    bare = replace(state, memory=without_pictures(state.memory))
+    assert (stepped(bare, CAMERA, model) - expected.clamp(-1.0, 1.0)).abs().max() < 0.01
     plain = replace(model, config=real_model(drawn=False).config)
     assert not torch.allclose(stepped(state, CAMERA, plain), expected, atol=0.01)
 
@@ -479,15 +482,12 @@ def test_copies_of_a_model_begin_without_meshes_and_draw_the_same(made):
     assert torch.equal(stepped(copy.deepcopy(state), aside(3), copy.deepcopy(model)), expected)
 
 
-def test_a_model_with_another_codec_shares_no_meshes():
-    class Dark(Colours):
-        def decode(self, latents):
-            return super().decode(latents) - 0.2
-
-    state, model = begun(), drawing_model()
-    stepped(state, CAMERA, model)
-    shown = stepped(state, CAMERA, replace(model, codec=Dark()))
-    assert (shown - (PICTURE - 0.2).clamp(-1.0)).abs().max() < STORED
+def test_a_model_with_another_depth_network_shares_no_meshes():
+    state, model = MODEL.start(IMAGE, CAMERA)[1], drawing_model()
+    stepped(state, aside(3), model)
+    shown = stepped(state, aside(3), replace(model, depth=Plane(METRES * 2.0)))
+    fresh = stepped(state, aside(3), drawing_model(depth=Plane(METRES * 2.0)))
+    assert torch.equal(shown, fresh)
 
 
 @pytest.mark.parametrize("observed", [False, True])
@@ -569,21 +569,25 @@ def test_views_that_are_observed_with_their_depth_are_drawn_by_it():
     assert not over(state, [moved(y=0.2, x=0.1)], NEVER)[1].isnan().any()
 
 
-def test_views_that_are_observed_together_keep_each_its_own_depth():
+def test_views_that_are_observed_together_keep_each_its_own_picture_and_depth():
     depths = [np.full((32, 32), METRES), with_box(METRES / 2.0)]
-    cameras = [moved(x=5.0), moved(x=-5.0)]
-    state = MODEL.observe(begun(), 2 * [IMAGE], cameras, depths)[1]
+    cameras, images = [moved(x=5.0), moved(x=-5.0)], [IMAGE, IMAGE[::-1]]
+    state = MODEL.observe(begun(), images, cameras, depths)[1]
     frames = state.memory.blocks[-1].frames
-    assert frames.row[frames.measured].tolist() == [1, 2]
+    assert frames.row[frames.measured].tolist() == frames.row[frames.picture_bytes > 0].tolist() == [1, 2]
     assert np.array_equal(frames.depth, depths)
+    for row, image in zip((1, 2), images, strict=True):
+        kept = kept_picture(view_drawings._of_view(state.memory, row))
+        assert (kept - torch.from_numpy(image.copy()).permute(2, 0, 1) / 127.5 + 1.0).abs().max() < STORED
 
 
-def test_who_stands_and_looks_fills_no_memory_with_depth():
+def test_who_stands_and_looks_fills_no_memory_with_pictures_and_depth():
     state, depth = begun(), np.full((32, 32), METRES)
     depth[8:16, 8:16] = METRES / 2.0  # one cell of sixteen is new
     after = MODEL.observe(state, [IMAGE], [CAMERA], [depth])[1]
     assert len(true_rows(after.memory)) == 2
     assert sum(len(block.frames.depth) for block in after.memory.blocks) == 1  # of the start view
+    assert sum(np.count_nonzero(block.frames.picture_bytes) for block in after.memory.blocks) == 1
 
 
 def test_a_depth_that_was_estimated_is_not_kept_nor_one_that_nothing_is_drawn_by():
@@ -593,6 +597,7 @@ def test_a_depth_that_was_estimated_is_not_kept_nor_one_that_nothing_is_drawn_by
     pixels = begun(replace(MODEL, memory_factory=RgbMemory.factory(Colours())))
     for state in (estimated, painted, pixels):
         assert not any(block.frames.measured.any() or len(block.frames.depth) for block in state.memory.blocks)
+        assert any(len(block.frames.pictures) for block in state.memory.blocks) == (state is estimated)
 
 
 def test_what_is_behind_a_mover_does_not_stand_where_it_stood():

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from endless_writer import MODEL, is_step, made_up
 from lying_caches import Forger, signed
+from PIL import Image
 
 from mirage_env.errors import (
     CacheBusyError,
@@ -356,10 +358,11 @@ ROWS = {
     "tokens from 2^51 on": (0, 2.0**51),
     "2^50 depth maps": (7, 2.0**50),
     "more depth maps than frames": (7, 1000.0),
-    "kind 99": (11, 99.0),
-    "a birth of 2^40": (9, 2.0**40),
-    "a bound of nan": (21, np.nan),
-    "an anchor of inf": (18, np.inf),
+    "2^50 bytes of pictures": (9, 2.0**50),
+    "kind 99": (13, 99.0),
+    "a birth of 2^40": (11, 2.0**40),
+    "a bound of nan": (24, np.nan),
+    "an anchor of inf": (21, np.inf),
 }
 
 
@@ -396,6 +399,8 @@ NUMBERS = {
     "a last flag of 255": ("frames/true", 255, -1, "flags"),
     "a measured one of 2": ("frames/measured", 2, 0, "flags"),
     "a measured one without a depth": ("frames/measured", 1, 0, "depth"),
+    "a picture of bytes that there are not": ("frames/picture", 99, 0, "pictures"),
+    "a picture of less than none": ("frames/picture", -1, 0, "pictures"),
 }
 DEPTHS = {
     "a depth of nan": ("depth/map", np.nan, 5, "depth"),
@@ -414,6 +419,43 @@ def test_numbers_of_a_block_that_lie_are_refused_by_name(cache, lie):
     assert isinstance(error, CacheCorruptError)
     assert "make no sense" in str(error)
     assert says in str(error)
+
+
+def jpeg(size, kind="JPEG"):
+    file = io.BytesIO()
+    Image.new("RGB", size).save(file, kind)
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+def pictured(path, picture):
+    """A saved world whose start view has that picture."""
+    state, model, chunks = first()
+    start = state.memory.blocks[0]
+    memory = replace(state.memory, blocks=(replace(start, frames=start.frames.with_picture(0, picture)),))
+    save_world(path, replace(state, memory=memory), model, chunks)
+    return model
+
+
+def test_picture_of_a_view_is_read_as_it_was_written(tmp_path):
+    path, size = tmp_path / "world.zarr", MODEL.config.image_size
+    model = pictured(path, jpeg(size[::-1]))
+    for lazy in (True, False):
+        block = load_world(path, model, lazy=lazy).memory.blocks[0]
+        assert block.frames.picture(0).tobytes() == jpeg(size[::-1]).tobytes()
+        assert block.frames.picture(0).nbytes == block.frames.picture_bytes[0]
+
+
+@pytest.mark.parametrize("lie", ["none", "one byte less", "PNG", "wider", "a bomb", "half of it"])
+def test_picture_that_lies_is_refused_by_name(tmp_path, lie):
+    path, (height, width) = tmp_path / "world.zarr", MODEL.config.image_size
+    whole = jpeg((width, height))
+    lies = {"PNG": jpeg((width, height), "PNG"), "wider": jpeg((width + 8, height)), "a bomb": jpeg((20_000, 20_000))}
+    model = pictured(path, whole[: len(whole) // 2] if lie == "half of it" else lies.get(lie, whole))
+    if lie in ("none", "one byte less"):
+        Forger(path).in_block(0, "frames/picture", 0 if lie == "none" else len(whole) - 1)
+    error = refusal(lambda path: load_world(path, model), path)
+    assert isinstance(error, CacheCorruptError)
+    assert "pictures make no sense" in str(error) or "no image that can be read" in str(error)
 
 
 @pytest.mark.parametrize("lie", DEPTHS)

@@ -13,7 +13,7 @@ from mirage_env.camera import Camera
 from mirage_env.config.world import ReadoutConfig
 from mirage_env.readout.zbuffer import Rule
 from mirage_env.readout.zbuffer_numba import splat_numba
-from mirage_env.tokens.blocks import NO_DEPTH, TILE, Frames, MemoryBlock
+from mirage_env.tokens.blocks import NO_DEPTH, NO_PICTURE, TILE, Frames, MemoryBlock
 from mirage_env.tokens.packing import pack
 
 CAMERA = Camera.from_fov(1.3, 32, 48)
@@ -187,8 +187,7 @@ def test_blocks_with_other_features_or_too_many_frames_do_not_join(rng):
     half, _ = numbered(rng, 20, features="float16")
     assert not small.may_join(half)
     many = 60_000
-    none = np.zeros(many, np.bool_)
-    frames = Frames(np.zeros(many, np.int32), np.zeros((many, 4, 4)), np.zeros((many, 3, 3)), none, none, NO_DEPTH)
+    frames = Frames.of([CAMERA] * many, GRID, 0)
     assert not replace(small, frames=frames).may_join(replace(small, frames=frames))
 
 
@@ -231,8 +230,20 @@ def measured(numbers: list[int], depths: dict[int, float]) -> Frames:
     frames = Frames.of([CAMERA] * len(numbers), GRID, 0, true=True)
     frames = replace(frames, row=np.array(numbers, np.int32))
     for row, metres in depths.items():
-        frames = frames.with_depth(row, np.full((4, 6), metres, np.float16))
+        frames = frames.with_depth(row, np.full((4, 6), metres, np.float16)).with_picture(row, picture_of(row))
     return frames
+
+
+def picture_of(row: int) -> np.ndarray:
+    return np.full(1 + row % 4, row, np.uint8)
+
+
+def pictures_are_right(frames: Frames) -> bool:
+    """Whether the measured frames, and no others, have their pictures, one after the other."""
+    expected = [picture_of(row) if has else NO_PICTURE for row, has in zip(frames.row, frames.measured, strict=True)]
+    found = [frames.picture(i) for i in range(len(frames.row))]
+    assert np.array_equal(np.concatenate([NO_PICTURE, *found]), frames.pictures)
+    return all(map(np.array_equal, found, expected))
 
 
 def depths_of(frames: Frames) -> dict[int, float]:
@@ -246,15 +257,17 @@ def depths_of(frames: Frames) -> dict[int, float]:
     st.integers(0, 255),
     st.integers(0, 255),
 )
-def test_measured_depths_stay_with_their_frames(numbers, order, has, kept):
+def test_measured_depths_and_pictures_stay_with_their_frames(numbers, order, has, kept):
     depths = {row: 1.0 + row for i, row in enumerate(numbers) if has >> i & 1}
     frames = measured(numbers, dict(sorted(depths.items(), key=lambda item: order[numbers.index(item[0])])))
     assert depths_of(frames) == depths
+    assert pictures_are_right(frames)
     some = np.array([i for i in range(len(numbers)) if kept >> i & 1], np.int64)
     part = frames[some]
     assert depths_of(part) == {row: depths[row] for row in part.row.tolist() if row in depths}
     other = measured([40, 41], {41: 0.5})
     assert depths_of(Frames.join([part, other])) == {**depths_of(part), 41: 0.5}
+    assert pictures_are_right(Frames.join([part, other]))
     assert frames.nbytes - replace(frames, depth=NO_DEPTH).nbytes == 2 * 4 * 6 * len(depths)
 
 

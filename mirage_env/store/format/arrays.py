@@ -32,7 +32,9 @@ FREE_BYTES, MOST_EXPANSION = 2**28, 256
 BATCH = 256
 """Files that are asked for at once; where one is missing, no more are."""
 TOKEN_ROWS = 8192
-TABLE_COLUMNS = 28
+TABLE_COLUMNS = 31
+PICTURE_BYTES = 65536
+"""Of one file of pictures."""
 REFERENCE_NUMBERS = 16 + 9 + 1
 """`T_world_cam` and `K_image`, row by row, and the number of the frame."""
 _zstd = Zstd(LEVEL)
@@ -142,9 +144,11 @@ def columns(
         _column("frames/row", "frame", "<i4", (), 64, "", "number of the frame since the world began"),
         _column("frames/true", "frame", "?", (), 64, "", "a camera truly saw it; the others were imagined"),
         _column("frames/measured", "frame", "?", (), 64, "", "its depth was measured: the next one of depth/map"),
+        _column("frames/picture", "frame", "<i4", (), 64, "", "bytes of its picture: the next of pictures/jpeg"),
         _column("frames/pose", "frame", "<f8", (4, 4), 64, "row column", "T_world_cam, OpenCV axes", "m"),
         _column("frames/intrinsics", "frame", "<f8", (3, 3), 64, "k_row k_column", "K_latent", "cell"),
         _column("depth/map", "depth", "<f2", (H, W), 1, "y x", "measured depth of a view, 0 = none, inf = sky", "m"),
+        _column("pictures/jpeg", "picture", "u1", (), PICTURE_BYTES, "", "JPEG files of what cameras saw, end to end"),
         _column("blocks", "table", "<f8", (TABLE_COLUMNS,), 256, "number", "the table of blocks, docs/store.md"),
         _column("path/poses", "path", "<f8", (4, 4), 256, "row column", "T_world_cam, OpenCV axes", "m"),
         _column("path/intrinsics", "path", "<f8", (3, 3), 256, "k_row k_column", "K_image", "pixel"),

@@ -20,7 +20,7 @@ from mirage_env.files import parse_json
 from mirage_env.store.format.arrays import MOST_ROWS
 
 KEY = "commit/zarr.json"
-CURSORS = ("token", "evidence", "log", "tile", "frame", "depth", "table", "path", "state")
+CURSORS = ("token", "evidence", "log", "tile", "frame", "depth", "picture", "table", "path", "state")
 CHECKED = ("root", "path", "images", "log", "state")
 """What the marker has a checksum of; blocks have theirs in the table."""
 APART = 2**32

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_env.store.format.arrays import TOKEN_ROWS, Column, Files, put
+from mirage_env.store.format.arrays import PICTURE_BYTES, TOKEN_ROWS, Column, Files, put
 from mirage_env.store.format.block_diff import Known, Stored, changed_evidence, log_rows
 from mirage_env.store.format.block_table import (
     Entry,
@@ -29,7 +29,16 @@ from mirage_env.store.format.zarr_metadata import metadata_files
 from mirage_env.store.resume_state import Resumable, state_checksum
 from mirage_env.tokens.blocks import MemoryBlock
 
-ALIGNED = {"token": TOKEN_ROWS, "evidence": TOKEN_ROWS, "tile": 256, "frame": 64, "depth": 1, "log": 4096, "table": 256}
+ALIGNED = {
+    "token": TOKEN_ROWS,
+    "evidence": TOKEN_ROWS,
+    "tile": 256,
+    "frame": 64,
+    "depth": 1,
+    "picture": PICTURE_BYTES,
+    "log": 4096,
+    "table": 256,
+}
 """Rows that begin a file, by cursor."""
 LOGGED_SHARE = 16
 """Where more than one token of so many has new evidence, that of the whole block takes fewer bytes than the log."""
@@ -83,7 +92,13 @@ class _Draft:
         """Write a block; its entry gets its row with the table."""
         spans, prints = [], []
         frames = block.frames
-        counts = {"token": len(block), "tile": len(block.low), "frame": len(frames.row), "depth": len(frames.depth)}
+        counts = {
+            "token": len(block),
+            "tile": len(block.low),
+            "frame": len(frames.row),
+            "depth": len(frames.depth),
+            "picture": len(frames.pictures),
+        }
         for (cursor, count), part in zip(counts.items(), parts_of(block), strict=True):
             span = Span(self.reserve(cursor, count), count)
             for name, values in part.items():
@@ -92,20 +107,21 @@ class _Draft:
             spans.append(span)
             prints.append(checksum(part))
         start, crc32 = self.add_evidence(block)
-        token, tile, frame, depth = spans
+        token, tile, frame, depth, picture = spans
         return Entry(
             row=-1,
             token=token,
             tile=tile,
             frame=frame,
             depth=depth,
+            picture=picture,
             evidence=start,
             since=self.next["log"],
             newest=int(block.born[0]),
             oldest=int(block.born[-1]),
             features=block.features,
             wide=block.cell.dtype == np.uint32,
-            print=(prints[0], prints[1], prints[2], prints[3]),
+            print=(prints[0], prints[1], prints[2], prints[3], prints[4]),
             evidence_crc32=crc32,
             anchor=block.anchor,
             bounds=block.bounds,
