@@ -53,8 +53,6 @@ SKY_BEHIND = 1 / 16
 """Share of the picture's height by which sky goes on behind what stands before it."""
 NEARER = 1.12
 """Nothing is drawn over what the memory knows to stand so many times nearer, from other views or behind a guess."""
-AROUND = 5
-"""Side of the square of cells around a cell."""
 BETWEEN = 17
 """Guesses are not drawn between such things either, in gaps of less than so many pixels; and what was truly seen hides
 other views where it is that broad, for the outlines of cells are not those of things."""
@@ -80,7 +78,7 @@ class _Known:
     true: Tensor  # [F, H, W] bool, what cameras truly saw
     metres: Tensor  # [F, H, W] infinite where it shows nothing
     solid: Tensor  # [F, H, W] metres to what was seen or imagined after the start view, infinite elsewhere
-    painted: Tensor  # [F, H, W] bool, what frames show as well: movers without a portrait, and what was seen just so
+    painted: Tensor  # [F, H, W] bool, movers without a portrait
 
     @staticmethod
     def of(memory: LatentMemory, state: WorldState, readout: Readout, movers: Shown, frames: Tensor) -> _Known:
@@ -95,7 +93,7 @@ class _Known:
         observed, metres = (readout.observed > 0).cpu() & torch.from_numpy(movers < 0), readout.depth.cpu()
         true = observed & torch.isin(born, _true_chunks(memory))
         portrayed = np.array([*(mover.portrait is not None for mover in state.movers), False])
-        painted = torch.from_numpy((movers >= 0) & ~portrayed[movers]) | _exact(readout, true, memory.gate.close)
+        painted = torch.from_numpy((movers >= 0) & ~portrayed[movers])
         metres = torch.where(observed, metres, math.inf)
         return _Known(pixels(true), pixels(metres), pixels(torch.where(born > 0, metres, math.inf)), pixels(painted))
 
@@ -249,13 +247,6 @@ def _over(images: Tensor, shown: Tensor, frames: Tensor) -> Tensor:  # [F, 3, H,
     within = -F.max_pool2d(-shown[:, None].float(), 3, 1, 1)
     share = F.avg_pool2d(F.pad(within, (1, 1, 1, 1), mode="replicate"), 3, 1).to(frames)
     return share * images.to(frames) + (1.0 - share) * frames
-
-
-def _exact(readout: Readout, known: Tensor, close: float) -> Tensor:  # [K, h, w] bool
-    """Mask of cells that the memory shows, for the most part of those around them, just as cameras truly saw them."""
-    aside = readout.offset.abs().amax(1) + readout.scale.abs()
-    same = ((aside.cpu() <= close) & known)[:, None].float()
-    return F.avg_pool2d(same, AROUND, 1, AROUND // 2, count_include_pad=False)[:, 0] > 0.5
 
 
 def _without_gaps(images: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:  # [T, 3, H, W], [T, H, W] bool

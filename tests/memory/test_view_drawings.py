@@ -280,7 +280,7 @@ def test_what_cameras_truly_saw_is_drawn_and_what_was_imagined_is_not():
     seen = looked(state, near, 30)
     assert (true_rows(state.memory), true_rows(seen.memory)) == ([0], [0, 1])
     assert (stepped(seen, moved(x=0.05, z=1.2))[..., :-4] - grey(30)).abs().max() < STORED
-    assert (stepped(seen, near) == PAINTED).all()  # its very tokens are shown there: that cannot be drawn better
+    assert (stepped(seen, near) - grey(30)).abs().max() < STORED
     assert (stepped(seen, CAMERA) - PICTURE).abs().max() < 2 * STORED
     imagined = MODEL.step(MODEL.step(state, [near] * 4)[1], [near] * 4)[1]
     assert true_rows(imagined.memory) == [0]
