@@ -52,7 +52,7 @@ def from_motion(
     """
     views = _views(depth, images, labels, cameras)
     pairs = [(i, j) for i in range(settled, len(views)) for j in _others(views, i)]
-    poses, off = set_right([(views[i], views[j]) for i, j in pairs], MISSED)
+    poses, off = set_right([(views[i], views[j]) for i, j in pairs])
     right = depth.clone()
     for i in sorted({i for i, _ in pairs}):
         others = [(views[j], T) for (of, j), T in zip(pairs, poses, strict=True) if of == i]

@@ -1,4 +1,4 @@
-"""Views compared along the rays of one of them: another view, warped by many depths, and how like the first it looks."""
+"""Views compared along the rays of one of them: another view, warped by many depths, and how alike they look."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 
 WINDOW, NOISE, DIM = 2, 4.0, 4.0
-"""Pixels around one that are compared; variance of grey levels (of 256) that is noise, and in a window of half weight."""
+"""Pixels around one that are compared; variance of grey levels (of 256) of noise, and in a window of half weight."""
 SEEN, SCALES = 0.6, 0.7
 """Share of a window that both views have to show, and of the depths at which they have to."""
 HIDDEN = 1.3

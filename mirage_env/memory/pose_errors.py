@@ -13,10 +13,14 @@ from torch.nn.functional import avg_pool2d, pad
 
 from mirage_env.memory.plane_sweep import HIDDEN, Array, GreyView, Matrix, sampled, seen_at
 
+MISSED, SCALED = 0.5, 0.1
+"""Log factors by which depth may be wrong: of single pixels, larger than usual, and of a view."""
 TURNED, MOVED = math.radians(0.5), 0.01
 """Usual errors of poses, radians and metres."""
-EXACT = math.radians(0.15)
+EXACT = math.radians(0.12)
 """Errors of poses that are told where there are none, radians."""
+LEFT = math.radians(0.2)
+"""What is left of errors that were told, radians."""
 LEVELS, TAIL = 6.0, 2.0
 """Usual difference of grey levels between pictures of the same; beyond how many times that it counts for little."""
 FEWEST, INDEPENDENT = 300, 300.0
@@ -26,18 +30,17 @@ STEPS = 4
 
 def set_right(
     pairs: Sequence[tuple[GreyView, GreyView]],
-    missed: float,  # usual log factor by which depth is wrong
 ) -> tuple[list[Matrix], float]:  # [4, 4] each, from the frame of the first to that of the second
     """Relative poses of pairs of views, moved by what pictures tell of their errors, and by how many radians they err.
 
     Pictures tell the errors of one pair to within `EXACT`; where the usual one is not larger, the poses are right.
     """
-    told = [_errors(view, other, view.in_sight_of(other), missed) for view, other in pairs]
+    told = [_errors(view, other, view.in_sight_of(other)) for view, other in pairs]
     turns = [float(np.linalg.norm(errors[:3])) for errors in told if errors.any()]
     noise = max(float(np.median(turns)) ** 2 - EXACT**2, 0.0) if turns else 0.0
     share = noise / (noise + EXACT**2)
     poses = [moved(view.in_sight_of(other), share * errors) for (view, other), errors in zip(pairs, told, strict=True)]
-    return poses, math.sqrt(share) * EXACT
+    return poses, math.sqrt(share) * LEFT
 
 
 def moved(T: Matrix, errors: Matrix) -> Matrix:
@@ -52,15 +55,15 @@ def moved(T: Matrix, errors: Matrix) -> Matrix:
     return T
 
 
-def _errors(view: GreyView, other: GreyView, T: Matrix, missed: float) -> Matrix:  # [6]
+def _errors(view: GreyView, other: GreyView, T: Matrix) -> Matrix:  # [6]
     """Turn and shift by which a pose has to be moved; 0 where views share too little."""
-    errors, prior = np.zeros(7), np.diag([TURNED**-2.0] * 3 + [MOVED**-2.0] * 3 + [1e-6])
+    errors, prior = np.zeros(8), np.diag([TURNED**-2.0] * 3 + [MOVED**-2.0] * 3 + [1e-6, SCALED**-2.0])
     here, there = _blurred(view.grey), _blurred(other.grey)
     low, right = (slope.astype(np.float32) for slope in np.gradient(there))
     for _ in range(STEPS):
         H, g, count = _normal_equations(
             here, there, right, low, view.depth, other.depth, view.usable, other.usable,
-            view.K, other.K, moved(T, errors), errors[6], missed,
+            view.K, other.K, moved(T, errors), errors[6], math.exp(errors[7]),
         )  # fmt: skip
         if count < FEWEST:
             return np.zeros(6)
@@ -87,17 +90,17 @@ def _normal_equations(
     K_other: Matrix,
     T: Matrix,
     brighter: float,
-    missed: float,
-) -> tuple[Matrix, Matrix, int]:  # [7, 7], [7], pixels
-    """Normal equations of turn, shift and brightness.
+    scale: float,
+) -> tuple[Matrix, Matrix, int]:  # [8, 8], [8], pixels
+    """Normal equations of turn, shift, brightness, and scale of depth.
 
     Along its ray a pixel tells the less the more a wrong depth moves it there.
     """
     h, w = depth.shape
-    H, g, J, count = np.zeros((7, 7)), np.zeros(7), np.ones(7), 0
+    H, g, J, count = np.zeros((8, 8)), np.zeros(8), np.ones(8), 0
     for y in range(h):
         for x in range(w):
-            d = depth[y, x]
+            d = scale * depth[y, x]
             u, v, z = seen_at(x + 0.5, y + 0.5, d, K, K_other, T)
             if not (usable[y, x] and 1.0 <= u < w - 1.0 and 1.0 <= v < h - 1.0 and other_usable[int(v), int(u)]):
                 continue
@@ -108,12 +111,13 @@ def _normal_equations(
             c = -(a * X + b * Y)
             p, q, r = X * z - T[0, 3], Y * z - T[1, 3], z - T[2, 3]  # turned, not shifted
             J[0], J[1], J[2], J[3], J[4], J[5] = q * c - r * b, r * a - p * c, p * b - q * a, a, b, c
+            J[7] = a * p + b * q + c * r
             off = here[y, x] - sampled(there, u, v) - brighter
-            variance = LEVELS**2 + (missed * (a * p + b * q + c * r)) ** 2
+            variance = LEVELS**2 + (MISSED * J[7]) ** 2
             weight = 1.0 / (variance + (off / TAIL) ** 2)
-            for m in range(7):
+            for m in range(8):
                 g[m] += weight * off * J[m]
-                for n in range(7):
+                for n in range(8):
                     H[m, n] += weight * J[m] * J[n]
             count += 1
     return H, g, count
