@@ -63,7 +63,7 @@ def from_motion(
 
 
 def _views(depth: Tensor, images: Tensor, labels: Tensor, cameras: Sequence[Camera]) -> list[GreyView]:
-    """What is compared, at half the size: pictures tell as much of it and take a quarter of the time."""
+    """Views at half their size: pictures tell as much of it and take a quarter of the time."""
     grid = (depth.shape[-2] // 2, depth.shape[-1] // 2)
     grey = avg_pool2d(127.5 * images.float().cpu().mean(1), 2).numpy()
     metres = depth_to_grid(depth.float().cpu().nan_to_num(0.0, 0.0, 0.0), grid).numpy()
@@ -110,7 +110,7 @@ def _log_factor(
 
 
 def _taken_over(depth: Array, reach: float) -> tuple[Array, Array]:  # 2 x [ROUNDS, h, w]
-    """What each pixel takes over from the one before it in its row, and in its column.
+    """Shares that each pixel takes over from the one before it in its row, and in its column.
 
     Rounds of the domain transform (Gastal and Oliveira 2011), along which pixels lie the farther apart the more
     inverse depth bends between them: on planes it does not.

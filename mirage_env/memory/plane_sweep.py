@@ -13,7 +13,7 @@ Array = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 
 WINDOW, NOISE, DIM = 2, 4.0, 4.0
-"""Pixels around one that are compared; variance of grey levels (of 256) of noise, and in a window of half weight."""
+"""Pixels around one that are compared; variance of grey levels (of 256) of noise, and of a window of half weight."""
 SEEN, SCALES = 0.6, 0.7
 """Share of a window that both views have to show, and of the depths at which they have to."""
 HIDDEN = 1.3
@@ -24,7 +24,7 @@ NEAREST = 0.05
 
 @dataclass(frozen=True, eq=False)
 class GreyView:
-    """What is compared of a view."""
+    """A view to be compared with others, in grey."""
 
     grey: Array  # [h, w] levels, 0 to 256 or about it
     depth: Array  # [h, w] metres

@@ -1,4 +1,4 @@
-"""Small errors of relative poses, told from pictures and estimated depth (direct image alignment)."""
+"""Align pairs of pictures whose relative poses err a little, by their estimated depth (direct image alignment)."""
 
 from __future__ import annotations
 

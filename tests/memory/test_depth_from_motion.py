@@ -4,59 +4,16 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from two_walls import SIZE, still, wall_camera, wall_views
 
-from mirage_env.camera import Camera
 from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.memory.depth_from_motion import from_motion
 
-SIZE = 96
 PLACES = (-0.6, 0.0, 0.5)
 """Metres to the right at which cameras stand."""
-
-
-def camera(x: float = 0.0, yaw: float = 0.0, pitch: float = 0.0) -> Camera:
-    T = np.eye(4)
-    c, s, p, q = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
-    T[:3, :3] = np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]]) @ np.array([[1, 0, 0], [0, p, -q], [0, q, p]])
-    T[0, 3] = x
-    return Camera.from_fov(math.radians(70.0), SIZE, SIZE, T)
-
-
-def texture(x: NDArray[np.float64], y: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Waves over a plane, of many lengths and directions, in [-1, 1] or about it."""
-    rng = np.random.default_rng(seed)
-    waves = rng.normal(size=(24, 2)) * rng.uniform(4.0, 24.0, (24, 1))
-    phases = rng.uniform(0.0, 2.0 * np.pi, 24)
-    return np.asarray(0.15 * sum(np.sin(a * x + b * y + c) for (a, b), c in zip(waves, phases, strict=True)))
-
-
-def views(cameras: list[Camera], near: float | None = None, plain: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """True depth, pictures and surfaces (1: the near one) of a wall 3 m ahead, and of another before its left half."""
-    depths, pictures, surfaces = [], [], []
-    for view in cameras:
-        u, v = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
-        rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(view.K_image).T @ view.T_world_cam[:3, :3].T
-        depth, picture, surface = np.full((SIZE, SIZE), np.inf), np.zeros((SIZE, SIZE)), np.zeros((SIZE, SIZE))
-        for n, away in enumerate([3.0] if near is None else [3.0, near]):
-            metres = (away - view.position[2]) / rays[..., 2]
-            x, y = (view.position[k] + metres * rays[..., k] for k in (0, 1))
-            there = (metres > 0.0) & ((n == 0) | (x < 0.0))
-            there &= metres < depth
-            depth, surface = np.where(there, metres, depth), np.where(there, n, surface)
-            picture = np.where(there, 0.0 if plain else texture(x, y, n), picture)
-        for part, of_view in zip((depths, pictures, surfaces), (depth, picture, surface), strict=True):
-            part.append(of_view)
-    as_tensor = [torch.from_numpy(np.stack(part)).float() for part in (depths, pictures, surfaces)]
-    return as_tensor[0], as_tensor[1][:, None].expand(-1, 3, -1, -1).clamp(-1.0, 1.0), as_tensor[2]
-
-
-def still(depth: Tensor) -> Tensor:
-    return torch.full(depth.shape, STATIC)
 
 
 def missed(depth: Tensor, truth: Tensor) -> float:
@@ -65,15 +22,15 @@ def missed(depth: Tensor, truth: Tensor) -> float:
 
 @pytest.mark.parametrize("factor", [0.88, 0.95, 1.06, 1.12])
 def test_a_plane_of_a_wrong_scale_is_set_right(factor: float) -> None:
-    cameras = [camera(x) for x in PLACES]
-    truth, images, _ = views(cameras)
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras)
     found = from_motion(factor * truth, images, still(truth), cameras)
     assert missed(found, truth) < 0.2 * abs(math.log(factor))
 
 
 def test_each_surface_has_its_own_factor() -> None:
-    cameras = [camera(x) for x in PLACES]
-    truth, images, surface = views(cameras, near=1.6)
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, surface = wall_views(cameras, near=1.6)
     estimate = truth * torch.where(surface == 1, 1.12, 0.9)
     found = from_motion(estimate, images, still(truth), cameras)
     for which in (0, 1):
@@ -83,32 +40,32 @@ def test_each_surface_has_its_own_factor() -> None:
 
 
 def test_what_is_right_stays_right() -> None:
-    cameras = [camera(x) for x in PLACES]
-    truth, images, _ = views(cameras, near=1.6)
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras, near=1.6)
     assert missed(from_motion(truth, images, still(truth), cameras), truth) < 0.01
 
 
 def test_turns_on_the_spot_change_nothing() -> None:
-    cameras = [camera(0.1, yaw, pitch) for yaw, pitch in ((-0.3, 0.0), (0.0, 0.1), (0.2, -0.1))]
-    truth, images, _ = views(cameras)
+    cameras = [wall_camera(0.1, yaw, pitch) for yaw, pitch in ((-0.3, 0.0), (0.0, 0.1), (0.2, -0.1))]
+    truth, images, _ = wall_views(cameras)
     assert torch.equal(from_motion(1.1 * truth, images, still(truth), cameras), 1.1 * truth)
 
 
 def test_one_view_tells_nothing() -> None:
-    truth, images, _ = views([camera()])
-    assert torch.equal(from_motion(1.1 * truth, images, still(truth), [camera()]), 1.1 * truth)
+    truth, images, _ = wall_views([wall_camera()])
+    assert torch.equal(from_motion(1.1 * truth, images, still(truth), [wall_camera()]), 1.1 * truth)
 
 
 def test_a_wall_without_texture_is_left_alone() -> None:
-    cameras = [camera(x) for x in PLACES]
-    truth, images, _ = views(cameras, plain=True)
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras, plain=True)
     assert torch.allclose(from_motion(1.1 * truth, images, still(truth), cameras), 1.1 * truth, rtol=1e-4)
 
 
 @pytest.mark.parametrize("label", [MOVER, SKY])
 def test_movers_and_sky_are_left_alone(label: int) -> None:
-    cameras = [camera(x) for x in PLACES]
-    truth, images, _ = views(cameras)
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras)
     labels = still(truth)
     labels[:, :, : SIZE // 3] = label
     found = from_motion(1.1 * truth, images, labels, cameras)
@@ -117,8 +74,8 @@ def test_movers_and_sky_are_left_alone(label: int) -> None:
 
 
 def test_what_labels_leave_out_may_be_of_any_depth() -> None:
-    cameras = [camera(x) for x in PLACES]
-    truth, images, _ = views(cameras)
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras)
     labels, estimate = still(truth), 1.1 * truth
     labels[:, : SIZE // 4], estimate[:, : SIZE // 4] = SKY, torch.inf
     found = from_motion(estimate, images, labels, cameras)
@@ -127,8 +84,8 @@ def test_what_labels_leave_out_may_be_of_any_depth() -> None:
 
 
 def test_the_order_of_views_does_not_matter() -> None:
-    cameras = [camera(x) for x in PLACES]
-    truth, images, _ = views(cameras, near=1.6)
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras, near=1.6)
     order = [2, 0, 1]
     found = from_motion(1.1 * truth, images, still(truth), cameras)
     again = from_motion(1.1 * truth[order], images[order], still(truth), [cameras[i] for i in order])
@@ -136,29 +93,29 @@ def test_the_order_of_views_does_not_matter() -> None:
 
 
 def test_settled_views_help_and_keep_their_depth() -> None:
-    cameras = [camera(x) for x in PLACES]
-    truth, images, _ = views(cameras)
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras)
     found = from_motion(1.1 * truth, images, still(truth), cameras, settled=2)
     assert torch.equal(found[:2], 1.1 * truth[:2])
     assert missed(found[2], truth[2]) < 0.02
 
 
 def test_poses_that_err_by_half_a_degree_do_not_make_depth_worse() -> None:
-    cameras = [camera(x) for x in PLACES]
-    truth, images, _ = views(cameras, near=1.6)
-    told = [camera(x + 0.005 * (-1) ** n, 0.008 * (n - 1), 0.006 * (1 - n)) for n, x in enumerate(PLACES)]
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras, near=1.6)
+    told = [wall_camera(x + 0.005 * (-1) ** n, 0.008 * (n - 1), 0.006 * (1 - n)) for n, x in enumerate(PLACES)]
     assert missed(from_motion(1.06 * truth, images, still(truth), told), truth) < math.log(1.06)
 
 
 def test_poses_of_other_views_do_little_harm() -> None:
-    cameras = [camera(x) for x in PLACES]
-    truth, images, _ = views(cameras, near=1.6)
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras, near=1.6)
     assert missed(from_motion(truth, images, still(truth), cameras[::-1]), truth) < 0.09
 
 
 def test_nothing_is_changed_in_place() -> None:
-    cameras = [camera(x) for x in PLACES]
-    truth, images, _ = views(cameras)
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras)
     depth = 1.1 * truth
     kept = depth.clone()
     from_motion(depth, images, still(truth), cameras)
