@@ -1,0 +1,122 @@
+"""Depth from motion: factors of surfaces are told by parallax, and by nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from two_walls import SIZE, still, wall_camera, wall_views
+
+from mirage_env.interfaces import MOVER, SKY, STATIC
+from mirage_env.memory.depth_from_motion import from_motion
+
+PLACES = (-0.6, 0.0, 0.5)
+"""Metres to the right at which cameras stand."""
+
+
+def missed(depth: Tensor, truth: Tensor) -> float:
+    return float((depth / truth).log().abs().mean())
+
+
+@pytest.mark.parametrize("factor", [0.88, 0.95, 1.06, 1.12])
+def test_a_plane_of_a_wrong_scale_is_set_right(factor: float) -> None:
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras)
+    found = from_motion(factor * truth, images, still(truth), cameras)
+    assert missed(found, truth) < 0.2 * abs(math.log(factor))
+
+
+def test_each_surface_has_its_own_factor() -> None:
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, surface = wall_views(cameras, near=1.6)
+    estimate = truth * torch.where(surface == 1, 1.12, 0.9)
+    found = from_motion(estimate, images, still(truth), cameras)
+    for which in (0, 1):
+        assert missed(found[surface == which], truth[surface == which]) < 0.35 * 0.11
+    for row in (found[1, SIZE // 2], truth[1, SIZE // 2]):
+        assert int(((row[1:] / row[:-1]).log().abs() > 0.3).sum()) == 1  # the edge is as sharp as it was
+
+
+def test_what_is_right_stays_right() -> None:
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras, near=1.6)
+    assert missed(from_motion(truth, images, still(truth), cameras), truth) < 0.01
+
+
+def test_turns_on_the_spot_change_nothing() -> None:
+    cameras = [wall_camera(0.1, yaw, pitch) for yaw, pitch in ((-0.3, 0.0), (0.0, 0.1), (0.2, -0.1))]
+    truth, images, _ = wall_views(cameras)
+    assert torch.equal(from_motion(1.1 * truth, images, still(truth), cameras), 1.1 * truth)
+
+
+def test_one_view_tells_nothing() -> None:
+    truth, images, _ = wall_views([wall_camera()])
+    assert torch.equal(from_motion(1.1 * truth, images, still(truth), [wall_camera()]), 1.1 * truth)
+
+
+def test_a_wall_without_texture_is_left_alone() -> None:
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras, plain=True)
+    assert torch.allclose(from_motion(1.1 * truth, images, still(truth), cameras), 1.1 * truth, rtol=1e-4)
+
+
+@pytest.mark.parametrize("label", [MOVER, SKY])
+def test_movers_and_sky_are_left_alone(label: int) -> None:
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras)
+    labels = still(truth)
+    labels[:, :, : SIZE // 3] = label
+    found = from_motion(1.1 * truth, images, labels, cameras)
+    assert torch.equal(found[labels == label], 1.1 * truth[labels == label])
+    assert missed(found[labels == STATIC], truth[labels == STATIC]) < 0.03
+
+
+def test_what_labels_leave_out_may_be_of_any_depth() -> None:
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras)
+    labels, estimate = still(truth), 1.1 * truth
+    labels[:, : SIZE // 4], estimate[:, : SIZE // 4] = SKY, torch.inf
+    found = from_motion(estimate, images, labels, cameras)
+    assert torch.isposinf(found[labels == SKY]).all()
+    assert missed(found[labels == STATIC], truth[labels == STATIC]) < 0.03
+
+
+def test_the_order_of_views_does_not_matter() -> None:
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras, near=1.6)
+    order = [2, 0, 1]
+    found = from_motion(1.1 * truth, images, still(truth), cameras)
+    again = from_motion(1.1 * truth[order], images[order], still(truth), [cameras[i] for i in order])
+    assert torch.allclose(again, found[order], rtol=1e-4)
+
+
+def test_settled_views_help_and_keep_their_depth() -> None:
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras)
+    found = from_motion(1.1 * truth, images, still(truth), cameras, settled=2)
+    assert torch.equal(found[:2], 1.1 * truth[:2])
+    assert missed(found[2], truth[2]) < 0.02
+
+
+def test_poses_that_err_by_half_a_degree_do_not_make_depth_worse() -> None:
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras, near=1.6)
+    told = [wall_camera(x + 0.005 * (-1) ** n, 0.008 * (n - 1), 0.006 * (1 - n)) for n, x in enumerate(PLACES)]
+    assert missed(from_motion(1.06 * truth, images, still(truth), told), truth) < math.log(1.06)
+
+
+def test_poses_of_other_views_do_little_harm() -> None:
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras, near=1.6)
+    assert missed(from_motion(truth, images, still(truth), cameras[::-1]), truth) < 0.09
+
+
+def test_nothing_is_changed_in_place() -> None:
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras)
+    depth = 1.1 * truth
+    kept = depth.clone()
+    from_motion(depth, images, still(truth), cameras)
+    assert torch.equal(depth, kept)
