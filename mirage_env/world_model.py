@@ -16,7 +16,7 @@ from torch import Tensor
 from mirage_env.camera import Camera, check_paths, pluecker_rays
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.files.any_picture import Picture
-from mirage_env.images import FittedViews, fit_views
+from mirage_env.images import fit_views
 from mirage_env.interfaces import (
     ChunkGenerator,
     DepthEstimator,
@@ -29,6 +29,7 @@ from mirage_env.interfaces import (
     StartViews,
     StaticSegmenter,
 )
+from mirage_env.memory.depth_from_motion import DepthFromMotion
 from mirage_env.memory.depth_scale import align_depth
 from mirage_env.memory.filters import keep_cells, labelled, with_sky
 from mirage_env.memory.floor import Floor, grounded
@@ -46,7 +47,7 @@ from mirage_env.readout.zbuffer import Splat
 from mirage_env.world_state import Chunk, WorldState, in_groups
 
 Cameras = Sequence[Camera]
-Given = FittedViews | None
+Given = tuple[Tensor | None, Tensor] | None  # depth, if it was measured, and labels of true views
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ class WorldModel:
     segmenter: StaticSegmenter
     refiner: ReadoutRefiner
     generator: ChunkGenerator
-    identity: str
-    """Fingerprint of weights and configuration; a cache tells by it which model wrote it."""
+    identity: str  # fingerprint of weights and configuration; a cache tells by it which model wrote it
     memory_factory: Callable[[WorldModelConfig], Memory] = LatentMemory.empty
     start_views: StartViews | None = None  # of the world that the networks were trained on
     mirror: Mirror = field(default_factory=Mirror)  # what worlds may be where they were never seen
@@ -195,8 +195,9 @@ class WorldModel:
         cameras, frames, splat = view.cameras, view.frames, state.memory.splat(view.cameras)
         readout, movers = read_with_movers(state, cameras, splat, self.config, real=True)
         known, latents = self.refiner.refine(readout), self.codec.encode(frames)
-        look = replace(self, depth=grounded(self.depth, state.floor))._look
-        chunk = marked(look(frames, cameras, readout, known, latents, view), movers, real=True)
+        kinds = labelled(self.segmenter, frames, view.metres, self.config.far) if view.labels is None else view.labels
+        look = replace(self, depth=DepthFromMotion(grounded(self.depth, state.floor), kinds, state.memory))._look
+        chunk = marked(look(frames, cameras, readout, known, latents, (view.metres, kinds)), movers, real=True)
         return chunk, self._remember(state, chunk, splat, real=True).with_views(frames, view.metres)
 
     def _known(self, front: Tensor, readout: Readout) -> Tensor:  # [T, C, h, w]
@@ -215,10 +216,9 @@ class WorldModel:
         """See what may be remembered of frames: of all of them, or of one for every latent."""
         stride = len(frames) // len(latents)
         shown, seen_from = frames[stride - 1 :: stride], cameras[stride - 1 :: stride]
-        metres, labels = (None, None) if given is None else (given.metres, given.labels)
+        metres, labels = given or (None, self.segmenter.segment(shown))
         known_depth = readout.surface(self.config.far)
         depth = self.depth.estimate(shown, seen_from, known=known_depth) if metres is None else metres
-        labels = labelled(self.segmenter, shown, metres, self.config.far) if labels is None else labels
         keep, fit = self._keep(depth, labels), None
         if self.config.alignment.enabled and metres is None:
             cells = depth_to_grid(depth.float().cpu(), self.config.latent_size).numpy()

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 from mirage_env.camera import Camera
-from mirage_env.interfaces import STATIC
+from mirage_env.interfaces import STATIC, DepthEstimator, Memory
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.plane_sweep import Array, GreyView, Matrix
 from mirage_env.memory.pose_errors import set_right
+from mirage_env.memory.true_views import camera_of, in_view, kept_picture, nearest_views, of_view
 
 MISSED, MOST, FACTORS = 0.09, 0.33, 25
 """Log factor by which estimates miss, usual and largest, and how many factors are tried."""
@@ -38,20 +41,50 @@ ALIKE = 0.03
 """Log of depths up to which a pixel takes over the factor of a neighbour at half the size."""
 
 
+@dataclass(frozen=True)
+class DepthFromMotion:
+    """A depth estimator of true views that uses where the cameras stood, and views that a memory has of before."""
+
+    alone: DepthEstimator
+    """Tells depth from one picture."""
+    labels: Tensor  # [F, H, W] STATIC, MOVER, SKY of the views
+    memory: Memory
+
+    def estimate(self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None) -> Tensor:
+        """Depth of F views (`DepthEstimator.estimate`)."""
+        depth = self.alone.estimate(images, cameras, known=known)
+        return from_motion(depth, images, self.labels, cameras, views_before(self.memory, cameras))
+
+
+def views_before(memory: Memory, cameras: Sequence[Camera]) -> list[GreyView]:
+    """True views whose pictures a memory has, a few that were seen near such cameras."""
+    if not (isinstance(memory, LatentMemory) and memory.blocks):
+        return []
+    near, found = in_view(memory, cameras), []
+    for own in (of_view(near, row) for row in nearest_views(near, cameras, OTHERS)):
+        picture = kept_picture(own)
+        if picture is not None:
+            camera = camera_of(own, (picture.shape[1], picture.shape[2]))
+            cells = own.read([camera], now=0).surface(math.inf).cpu()
+            metres = interpolate(cells[:, None], picture.shape[1:])[:, 0]  # 0 where something moved
+            found += _views(metres, picture[None], torch.full(metres.shape, STATIC), [camera])
+    return found
+
+
 def from_motion(
     depth: Tensor,  # [F, H, W] metres, estimated
     images: Tensor,  # [F, 3, H, W] in [-1, 1]
     labels: Tensor,  # [F, H, W] STATIC, MOVER, SKY
     cameras: Sequence[Camera],  # F
-    settled: int = 0,
+    before: Sequence[GreyView] = (),
 ) -> Tensor:  # [F, H, W] metres
-    """Set estimated depth right where views from other places show the same.
+    """Set estimated depth right where views from other places, of these or from before, show the same.
 
     Surfaces move along the rays and keep their shapes and edges. Movers, sky, and what no view from another place shows
-    are left as they are. The first `settled` views only help: their depth is kept.
+    are left as they are.
     """
-    views = _views(depth, images, labels, cameras)
-    pairs = [(i, j) for i in range(settled, len(views)) for j in _others(views, i)]
+    views = [*_views(depth, images, labels, cameras), *before]
+    pairs = [(i, j) for i in range(len(depth)) for j in _others(views, i)]
     poses, off = set_right([(views[i], views[j]) for i, j in pairs])
     right = depth.clone()
     for i in sorted({i for i, _ in pairs}):

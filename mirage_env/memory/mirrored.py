@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from mirage_env.memory.masks import widened
 from mirage_env.memory.mirror_images import mirror_images
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.memory.room_view import RoomView
+from mirage_env.memory.true_views import camera_of
 from mirage_env.tokens.blocks import Frames, MemoryBlock
 
 SEAM = 2
@@ -107,9 +107,7 @@ def start_of(
     config: WorldModelConfig,
 ) -> Start:
     """Read the start view, or another true one, where it was written from."""
-    (height, width), (rows, columns), frames = config.image_size, memory.grid, memory.blocks[0].frames
-    K = frames.K_latent[0] * np.array([[width / columns], [height / rows], [1.0]])
-    camera = Camera(frames.T_world_cam[0], K, height, width)
+    camera = camera_of(memory, config.image_size)
     readout = memory.read([camera], now=0)
     plain, seen = refiner.refine(readout), readout.depth[0].cpu()
     # Movers leave holes. Cells beside a hole show their outline: feet and half heads would stand there again.

@@ -25,8 +25,9 @@ from mirage_env.camera import Camera
 from mirage_env.files.pictures import open_picture
 from mirage_env.images import frames_from_uint8, frames_to_uint8
 from mirage_env.interfaces import LatentCodec, Memory
-from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.latent import LatentMemory, PointMemory
 from mirage_env.memory.lifting import depth_to_grid
+from mirage_env.poses import gaps
 
 MemoryT = TypeVar("MemoryT", bound=Memory)
 
@@ -113,6 +114,49 @@ def kept_picture(memory: LatentMemory) -> Tensor | None:  # [3, H, W]
             image = open_picture(frames.picture(int(index)).tobytes(), formats=("JPEG",), name="a picture of a view")
             return frames_from_uint8(np.array(image)[None])[0]
     return None
+
+
+def in_view(memory: LatentMemory, cameras: Sequence[Camera]) -> LatentMemory:
+    """The memory of the first block and of those that cameras may see a token of."""
+    blocks = (memory.blocks[i] for i in memory.visible(cameras) if i)
+    return replace(memory, blocks=(memory.blocks[0], *blocks))
+
+
+def of_view(memory: LatentMemory, row: int) -> LatentMemory:
+    """The memory of the tokens alone that the view of that number wrote."""
+    parts = [(block, block.frames.row[block.frame] == row) for block in memory.blocks if row in block.frames.row]
+    return replace(memory, blocks=tuple(block if own.all() else block.keep(own) for block, own in parts))
+
+
+def nearest_views(memory: LatentMemory, cameras: Sequence[Camera], most: int) -> list[int]:
+    """Numbers of the true views, so many at most, from which what cameras see was seen best: from nearby.
+
+    Each is the one that brings the cameras nearest to any of them, the last ones included.
+    """
+    views: dict[int, NDArray[np.float64]] = {}
+    for block in memory.blocks:
+        for index in np.flatnonzero(block.frames.true | (block.frames.row == 0)):
+            views.setdefault(int(block.frames.row[index]), block.frames.T_world_cam[index])
+    rows, chosen = list(views), list[int]()
+    apart = gaps(np.stack(list(views.values())), poses_of(cameras))
+    nearest = np.full(len(cameras), apart.max() + 1.0)
+    for _ in rows[:most]:
+        sums = np.minimum(nearest, apart).sum(1) + 1e-3 * apart.sum(1)
+        sums[chosen] = np.inf
+        chosen.append(int(sums.argmin()))
+        nearest = np.minimum(nearest, apart[chosen[-1]])
+    return [rows[i] for i in chosen]
+
+
+def poses_of(cameras: Sequence[Camera]) -> NDArray[np.float64]:  # [V, 4, 4]
+    return np.stack([camera.T_world_cam for camera in cameras])
+
+
+def camera_of(memory: PointMemory, image_size: tuple[int, int]) -> Camera:
+    """The camera of the one true view whose tokens these are, with images of that height and width."""
+    (rows, columns), frames = memory.grid, memory.blocks[0].frames
+    K = frames.K_latent[0] * np.array([[image_size[1] / columns], [image_size[0] / rows], [1.0]])
+    return Camera(frames.T_world_cam[0], K, *image_size)
 
 
 def shifts(per_side: int, stride: int) -> list[tuple[int, int]]:

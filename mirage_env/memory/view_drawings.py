@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -23,7 +23,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,9 +35,10 @@ from mirage_env.memory.movers import Movers, Shown, moments
 from mirage_env.memory.rgb import fill_holes
 from mirage_env.memory.room_view import RoomView
 from mirage_env.memory.seen_views import GAP, SeenView, lengths
+from mirage_env.memory.true_views import in_view, nearest_views, of_view, poses_of
 from mirage_env.memory.view_mesh import ViewMesh, drawn
 from mirage_env.poses import gaps
-from mirage_env.tokens.blocks import Frames, MemoryBlock
+from mirage_env.tokens.blocks import Frames
 
 if TYPE_CHECKING:
     from mirage_env.interfaces import Readout
@@ -131,9 +131,9 @@ class ViewDrawings:
             return frames
         if not memory.blocks[0].pinned or memory.blocks[0].frames.row.any():  # no start view, or several
             return frames
-        memory = replace(memory, blocks=(memory.blocks[0], *_in_view(memory, cameras)))  # no others need be loaded
+        memory = in_view(memory, cameras)  # no other blocks need be loaded
         start = self._of(0, model, memory, state.movers)
-        views = [self._of(row, model, memory, state.movers).view for row in nearest_views(memory, cameras)]
+        views = [self._of(row, model, memory, state.movers).view for row in nearest_views(memory, cameras, MOST)]
         before_sky = start.before_sky if all(view is start.view for view in views) else ()
         pictures, seen, guessed, depth = _drawn(views, start.guess, before_sky, cameras)
         if any(view.beyond is not None for view in views):  # outlines are known: what is open along them are seams
@@ -155,7 +155,7 @@ class ViewDrawings:
     def _of(self, row: int, model: WorldModel, memory: LatentMemory, movers: Movers) -> _Made:
         """The view of that number, and if it is the start view what is guessed of the rest."""
         kept = self._made.setdefault(memory.blocks[0].frames, {})  # new evidence makes a new block of the same frames
-        own = _of_view(memory, row)
+        own = of_view(memory, row)
         portraits = [mover.portrait for mover in movers if mover.portrait is not None and mover.portrait.frame == row]
         parts = (_fingerprint(own), model.codec, model.refiner, model.depth, model.segmenter, model.config, *portraits)
         made = kept.pop(row, None)
@@ -167,41 +167,6 @@ class ViewDrawings:
         for old in [number for number in list(kept) if number][:-KEPT]:
             kept.pop(old, None)  # threads may share a model
         return made
-
-
-def _in_view(memory: LatentMemory, cameras: Sequence[Camera]) -> tuple[MemoryBlock, ...]:
-    """Blocks after the first that cameras may see a token of."""
-    return tuple(memory.blocks[i] for i in memory.visible(cameras) if i)
-
-
-def nearest_views(memory: LatentMemory, cameras: Sequence[Camera]) -> list[int]:
-    """Numbers of the true views, at most `MOST`, from which what cameras see was seen best: from nearby.
-
-    Each is the one that brings the cameras nearest to any of them, the last ones included.
-    """
-    views: dict[int, NDArray[np.float64]] = {}
-    for block in memory.blocks:
-        for index in np.flatnonzero(block.frames.true | (block.frames.row == 0)):
-            views.setdefault(int(block.frames.row[index]), block.frames.T_world_cam[index])
-    rows, chosen = list(views), list[int]()
-    apart = gaps(np.stack(list(views.values())), _poses(cameras))
-    nearest = np.full(len(cameras), apart.max() + 1.0)
-    for _ in rows[:MOST]:
-        sums = np.minimum(nearest, apart).sum(1) + 1e-3 * apart.sum(1)
-        sums[chosen] = np.inf
-        chosen.append(int(sums.argmin()))
-        nearest = np.minimum(nearest, apart[chosen[-1]])
-    return [rows[i] for i in chosen]
-
-
-def _poses(cameras: Sequence[Camera]) -> NDArray[np.float64]:  # [V, 4, 4]
-    return np.stack([camera.T_world_cam for camera in cameras])
-
-
-def _of_view(memory: LatentMemory, row: int) -> LatentMemory:
-    """The memory of the tokens alone that one view wrote."""
-    parts = [(block, block.frames.row[block.frame] == row) for block in memory.blocks if row in block.frames.row]
-    return replace(memory, blocks=tuple(block if own.all() else block.keep(own) for block, own in parts))
 
 
 def _fingerprint(memory: LatentMemory) -> bytes:
@@ -228,7 +193,7 @@ def _drawn(
     cameras: Sequence[Camera],  # T
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # [T, 3, H, W], 2 x [T, H, W] bool, [T, H, W] metres
     """Draw views, for every camera the nearest one first, and then what is guessed: images, where each is, depth."""
-    apart = gaps(_poses(cameras), _poses([view.camera for view in views]))
+    apart = gaps(poses_of(cameras), poses_of([view.camera for view in views]))
     orders, parts = apart.argsort(1, kind="stable").tolist(), []
     for order, run in groupby(range(len(cameras)), key=lambda t: orders[t]):
         things, skies = [views[i].meshes[:1] for i in order], [views[i].meshes[1:] for i in order]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from tiny import tiny_world_model
 from torch import Tensor
 from two_walls import SIZE, still, wall_camera, wall_views
 
 from mirage_env.interfaces import MOVER, SKY, STATIC
-from mirage_env.memory.depth_from_motion import from_motion
+from mirage_env.memory.depth_from_motion import from_motion, views_before
+from mirage_env.memory.latent import LatentMemory
+from mirage_env.memory.true_views import with_views
 
+TINY = tiny_world_model()
 PLACES = (-0.6, 0.0, 0.5)
 """Metres to the right at which cameras stand."""
 
@@ -92,12 +97,25 @@ def test_the_order_of_views_does_not_matter() -> None:
     assert torch.allclose(again, found[order], rtol=1e-4)
 
 
-def test_settled_views_help_and_keep_their_depth() -> None:
+@pytest.mark.parametrize("kept", [True, False])
+def test_views_from_before_help(kept: bool) -> None:
     cameras = [wall_camera(x) for x in PLACES]
     truth, images, _ = wall_views(cameras)
-    found = from_motion(1.1 * truth, images, still(truth), cameras, settled=2)
-    assert torch.equal(found[:2], 1.1 * truth[:2])
-    assert missed(found[2], truth[2]) < 0.02
+    memory = LatentMemory.empty(replace(TINY.config, image_size=(SIZE, SIZE), latent_size=(12, 12)))
+    memory = replace(memory, layout=replace(memory.layout, drawn=kept))
+    for n in range(2):
+        latents = torch.zeros(1, memory.channels, *memory.grid)
+        view = (images[n : n + 1], 1.1 * truth[n : n + 1])
+        memory = memory.write(latents, *view, torch.ones(1, 12, 12, dtype=torch.bool), cameras[n : n + 1], n, shifts=1)
+        memory = with_views(memory, images[n : n + 1], None)
+    before = views_before(memory, cameras[2:])
+    assert len(before) == 2 * kept  # who keeps no pictures looks at the views of one call alone
+    found = from_motion(1.1 * truth[2:], images[2:], still(truth[2:]), cameras[2:], before)
+    assert missed(found, truth[2:]) < 0.02 if kept else torch.equal(found, 1.1 * truth[2:])
+
+
+def test_a_memory_of_nothing_has_no_views_from_before() -> None:
+    assert views_before(LatentMemory.empty(TINY.config), [wall_camera()]) == []
 
 
 def test_poses_that_err_by_half_a_degree_do_not_make_depth_worse() -> None:

@@ -26,8 +26,8 @@ from mirage_env.memory.mirror_images import mirrored_cameras
 from mirage_env.memory.mirrored import start_of
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.memory.seen_views import GAP, SeenView
-from mirage_env.memory.true_views import kept_picture
-from mirage_env.memory.view_drawings import KEPT, MOST, ViewDrawings, nearest_views
+from mirage_env.memory.true_views import kept_picture, nearest_views, of_view
+from mirage_env.memory.view_drawings import KEPT, MOST, ViewDrawings
 from mirage_env.memory.view_mesh import ViewMesh
 from mirage_env.models.small.refiner import BareReadout
 from mirage_env.poses import pose_from_rotation_vector
@@ -369,7 +369,7 @@ def test_the_views_that_are_drawn_are_near_the_cameras(places, wanted):
         row = np.full_like(start.blocks[0].frames.row, number)
         blocks.append(replace(start.blocks[0], frames=replace(start.blocks[0].frames, row=row, T_world_cam=T)))
     memory, all_places = replace(start, blocks=tuple(blocks)), np.array([0, *places], float)
-    chosen = nearest_views(memory, [moved(x=float(x)) for x in wanted])
+    chosen = nearest_views(memory, [moved(x=float(x)) for x in wanted], MOST)
     assert len(chosen) == len(set(chosen)) == min(MOST, len(all_places))
     apart = np.abs(all_places[:, None] - np.array(wanted, float))
     if len(wanted) == 1:
@@ -384,7 +384,7 @@ def test_the_views_that_are_drawn_are_near_the_cameras(places, wanted):
 def test_what_was_imagined_is_no_view_to_be_drawn():
     state = MODEL.step(begun(), [aside(20)] * 4)[1]
     assert state.memory.frames > 1
-    assert nearest_views(state.memory, [aside(20)]) == [0]
+    assert nearest_views(state.memory, [aside(20)], MOST) == [0]
 
 
 # Meshes
@@ -577,7 +577,7 @@ def test_views_that_are_observed_together_keep_each_its_own_picture_and_depth():
     assert frames.row[frames.measured].tolist() == frames.row[frames.picture_bytes > 0].tolist() == [1, 2]
     assert np.array_equal(frames.depth, depths)
     for row, image in zip((1, 2), images, strict=True):
-        kept = kept_picture(view_drawings._of_view(state.memory, row))
+        kept = kept_picture(of_view(state.memory, row))
         assert (kept - torch.from_numpy(image.copy()).permute(2, 0, 1) / 127.5 + 1.0).abs().max() < STORED
 
 
@@ -607,7 +607,7 @@ def test_what_is_behind_a_mover_does_not_stand_where_it_stood():
     labels[8:24, 8:24] = MOVER
     state = begun(model, np.where(labels == MOVER, METRES / 4.0, METRES), labels)
     (mover,) = state.movers
-    view = SeenView.of(model, view_drawings._of_view(state.memory, 0), [mover.portrait])
+    view = SeenView.of(model, of_view(state.memory, 0), [mover.portrait])
     assert torch.allclose(view.coarse[view.coarse > 0.0], torch.tensor(METRES))
 
 
@@ -665,7 +665,7 @@ def test_the_sky_of_the_nearest_view_hides_nothing_that_another_one_saw():
     still = [np.zeros((32, 32), np.int64)]
     state = model.observe(state, [wall], [aside(40)], [np.full((32, 32), METRES)], still)[1]
     shown = over(state, [aside(12)], model)[1][0]
-    assert nearest_views(state.memory, [aside(12)])[0] == 0
+    assert nearest_views(state.memory, [aside(12)], MOST)[0] == 0
     assert (shown[:, :14, 30:] - grey(30)).abs().max() < STORED  # where the start view saw sky
     assert (shown[:, :14, :18] - OUTSIDE[:, :14, :18]).abs().max() < STORED
 
