@@ -2,11 +2,12 @@
 
     python benchmarks/contact.py --rooms 50 --motions 20 --split test --json contact.json --journal contact.jsonl
 
-In every room the memory is written from one loop of observed views (a turn on the spot that looks at the floor ahead,
-as the camera of a robot does; what moves goes on while it is seen, a frame a view), and from the start view alone.
-Depth is the model's own; it knows how high its camera is (`camera_height`) unless `--height-unknown` is given. Every
-motion begins at the start and goes straight to a place that is drawn evenly from 0.3 to 3 metres away: in any direction
-for the loop; for the one image within its field of view, and beyond it. Positive: the true body does not get there.
+In every room the memory is written from one loop of observed views, which look at the floor ahead as the camera of a
+robot does, and from the start view alone. The loop is a circle that is driven, of at most `--circle` metres, as large
+as the room leaves it free; 0: a turn on the spot. What moves goes on while it is seen, `--seconds` a view. Depth is
+the model's own; it knows how high its camera is (`camera_height`) unless `--height-unknown` is given. Every motion
+begins at the start and goes straight to a place that is drawn evenly from 0.3 to 3 metres away: in any direction for
+the loop; for the one image within its field of view, and beyond it. Positive: the true body does not get there.
 With `--journal` a run that was stopped goes on where it was.
 """
 
@@ -27,25 +28,38 @@ from mirage_env.evaluation.results_journal import Journal
 from mirage_env.models.world_model_loader import load_world_model
 from mirage_env.rooms import FOV, FRAME_SECONDS, Room
 from mirage_env.rooms.camera_poses import upright, yaw_pitch
-from mirage_env.rooms.free_space import RoomObstacles
+from mirage_env.rooms.free_space import RoomObstacles, gap_to
 from mirage_env.world_model import WorldModel
 from mirage_env.world_state import WorldState
 
 FRAMES = 16
 REACH = (0.3, 3.0)
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
+"""Of the largest radius of a circle, tried in turn."""
 CASES = ("loop", "image, in view", "image, beyond")
 
 
-def turn(start: Camera, views: int, pitch: float) -> list[Camera]:
-    yaw, _ = yaw_pitch(start.T_world_cam)
-    angles = yaw + 2.0 * math.pi * np.arange(views) / views
-    return [start.at(upright(*start.position, float(angle), pitch)) for angle in angles]
+def loop_of(start: Camera, room: Room, options: argparse.Namespace) -> list[Camera]:
+    """A circle to the left or the right that begins and ends at the start."""
+    (yaw, _), place = yaw_pitch(start.T_world_cam), start.position
+    turns = 2.0 * math.pi * np.arange(options.views) / options.views
+    for radius in options.circle * np.array(SHARES):
+        for side in (1.0, -1.0):
+            angles = yaw + side * turns
+            ways = np.stack([np.sin(angles) - math.sin(yaw), math.cos(yaw) - np.cos(angles)], 1)
+            at = place[:2] + side * radius * ways
+            cameras = [
+                start.at(upright(*xy, place[2], float(a), options.pitch)) for xy, a in zip(at, angles, strict=True)
+            ]
+            if not radius or all(gap_to(room, camera.position) > 0.0 for camera in cameras):
+                return cameras
+    raise AssertionError("a circle of no radius is free")
 
 
-def observed(model: WorldModel, state: WorldState, room: Room, cameras: list[Camera]) -> WorldState:
+def observed(model: WorldModel, state: WorldState, room: Room, cameras: list[Camera], seconds: float) -> WorldState:
     for i in range(0, len(cameras), 8):
         part = cameras[i : i + 8]
-        images = np.stack([room.render(c, (i + j) * FRAME_SECONDS, samples=1).image for j, c in enumerate(part, 1)])
+        images = np.stack([room.render(c, (i + j) * seconds, samples=1).image for j, c in enumerate(part, 1)])
         state = model.observe(state, images, part)[1]
     return state
 
@@ -61,8 +75,8 @@ def measure(model: WorldModel, room: Room, motions: int, options: argparse.Names
     start = room.start_camera(rng, H, W)
     camera_height = None if options.height_unknown else float(start.position[2])
     _, one = model.start(room.render(start, samples=1).image, start, camera_height=camera_height)
-    loop = observed(model, one, room, turn(start, options.views, options.pitch))
-    times = {"image": 0.0, "loop": options.views * FRAME_SECONDS}
+    loop = observed(model, one, room, loop_of(start, room, options), options.seconds)
+    times = {"image": 0.0, "loop": options.views * options.seconds}
     truth = {name: RoomObstacles(room, time, options.height) for name, time in times.items()}
     known = {n: known_obstacles(w.memory, options.height, w.movers) for n, w in (("image", one), ("loop", loop))}
     pairs: dict[str, list[list[bool]]] = {case: [] for case in CASES}
@@ -99,6 +113,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="seed of the first room")
     parser.add_argument("--size", type=int, default=256, help="image height and width, pixels")
     parser.add_argument("--views", type=int, default=12, help="of the observed loop")
+    parser.add_argument("--circle", type=float, default=0.8, help="largest radius of the loop, metres; 0: on the spot")
+    parser.add_argument("--seconds", type=float, default=FRAME_SECONDS, help="from one of its views to the next")
     parser.add_argument("--pitch", type=float, default=-0.45, help="of its views, radians above level")
     parser.add_argument("--radius", type=float, default=0.2, help="of the body, metres")
     parser.add_argument("--height", type=float, default=1.5, help="of the body, metres")
