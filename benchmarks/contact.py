@@ -51,7 +51,7 @@ def loop_of(start: Camera, room: Room, options: argparse.Namespace) -> list[Came
             cameras = [
                 start.at(upright(*xy, place[2], float(a), options.pitch)) for xy, a in zip(at, angles, strict=True)
             ]
-            if not radius or all(gap_to(room, camera.position) > 0.0 for camera in cameras):
+            if not radius or all(gap_to(room, camera.position) == 0.0 for camera in cameras):
                 return cameras
     raise AssertionError("a circle of no radius is free")
 
