@@ -30,7 +30,7 @@ RESOLUTION = 0.1
 LAYER = 0.25
 """Its height, metres."""
 REACHES = 0.45
-"""From its place what stands in a column reaches so many times the side of that: alarms are as often right as missed."""
+"""What stands in a column reaches so many times its side from its place: as many alarms are false as are missed."""
 MOST_CELLS = 4_000_000
 NOTHING = np.zeros((0, 2))
 

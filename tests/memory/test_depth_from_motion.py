@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from stand_ins import Labels
 from tiny import tiny_world_model
 from torch import Tensor
 from two_walls import SIZE, still, wall_camera, wall_views
 
+from mirage_env.camera import Camera
+from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import MOVER, SKY, STATIC
 from mirage_env.memory.depth_from_motion import from_motion, views_before
 from mirage_env.memory.latent import LatentMemory
@@ -138,3 +143,32 @@ def test_nothing_is_changed_in_place() -> None:
     kept = depth.clone()
     from_motion(depth, images, still(truth), cameras)
     assert torch.equal(depth, kept)
+
+
+class Told:
+    """Depth that is wrong by a factor (`DepthEstimator`)."""
+
+    def __init__(self, depth: dict[float, Tensor]) -> None:
+        self.depth = depth
+
+    def estimate(self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None) -> Tensor:
+        return torch.stack([1.1 * self.depth[float(camera.position[0])] for camera in cameras])
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_worlds_that_are_shown_views_from_other_places_know_the_depth(together: bool) -> None:
+    cameras = [wall_camera(x) for x in PLACES]
+    truth, images, _ = wall_views(cameras)
+    config = replace(TINY.config, image_size=(SIZE, SIZE), latent_size=(12, 12))
+    config = replace(config, memory=replace(config.memory, shifts=2, drawn=True))
+    depth = Told({float(camera.position[0]): metres for camera, metres in zip(cameras, truth, strict=True)})
+    model = replace(TINY, config=config, depth=depth, segmenter=Labels(still(truth)[0]))
+    pictures = list(frames_to_uint8(images))
+    _, state = model.start(pictures[0], cameras[0])
+    chunks = []
+    for some in [slice(1, 3)] if together else [slice(1, 2), slice(2, 3)]:
+        chunk, state = model.observe(state, pictures[some], cameras[some])
+        chunks.append(chunk.depth)
+    assert missed(torch.cat(chunks), truth[1:]) < 0.03
+    given = [np.full((SIZE, SIZE), 2.0)]
+    assert (model.observe(state, pictures[1:2], cameras[1:2], given)[0].depth == 2.0).all()

@@ -331,7 +331,9 @@ def test_points_and_bytes_are_counted(features, channel_bytes):
     assert memory.points == 48
     per_token = channel_bytes + 6 + 2 + 2 + 2 + 1  # place, footprint, frame, cell, confidence
     tiles, frames, anchor = 1, 1, 24
-    assert memory.nbytes == 48 * per_token + tiles * (24 + 4) + (tiles + 1) * 4 + frames * (4 + 128 + 72 + 2) + anchor
+    assert (
+        memory.nbytes == 48 * per_token + tiles * (24 + 4) + (tiles + 1) * 4 + frames * (4 + 128 + 72 + 2 + 4) + anchor
+    )
 
 
 # The gate

@@ -118,7 +118,7 @@ def test_one_view_holds_a_point_per_pixel_where_the_latent_memory_holds_one_per_
     per_point = 3 + 6 + 2 + 2 + 2 + 1  # colour, place, footprint, frame, cell (4 above 65,536 pixels), confidence
     tiles = len(ours.blocks[0].low)
     assert tiles < ours.points / 32
-    assert ours.nbytes == ours.points * per_point + tiles * (24 + 4 + 4) + 4 + (4 + 128 + 72 + 2) + 24
+    assert ours.nbytes == ours.points * per_point + tiles * (24 + 4 + 4) + 4 + (4 + 128 + 72 + 2 + 4) + 24
 
 
 def test_gate_writes_the_same_view_only_once():
