@@ -51,11 +51,8 @@ class DepthFromMotion:
     memory: Memory
 
     def estimate(self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None) -> Tensor:
-        """Depth of F views (`DepthEstimator.estimate`).
-
-        It is told without what is known: a memory of estimates would hand on their errors.
-        """
-        depth = self.alone.estimate(images, cameras)
+        """Depth of F views (`DepthEstimator.estimate`)."""
+        depth = self.alone.estimate(images, cameras, known=known)
         return from_motion(depth, images, self.labels, cameras, views_before(self.memory, cameras))
 
 
