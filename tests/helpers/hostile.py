@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +169,11 @@ def suffix_of(entry: Entry) -> str:
 
 def _cache(path: Path) -> None:
     chunk, state = made_up(0, LatentMemory.empty(CONFIG), points=40)
+    (block,), (height, width), file = state.memory.blocks, CONFIG.image_size, io.BytesIO()
+    Image.new("RGB", (width, height), (200, 90, 40)).save(file, "JPEG")
+    frames = block.frames.with_picture(0, np.frombuffer(file.getvalue(), np.uint8))
+    frames = frames.with_depth(0, np.full((height, width), 2.0, np.float16))
+    state = replace(state, memory=replace(state.memory, blocks=(replace(block, frames=frames),)))
     with CacheWriter.create(path, state, MODEL, [chunk], frames=True) as writer:
         chunk, state = made_up(1, state.memory, points=40)
         writer.append(state, chunk)

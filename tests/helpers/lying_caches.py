@@ -116,7 +116,7 @@ def lie(cache: Path, rng: random.Random) -> None:
             name = rng.choice([key for key in NAMES if f"state/{key}" in forger.columns])
             forger.in_state(name, odd(forger.columns[f"state/{name}"].dtype, rng), at)
         case _:
-            column = rng.choice(forger.entry(row).rows(forger.columns)).column
+            column = rng.choice([rows for rows in forger.entry(row).rows(forger.columns) if rows.count]).column
             forger.in_block(row, column.name, odd(column.dtype, rng), at)
 
 
