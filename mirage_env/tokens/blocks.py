@@ -12,7 +12,7 @@ of an older one. "The newest token, then the first" is then the same rule for on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Literal
 
@@ -46,7 +46,7 @@ class Frames:
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in vars(self).values())
+        return sum(getattr(self, part.name).nbytes for part in fields(self))
 
     def __getitem__(self, index: NDArray[np.integer]) -> Frames:
         maps = (np.cumsum(self.measured) - 1)[index][self.measured[index]]
@@ -58,13 +58,17 @@ class Frames:
             self.measured[index],
             self.depth[maps] if len(maps) else NO_DEPTH,
             self.picture_bytes[index],
-            np.concatenate([NO_PICTURE, *(self.picture(int(i)) for i in index)]),
+            np.concatenate([NO_PICTURE, *map(self.picture, index[self.picture_bytes[index] > 0].tolist())]),
         )
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """The JPEG file of a frame, empty where none is kept."""
-        end = int(self.picture_bytes[: index + 1].sum())
+        end = int(self._picture_ends[index])
         return self.pictures[end - int(self.picture_bytes[index]) : end]
+
+    @cached_property
+    def _picture_ends(self) -> NDArray[np.int64]:  # [F]
+        return np.cumsum(self.picture_bytes, dtype=np.int64)
 
     @staticmethod
     def of(cameras: Sequence[Camera], grid: tuple[int, int], first: int, shifts: int = 1, true: bool = False) -> Frames:
