@@ -170,11 +170,11 @@ class ViewDrawings:
 
 
 def _fingerprint(memory: LatentMemory) -> bytes:
-    """Digest of what tokens and pictures show and where they are."""
+    """Digest of what tokens show and where they are."""
     digest = blake2b()
     for block in memory.blocks:
         boxes = (block.anchor, block.low, block.step, block.frames.T_world_cam)
-        for array in (block.feature, block.gain, block.xyz, *boxes, block.frames.pictures):
+        for array in (block.feature, block.gain, block.xyz, *boxes):
             digest.update(array.tobytes())
     return digest.digest()
 
