@@ -4,7 +4,8 @@
 
 In every room the memory is written from one loop of observed views, which look at the floor ahead as the camera of a
 robot does, and from the start view alone. The loop is a circle that is driven, of at most `--circle` metres, as large
-as the room leaves it free; 0: a turn on the spot. What moves goes on while it is seen, `--seconds` a view. Depth is
+as the room leaves it free; 0: a turn on the spot. `--together` 1: views are observed one by one, as a robot shows them.
+What moves goes on while it is seen, `--seconds` a view. Depth is
 the model's own; it knows how high its camera is (`camera_height`) unless `--height-unknown` is given. Every motion
 begins at the start and goes straight to a place that is drawn evenly from 0.3 to 3 metres away: in any direction for
 the loop; for the one image within its field of view, and beyond it. Positive: the true body does not get there.
@@ -56,10 +57,12 @@ def loop_of(start: Camera, room: Room, options: argparse.Namespace) -> list[Came
     raise AssertionError("a circle of no radius is free")
 
 
-def observed(model: WorldModel, state: WorldState, room: Room, cameras: list[Camera], seconds: float) -> WorldState:
-    for i in range(0, len(cameras), 8):
-        part = cameras[i : i + 8]
-        images = np.stack([room.render(c, (i + j) * seconds, samples=1).image for j, c in enumerate(part, 1)])
+def observed(
+    model: WorldModel, state: WorldState, room: Room, cameras: list[Camera], options: argparse.Namespace
+) -> WorldState:
+    for i in range(0, len(cameras), options.together):
+        part = cameras[i : i + options.together]
+        images = np.stack([room.render(c, (i + j) * options.seconds, samples=1).image for j, c in enumerate(part, 1)])
         state = model.observe(state, images, part)[1]
     return state
 
@@ -75,7 +78,7 @@ def measure(model: WorldModel, room: Room, motions: int, options: argparse.Names
     start = room.start_camera(rng, H, W)
     camera_height = None if options.height_unknown else float(start.position[2])
     _, one = model.start(room.render(start, samples=1).image, start, camera_height=camera_height)
-    loop = observed(model, one, room, loop_of(start, room, options), options.seconds)
+    loop = observed(model, one, room, loop_of(start, room, options), options)
     times = {"image": 0.0, "loop": options.views * options.seconds}
     truth = {name: RoomObstacles(room, time, options.height) for name, time in times.items()}
     known = {n: known_obstacles(w.memory, options.height, w.movers) for n, w in (("image", one), ("loop", loop))}
@@ -114,6 +117,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="image height and width, pixels")
     parser.add_argument("--views", type=int, default=12, help="of the observed loop")
     parser.add_argument("--circle", type=float, default=0.8, help="largest radius of the loop, metres; 0: on the spot")
+    parser.add_argument("--together", type=int, default=8, help="views of the loop that are observed in one call")
     parser.add_argument("--seconds", type=float, default=FRAME_SECONDS, help="from one of its views to the next")
     parser.add_argument("--pitch", type=float, default=-0.45, help="of its views, radians above level")
     parser.add_argument("--radius", type=float, default=0.2, help="of the body, metres")

@@ -196,9 +196,9 @@ class WorldModel:
         readout, movers = read_with_movers(state, cameras, splat, self.config, real=True)
         known, latents = self.refiner.refine(readout), self.codec.encode(frames)
         kinds = labelled(self.segmenter, frames, view.metres, self.config.far) if view.labels is None else view.labels
-        look = replace(self, depth=DepthFromMotion(grounded(self.depth, state.floor), kinds, state.memory))._look
+        look = replace(self, depth=DepthFromMotion(self.depth, kinds, state.memory, state.floor))._look
         chunk = marked(look(frames, cameras, readout, known, latents, (view.metres, kinds)), movers, real=True)
-        return chunk, self._remember(state, chunk, splat, real=True).with_views(frames, view.metres)
+        return chunk, self._remember(state, chunk, splat, real=True).with_views(frames, view.metres, cameras)
 
     def _known(self, front: Tensor, readout: Readout) -> Tensor:  # [T, C, h, w]
         """Refined readout of a chunk; it begins with the clean latents shared with the chunk before."""

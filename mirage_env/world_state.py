@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mirage_env.camera import Camera
 from mirage_env.interfaces import Guidance, Memory, Readout, Reference
+from mirage_env.memory.depth_from_motion import told_again
 from mirage_env.memory.depth_scale import Alignment
 from mirage_env.memory.floor import Floor
 from mirage_env.memory.movers import Movers, Shown
@@ -58,9 +59,14 @@ class WorldState:
         """Index of the `latents` that precede the next chunk: P, or none if it is the first and has none."""
         return slice(-1) if self.chunk or in_first_chunk else slice(0)
 
-    def with_views(self, images: Tensor, depth: Tensor | None) -> WorldState:  # [F, 3, H, W], [F, H, W]
-        """The world with pictures and measured depth of the F true views that it was shown last."""
-        return replace(self, memory=with_views(self.memory, images, depth))
+    def with_views(
+        self,
+        images: Tensor,  # [F, 3, H, W]
+        depth: Tensor | None,  # [F, H, W] metres
+        cameras: Sequence[Camera],  # F
+    ) -> WorldState:
+        """The world with pictures and measured depth of the true views that it was shown last, and what they tell."""
+        return replace(self, memory=told_again(with_views(self.memory, images, depth), cameras))
 
     def shown_after(self, readout: Readout, new: int) -> Tensor | None:
         """`shown` after a chunk with a readout of K views, when K latents are remembered, or a still more."""

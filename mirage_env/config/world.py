@@ -75,7 +75,8 @@ class GateConfig:
     contradiction: int = 2
     """Views of one chunk that see through a token take this from its confidence; below zero it is removed. 0: never."""
     contradicting_views: int = 2
-    """So many views of the chunk must see through the token, and none agree with it."""
+    """So many views of the chunk must see through the token, and none agree with it; of true views one that is alone
+    is enough."""
 
     def __post_init__(self) -> None:
         at_least(0.0, depth_change=self.depth_change, coarser=self.coarser, close=self.close)

@@ -8,8 +8,8 @@ do not fit the pictures they are moved a little first, and then tell less.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,11 +19,13 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 from mirage_env.camera import Camera
 from mirage_env.interfaces import STATIC, DepthEstimator, Memory
+from mirage_env.memory.floor import Floor, fitted, grounded
 from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.memory.plane_sweep import Array, GreyView, Matrix
 from mirage_env.memory.pose_errors import set_right
-from mirage_env.memory.true_views import camera_of, in_view, kept_picture, nearest_views, of_view
+from mirage_env.memory.reposing import rescaled
+from mirage_env.memory.true_views import camera_of, in_view, kept_picture, measured_views, nearest_views, of_view
 
 MISSED, MOST, FACTORS = 0.09, 0.33, 25
 """Log factor by which estimates miss, usual and largest, and how many factors are tried."""
@@ -37,6 +39,8 @@ JUMP, ROUNDS = 0.04, 3
 """Bend of inverse depth, as a share of it, that sets two pixels as far apart as a reach does; rounds of the filter."""
 TRUST = 100.0
 """What a correlation that is worse by 1, all over a reach, takes from the log likelihood."""
+AGAIN, RIGHT = 2, 0.01
+"""Views of before that each new one may move, and the mean log factor up to which they stay as they are."""
 ALIKE = 0.03
 """Log of depths up to which a pixel takes over the factor of a neighbour at half the size."""
 
@@ -49,26 +53,66 @@ class DepthFromMotion:
     """Tells depth from one picture."""
     labels: Tensor  # [F, H, W] STATIC, MOVER, SKY of the views
     memory: Memory
+    floor: Floor | None = None
+    """That depth is fitted to, if it is known, before it is told by motion and after that."""
 
     def estimate(self, images: Tensor, cameras: Sequence[Camera], known: Tensor | None = None) -> Tensor:
         """Depth of F views (`DepthEstimator.estimate`)."""
-        depth = self.alone.estimate(images, cameras, known=known)
-        return from_motion(depth, images, self.labels, cameras, views_before(self.memory, cameras))
+        depth = grounded(self.alone, self.floor).estimate(images, cameras, known=known)
+        told = from_motion(depth, images, self.labels, cameras, views_before(self.memory, cameras))
+        return fitted(told, cameras, self.floor)
 
 
 def views_before(memory: Memory, cameras: Sequence[Camera]) -> list[GreyView]:
     """True views whose pictures a memory has, a few that were seen near such cameras."""
     if not (isinstance(memory, LatentMemory) and memory.blocks):
         return []
-    near, found = in_view(memory, cameras), []
-    for own in (of_view(near, row) for row in nearest_views(near, cameras, OTHERS)):
+    near = in_view(memory, cameras)
+    return list(_kept_views(near, nearest_views(near, cameras, OTHERS)).values())
+
+
+def told_again(memory: Memory, cameras: Sequence[Camera]) -> Memory:
+    """The memory with views of before as far away as the F views that were written last, with those cameras, show them.
+
+    A view knows when it is written what was seen before, the start view nothing at all; what is seen later tells more.
+    Tokens of views that are told to be wrong move along their rays; measured depth is never told. Views without a
+    picture (`with_views`) tell nothing: who stands and looks moves nothing.
+    """
+    if not (isinstance(memory, LatentMemory) and memory.blocks):
+        return memory
+    first, near = memory.frames - len(cameras), in_view(memory, cameras)
+    new = _kept_views(near, range(first, memory.frames))
+    if not new:
+        return memory
+    old = _kept_views(near, nearest_views(near, cameras, OTHERS, before=first))
+    views, rows, measured = [*old.values(), *new.values()], list(old), measured_views(near)
+    news = {i: max(_share(views[i], other) for other in new.values()) for i in range(len(old))}
+    most = sorted((i for i in news if rows[i] not in measured), key=lambda i: -news[i])[: AGAIN * len(new)]
+    told = _told(views, [i for i in most if news[i] > SHARED])
+    wrong = {rows[i]: factor for i, factor in told.items() if np.abs(factor[views[i].usable]).mean() > RIGHT}
+    return rescaled(memory, {row: np.exp(factor) for row, factor in wrong.items()})
+
+
+def _kept_views(memory: LatentMemory, rows: Iterable[int]) -> dict[int, GreyView]:
+    """The true views of those numbers, whose pictures were kept, as their tokens know them."""
+    found = {}
+    for row in rows:
+        own = of_view(memory, row)
         picture = kept_picture(own)
         if picture is not None:
-            camera = camera_of(own, (picture.shape[1], picture.shape[2]))
-            cells = own.read([camera], now=0).surface(math.inf).cpu()
-            metres = interpolate(cells[:, None], picture.shape[1:])[:, 0]  # 0 where something moved
-            found += _views(metres, picture[None], torch.full(metres.shape, STATIC), [camera])
+            camera, (h, w) = camera_of(own, (picture.shape[1], picture.shape[2])), own.grid
+            fine = replace(own, grid=(2 * h, 2 * w), readout=replace(own.readout, quarters=False))
+            metres = _smooth(fine.read([camera], now=0).surface(math.inf).cpu(), camera)  # 0 where something moved
+            found[row] = _views(metres, picture[None], torch.full(metres.shape, STATIC), [camera])[0]
     return found
+
+
+def _smooth(cells: Tensor, camera: Camera) -> Tensor:  # [1, m, n] metres, 0 = none -> [1, H, W]
+    """Depth of pixels between cells: planes stay planes, and do not become stairs."""
+    size, known = (camera.height, camera.width), (cells > 0.0).float()[None]
+    inverse = torch.where(cells > 0.0, 1.0 / cells.clamp_min(1e-3), 0.0)[None]
+    share, inverse = (interpolate(part, size, mode="bilinear") for part in (known, inverse))
+    return torch.where(interpolate(known, size) > 0.0, share / inverse.clamp_min(1e-6), 0.0)[0]
 
 
 def from_motion(
@@ -84,12 +128,9 @@ def from_motion(
     are left as they are.
     """
     views = [*_views(depth, images, labels, cameras), *before]
-    pairs = [(i, j) for i in range(len(depth)) for j in _others(views, i)]
-    poses, off = set_right([(views[i], views[j]) for i, j in pairs])
     right = depth.clone()
-    for i in sorted({i for i, _ in pairs}):
-        others = [(views[j], T) for (of, j), T in zip(pairs, poses, strict=True) if of == i]
-        whole = _full_size(_log_factor(views[i], others, off), views[i].depth, depth[i].float().cpu().numpy())
+    for i, factor in _told(views, range(len(depth))).items():
+        whole = _full_size(factor, views[i].depth, depth[i].float().cpu().numpy())
         still = labels[i].to(depth.device) == STATIC
         right[i] = torch.where(still, depth[i] * torch.from_numpy(whole).to(depth).exp(), depth[i])
     return right
@@ -105,14 +146,25 @@ def _views(depth: Tensor, images: Tensor, labels: Tensor, cameras: Sequence[Came
     return [GreyView(g, d, u, camera.K_at(*grid), camera.T_world_cam) for g, d, u, camera in parts]
 
 
+def _told(views: Sequence[GreyView], which: Iterable[int]) -> dict[int, Array]:  # [h, w] each
+    """Log of what the depth of views is to be multiplied with, of those that others tell something about."""
+    pairs = [(i, j) for i in which for j in _others(views, i)]
+    poses, off = set_right([(views[i], views[j]) for i, j in pairs])
+    others: dict[int, list[tuple[GreyView, Matrix]]] = {}
+    for (i, j), T in zip(pairs, poses, strict=True):
+        others.setdefault(i, []).append((views[j], T))
+    return {i: _log_factor(views[i], seen, off) for i, seen in others.items()}
+
+
 def _others(views: Sequence[GreyView], i: int) -> list[int]:
     """The views in which a wrong depth would move most pixels of a view."""
-    shares = []
-    for j, other in enumerate(views):
-        if j != i:
-            rates = views[i].rates(other, views[i].in_sight_of(other))
-            shares.append((float((rates * MISSED > PARALLAX).mean()), j))
-    return [j for share, j in sorted(shares, reverse=True)[:OTHERS] if share > SHARED]
+    shares = sorted(((_share(views[i], other), j) for j, other in enumerate(views) if j != i), reverse=True)
+    return [j for share, j in shares[:OTHERS] if share > SHARED]
+
+
+def _share(view: GreyView, other: GreyView) -> float:
+    """Share of a view's pixels that a wrong depth would move in another."""
+    return float((view.rates(other, view.in_sight_of(other)) * MISSED > PARALLAX).mean())
 
 
 def _log_factor(

@@ -8,8 +8,8 @@ depth may not be written, sky and movers among them, contradict nothing.)
 Confidence is a small number per token: a chunk whose views confirm it adds 1, a chunk that contradicts it in several
 views, and confirms it in none, takes `GateConfig.contradiction`; below zero the token is removed. So content that
 changed (a door that opened, a mover that left) is replaced after a few looks, the better confirmed the more it takes,
-while one wrong depth map removes only what was never confirmed. What came to stand in front of a token hides it and is
-no contradiction.
+while one wrong depth map removes only what was never confirmed. True views are shown one at a time by a robot: one
+that is alone is enough. What came to stand in front of a token hides it and is no contradiction.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ def weigh(
     depth: NDArray[np.float32],  # [T, h, w] metres that the views found, 0 where there is none
     keep: NDArray[np.bool_],  # [T, h, w] cells that may be written
     config: GateConfig,
+    true: bool = False,  # cameras truly saw it
 ) -> tuple[MemoryBlock | None, ...]:
     """The blocks with new confidence, None where no token is left; a block about which nothing is new stays itself."""
+    needed = min(config.contradicting_views, len(depth)) if true else config.contradicting_views
     shown = np.zeros(len(blocks) + 1, np.bool_)
     shown[found.block.ravel()] = True  # where nothing is shown the index is -1, the last place
     numbers = np.flatnonzero(shown[:-1])
@@ -47,7 +49,8 @@ def weigh(
     result: list[MemoryBlock | None] = list(blocks)
     for number, end in zip(numbers, ends, strict=True):
         own = slice(int(start[number]), int(end))
-        result[int(number)] = _updated(blocks[int(number)], confirmed[own], through[own], config)
+        doubted = ~confirmed[own] & (through[own] >= needed)
+        result[int(number)] = _updated(blocks[int(number)], confirmed[own], doubted, config)
     return tuple(result)
 
 
@@ -81,13 +84,13 @@ def _tally(block, token, shown, offset, depth, keep, start, change, confirmed, t
 def _updated(
     block: MemoryBlock,
     confirmed: NDArray[np.bool_],  # [N] tokens that a view confirms
-    through: NDArray[np.int32],  # [N] views that see through the token
+    doubted: NDArray[np.bool_],  # [N] tokens that enough views see through
     config: GateConfig,
 ) -> MemoryBlock | None:
     confidence = block.confidence.astype(np.int16)
     confidence += confirmed & (block.confidence < config.max_confidence)
     if config.contradiction:
-        confidence -= config.contradiction * (~confirmed & (through >= config.contradicting_views))
+        confidence -= config.contradiction * doubted
     alive = confidence >= 0
     if not alive.any():
         return None

@@ -75,15 +75,21 @@ class GroundedDepth:
         known: Tensor | None = None,  # [F, h, w] metres
     ) -> Tensor:  # [F, H, W] metres
         """See `DepthEstimator.estimate`."""
-        depth = self.depth.estimate(images, cameras, known=known)
-        heights = [float(camera.position @ self.floor.up) - self.floor.height for camera in cameras]
-        drops = [falling(camera, self.floor.up).to(depth) for camera in cameras]
-        return torch.stack([_fitted(*view) for view in zip(depth, drops, heights, strict=True)])
+        return fitted(self.depth.estimate(images, cameras, known=known), cameras, self.floor)
 
 
 def grounded(depth: DepthEstimator, floor: Floor | None) -> DepthEstimator:
     """The estimator, fitted to the floor where there is one."""
     return depth if floor is None else GroundedDepth(depth, floor)
+
+
+def fitted(depth: Tensor, cameras: Sequence[Camera], floor: Floor | None) -> Tensor:  # [F, H, W] metres
+    """The depth of F views, fitted to the floor where there is one."""
+    if floor is None:
+        return depth
+    heights = [float(camera.position @ floor.up) - floor.height for camera in cameras]
+    drops = [falling(camera, floor.up).to(depth) for camera in cameras]
+    return torch.stack([_fitted(*view) for view in zip(depth, drops, heights, strict=True)])
 
 
 def falling(camera: Camera, up: tuple[float, float, float]) -> Tensor:  # [H, W]

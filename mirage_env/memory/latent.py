@@ -173,7 +173,8 @@ class PointMemory:
         keep = keep & (metres > 0.0)
         before = self.splat(cameras) if splat is None else splat
         tokens = self._new_tokens(feature, depth, keep, cameras, before, shifts)
-        blocks = tuple(b for b in weigh(self.blocks, before, metres, keep, self.gate) if b is not None)
+        weighed = weigh(self.blocks, before, metres, keep, self.gate, true=shifts > 0)
+        blocks = tuple(b for b in weighed if b is not None)
         if len(tokens.positions):
             confidence = np.full(len(tokens.positions), 0 if born else self.gate.max_confidence, np.uint8)
             blocks = (*blocks, pack(replace(tokens, confidence=confidence), born, self.features))

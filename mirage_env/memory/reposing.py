@@ -18,7 +18,7 @@ from mirage_env.errors import InvalidOptionError
 from mirage_env.memory.latent import PointMemory
 from mirage_env.memory.movers import FARTHEST, Mover
 from mirage_env.poses import inverse, rigid
-from mirage_env.tokens.blocks import MemoryBlock
+from mirage_env.tokens.blocks import Frames, MemoryBlock
 from mirage_env.tokens.packing import Tokens, pack
 
 if TYPE_CHECKING:
@@ -101,19 +101,51 @@ def _moved(mover: Mover, correction: Correction) -> Mover:
     )
 
 
+def rescaled(memory: MemoryT, factors: Mapping[int, NDArray[np.floating]]) -> MemoryT:
+    """A memory whose views see everything so many times as far away: their tokens move along their rays.
+
+    Args:
+        memory: the memory; it stays as it was. Blocks without such a view are shared.
+        factors: of depth [m, n], of any grid over the picture, by number of the view.
+    """
+    return replace(memory, blocks=tuple(_rescaled(block, factors, memory.grid) for block in memory.blocks))
+
+
+def _rescaled(block: MemoryBlock, factors: Mapping[int, NDArray[np.floating]], grid: tuple[int, int]) -> MemoryBlock:
+    rows, scale = block.frames.row[block.frame], np.ones(len(block))
+    for row in np.intersect1d(rows, list(factors)).tolist():
+        own, factor = rows == row, factors[row]
+        K = block.frames.K_latent[block.frames.row == row]
+        aside = K[0, :2, 2] - K[:, :2, 2]  # of frames at sub-cell shifts, cells
+        right, down = aside[(np.cumsum(block.frames.row == row) - 1)[block.frame[own]]].T
+        down, right = (block.cell[own] // grid[1] + 0.5 + down, block.cell[own] % grid[1] + 0.5 + right)
+        y, x = ((at * n / of).astype(int) for at, n, of in zip((down, right), factor.shape, grid, strict=True))
+        scale[own] = factor[y.clip(0, factor.shape[0] - 1), x.clip(0, factor.shape[1] - 1)]
+    moved = scale != 1.0
+    if not moved.any():
+        return block
+    lifted = _lifted(block, block.frames.T_world_cam, scale, grid[1])
+    return _moved_to(block, np.where(moved[:, None], lifted, block.positions()), scale, block.frames)
+
+
 def _reposed(block: MemoryBlock, corrections: Mapping[int, Correction], columns: int) -> MemoryBlock:
     rows = block.frames.row
     if not any(int(row) in corrections for row in rows):
         return block
     poses = np.array([_pose(corrections, int(r), T) for r, T in zip(rows, block.frames.T_world_cam, strict=True)])
-    scale = np.array([corrections[int(r)].depth_scale if int(r) in corrections else 1.0 for r in rows])
-    frames = replace(block.frames, T_world_cam=poses)
+    scale = np.array([corrections[int(r)].depth_scale if int(r) in corrections else 1.0 for r in rows])[block.frame]
     moved = np.isin(rows, list(corrections))[block.frame]
-    positions = block.positions()
-    positions[moved] = _lifted(block, poses, scale, columns)[moved]
-    size = block.footprint.astype(np.float32) * scale[block.frame].astype(np.float32)
-    values, births = block.values(), block.births()
-    parts = []
+    positions = np.where(moved[:, None], _lifted(block, poses, scale, columns), block.positions())
+    return _moved_to(block, positions, scale, replace(block.frames, T_world_cam=poses))
+
+
+def _moved_to(
+    block: MemoryBlock,
+    positions: NDArray[np.float64],  # [N, 3]
+    scale: NDArray[np.float64],  # [N] of footprints
+    frames: Frames,
+) -> MemoryBlock:
+    size, values, births, parts = block.footprint * scale.astype(np.float32), block.values(), block.births(), []
     for born in np.unique(births):
         own = births == born
         tokens = Tokens(
@@ -136,13 +168,13 @@ def _pose(corrections: Mapping[int, Correction], row: int, T_world_cam: NDArray[
 def _lifted(
     block: MemoryBlock,
     poses: NDArray[np.float64],  # [F, 4, 4]
-    scale: NDArray[np.float64],  # [F]
+    scale: NDArray[np.float64],  # [N]
     columns: int,
 ) -> NDArray[np.float64]:  # [N, 3]
-    """World coordinates of all tokens from frame, cell and depth, with new poses and scales of the frames."""
+    """World coordinates of all tokens from frame, cell and depth, with new poses of the frames and scales of depth."""
     T_cam_world = np.array([inverse(T) for T in block.frames.T_world_cam])
     depth = np.einsum("nk,nk->n", T_cam_world[block.frame, 2, :3], block.positions()) + T_cam_world[block.frame, 2, 3]
     pixels = np.stack([block.cell % columns + 0.5, block.cell // columns + 0.5, np.ones(len(block))], axis=1)
     rays = np.einsum("nij,nj->ni", np.linalg.inv(block.frames.K_latent)[block.frame], pixels)
-    in_camera = rays * (depth * scale[block.frame])[:, None]
+    in_camera = rays * (depth * scale)[:, None]
     return np.einsum("nij,nj->ni", poses[block.frame, :3, :3], in_camera) + poses[block.frame, :3, 3]

@@ -128,15 +128,24 @@ def of_view(memory: LatentMemory, row: int) -> LatentMemory:
     return replace(memory, blocks=tuple(block if own.all() else block.keep(own) for block, own in parts))
 
 
-def nearest_views(memory: LatentMemory, cameras: Sequence[Camera], most: int) -> list[int]:
+def measured_views(memory: LatentMemory) -> set[int]:
+    """Numbers of the views whose depth was measured."""
+    return {int(row) for block in memory.blocks for row in block.frames.row[block.frames.measured]}
+
+
+def nearest_views(memory: LatentMemory, cameras: Sequence[Camera], most: int, before: float = math.inf) -> list[int]:
     """Numbers of the true views, so many at most, from which what cameras see was seen best: from nearby.
 
-    Each is the one that brings the cameras nearest to any of them, the last ones included.
+    Each is the one that brings the cameras nearest to any of them, the last ones included; of views numbered below
+    `before`.
     """
     views: dict[int, NDArray[np.float64]] = {}
     for block in memory.blocks:
-        for index in np.flatnonzero(block.frames.true | (block.frames.row == 0)):
-            views.setdefault(int(block.frames.row[index]), block.frames.T_world_cam[index])
+        number = block.frames.row
+        for index in np.flatnonzero((block.frames.true | (number == 0)) & (number < before)):
+            views.setdefault(int(number[index]), block.frames.T_world_cam[index])
+    if not views:
+        return []
     rows, chosen = list(views), list[int]()
     apart = gaps(np.stack(list(views.values())), poses_of(cameras))
     nearest = np.full(len(cameras), apart.max() + 1.0)

@@ -12,14 +12,16 @@ import torch
 from stand_ins import Labels
 from tiny import tiny_world_model
 from torch import Tensor
+from torch.nn.functional import interpolate
 from two_walls import SIZE, still, wall_camera, wall_views
 
 from mirage_env.camera import Camera
 from mirage_env.images import frames_to_uint8
 from mirage_env.interfaces import MOVER, SKY, STATIC
-from mirage_env.memory.depth_from_motion import from_motion, views_before
+from mirage_env.memory.depth_from_motion import DepthFromMotion, from_motion, told_again, views_before
+from mirage_env.memory.floor import Floor
 from mirage_env.memory.latent import LatentMemory
-from mirage_env.memory.true_views import with_views
+from mirage_env.memory.true_views import of_view, with_views
 
 TINY = tiny_world_model()
 PLACES = (-0.6, 0.0, 0.5)
@@ -155,6 +157,71 @@ class Told:
         return torch.stack([1.1 * self.depth[float(camera.position[0])] for camera in cameras])
 
 
+def test_a_floor_that_is_known_is_believed_more_than_motion() -> None:
+    truth, images, _ = wall_views([wall_camera(x) for x in PLACES])
+    told = [wall_camera(1.1 * x) for x in PLACES]  # so motion says that all is a tenth farther away
+    below = Floor((0.0, 0.0, -1.0), -3.0)
+    alone = Told({float(camera.position[0]): metres for camera, metres in zip(told, truth / 1.1, strict=True)})
+    memory = LatentMemory.empty(TINY.config)
+    found = [DepthFromMotion(alone, still(truth), memory, f).estimate(images, told) for f in (None, below)]
+    assert missed(found[0], truth) > 0.07
+    assert missed(found[1], truth) < 0.01
+
+
+def start_depth(memory: LatentMemory) -> Tensor:  # [H, W] of its cells
+    cells = of_view(memory, 0).read([wall_camera(PLACES[0])], now=0).surface(math.inf)
+    return interpolate(cells[None], (SIZE, SIZE))[0, 0]
+
+
+def shown(truth: Tensor, images: Tensor, pictures: Sequence[bool], measured: bool = False) -> LatentMemory:
+    """A memory of views, all a tenth too far away; the first may be measured so."""
+    config = replace(TINY.config, image_size=(SIZE, SIZE), latent_size=(12, 12))
+    memory = LatentMemory.empty(config)
+    memory = replace(memory, layout=replace(memory.layout, drawn=True))
+    for n, kept in enumerate(pictures):
+        view = images[n : n + 1], 1.1 * truth[n : n + 1]
+        latents, keep = torch.zeros(1, memory.channels, *memory.grid), torch.ones(1, 12, 12, dtype=torch.bool)
+        memory = memory.write(latents, *view, keep, [wall_camera(PLACES[n])], n, shifts=1)
+        if kept:
+            memory = with_views(memory, view[0], view[1] if measured and n == 0 else None)
+    return memory
+
+
+def test_later_views_tell_the_depth_of_earlier_ones() -> None:
+    truth, images, _ = wall_views([wall_camera(x) for x in PLACES])
+    memory = shown(truth, images, [True] * 3)
+    after = told_again(memory, [wall_camera(PLACES[2])])
+    assert missed(start_depth(memory), truth[0]) > 0.09
+    assert missed(start_depth(after), truth[0]) < 0.02
+    last = [np.sort(of_view(m, 2).blocks[0].positions(), 0) for m in (memory, after)]
+    assert np.allclose(*last, atol=1e-3)  # what was written last was told when it was written
+    assert after.points == memory.points
+    again = told_again(after, [wall_camera(PLACES[2])])
+    assert missed(start_depth(again), truth[0]) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("pictures", "measured"), [((True, True, False), False), ((False, False, True), False), ((True, False, True), True)]
+)
+def test_nothing_is_told_without_pictures_or_of_what_was_measured(pictures: Sequence[bool], measured: bool) -> None:
+    truth, images, _ = wall_views([wall_camera(x) for x in PLACES])
+    memory = shown(truth, images, pictures, measured)
+    after = told_again(memory, [wall_camera(PLACES[2])])
+    assert all(block is old for block, old in zip(after.blocks, memory.blocks, strict=True))
+
+
+def test_views_that_are_right_are_not_written_again() -> None:
+    truth, images, _ = wall_views([wall_camera(x) for x in PLACES])
+    memory = shown(truth / 1.1, images, [True] * 3)
+    after = told_again(memory, [wall_camera(PLACES[2])])
+    assert all(block is old for block, old in zip(after.blocks, memory.blocks, strict=True))
+
+
+def test_a_memory_of_nothing_is_told_nothing() -> None:
+    memory = LatentMemory.empty(TINY.config)
+    assert told_again(memory, []) is memory
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_worlds_that_are_shown_views_from_other_places_know_the_depth(together: bool) -> None:
     cameras = [wall_camera(x) for x in PLACES]
@@ -170,5 +237,6 @@ def test_worlds_that_are_shown_views_from_other_places_know_the_depth(together: 
         chunk, state = model.observe(state, pictures[some], cameras[some])
         chunks.append(chunk.depth)
     assert missed(torch.cat(chunks), truth[1:]) < 0.03
+    assert missed(start_depth(state.memory), truth[0]) < 0.03  # which was written before anything was told
     given = [np.full((SIZE, SIZE), 2.0)]
     assert (model.observe(state, pictures[1:2], cameras[1:2], given)[0].depth == 2.0).all()

@@ -34,13 +34,19 @@ def wall(distance: float, door: float | None = None) -> np.ndarray:  # [h, w]
 
 
 def look(
-    memory: LatentMemory, depth: np.ndarray, born: int, views: int = 2, keep: np.ndarray = ALL, camera: Camera = CAMERA
+    memory: LatentMemory,
+    depth: np.ndarray,
+    born: int,
+    views: int = 2,
+    keep: np.ndarray = ALL,
+    camera: Camera = CAMERA,
+    true: bool = False,
 ) -> LatentMemory:
     """Write a chunk of equal views."""
     images = torch.zeros(views, 3, 48, 64)
     latents = torch.full((views, 2, *GRID), float(born))
     metres = torch.from_numpy(np.kron(depth, np.ones((8, 8)))).float().expand(views, 48, 64)
-    return memory.write(latents, images, metres, mask(keep, views), [camera] * views, born)
+    return memory.write(latents, images, metres, mask(keep, views), [camera] * views, born, shifts=int(true))
 
 
 def mask(keep: np.ndarray, views: int) -> Tensor:
@@ -159,6 +165,25 @@ def test_one_contradicting_view_alone_removes_nothing():
         after = look(memory, wall(9.0), born=born, views=1)
         assert confidence(after) == [0]
         assert (shown(after) < 4.0).all()
+
+
+@pytest.mark.parametrize(("times", "looks"), [(0, 1), (1, 1), (2, 2), (4, 3)])
+def test_a_robot_that_shows_one_view_at_a_time_sees_that_a_door_has_opened(times, looks):
+    memory = confirmed(times, wall(5.0, door=3.0))
+    for i in range(looks):
+        assert (shown(memory)[INNER] < 4.0).all()
+        memory = look(memory, wall(5.0, door=9.0), born=50 + i, views=1, true=True)
+    assert (shown(memory)[INNER] > 8.0).all()
+    assert shown(memory)[~DOOR] == pytest.approx(5.0, rel=1e-3)
+
+
+def test_one_of_several_true_views_alone_removes_nothing():
+    memory = look(empty(), wall(3.0), born=1)
+    other = CAMERA.at(pose_from_rotation_vector([500.0, 0, 0], [0, 0, 0]))
+    views = torch.zeros(2, 2, *GRID), torch.zeros(2, 3, 48, 64), torch.full((2, 48, 64), 9.0), mask(ALL, 2)
+    after = memory.write(*views, [CAMERA, other], 2, shifts=1)
+    assert confidence(after) == [0]
+    assert len(after.blocks[0]) == 48
 
 
 def test_a_view_of_the_chunk_that_agrees_outweighs_those_that_do_not():

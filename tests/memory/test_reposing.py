@@ -11,7 +11,8 @@ from mirage_env.camera import Camera
 from mirage_env.config.world import MemoryConfig, WorldModelConfig
 from mirage_env.errors import InvalidOptionError, InvalidPoseError
 from mirage_env.memory.latent import LatentMemory
-from mirage_env.memory.reposing import Correction, repose, repose_world
+from mirage_env.memory.reposing import Correction, repose, repose_world, rescaled
+from mirage_env.memory.true_views import Shifted, shifted
 from mirage_env.poses import pose_from_rotation_vector
 
 GRID, CHANNELS, VIEWS = (6, 8), 5, 3
@@ -33,6 +34,10 @@ def written(seed: int, features: str = "int8") -> tuple[LatentMemory, list[Camer
     memory = LatentMemory.empty(replace(CONFIG, memory=MemoryConfig(features=features)))
     keep = torch.ones(VIEWS, *GRID, dtype=torch.bool)
     return memory.write(latents, torch.zeros(VIEWS, 3, 48, 64), depth, keep, views, 1), views, latents
+
+
+def views_of(dense: Shifted) -> tuple:
+    return dense.images, dense.depth, dense.keep, dense.cameras
 
 
 @settings(max_examples=15)
@@ -65,6 +70,42 @@ def test_another_depth_scale_moves_tokens_along_their_rays(scale):
     assert torch.equal(now.latent, before.latent)
     assert torch.allclose(now.depth, before.depth * scale, rtol=1e-4)
     assert torch.allclose(now.scale, before.scale, atol=2e-3)
+
+
+def test_factors_of_a_picture_move_each_token_along_its_ray():
+    memory, views, _ = written(0)
+    factor = np.where(np.arange(16) < 6, 1.25, 1.0)[None].repeat(6, 0)  # twice as many columns as cells
+    after = rescaled(memory, {0: factor})
+    before, now = memory.read(views, 2), after.read(views, 2)
+    assert torch.equal(now.latent, before.latent)
+    wanted = before.depth.clone()
+    wanted[0, :, :3] *= 1.25
+    assert torch.allclose(now.depth, wanted, rtol=1e-4)
+    assert torch.allclose(now.offset, before.offset, atol=1e-2)
+    assert torch.allclose(now.scale, before.scale, atol=2e-3)  # what is farther away is as wide in its cell
+
+
+def test_cells_at_shifts_take_the_factor_of_the_pixel_that_they_show():
+    config = replace(CONFIG, memory=MemoryConfig(shifts=2))
+    camera = cameras(0)[0]
+    views = (torch.zeros(1, 3, 48, 64), torch.full((1, 48, 64), 2.0), torch.ones(1, *GRID, dtype=torch.bool))
+    dense = shifted(*views, [camera], 2)
+    latents = torch.zeros(dense.count, CHANNELS, *GRID)
+    memory = LatentMemory.empty(config).write(latents, *views_of(dense), 0, shifts=dense.count)
+    factor = 1.0 + np.add.outer(np.arange(48), 2 * np.arange(64)) / 1000.0
+    after = rescaled(memory, {0: factor})
+    for block, moved in zip(memory.blocks, after.blocks, strict=True):
+        place = moved.positions() @ camera.T_world_cam[:3, :3]  # the camera stands at the origin
+        x, y = (place[:, k] / place[:, 2] * camera.K_image[k, k] + camera.K_image[k, 2] for k in (0, 1))
+        away = factor[y.round(2).astype(int), x.round(2).astype(int)]
+        assert np.allclose(np.sort(place[:, 2]), np.sort(2.0 * away), rtol=2e-3)
+        assert len(moved) == len(block) > len(latents[0, 0].flatten())
+
+
+def test_blocks_of_views_that_are_not_rescaled_are_shared():
+    memory, _, _ = written(0)
+    assert rescaled(memory, {7: np.full((6, 8), 2.0)}).blocks[0] is memory.blocks[0]
+    assert rescaled(memory, {0: np.ones((6, 8))}).blocks[0] is memory.blocks[0]
 
 
 @pytest.mark.parametrize("features", ["int8", "float16"])

@@ -385,6 +385,9 @@ def test_what_was_imagined_is_no_view_to_be_drawn():
     state = MODEL.step(begun(), [aside(20)] * 4)[1]
     assert state.memory.frames > 1
     assert nearest_views(state.memory, [aside(20)], MOST) == [0]
+    assert nearest_views(state.memory, [aside(20)], MOST, before=0) == []
+    later = replace(state.memory, blocks=state.memory.blocks[1:])  # of a start view nothing may be left
+    assert nearest_views(later, [aside(20)], MOST) == []
 
 
 # Meshes
