@@ -19,11 +19,13 @@ from torch.nn import functional as F
 
 from mirage_env.camera import Camera
 from mirage_env.interfaces import LatentCodec
+from mirage_env.memory.latent import LatentMemory
 from mirage_env.memory.lifting import lift
 from mirage_env.memory.masks import widened
 from mirage_env.memory.mover_portraits import Portrait
 from mirage_env.memory.movers import Mover
 from mirage_env.memory.seen_views import SeenView
+from mirage_env.memory.true_views import camera_of, kept_picture, of_last_view
 from mirage_env.memory.view_mesh import ViewMesh, drawn, drawn_before
 
 if TYPE_CHECKING:
@@ -44,13 +46,14 @@ class MoverDrawings:
         frames: Tensor,  # [F, 3, H, W]
         model: WorldModel,
         movers: Sequence[Mover],  # with portraits
+        memory: LatentMemory,  # of the world
         start: SeenView,
         cameras: Sequence[Camera],  # F
         seconds: Sequence[float],  # F, from now
         depth: Tensor,  # [F, H, W] metres, of what stands before or behind them; infinite where nothing is
     ) -> Tensor:  # [F, 3, H, W]
         """The frames with movers drawn over them."""
-        meshes = [self._of(model, mover, start) for mover in movers]
+        meshes = [self._of(model, mover, memory, start) for mover in movers]
         result = []
         for frame, camera, time, surface in zip(frames, cameras, seconds, depth, strict=True):
             standing = [_standing(*both, camera, time) for both in zip(meshes, movers, strict=True)]
@@ -59,12 +62,12 @@ class MoverDrawings:
             result.append(share * image + (1.0 - share) * frame)
         return torch.stack(result)
 
-    def _of(self, model: WorldModel, mover: Mover, start: SeenView) -> ViewMesh:
+    def _of(self, model: WorldModel, mover: Mover, memory: LatentMemory, start: SeenView) -> ViewMesh:
         portrait = mover.portrait
         assert portrait is not None
         made = self._made.get(portrait)
         if made is None or made[0] is not model.codec or made[1] is not start:
-            mesh = _mesh(portrait, _image(portrait, start, model), model.config.far)
+            mesh = _mesh(portrait, _image(portrait, memory, model), model.config.far)
             if portrait.frame == 0:
                 seen_from = portrait.camera.at(start.camera.T_world_cam).resized(*mesh.image.shape[-2:])
                 mesh = _upon(mesh, portrait.camera, drawn([start.meshes], [seen_from])[2][0])
@@ -79,15 +82,17 @@ def _upon(mesh: ViewMesh, camera: Camera, behind: Tensor) -> ViewMesh:  # [H, W]
     return replace(mesh, points=mesh.points * nearer[..., None].astype(np.float32))
 
 
-def _image(portrait: Portrait, start: SeenView, model: WorldModel) -> Tensor:  # [3, m, n] pixels of its cells
-    """Cut a portrait out of the picture of the start view; decode one of another view, or where that was not kept."""
+def _image(portrait: Portrait, memory: LatentMemory, model: WorldModel) -> Tensor:  # [3, m, n] pixels of its cells
+    """Cut a portrait out of the picture of the view that it is from; decode it where that was not kept."""
     grid, (height, width) = model.config.latent_size, model.config.image_size
     rows, columns = portrait.feature.shape[:2]
     down, right = height // grid[0], width // grid[1]
-    corner = portrait.corner(start.camera.K_at(*grid), grid) if portrait.frame == 0 else None
-    if start.picture is not None and corner is not None:
+    own = of_last_view(memory, portrait.frame)
+    picture = kept_picture(own)
+    corner = None if picture is None else portrait.corner(camera_of(own, (height, width)).K_at(*grid), grid)
+    if picture is not None and corner is not None:
         top, left = corner
-        return start.picture[:, down * top : down * (top + rows), right * left : right * (left + columns)]
+        return picture[:, down * top : down * (top + rows), right * left : right * (left + columns)]
     latent = torch.from_numpy(portrait.feature).permute(2, 0, 1)[None]
     whole = F.pad(latent, (0, grid[1] - columns, 0, grid[0] - rows), mode="replicate")  # of the size the codec knows
     return model.codec.decode(whole)[0, :, : down * rows, : right * columns].float().cpu()

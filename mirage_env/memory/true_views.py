@@ -128,6 +128,12 @@ def of_view(memory: LatentMemory, row: int) -> LatentMemory:
     return replace(memory, blocks=tuple(block if own.all() else block.keep(own) for block, own in parts))
 
 
+def of_last_view(memory: LatentMemory, row: int) -> LatentMemory:
+    """`of_view` of a view that was seen of late: no block before the one that it wrote to is loaded."""
+    block = next((block for block in reversed(memory.blocks) if row in block.frames.row), None)
+    return replace(memory, blocks=()) if block is None else of_view(replace(memory, blocks=(block,)), row)
+
+
 def measured_views(memory: LatentMemory) -> set[int]:
     """Numbers of the views whose depth was measured."""
     return {int(row) for block in memory.blocks for row in block.frames.row[block.frames.measured]}

@@ -150,7 +150,7 @@ class ViewDrawings:
         keys = moments(state.camera, cameras[many - 1 :: many], model.config)
         seconds = np.interp(np.arange(1, len(frames) + 1) / many, np.arange(len(keys) + 1), [0.0, *keys])
         surface = torch.where(shown, depth, torch.minimum(depth, known.solid))  # not what was imagined of the start
-        return self._movers.over(frames, model, some, start.view, cameras, seconds, surface)
+        return self._movers.over(frames, model, some, state.memory, start.view, cameras, seconds, surface)
 
     def _of(self, row: int, model: WorldModel, memory: LatentMemory, movers: Movers) -> _Made:
         """The view of that number, and if it is the start view what is guessed of the rest."""

@@ -21,7 +21,7 @@ from mirage_env.memory.mover_portraits import MOST_CELLS, portrait_of
 from mirage_env.memory.mover_sightings import sightings
 from mirage_env.memory.movers import with_movers
 from mirage_env.memory.reposing import Correction, repose_world
-from mirage_env.memory.true_views import kept_picture
+from mirage_env.memory.true_views import kept_picture, of_last_view
 from mirage_env.memory.view_drawings import ViewDrawings
 from mirage_env.models.small.refiner import BareReadout
 from mirage_env.poses import pose_from_rotation_vector
@@ -134,6 +134,22 @@ def test_the_start_camera_shows_a_mover_and_its_outline_as_the_picture_does():
     decoded = replace(STATE, memory=without_pictures(STATE.memory))
     assert (shown(decoded, CAMERA)[0] - pixels(IMAGE)).abs()[:, ~wide(~BALL, 1)].max() < 1e-4  # as the codec has it
     assert -10 * torch.log10((error[:, torch.from_numpy(BALL)] ** 2).mean() / 4) > 25.0
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_mover_of_a_later_view_looks_as_in_the_picture_of_that(kept):
+    camera, labels = moved(yaw=0.9), np.where(BALL, MOVER, 0)
+    state = MODEL.observe(STATE, [IMAGE], [camera], [np.where(BALL, NEAR, WALL)], [labels])[1]
+    picture = kept_picture(of_last_view(state.memory, 1))
+    state = replace(state, movers=tuple(mover for mover in state.movers if mover.portrait.frame == 1))
+    state = state if kept else replace(state, memory=without_pictures(state.memory))
+    error = (shown(state, camera)[0] - (picture if kept else pixels(IMAGE))).abs()
+    assert error[:, ~wide(~BALL, 1)].max() < 1e-4
+
+
+def test_views_that_wrote_nothing_have_no_tokens():
+    assert of_last_view(STATE.memory, 7).points == 0
+    assert of_last_view(STATE.memory, 0).points == STATE.memory.points
     cells = F.avg_pool2d(torch.from_numpy(BALL)[None].float(), 8)
     assert ((cells > 0.0) & (cells < 0.35)).any()  # which are nobody's tokens
     unportrayed = replace(STATE, movers=(replace(BALL_OF_STATE, portrait=None),))
