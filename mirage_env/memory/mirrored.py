@@ -3,7 +3,8 @@
 Nobody has seen that, so any answer is a guess, and the mean of all guesses is fog. Where the start view shows a room,
 the room goes on around the viewer (`room_layout.py`, `room_view.py`); where it does not, the view is mirrored at its
 borders (`mirror_images.py`), and behind things goes on what is beside them (`behind.py`). The tokens of what is guessed
-are no memory: all of them follow from the tokens of the start view, so that nothing has to be kept with a world.
+are no memory: all of them follow from the tokens of the start view, so that nothing has to be kept with a world. Where
+true views are drawn over the frames (`view_drawings.py`), guesses are drawn, too, and the generator need not see any.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mirage_env.memory.masks import widened
 from mirage_env.memory.mirror_images import mirror_images
 from mirage_env.memory.rgb import RgbMemory
 from mirage_env.memory.room_view import RoomView
-from mirage_env.memory.true_views import camera_of
+from mirage_env.memory.true_views import camera_of, is_drawn
 from mirage_env.tokens.blocks import Frames, MemoryBlock
 
 SEAM = 2
@@ -57,12 +58,13 @@ class Mirror:
             readout: of `memory`.
             memory: of the world.
             cameras: where it is looked at from.
-            codec, refiner, config: of the world model; without `MemoryConfig.mirrored` nothing is filled.
+            codec, refiner, config: of the world model; without `MemoryConfig.mirrored` nothing is filled, nor where
+                guesses are drawn instead.
         """
         missing = readout.observed == 0
-        if not (
-            config.memory.mirrored and isinstance(memory, LatentMemory | RgbMemory) and memory.blocks and missing.any()
-        ):
+        if not (config.memory.mirrored and missing.any()) or is_drawn(memory, config.memory):
+            return readout
+        if not (isinstance(memory, LatentMemory | RgbMemory) and memory.blocks):
             return readout
         beyond = self._made(memory, codec, refiner, config).read(cameras, now=0)
         return closed(readout.overlaid(beyond, missing))

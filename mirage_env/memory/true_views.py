@@ -12,7 +12,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mirage_env.camera import Camera
+from mirage_env.config.world import MemoryConfig
 from mirage_env.files.pictures import open_picture
 from mirage_env.images import frames_from_uint8, frames_to_uint8
 from mirage_env.interfaces import LatentCodec, Memory
@@ -126,6 +127,13 @@ def of_view(memory: LatentMemory, row: int) -> LatentMemory:
     """The memory of the tokens alone that the view of that number wrote."""
     parts = [(block, block.frames.row[block.frame] == row) for block in memory.blocks if row in block.frames.row]
     return replace(memory, blocks=tuple(block if own.all() else block.keep(own) for block, own in parts))
+
+
+def is_drawn(memory: Memory, config: MemoryConfig) -> TypeGuard[LatentMemory]:
+    """True for worlds whose frames true views are drawn over: such as begin with one view (`view_drawings.py`)."""
+    if not (config.drawn and isinstance(memory, LatentMemory) and memory.blocks):
+        return False
+    return memory.blocks[0].pinned and not memory.blocks[0].frames.row.any()
 
 
 def of_last_view(memory: LatentMemory, row: int) -> LatentMemory:

@@ -35,7 +35,7 @@ from mirage_env.memory.movers import Movers, Shown, moments
 from mirage_env.memory.rgb import fill_holes
 from mirage_env.memory.room_view import RoomView
 from mirage_env.memory.seen_views import GAP, SeenView, lengths
-from mirage_env.memory.true_views import in_view, nearest_views, of_view, poses_of
+from mirage_env.memory.true_views import in_view, is_drawn, nearest_views, of_view, poses_of
 from mirage_env.memory.view_mesh import ViewMesh, drawn
 from mirage_env.poses import gaps
 from mirage_env.tokens.blocks import Frames
@@ -126,12 +126,9 @@ class ViewDrawings:
         movers: Shown,  # [K, h, w] those among them
     ) -> Tensor:  # [F, 3, H, W]
         """The frames with true views drawn over them; without `MemoryConfig.drawn` they stay as they are."""
-        memory = state.memory
-        if not (model.config.memory.drawn and isinstance(memory, LatentMemory) and memory.blocks):
+        if not is_drawn(state.memory, model.config.memory):
             return frames
-        if not memory.blocks[0].pinned or memory.blocks[0].frames.row.any():  # no start view, or several
-            return frames
-        memory = in_view(memory, cameras)  # no other blocks need be loaded
+        memory = in_view(state.memory, cameras)  # no other blocks need be loaded
         start = self._of(0, model, memory, state.movers)
         views = [self._of(row, model, memory, state.movers).view for row in nearest_views(memory, cameras, MOST)]
         before_sky = start.before_sky if all(view is start.view for view in views) else ()

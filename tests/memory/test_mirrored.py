@@ -175,7 +175,8 @@ def test_only_what_is_unknown_is_mirrored_and_nothing_where_no_model_or_memory_i
         )
         assert torch.equal(before[there], after[there])
     plain = replace(MODEL, config=replace(MODEL.config, memory=replace(MODEL.config.memory, mirrored=False)))
-    for model, of in ((plain, memory), (MODEL, MODEL.memory_factory(MODEL.config))):
+    drawn = replace(MODEL, config=replace(MODEL.config, memory=replace(MODEL.config.memory, drawn=True)))
+    for model, of in ((plain, memory), (drawn, memory), (MODEL, MODEL.memory_factory(MODEL.config))):
         known, shown = filled(of, aside, model=model)
         assert torch.equal(known.observed, shown.observed)
 
