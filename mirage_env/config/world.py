@@ -112,8 +112,8 @@ class MemoryConfig:
     """So many things that move keep their place, look and velocity while unseen (`memory/movers.py`), those that were
     seen last; 0: they are forgotten."""
     mirrored: bool = False
-    """Where nothing was ever seen, frames show the room around the start view, or that view, mirrored: `drawn` over
-    them, or else shown to the generator (`memory/mirrored.py`)."""
+    """Where nothing was ever seen, the generator is shown the room around the start view, unless that is `drawn`, or
+    that view, mirrored (`memory/mirrored.py`)."""
     drawn: bool = False
     """Frames show the very pixels of what cameras truly saw, moved (`memory/view_drawings.py`)."""
 

@@ -4,7 +4,7 @@ Nobody has seen that, so any answer is a guess, and the mean of all guesses is f
 the room goes on around the viewer (`room_layout.py`, `room_view.py`); where it does not, the view is mirrored at its
 borders (`mirror_images.py`), and behind things goes on what is beside them (`behind.py`). The tokens of what is guessed
 are no memory: all of them follow from the tokens of the start view, so that nothing has to be kept with a world. Where
-true views are drawn over the frames (`view_drawings.py`), guesses are drawn, too, and the generator need not see any.
+true views are drawn over the frames (`view_drawings.py`), the room is drawn, too, and the generator need not see it.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ class Mirror:
             readout: of `memory`.
             memory: of the world.
             cameras: where it is looked at from.
-            codec, refiner, config: of the world model; without `MemoryConfig.mirrored` nothing is filled, nor where
-                guesses are drawn instead.
+            codec, refiner, config: of the world model; without `MemoryConfig.mirrored` nothing is filled, nor where a
+                room is drawn instead.
         """
         missing = readout.observed == 0
-        if not (config.memory.mirrored and missing.any()) or is_drawn(memory, config.memory):
+        if not (
+            config.memory.mirrored and isinstance(memory, LatentMemory | RgbMemory) and memory.blocks and missing.any()
+        ):
             return readout
-        if not (isinstance(memory, LatentMemory | RgbMemory) and memory.blocks):
-            return readout
-        beyond = self._made(memory, codec, refiner, config).read(cameras, now=0)
-        return closed(readout.overlaid(beyond, missing))
+        beyond = self._made(memory, codec, refiner, config)
+        return closed(readout.overlaid(beyond.read(cameras, now=0), missing)) if beyond.blocks else readout
 
     def _made(
         self, memory: LatentMemory | RgbMemory, codec: LatentCodec, refiner: ReadoutRefiner, config: WorldModelConfig
@@ -129,10 +129,16 @@ def _guessed(
     refiner: ReadoutRefiner,
     config: WorldModelConfig,
 ) -> LatentMemory:
-    """Write what is seen of the room, or the start view, as its tokens show it, and its mirror images in turn."""
+    """Write what is seen of the room, or the start view, as its tokens show it, and its mirror images in turn.
+
+    Nothing is written where a room is drawn over the frames.
+    """
     view = start_of(replace(memory, blocks=(start,)), codec, refiner, config)
     image = codec.decode(view.latents)
     room = RoomView.of(image, view.depth, view.camera, view.depth, config)
+    empty = replace(LatentMemory.empty(config), backend=memory.backend, device=memory.device)
+    if room and is_drawn(memory, config.memory):
+        return empty
     rows, columns = view.depth.shape
     pictures = room.cube((rows, columns)) if room else mirror_images(image, view.depth, view.camera, config)
     features = codec.encode(torch.stack([picture for picture, *_ in pictures]).to(image))
@@ -141,7 +147,6 @@ def _guessed(
         features = torch.cat([view.back, view.latents, features])
         views = [(view.hidden, view.camera), (view.depth, view.camera), *views]
     metres, cameras = torch.stack([metres for metres, _ in views]), [camera for _, camera in views]
-    empty = replace(LatentMemory.empty(config), backend=memory.backend, device=memory.device)
     written = features.permute(0, 2, 3, 1).float().cpu().numpy()
     return empty.insert(written, metres, (metres > 0.0).numpy(), cameras, 0, shifts=1)
 

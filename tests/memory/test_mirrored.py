@@ -175,10 +175,36 @@ def test_only_what_is_unknown_is_mirrored_and_nothing_where_no_model_or_memory_i
         )
         assert torch.equal(before[there], after[there])
     plain = replace(MODEL, config=replace(MODEL.config, memory=replace(MODEL.config.memory, mirrored=False)))
-    drawn = replace(MODEL, config=replace(MODEL.config, memory=replace(MODEL.config.memory, drawn=True)))
-    for model, of in ((plain, memory), (drawn, memory), (MODEL, MODEL.memory_factory(MODEL.config))):
+    for model, of in ((plain, memory), (MODEL, MODEL.memory_factory(MODEL.config))):
         known, shown = filled(of, aside, model=model)
         assert torch.equal(known.observed, shown.observed)
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+@pytest.mark.parametrize("wall", [None, 3.0])
+def test_a_room_is_shown_to_the_generator_unless_it_is_drawn_over_its_frames(drawn, wall):
+    camera = Camera.from_fov(1.4, 128, 128)
+    x, y, z = np.moveaxis(
+        np.stack([ray(camera, u, v) for v in range(128) for u in range(128)]).reshape(128, 128, 3), 2, 0
+    )
+    box = (
+        np.min(
+            [
+                np.where(along > 0, size / np.maximum(along, 1e-9), np.inf)
+                for along, size in ((x, 2.0), (-x, 2.0), (y, 1.3), (-y, 1.3), (z, 3.0))
+            ],
+            axis=0,
+        )
+        * z
+    )
+    config = replace(MODEL.config, image_size=(128, 128), latent_size=(16, 16))
+    model = replace(MODEL, config=replace(config, memory=replace(config.memory, drawn=drawn)))
+    depth = box if wall is None else np.full((128, 128), wall)
+    grey = np.full((128, 128, 3), 90, np.uint8)
+    memory = model.start(grey, camera, depth, labels=np.zeros((128, 128), np.int64))[1].memory
+    behind = [camera.at(yawed(3.0))]
+    shown = filled(memory, behind, model=model)[1]
+    assert bool(shown.observed.any()) == (not drawn or wall is not None)
 
 
 def test_views_are_made_once_for_a_world_whatever_later_evidence_says_and_forgotten_with_it(monkeypatch):
