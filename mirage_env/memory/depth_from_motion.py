@@ -90,7 +90,9 @@ def told_again(memory: Memory, cameras: Sequence[Camera]) -> Memory:
     most = sorted((i for i in news if rows[i] not in measured), key=lambda i: -news[i])[: AGAIN * len(new)]
     told = _told(views, [i for i in most if news[i] > SHARED])
     wrong = {rows[i]: factor for i, factor in told.items() if np.abs(factor[views[i].usable]).mean() > RIGHT}
-    return rescaled(memory, {row: np.exp(factor) for row, factor in wrong.items()})
+    moved = rescaled(near, {row: np.exp(factor) for row, factor in wrong.items()})
+    after = {id(block): new for block, new in zip(near.blocks, moved.blocks, strict=True)}
+    return replace(memory, blocks=tuple(after.get(id(block), block) for block in memory.blocks))
 
 
 def _kept_views(memory: LatentMemory, rows: Iterable[int]) -> dict[int, GreyView]:

@@ -187,6 +187,12 @@ def shown(truth: Tensor, images: Tensor, pictures: Sequence[bool], measured: boo
     return memory
 
 
+class FarAway:
+    """A block that nobody sees and that may not be read for that: it has a place and nothing else."""
+
+    bounds = np.full((2, 3), 900.0)
+
+
 def test_later_views_tell_the_depth_of_earlier_ones() -> None:
     truth, images, _ = wall_views([wall_camera(x) for x in PLACES])
     memory = shown(truth, images, [True] * 3)
@@ -198,6 +204,10 @@ def test_later_views_tell_the_depth_of_earlier_ones() -> None:
     assert after.points == memory.points
     again = told_again(after, [wall_camera(PLACES[2])])
     assert missed(start_depth(again), truth[0]) < 0.02
+    far = FarAway()
+    wide = told_again(replace(memory, blocks=(*memory.blocks, far)), [wall_camera(PLACES[2])])
+    assert wide.blocks[-1] is far
+    assert missed(start_depth(replace(wide, blocks=wide.blocks[:-1])), truth[0]) < 0.02
 
 
 @pytest.mark.parametrize(
