@@ -58,8 +58,8 @@ class Mirror:
             readout: of `memory`.
             memory: of the world.
             cameras: where it is looked at from.
-            codec, refiner, config: of the world model; without `MemoryConfig.mirrored` nothing is filled, nor where a
-                room is drawn instead.
+            codec, refiner, config: of the world model; without `MemoryConfig.mirrored` nothing is filled; where a room
+                is drawn instead, narrow gaps.
         """
         missing = readout.observed == 0
         if not (
@@ -67,7 +67,7 @@ class Mirror:
         ):
             return readout
         beyond = self._made(memory, codec, refiner, config)
-        return closed(readout.overlaid(beyond.read(cameras, now=0), missing)) if beyond.blocks else readout
+        return closed(readout.overlaid(beyond.read(cameras, now=0), missing) if beyond.blocks else readout)
 
     def _made(
         self, memory: LatentMemory | RgbMemory, codec: LatentCodec, refiner: ReadoutRefiner, config: WorldModelConfig

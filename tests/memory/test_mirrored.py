@@ -205,6 +205,9 @@ def test_a_room_is_shown_to_the_generator_unless_it_is_drawn_over_its_frames(dra
     behind = [camera.at(yawed(3.0))]
     shown = filled(memory, behind, model=model)[1]
     assert bool(shown.observed.any()) == (not drawn or wall is not None)
+    holed = torch.ones(1, 16, 16)
+    holed[0, 6:9, 8] = 0.0
+    assert filled(memory, [camera], holed, model)[1].observed.all()
 
 
 def test_views_are_made_once_for_a_world_whatever_later_evidence_says_and_forgotten_with_it(monkeypatch):
