@@ -2,7 +2,8 @@
 
 Depth that a network tells from one picture has good shapes and sharp edges, and misses every thing by a factor. Motion
 tells that factor: with the right one, other views that are warped by the depth look like the view itself. Where poses
-do not fit the pictures they are moved a little first, and then tell less.
+do not fit the pictures they are moved a little first, and then tell less. Views that a memory has of before are told
+again by those that are new (`told_again`).
 """
 
 from __future__ import annotations

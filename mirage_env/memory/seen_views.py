@@ -54,7 +54,6 @@ class SeenView:
     """A true view, and the meshes that show it to other cameras."""
 
     camera: Camera
-    picture: Tensor | None  # [3, H, W] as the camera saw it, if that was kept
     image: Tensor  # [1, 3, H, W] what stands still in it
     meshes: tuple[ViewMesh, ...]
     """Of things and of the sky."""
@@ -73,8 +72,7 @@ class SeenView:
         """Decode a view where it was seen from, see its depth, and make meshes of it."""
         config = model.config
         start = start_of(memory, model.codec, model.refiner, config)
-        picture = kept_picture(memory)
-        image, cut = _still(model, start, portraits, memory.grid, picture)
+        image, cut = _still(model, start, portraits, memory.grid, kept_picture(memory))
         known, size = start.readout.surface(config.far), config.image_size
         metres = model.depth.estimate(image, [start.camera], known=known)[0].float().cpu()
         grid, plain = (2 * memory.grid[0], 2 * memory.grid[1]), replace(memory.readout, quarters=False)
@@ -99,7 +97,7 @@ class SeenView:
         metres = torch.where(measured > 0.0, measured, metres * _correction(metres, quarters, far))
         meshes, beyond, coarse = _meshes(image[0], metres, measured > 0.0, sky, there, start.camera, config.memory.sky)
         pure = there & ~widened(~sky[None], OUTLINE)[0]
-        return SeenView(start.camera, picture, image, meshes, beyond, coarse, start.depth, pure)
+        return SeenView(start.camera, image, meshes, beyond, coarse, start.depth, pure)
 
 
 def _still(
