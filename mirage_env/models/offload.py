@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mirage_env.camera import Camera
 from mirage_env.config.world import WorldModelConfig
 from mirage_env.errors import InvalidOptionError
+from mirage_env.models.small.depth_unet import DepthUNet
 
 ModuleT = TypeVar("ModuleT", bound=ModelMixin)
 Bring = Callable[[], torch.device]
@@ -32,11 +33,16 @@ def native_dtype(device: torch.device) -> torch.dtype:
 
 
 def cast(module: ModuleT, device: torch.device, dtype: torch.dtype) -> ModuleT:
-    """Move a small network; rotary angles stay float32, where bfloat16 would blur positions."""
-    rope = copy.deepcopy(module.rope) if isinstance(module, WanTransformer3DModel) else None
+    """Move a small network; rotary angles stay float32, where bfloat16 would blur positions, and what says depth."""
+    exact: tuple[nn.Module, str] | None = None
+    if isinstance(module, WanTransformer3DModel):
+        exact = (module, "rope")
+    elif isinstance(module, DepthUNet):
+        exact = (module.unet, "head")
+    kept = copy.deepcopy(getattr(*exact)) if exact else None
     nn.Module.to(module, device, dtype)
-    if rope is not None:
-        module.rope = rope.to(device)
+    if exact and kept is not None:
+        setattr(*exact, kept.to(device))
     for parameter in module.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.detach().contiguous(memory_format=torch.channels_last)

@@ -109,6 +109,7 @@ def test_half_precision_says_nearly_the_same(kind, load, images):
     assert rounded.dtype == torch.float32
     inverse, near = 1.0 / exact, 1.0 / rounded
     assert (inverse - near).abs().median() < 0.05 * inverse.median()
+    assert rounded.unique().numel() > 0.9 * exact.unique().numel()  # bfloat16 would make terraces
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,6 @@
 """The networks behind the Protocols: refiner, codec, depth, segmentation."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from mirage_env.camera import Camera
 from mirage_env.config.world import ReadoutConfig, WorldModelConfig
 from mirage_env.interfaces import MOVER, SKY, STATIC, Readout
 from mirage_env.memory.latent import LatentMemory
+from mirage_env.models.offload import PlacedDepth, cast
 from mirage_env.models.small.conv_codec import ConvCodec
 from mirage_env.models.small.depth_unet import DepthUNet, hints, ray_tangents
 from mirage_env.models.small.efficientnet_lite import EfficientNetLite, SameConv2d
@@ -185,6 +187,18 @@ def test_longer_lens_sees_its_image_farther_away_and_every_image_has_its_own():
     torch.testing.assert_close(network.estimate(images, cameras, known), expected)
     assert expected.min() > network.config.near
     assert expected.max() < network.config.far
+
+
+def test_depth_of_a_bfloat16_network_is_as_finely_graded_as_that_of_a_float32_one():
+    exact, images = depth_network(), torch.rand(2, 3, 32, 32)
+    half = (images.device, torch.bfloat16)
+    rounded = PlacedDepth(cast(copy.deepcopy(exact), *half), *half)
+    cameras, known = [lens(1.0), lens(1.3)], 1.0 + torch.rand(2, *GRID)
+    depth, same = rounded.estimate(images, cameras, known), exact.estimate(images, cameras, known)
+    assert depth.unique().numel() > 0.9 * same.unique().numel()
+    torch.testing.assert_close(depth, same, rtol=0.03, atol=0.0)
+    with torch.autocast("cpu", torch.bfloat16):  # as in training
+        assert exact(images, known, torch.zeros(2, 2, 32, 32)).dtype == torch.float32
 
 
 def test_rays_of_a_lens_are_those_of_its_camera():

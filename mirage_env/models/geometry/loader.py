@@ -147,9 +147,8 @@ def _transformers_depth(
     rule = RULES[model_type].configured(optional_json(folder / "preprocessor_config.json"))
     if spec.input_size:
         rule = replace(rule, size=(spec.input_size, spec.input_size))
-    network = kinds.DepthNetwork(
-        load_pretrained(AutoModelForDepthEstimation, folder, device, dtype), rule, config.near, config.far
-    )
+    module = load_pretrained(AutoModelForDepthEstimation, folder, device, torch.float32)
+    network = kinds.DepthNetwork.of(module, dtype, rule, config.near, config.far)
     estimator = _estimator(network, model_type, spec, config, device, dtype)
     return SkylessDepth(estimator) if spec.skip_sky else estimator
 

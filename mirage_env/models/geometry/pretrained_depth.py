@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mirage_env.camera import Camera
@@ -25,6 +26,9 @@ from mirage_env.memory.lifting import depth_to_grid
 from mirage_env.models.geometry.image_preprocessing import ImageRule
 from mirage_env.models.geometry.inverse_depth import InverseFit, default_fit, fit_views
 
+ENCODERS = ("backbone", "depth_pro", "fov_model")
+"""Parts of the networks that may be of any type."""
+
 
 @dataclass(frozen=True, eq=False)
 class DepthNetwork:
@@ -34,6 +38,19 @@ class DepthNetwork:
     rule: ImageRule
     near: float
     far: float
+
+    @staticmethod
+    def of(module: PreTrainedModel, dtype: torch.dtype, rule: ImageRule, near: float, far: float) -> DepthNetwork:
+        """Run the encoder of a float32 network in that type, and what makes depth of its features in float32.
+
+        The 8 bits of bfloat16 would make terraces of a wall. Depth Anything 3's own code parts them in the same place.
+        """
+        for name, part in module.named_children():
+            if name in ENCODERS:
+                part.to(dtype)
+            else:
+                part.register_forward_pre_hook(_in_float32, with_kwargs=True)
+        return DepthNetwork(module, rule, near, far)
 
     def run(
         self,
@@ -47,7 +64,7 @@ class DepthNetwork:
     def outputs(self, images: Tensor, prompt: Tensor | None = None) -> dict[str, Tensor]:
         """Everything the network says."""
         device, dtype = self.module.device, self.module.dtype
-        extra = {} if prompt is None else {"prompt_depth": prompt[:, None].to(device, dtype)}
+        extra = {} if prompt is None else {"prompt_depth": prompt[:, None].to(device, torch.float32)}
         return self.module(pixel_values=self.rule.prepare(images, device, dtype), **extra)
 
     def focal(self, cameras: Sequence[Camera]) -> Tensor:  # [F, 1, 1] float32, on the network's device
@@ -67,6 +84,17 @@ class DepthNetwork:
     def bounded(self, metres: Tensor, images: Tensor) -> Tensor:  # [F, H, W]
         """Depth within `near` and `far`, where the images are."""
         return metres.clamp(self.near, self.far).to(images.device)
+
+
+def _in_float32(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Floating-point arguments of a part of a network, in lists too, as float32."""
+
+    def exact(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(exact, value))
+        return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    return exact(args), {name: exact(value) for name, value in kwargs.items()}
 
 
 @dataclass(frozen=True, eq=False)

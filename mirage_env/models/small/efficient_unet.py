@@ -51,7 +51,8 @@ class EfficientUNet(nn.Module):
         x = self.bottom(inputs[-1])
         for block, skip in zip(reversed(self.up), reversed(inputs[:-1]), strict=True):
             x = block(torch.cat([F.interpolate(x, size=skip.shape[-2:], mode="nearest"), skip], 1))
-        return self.head(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.head(x.to(next(self.head.parameters()).dtype))
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
