@@ -268,6 +268,16 @@ def test_same_convolution_looks_where_tensorflow_does(size, kernel):
     torch.testing.assert_close(conv(image), expected)
 
 
+def test_autocast_leaves_grouped_convolutions_exact_whose_gradient_is_slow_in_bfloat16():
+    conv = SameConv2d(2, 2, 3, groups=2, bias=False)
+    with torch.no_grad():
+        conv.weight.zero_()[:, 0, 1, 1:] = torch.tensor([1.0 + 2.0**-9, -1.0])  # bfloat16 would make 1 and -1 of them
+    with torch.autocast("cpu", torch.bfloat16):
+        out = conv(torch.ones(1, 2, 4, 4, dtype=torch.bfloat16))
+    assert out.dtype == torch.bfloat16
+    assert (out[..., :3] == 2.0**-9).all()
+
+
 # Segmentation
 
 
